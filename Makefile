@@ -1,0 +1,65 @@
+# `make help` lists the targets. Everything is installed under .venv; nothing outside the clone is touched.
+SHELL := /bin/sh
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+# The first interpreter that fits. 3.14 does not: there is no wheel of the pinned MuJoCo for it.
+FITS := import sys, venv, ensurepip; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))
+PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11; do \
+	if $$python -c '$(FITS)' >/dev/null 2>&1; then echo $$python; break; fi; done)
+BIN := .venv/bin
+# More arguments for `make quickstart`, e.g. ARGS="--seed 1", or for pytest, e.g. ARGS="-k replay".
+ARGS ?=
+
+.PHONY: help setup quickstart test test-slow lint format types lock clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' Makefile
+
+setup: .venv/.package ## prepare .venv with the locked versions (once, and again when they change)
+
+quickstart: setup ## set up, then demonstrations, imitation, OTPR and evaluation on a Meta-World task
+	$(BIN)/otpr quickstart $(ARGS)
+
+test: setup ## set up, then the fast tests
+	$(BIN)/python -m pytest $(ARGS)
+
+test-slow: setup ## set up, then the tests marked slow
+	$(BIN)/python -m pytest -m slow $(ARGS)
+
+lint: setup ## check style and format
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+format: setup ## mend style and format where that can be done by machine
+	$(BIN)/ruff check --fix-only .
+	$(BIN)/ruff format .
+
+types: setup ## check types
+	$(BIN)/basedpyright
+
+# Pins already in the lock are kept unless ARGS="--upgrade" or ARGS="--upgrade-package NAME".
+lock: ## resolve pyproject.toml again into requirements/dev.txt (needs uv)
+	@command -v uv >/dev/null || { echo "make lock needs uv: python3 -m pip install uv" >&2; exit 1; }
+	uv pip compile pyproject.toml --extra metaworld --extra video --group dev --output-file requirements/dev.txt \
+		--quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links \
+		--custom-compile-command "make lock" $(ARGS)
+
+clean: ## remove .venv and the caches
+	rm -rf .venv .pytest_cache .ruff_cache .hypothesis
+
+# From nothing each time (--clear), so that a package dropped from the lock does not linger and hide a missing dependency.
+# Wheels only: with hashes checked, a source build would still fetch its build dependencies unchecked.
+.venv/.requirements: requirements/dev.txt
+	@test -n "$(PYTHON)" || { echo "No Python 3.11, 3.12 or 3.13 with venv found. Install one (Debian: apt-get install python3-venv)," \
+		"or name it: make setup PYTHON=/path/to/python3.12" >&2; exit 1; }
+	@"$(PYTHON)" -c '$(FITS)' || { echo "$(PYTHON) is not Python 3.11, 3.12 or 3.13 with venv." >&2; exit 1; }
+	@echo "Installing the locked packages into .venv (about a minute)"
+	@"$(PYTHON)" -m venv --clear .venv
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes --only-binary :all: \
+		--requirement requirements/dev.txt
+	@touch $@
+
+.venv/.package: pyproject.toml .venv/.requirements
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@touch $@

@@ -1,0 +1,32 @@
+"""Errors meant for people, and the nearest right name for a misspelt one."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class OtprError(Exception):
+    """Something the user can mend: the message says what was given, what was expected, what to do.
+
+    The command line prints the message alone, without a traceback, and exits with status 2.
+    """
+
+
+def unknown_name(kind: str, given: str, known: Iterable[str]) -> OtprError:
+    """An error for a name that is not in `known`, answering with the nearest ones.
+
+    Args:
+        kind: what the name stands for, e.g. `"task"`.
+        given: the name as it was typed.
+        known: every name that would have been right.
+    """
+    names = sorted(known)
+    near = difflib.get_close_matches(given, names, n=3, cutoff=0.5)
+    if near:
+        hint = "Did you mean " + " or ".join(repr(name) for name in near) + "?"
+    elif len(names) <= 12:
+        hint = "Known: " + ", ".join(names) + "."
+    else:
+        hint = f"{len(names)} are known, from {names[0]!r} to {names[-1]!r}; `otpr info` lists them."
+    return OtprError(f"Unknown {kind} {given!r}. {hint}")
