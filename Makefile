@@ -38,11 +38,12 @@ format: setup ## mend style and format where that can be done by machine
 types: setup ## check types
 	$(BIN)/basedpyright
 
+# `fewest`: one version of each package for all Pythons, so that results do not depend on which one is there.
 # Pins already in the lock are kept unless ARGS="--upgrade" or ARGS="--upgrade-package NAME".
 lock: ## resolve pyproject.toml again into requirements/dev.txt (needs uv)
 	@command -v uv >/dev/null || { echo "make lock needs uv: python3 -m pip install uv" >&2; exit 1; }
 	uv pip compile pyproject.toml --extra metaworld --extra video --group dev --output-file requirements/dev.txt \
-		--quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links \
+		--quiet --universal --fork-strategy fewest --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links \
 		--custom-compile-command "make lock" $(ARGS)
 
 clean: ## remove .venv and the caches
