@@ -1,0 +1,1 @@
+"""Data: episodes, demonstrations on disk, and what training draws its batches from."""

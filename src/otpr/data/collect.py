@@ -1,0 +1,95 @@
+"""Demonstrations by a scripted expert with noisy actions; only its successes are kept."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import gymnasium
+import numpy as np
+
+from otpr.data.episodes import Episode
+from otpr.data.seeds import demonstration_seed
+from otpr.envs import Expert, make_env, make_expert
+from otpr.errors import OtprError
+
+# An expert below one success in so many attempts is taken to be hopeless.
+_ATTEMPTS_PER_EPISODE = 50
+
+
+def collect(
+    task_id: str,
+    *,
+    episodes: int,
+    noise: float,
+    seed: int,
+    on_episode: Callable[[int, int], None] | None = None,
+) -> list[Episode]:
+    """Run the task's scripted expert until `episodes` of its attempts have succeeded, and return those.
+
+    Gaussian noise is added to the expert's action, and the sum clipped to [-1, 1]; the stored action is the
+    executed one. Attempt i starts from `demonstration_seed(seed, i)` and draws its noise from a stream of its own,
+    so the result depends on nothing but the arguments, and a larger `episodes` only adds to a smaller one.
+
+    Args:
+        task_id: a name out of `list_tasks()`.
+        episodes: how many successes to keep, at least 1.
+        noise: standard deviation of the action noise, >= 0, in units of the action range's half width.
+        seed: the run's seed, >= 0.
+        on_episode: called after each attempt with the numbers kept and attempted so far.
+
+    Raises:
+        OtprError: an argument is out of range, the task is unknown, or fewer than one in 50 attempts succeeds.
+    """
+    if episodes < 1:
+        raise OtprError(f"The number of episodes must be at least 1, given {episodes}.")
+    if not (np.isfinite(noise) and noise >= 0):
+        raise OtprError(f"The noise must be a finite number, at least 0, given {noise}.")
+    if seed < 0:
+        raise OtprError(f"The seed must not be negative, given {seed}.")
+    expert = make_expert(task_id)
+    env = make_env(task_id)
+    kept: list[Episode] = []
+    attempts = 0
+    try:
+        while len(kept) < episodes:
+            if attempts >= _ATTEMPTS_PER_EPISODE * (len(kept) + 1):
+                raise OtprError(
+                    f"The scripted expert of {task_id!r} succeeded in {len(kept)} of {attempts} attempts with action "
+                    f"noise {noise:g}; {episodes} successes are out of reach. Lower the noise."
+                )
+            episode = _attempt(env, expert, noise, demonstration_seed(seed, attempts))
+            attempts += 1
+            if episode.success:
+                kept.append(episode)
+            if on_episode is not None:
+                on_episode(len(kept), attempts)
+    finally:
+        env.close()
+    return kept
+
+
+def _attempt(env: gymnasium.Env, expert: Expert, noise: float, seed: int) -> Episode:
+    # A second word beside the seed: the environment draws its initial condition from the seed alone, and noise
+    # must not repeat those draws.
+    generator = np.random.default_rng([seed, 1])
+    observation, info = env.reset(seed=seed)
+    observations, actions, rewards = [observation], [], []
+    terminated = truncated = False
+    while not (terminated or truncated):
+        action = expert.act(observation)
+        action = np.clip(action + noise * generator.standard_normal(action.shape), -1.0, 1.0).astype(
+            np.float32
+        )
+        observation, reward, terminated, truncated, info = env.step(action)
+        observations.append(observation)
+        actions.append(action)
+        rewards.append(reward)
+    return Episode(
+        observations=np.stack(observations),
+        actions=np.stack(actions),
+        rewards=np.array(rewards, np.float32),
+        terminated=terminated,
+        truncated=truncated,
+        success=info["success"],
+        seed=seed,
+    )

@@ -1,0 +1,20 @@
+"""Tasks by name: real simulators behind one face, scripted experts, and environments stepped by whole chunks.
+
+Nothing here imports JAX, so that a simulator process stays small.
+"""
+
+from __future__ import annotations
+
+from otpr.envs.chunked import ChunkedVectorEnv, ChunkStep
+from otpr.envs.registry import Expert, TaskSpec, list_tasks, make_env, make_expert, task_spec
+
+__all__ = [
+    "ChunkStep",
+    "ChunkedVectorEnv",
+    "Expert",
+    "TaskSpec",
+    "list_tasks",
+    "make_env",
+    "make_expert",
+    "task_spec",
+]

@@ -1,0 +1,269 @@
+"""Several environments stepped in lockstep by whole action chunks, here or in a few simulator processes."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from multiprocessing import Pipe
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from otpr.envs.registry import make_env, task_spec
+
+
+@dataclass(frozen=True)
+class ChunkStep:
+    """What `n` environments did with one chunk of `h` actions each.
+
+    Attributes:
+        observations: (n, h, observation_dim) float32, after each executed step. Beyond the last executed step the
+            last observation is repeated, so that `observations[:, -1]` is always the present one (zeros for a
+            slot that has never been reset).
+        rewards: (n, h) float32, 0 beyond the last executed step.
+        steps: (n,) int32, how many actions were executed: fewer than h where the episode ended, 0 where none was
+            running.
+        terminated: (n,) bool, the episode ended in this chunk by success.
+        truncated: (n,) bool, the episode ended in this chunk by its time limit.
+        success: (n,) bool, the task was solved in this chunk.
+    """
+
+    observations: NDArray[np.float32]
+    rewards: NDArray[np.float32]
+    steps: NDArray[np.int32]
+    terminated: NDArray[np.bool_]
+    truncated: NDArray[np.bool_]
+    success: NDArray[np.bool_]
+
+    @staticmethod
+    def empty(num_envs: int, chunk_length: int, observation_dim: int) -> ChunkStep:
+        """One of zeros, to be filled in."""
+        return ChunkStep(
+            observations=np.zeros((num_envs, chunk_length, observation_dim), np.float32),
+            rewards=np.zeros((num_envs, chunk_length), np.float32),
+            steps=np.zeros(num_envs, np.int32),
+            terminated=np.zeros(num_envs, np.bool_),
+            truncated=np.zeros(num_envs, np.bool_),
+            success=np.zeros(num_envs, np.bool_),
+        )
+
+
+class EnvGroup:
+    """Environments of one task that live in this process and are stepped one after the other."""
+
+    def __init__(self, task_id: str, num_envs: int, chunk_length: int):
+        self._envs = [make_env(task_id) for _ in range(num_envs)]
+        self._chunk_length = chunk_length
+        self._running = [False] * num_envs
+        observation_dim = task_spec(task_id).observation_dim
+        assert observation_dim is not None  # make_env succeeded, so the simulator is installed
+        self._observations = np.zeros((num_envs, observation_dim), np.float32)
+        self._reply: Any = None
+
+    def send(self, method: str, argument: Any) -> None:
+        """Do `method` ("reset" or "step") now; `receive` returns its result."""
+        self._reply = getattr(self, method)(argument)
+
+    def receive(self) -> Any:
+        """The result of the last `send`."""
+        return self._reply
+
+    def reset(self, seeds: Sequence[int | None]) -> NDArray[np.float32]:
+        """See `ChunkedVectorEnv.reset`."""
+        for slot, seed in enumerate(seeds):
+            self._running[slot] = seed is not None
+            if seed is not None:
+                self._observations[slot], _ = self._envs[slot].reset(seed=seed)
+        return self._observations.copy()
+
+    def step(self, chunks: NDArray[np.float32]) -> ChunkStep:
+        """See `ChunkedVectorEnv.step`."""
+        result = ChunkStep.empty(len(self._envs), self._chunk_length, self._observations.shape[1])
+        for slot, env in enumerate(self._envs):
+            executed = 0
+            while self._running[slot] and executed < self._chunk_length:
+                observation, reward, terminated, truncated, info = env.step(chunks[slot, executed])
+                result.observations[slot, executed] = observation
+                result.rewards[slot, executed] = reward
+                result.terminated[slot] = terminated
+                result.truncated[slot] = truncated
+                result.success[slot] |= info["success"]
+                self._running[slot] = not (terminated or truncated)
+                executed += 1
+            if executed > 0:
+                self._observations[slot] = result.observations[slot, executed - 1]
+            result.observations[slot, executed:] = self._observations[slot]
+            result.steps[slot] = executed
+        return result
+
+    def close(self) -> None:
+        """Close the environments."""
+        for env in self._envs:
+            env.close()
+
+
+class EnvProcess:
+    """An `EnvGroup` in a process of its own."""
+
+    def __init__(self, task_id: str, num_envs: int, chunk_length: int):
+        self._connection, child_end = Pipe()
+        # Not `multiprocessing.Process`: forking is unsafe beside JAX's threads, and both other start methods
+        # import the caller's main module again in the child, which would load JAX there (and break a script
+        # that has no main guard). A process group of its own keeps Ctrl-C for the parent; when the parent goes,
+        # the closed pipe ends the child.
+        boot = (
+            "import json, sys; sys.path[:] = json.loads(sys.argv[1]); "
+            "from otpr.envs.worker import serve; serve(int(sys.argv[2]))"
+        )
+        self._process = subprocess.Popen(
+            [sys.executable, "-c", boot, json.dumps(sys.path), str(child_end.fileno())],
+            # The simulator is single-threaded: a BLAS thread pool per process would only cost memory.
+            env={**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
+            pass_fds=[child_end.fileno()],
+            process_group=0,
+        )
+        child_end.close()
+        self._connection.send((task_id, num_envs, chunk_length))
+
+    def send(self, method: str, argument: Any) -> None:
+        """Ask for `method` ("reset" or "step"), without waiting for it."""
+        try:
+            self._connection.send((method, argument))
+        except OSError as error:
+            raise self._died() from error
+
+    def receive(self) -> Any:
+        """Wait for the result of the last `send`.
+
+        Raises:
+            RuntimeError: the process died, or what it was asked for raised there.
+        """
+        try:
+            failure, reply = self._connection.recv()
+        except (EOFError, OSError) as error:
+            raise self._died() from error
+        if failure is not None:
+            raise RuntimeError(f"A simulator process failed:\n{failure}")
+        return reply
+
+    def _died(self) -> RuntimeError:
+        return RuntimeError(f"A simulator process ended early (exit status {self._process.wait()})")
+
+    def close(self) -> None:
+        """End the process."""
+        self._connection.close()
+        self._process.wait()
+
+
+class ChunkedVectorEnv:
+    """`n` environments of one task, stepped in lockstep by action chunks; nothing is reset automatically.
+
+    A chunk is executed where the environment lives, so that processes talk once a chunk, not once a step. The
+    environments are dealt out to as many processes as there are cores: more processes would cost memory and win
+    nothing. Results do not depend on `processes`. Close it when done, or use it in a `with` statement.
+    """
+
+    def __init__(self, task_id: str, num_envs: int, chunk_length: int, processes: bool):
+        """Make the environments.
+
+        Args:
+            task_id: a name out of `list_tasks()`.
+            num_envs: how many environments, n >= 1.
+            chunk_length: actions in a chunk, h >= 1.
+            processes: True: spread over simulator processes (POSIX only); False: all in this process.
+
+        Raises:
+            OtprError: the task is unknown or its simulator is not installed.
+            ValueError: `num_envs` or `chunk_length` is below 1.
+        """
+        if num_envs < 1 or chunk_length < 1:
+            raise ValueError(
+                f"num_envs and chunk_length must be at least 1, given {num_envs} and {chunk_length}"
+            )
+        spec = task_spec(task_id)
+        assert spec.observation_dim is not None and spec.action_dim is not None  # installed
+        self.num_envs = num_envs
+        self._observation_dim = spec.observation_dim
+        self._chunk_shape = (num_envs, chunk_length, spec.action_dim)
+        self._running = np.zeros(num_envs, np.bool_)
+        count = min(num_envs, _available_cores()) if processes else 1
+        # Dealt out like cards, so that slots left idle at the end of the list do not empty one process.
+        self._slots = [np.arange(first, num_envs, count) for first in range(count)]
+        kind = EnvProcess if processes else EnvGroup
+        self._groups = [kind(task_id, len(slots), chunk_length) for slots in self._slots]
+
+    @property
+    def running(self) -> NDArray[np.bool_]:
+        """(n,) bool: which slots have an episode in progress."""
+        return self._running.copy()
+
+    def reset(self, seeds: Sequence[int | None]) -> NDArray[np.float32]:
+        """Start an episode in every slot that is given a seed; a slot given None stays idle.
+
+        Args:
+            seeds: n of them, each in [0, 2**31) or None.
+
+        Returns:
+            The first observations, (n, observation_dim) float32; the row of an idle slot means nothing.
+        """
+        if len(seeds) != self.num_envs:
+            raise ValueError(f"Expected {self.num_envs} seeds, given {len(seeds)}")
+        replies = self._ask("reset", [[seeds[slot] for slot in slots] for slots in self._slots])
+        observations = np.empty((self.num_envs, self._observation_dim), np.float32)
+        for slots, reply in zip(self._slots, replies, strict=True):
+            observations[slots] = reply
+        self._running = np.array([seed is not None for seed in seeds])
+        return observations
+
+    def step(self, chunks: NDArray[np.floating]) -> ChunkStep:
+        """Execute one chunk in every running environment, until its end or the episode's.
+
+        Args:
+            chunks: (n, h, action_dim), finite; values outside [-1, 1] are clipped. Rows of slots that are not
+                running are ignored.
+
+        Raises:
+            ValueError: the shape is another one, or the chunk of a running environment is not finite.
+            RuntimeError: a simulator process failed.
+        """
+        if chunks.shape != self._chunk_shape:
+            raise ValueError(f"Expected chunks of shape {self._chunk_shape}, given {chunks.shape}")
+        if not np.isfinite(chunks[self._running]).all():
+            raise ValueError("The action chunks hold NaN or infinity")
+        chunks = np.asarray(chunks, np.float32)
+        replies = self._ask("step", [chunks[slots] for slots in self._slots])
+        result = ChunkStep.empty(self.num_envs, self._chunk_shape[1], self._observation_dim)
+        for slots, reply in zip(self._slots, replies, strict=True):
+            for field in fields(ChunkStep):
+                getattr(result, field.name)[slots] = getattr(reply, field.name)
+        self._running &= ~(result.terminated | result.truncated)
+        return result
+
+    def _ask(self, method: str, arguments: list[Any]) -> list[Any]:
+        # All are asked before any is waited for: that is what makes them work at the same time.
+        for group, argument in zip(self._groups, arguments, strict=True):
+            group.send(method, argument)
+        return [group.receive() for group in self._groups]
+
+    def close(self) -> None:
+        """Close the environments and end their processes; harmless when done twice."""
+        for group in self._groups:
+            group.close()
+        self._groups = []
+
+    def __enter__(self) -> ChunkedVectorEnv:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+
+def _available_cores() -> int:
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
