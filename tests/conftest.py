@@ -10,8 +10,10 @@ os.environ["JAX_PLATFORMS"] = "cpu"
 import hypothesis
 import jaxtyping
 
-# Every jaxtyping annotation in otpr is checked at each call. Must precede the first import of an otpr module.
-jaxtyping.install_import_hook("otpr", "beartype.beartype")
+# The mathematics has its array shapes checked at each call. Must precede the first import of an otpr module.
+# The rest of the package stays unchecked: it has few arrays, and beartype refuses plain protocols and `Self`.
+CHECKED = ["otpr.agents", "otpr.compatibility", "otpr.critics", "otpr.diffusion", "otpr.ot"]
+jaxtyping.install_import_hook(CHECKED, "beartype.beartype")
 
 # No deadline: the first example pays for compilation. Derandomised: what fails once fails always.
 hypothesis.settings.register_profile("otpr", deadline=None, derandomize=True, database=None, max_examples=50)
