@@ -1,0 +1,190 @@
+"""A film of a policy at work."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import platform
+from collections.abc import Callable, Generator, Iterator, Sequence
+from pathlib import Path
+
+import gymnasium
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from otpr.envs import make_env
+from otpr.training.progress import Progress
+
+FRAMES_PER_SECOND = 30
+"""At most: a software renderer takes a quarter of a second a frame, and nobody sees more."""
+
+HOLD_SECONDS = 1.0
+"""How long the last frame of an episode stays, with the outcome written on it."""
+
+BORDER, HEADER = 8, 24
+"""Width of the border that tells the outcome, and height of its upper side, which also says it; in pixels."""
+
+RUNNING, SUCCESS, FAILURE = (64, 64, 64), (0, 158, 115), (213, 94, 0)
+"""Colours of the border; the green and the orange are ones that the colour-blind tell apart."""
+
+_ADVICE = (
+    "On Linux without a screen install libegl1 (MUJOCO_GL=egl) or libosmesa6 (MUJOCO_GL=osmesa); "
+    "`pip install 'otpr[video]'` brings the encoder."
+)
+
+Frame = np.ndarray
+ActChunk = Callable[[np.ndarray, int], np.ndarray]
+
+
+class _NoRenderingError(Exception):
+    """Rendering or encoding does not work on this machine; the message says why."""
+
+
+def record(task_id: str, act_chunk: ActChunk, seeds: Sequence[int], path: str | Path) -> str:
+    """Film one episode from each seed into one MP4, at the speed of the simulation.
+
+    The border is grey while an episode runs; its last frame stays for a second, with "success" in green or
+    "failure" in orange.
+
+    Args:
+        task_id: a task of `otpr.envs`.
+        act_chunk: the policy: from an observation (obs_dim,) and an integer seed to an action chunk
+            (h, action_dim), which is executed whole. For chunk k of an episode the seed is
+            `chunk_seed(episode seed, k)`.
+        seeds: reset seeds, one an episode.
+        path: where the MP4 goes; the folder is made, an older film is replaced.
+
+    Returns:
+        One line to show: where the film is and how its episodes ended, or why there is none and how to get
+        it.
+
+    Raises:
+        OtprError: the task is unknown or its simulator is missing.
+        ValueError: no seeds are given.
+    """
+    if not seeds:
+        raise ValueError("A film needs at least one seed.")
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    scratch = path.with_name(f".part-{path.name}")  # ffmpeg knows the format by the ending
+    outcomes: list[bool] = []
+    try:
+        with _rendering_backend(), contextlib.closing(make_env(task_id, "rgb_array")) as env:
+            _, rate = _pace(env)
+            with (
+                contextlib.closing(_encoder(scratch, rate)) as film,
+                Progress(len(seeds), "filming", "episodes", closing_line=False) as progress,
+            ):
+                next(film)
+                for number, seed in enumerate(seeds, start=1):
+                    label = f"{number}/{len(seeds)}"
+                    outcomes.append(_film_episode(env, act_chunk, seed, label, film))
+                    progress.advance()
+        os.replace(scratch, path)
+    except _NoRenderingError as error:
+        return f"No video: {error}. {_ADVICE}"
+    finally:
+        scratch.unlink(missing_ok=True)
+    return f"Video: {path} ({sum(outcomes)} of {len(outcomes)} episodes succeeded)"
+
+
+def chunk_seed(episode_seed: int, chunk: int) -> int:
+    """The policy's seed, in [0, 2**31), for chunk `chunk` (from 0) of the episode from `episode_seed`."""
+    return (episode_seed + 1_000_003 * chunk) % 2**31
+
+
+def _film_episode(
+    env: gymnasium.Env, act_chunk: ActChunk, seed: int, label: str, film: Generator[None, Frame, None]
+) -> bool:
+    """Run one episode into `film`; whether it succeeded."""
+    stride, rate = _pace(env)
+    observation, _ = env.reset(seed=seed)
+    film.send(_framed(_render(env), RUNNING, label))
+    step = chunk = 0
+    while True:
+        for action in np.asarray(act_chunk(observation, chunk_seed(seed, chunk))):
+            observation, _, terminated, truncated, info = env.step(action)
+            step += 1
+            if terminated or truncated:
+                success = bool(info["success"])
+                colour, outcome = (SUCCESS, "success") if success else (FAILURE, "failure")
+                last = _framed(_render(env), colour, f"{label} {outcome}")
+                for _ in range(round(rate * HOLD_SECONDS)):
+                    film.send(last)
+                return success
+            if step % stride == 0:
+                film.send(_framed(_render(env), RUNNING, label))
+        chunk += 1
+
+
+def _pace(env: gymnasium.Env) -> tuple[int, float]:
+    """Every how many steps a frame is taken, and the frames per second that make it real time."""
+    steps_per_second = env.metadata["render_fps"]
+    stride = max(1, round(steps_per_second / FRAMES_PER_SECOND))
+    return stride, steps_per_second / stride
+
+
+def _render(env: gymnasium.Env) -> Frame:
+    try:
+        return np.asarray(env.render())
+    # Each OpenGL fails in its own way: ImportError, AttributeError, RuntimeError, mujoco.FatalError, ...
+    except Exception as error:
+        raise _NoRenderingError(f"rendering failed ({type(error).__name__}: {error})") from error
+
+
+def _framed(picture: Frame, colour: tuple[int, int, int], label: str) -> Frame:
+    """The picture (height, width, 3), uint8, in a coloured border with the label on its upper side."""
+    height, width, _ = picture.shape
+    # The usual video format stores colours for blocks of 2 x 2 pixels, so both sides must be even.
+    size = (width + 2 * BORDER + width % 2, height + HEADER + BORDER + height % 2)
+    canvas = Image.new("RGB", size, colour)
+    canvas.paste(Image.fromarray(picture), (BORDER, HEADER))
+    font = ImageFont.load_default(size=15)
+    ImageDraw.Draw(canvas).text((BORDER, HEADER // 2), label, fill="white", font=font, anchor="lm")
+    return np.asarray(canvas)
+
+
+def _encoder(path: Path, rate: float) -> Generator[None, Frame, None]:
+    """A sink of equally large frames, at `rate` a second; closing it completes the file."""
+    frame = yield
+    try:
+        import imageio_ffmpeg
+
+        height, width, _ = frame.shape
+        writer = imageio_ffmpeg.write_frames(
+            str(path),
+            (width, height),
+            fps=rate,  # pyright: ignore[reportArgumentType] - its own documentation allows fractions
+            codec="libx264",
+            quality=8,  # of 10: the parts that move are small
+            macro_block_size=2,
+        )
+        writer.send(None)
+        try:
+            while True:
+                writer.send(np.ascontiguousarray(frame))
+                frame = yield
+        finally:
+            writer.close()
+    # Respectively: not installed, no ffmpeg program, ffmpeg gave up.
+    except (ImportError, RuntimeError, OSError) as error:
+        raise _NoRenderingError(f"encoding failed ({type(error).__name__}: {error})") from error
+
+
+@contextlib.contextmanager
+def _rendering_backend() -> Iterator[None]:
+    """Render through EGL where there is no screen and no other wish.
+
+    Set only while filming: with MUJOCO_GL=egl and no EGL MuJoCo cannot even be imported, so a variable set
+    for the whole process could cost a run that never renders. Gymnasium, which renders, reads it at the first
+    frame.
+    """
+    headless = platform.system() == "Linux" and not {"DISPLAY", "WAYLAND_DISPLAY"} & os.environ.keys()
+    if "MUJOCO_GL" in os.environ or not headless:
+        yield
+        return
+    os.environ["MUJOCO_GL"] = "egl"
+    try:
+        yield
+    finally:
+        os.environ.pop("MUJOCO_GL", None)

@@ -1,0 +1,348 @@
+"""A run directory: what a run was told, what it ran on, and everything it measured.
+
+config.json      the command and its whole configuration
+versions.json    the software and devices of every start of the run: the first, then each resume
+metrics.jsonl    one JSON object a line, only appended to
+summary.json     the outcome, written at the end
+tensorboard/     the numbers of metrics.jsonl as TensorBoard scalars
+checkpoints/     see `otpr.training.checkpoints`
+videos/
+"""
+
+from __future__ import annotations
+
+import datetime
+import json
+import math
+import os
+import platform
+import subprocess
+import tempfile
+from collections.abc import Iterator, Mapping
+from importlib import metadata
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import jax
+import numpy as np
+from tensorboard.summary import Writer
+
+from otpr.errors import OtprError
+
+PACKAGES = (
+    "otpr", "jax", "jaxlib", "equinox", "optax", "orbax-checkpoint", "numpy", "scipy",
+    "gymnasium", "minari", "mujoco", "metaworld",
+)  # fmt: skip
+"""The packages whose versions can change a result."""
+
+STEP_KEYS = ("env_steps", "updates")
+"""The keys a row of metrics is placed by; the first that it has is its TensorBoard step."""
+
+Row = dict[str, Any]
+
+
+class RunDirectory:
+    """An open run directory; `RunDirectory.open` makes one. Also a context manager, which closes it.
+
+    Attributes:
+        path: the directory.
+        command: the command that runs in it, e.g. "finetune".
+        config: its configuration, as JSON returns it (tuples as lists).
+    """
+
+    def __init__(self, path: Path, command: str, config: dict[str, Any]) -> None:
+        self.path = path
+        self.command = command
+        self.config = config
+        self._metrics = open(path / "metrics.jsonl", "a", encoding="utf-8")  # noqa: SIM115 - closed in close()
+        self._scalars = Writer(str(path / "tensorboard"))
+
+    @classmethod
+    def open(
+        cls,
+        path: str | Path,
+        *,
+        command: str,
+        config: dict[str, Any],
+        resume: bool = False,
+        overwrite: bool = False,
+    ) -> Self:
+        """Start a run in a directory, or go on with the one in it.
+
+        Nothing on disk changes where this raises.
+
+        Args:
+            path: the directory; made, with its parents, for a new run. It may exist if it is empty.
+            command: name of the command that runs, e.g. "finetune".
+            config: everything the run depends on, JSON-able.
+            resume: go on with the run in the directory, which must have the same command and configuration.
+            overwrite: delete the run in the directory, with everything else in it, and start anew.
+
+        Raises:
+            OtprError: the directory holds something and neither `resume` nor `overwrite` is given, or both
+                are; `overwrite` of something that is not a run of this command; `resume` of a missing run or
+                of one that was configured otherwise.
+        """
+        path = Path(path).resolve()
+        config = json.loads(json.dumps(config, allow_nan=False))
+        if resume and overwrite:
+            raise OtprError("--resume and --overwrite exclude each other: one keeps the run, one deletes it.")
+        if resume:
+            _check_same_run(path, {"command": command, "config": config})
+            starts = _read_json(path / "versions.json")
+            _drop_torn_line(path / "metrics.jsonl")
+            _write_json(path / "versions.json", [*starts, software_versions()])
+        else:
+            _check_free(path, command, overwrite)
+            _create(path, {"command": command, "config": config})
+        return cls(path, command, config)
+
+    @property
+    def checkpoints(self) -> Path:
+        """Folder of the checkpoints; it exists once there is one."""
+        return self.path / "checkpoints"
+
+    @property
+    def videos(self) -> Path:
+        """Folder of the videos; it exists once there is one."""
+        return self.path / "videos"
+
+    def log(self, row: Mapping[str, Any]) -> None:
+        """Append one row to metrics.jsonl and its numbers to TensorBoard.
+
+        Args:
+            row: numbers (NumPy and JAX scalars too), strings, booleans or None by name. NaN and infinities
+                are written as null. It must have `env_steps` or `updates`.
+
+        Raises:
+            ValueError: the row has neither.
+            TypeError: a value is none of these.
+        """
+        key = next((key for key in STEP_KEYS if key in row), None)
+        if key is None:
+            raise ValueError(f"A row of metrics needs one of {STEP_KEYS}; got {sorted(row)}.")
+        plain = {name: _scalar(name, value) for name, value in row.items()}
+        self._metrics.write(_line(plain))
+        self._metrics.flush()
+        for name, value in plain.items():
+            if isinstance(value, int | float) and name != key:
+                self._scalars.add_scalar(name, value, plain[key])
+        self._scalars.flush()
+
+    def rows(self) -> list[Row]:
+        """Every row logged so far, oldest first; see `read_rows`."""
+        return read_rows(self.path)
+
+    def rewind(self, key: str, value: int) -> None:
+        """Forget the rows logged after the checkpoint a run resumes from, so that none appears twice.
+
+        TensorBoard needs no such care: it drops what lies beyond a step it is given a second time.
+
+        Args:
+            key: what the rows are compared by, e.g. "env_steps". Rows without it stay.
+            value: rows with more than this are dropped.
+        """
+        kept = [row for row in self.rows() if row.get(key) is None or row[key] <= value]
+        self._metrics.close()
+        _write_text(self.path / "metrics.jsonl", "".join(_line(row) for row in kept))
+        self._metrics = open(self.path / "metrics.jsonl", "a", encoding="utf-8")  # noqa: SIM115 - closed in close()
+
+    def write_summary(self, summary: Mapping[str, Any]) -> None:
+        """Write summary.json, whole or not at all. Values as in `log`."""
+        _write_json(
+            self.path / "summary.json", {name: _scalar(name, value) for name, value in summary.items()}
+        )
+
+    def close(self) -> None:
+        """Close the files. Nothing can be logged afterwards; a second call does nothing."""
+        if not self._metrics.closed:
+            self._metrics.close()
+            self._scalars.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def read_rows(path: str | Path) -> list[Row]:
+    """The rows of a run's metrics.jsonl, oldest first, without opening the run.
+
+    A last line that was cut while being written is left out.
+
+    Args:
+        path: the run directory.
+
+    Raises:
+        OtprError: there is no metrics.jsonl, or a line other than a cut last one is not a JSON object.
+    """
+    file = Path(path) / "metrics.jsonl"
+    if not file.is_file():
+        raise OtprError(f"{path} is not a run directory: it has no metrics.jsonl.")
+    # Only "\n" ends a row: str.splitlines would also cut at the separators a string in a row may hold.
+    lines = file.read_text(encoding="utf-8", errors="replace").split("\n")[:-1]
+    rows = []
+    for number, line in enumerate(lines, start=1):
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise OtprError(
+                f"{file}, line {number} is not JSON ({error}). Mend or delete that line."
+            ) from error
+        if not isinstance(row, dict):
+            raise OtprError(f"{file}, line {number} is not a JSON object. Mend or delete that line.")
+        rows.append(row)
+    return rows
+
+
+def software_versions() -> dict[str, Any]:
+    """What a run runs on: time of the start (UTC), Python, packages, git commit, platform and JAX devices.
+
+    A package that is not installed, and the commit where the code is not in its own git checkout, are None.
+    """
+    return {
+        "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "python": platform.python_version(),
+        **{package: _package_version(package) for package in PACKAGES},
+        "git_commit": _git_commit(),
+        "platform": platform.platform(),
+        "devices": [str(device) for device in jax.devices()],
+    }
+
+
+def _package_version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _git_commit() -> str | None:
+    """The commit of our own checkout, ending in "+changes" where files differ from it."""
+    checkout = Path(__file__).resolve().parents[3]
+    # Otherwise git would answer with any repository that happens to lie around an installed package.
+    if not (checkout / ".git").exists():
+        return None
+    git = ["git", "-C", str(checkout)]
+    try:
+        commit = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, timeout=10)
+        status = subprocess.run([*git, "status", "--porcelain"], capture_output=True, text=True, timeout=10)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    if commit.returncode or status.returncode:
+        return None
+    return commit.stdout.strip() + ("+changes" if status.stdout.strip() else "")
+
+
+def _is_run(path: Path) -> bool:
+    return all((path / name).is_file() for name in ("config.json", "versions.json", "metrics.jsonl"))
+
+
+def _check_free(path: Path, command: str, overwrite: bool) -> None:
+    if path.exists() and not path.is_dir():
+        raise OtprError(f"{path} is a file; a run needs a directory.")
+    if not path.is_dir() or not any(path.iterdir()):
+        return
+    if not overwrite:
+        raise OtprError(
+            f"The run directory {path} already exists. Use --resume to go on with its run, --overwrite to "
+            "delete it and start anew, or another directory."
+        )
+    # A mistyped directory must not cost somebody's files, nor the policy that this run starts from.
+    if not _is_run(path):
+        raise OtprError(f"{path} holds no run, so --overwrite will not delete it. Use another directory.")
+    stored = _read_json(path / "config.json")["command"]
+    if stored != command:
+        raise OtprError(
+            f"{path} holds a run of `{stored}`, so --overwrite of a `{command}` run will not delete it. "
+            "Use another directory."
+        )
+
+
+def _create(path: Path, document: dict[str, Any]) -> None:
+    """Make the directory under another name and rename it: a half-made run directory never exists."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as scratch:
+        new = Path(scratch) / "new"
+        new.mkdir()
+        _write_json(new / "config.json", document)
+        _write_json(new / "versions.json", [software_versions()])
+        (new / "metrics.jsonl").touch()
+        if path.exists():
+            path.rename(Path(scratch) / "old")
+        new.rename(path)
+
+
+def _check_same_run(path: Path, given: dict[str, Any]) -> None:
+    if not _is_run(path):
+        raise OtprError(f"There is no run to resume in {path}. Leave out --resume to start one.")
+    stored = _read_json(path / "config.json")
+    differing = list(_differences(given, stored))
+    if differing:
+        raise OtprError(
+            f"The run in {path} was configured otherwise, so --resume would not continue it:\n"
+            + "\n".join(f"  {line}" for line in differing)
+            + "\nGive the stored values, or start a new run in another directory."
+        )
+
+
+def _differences(given: Any, stored: Any, name: str = "") -> Iterator[str]:
+    """One line on every field that differs, fields of fields named like `config.critic.width`."""
+    if isinstance(given, dict) and isinstance(stored, dict):
+        for key in sorted({*given, *stored}):
+            field = f"{name}.{key}" if name else key
+            yield from _differences(given.get(key, _ABSENT), stored.get(key, _ABSENT), field)
+    elif _shown(given) != _shown(stored):
+        yield f"{name}: given {_shown(given)}, stored {_shown(stored)}"
+
+
+_ABSENT = object()
+
+
+def _shown(value: Any) -> str:
+    return "nothing" if value is _ABSENT else json.dumps(value)
+
+
+def _scalar(name: str, value: Any) -> str | bool | int | float | None:
+    if isinstance(value, np.generic | np.ndarray | jax.Array) and value.ndim == 0:
+        value = value.item()
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if value is None or isinstance(value, str | bool | int | float):
+        return value
+    raise TypeError(f"{name} must be a number, a string, a boolean or None; got {type(value).__name__}.")
+
+
+def _line(row: Row) -> str:
+    return json.dumps(row, allow_nan=False) + "\n"
+
+
+def _drop_torn_line(file: Path) -> None:
+    """Cut off a last line without its end, or the next row would be appended to it."""
+    content = file.read_bytes() if file.exists() else b""
+    os.truncate(file, content.rfind(b"\n") + 1)
+
+
+def _read_json(file: Path) -> Any:
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise OtprError(f"{file} cannot be read ({error}).") from error
+
+
+def _write_json(file: Path, value: Any) -> None:
+    _write_text(file, json.dumps(value, indent=2, allow_nan=False) + "\n")
+
+
+def _write_text(file: Path, text: str) -> None:
+    """Write a file whole or not at all."""
+    scratch = file.with_name(f".{file.name}.part")
+    with open(scratch, "w", encoding="utf-8") as stream:
+        stream.write(text)
+        stream.flush()
+        os.fsync(stream.fileno())
+    os.replace(scratch, file)
