@@ -43,17 +43,17 @@ types: setup ## check types
 lock: ## resolve pyproject.toml again into requirements/dev.txt (needs uv)
 	@command -v uv >/dev/null || { echo "make lock needs uv: python3 -m pip install uv" >&2; exit 1; }
 	uv pip compile pyproject.toml --extra metaworld --extra video --group dev --output-file requirements/dev.txt \
-		--quiet --universal --fork-strategy fewest --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links \
-		--custom-compile-command "make lock" $(ARGS)
+		--quiet --universal --fork-strategy fewest --python-version 3.11 --generate-hashes \
+		--no-emit-index-url --no-emit-find-links --custom-compile-command "make lock" $(ARGS)
 
 clean: ## remove .venv and the caches
 	rm -rf .venv .pytest_cache .ruff_cache .hypothesis
 
-# From nothing each time (--clear), so that a package dropped from the lock does not linger and hide a missing dependency.
+# From nothing each time (--clear): a package dropped from the lock must not linger and hide a missing dependency.
 # Wheels only: with hashes checked, a source build would still fetch its build dependencies unchecked.
 .venv/.requirements: requirements/dev.txt
-	@test -n "$(PYTHON)" || { echo "No Python 3.11, 3.12 or 3.13 with venv found. Install one (Debian: apt-get install python3-venv)," \
-		"or name it: make setup PYTHON=/path/to/python3.12" >&2; exit 1; }
+	@test -n "$(PYTHON)" || { echo "No Python 3.11, 3.12 or 3.13 with venv found. Install one (Debian:" \
+		"apt-get install python3-venv), or name it: make setup PYTHON=/path/to/python3.12" >&2; exit 1; }
 	@"$(PYTHON)" -c '$(FITS)' || { echo "$(PYTHON) is not Python 3.11, 3.12 or 3.13 with venv." >&2; exit 1; }
 	@echo "Installing the locked packages into .venv (about a minute)"
 	@"$(PYTHON)" -m venv --clear .venv
