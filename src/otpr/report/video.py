@@ -5,8 +5,12 @@ from __future__ import annotations
 import contextlib
 import os
 import platform
-from collections.abc import Callable, Generator, Iterator, Sequence
+import subprocess
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from types import TracebackType
+from typing import Self
 
 import gymnasium
 import numpy as np
@@ -36,7 +40,7 @@ Frame = np.ndarray
 ActChunk = Callable[[np.ndarray, int], np.ndarray]
 
 
-class _NoRenderingError(Exception):
+class _NoVideoError(Exception):
     """Rendering or encoding does not work on this machine; the message says why."""
 
 
@@ -69,19 +73,18 @@ def record(task_id: str, act_chunk: ActChunk, seeds: Sequence[int], path: str | 
     scratch = path.with_name(f".part-{path.name}")  # ffmpeg knows the format by the ending
     outcomes: list[bool] = []
     try:
-        with _rendering_backend(), contextlib.closing(make_env(task_id, "rgb_array")) as env:
-            _, rate = _pace(env)
-            with (
-                contextlib.closing(_encoder(scratch, rate)) as film,
-                Progress(len(seeds), "filming", "episodes", closing_line=False) as progress,
-            ):
-                next(film)
-                for number, seed in enumerate(seeds, start=1):
-                    label = f"{number}/{len(seeds)}"
-                    outcomes.append(_film_episode(env, act_chunk, seed, label, film))
-                    progress.advance()
+        with (
+            _rendering_backend(),
+            contextlib.closing(make_env(task_id, "rgb_array")) as env,
+            _Film(scratch, env.metadata["render_fps"]) as film,
+            Progress(len(seeds), "filming", "episodes", closing_line=False) as progress,
+        ):
+            for number, seed in enumerate(seeds, start=1):
+                label = f"{number}/{len(seeds)}"
+                outcomes.append(_film_episode(env, act_chunk, seed, label, film))
+                progress.advance()
         os.replace(scratch, path)
-    except _NoRenderingError as error:
+    except _NoVideoError as error:
         return f"No video: {error}. {_ADVICE}"
     finally:
         scratch.unlink(missing_ok=True)
@@ -93,13 +96,10 @@ def chunk_seed(episode_seed: int, chunk: int) -> int:
     return (episode_seed + 1_000_003 * chunk) % 2**31
 
 
-def _film_episode(
-    env: gymnasium.Env, act_chunk: ActChunk, seed: int, label: str, film: Generator[None, Frame, None]
-) -> bool:
+def _film_episode(env: gymnasium.Env, act_chunk: ActChunk, seed: int, label: str, film: _Film) -> bool:
     """Run one episode into `film`; whether it succeeded."""
-    stride, rate = _pace(env)
     observation, _ = env.reset(seed=seed)
-    film.send(_framed(_render(env), RUNNING, label))
+    film.add(_framed(_render(env), RUNNING, label))
     step = chunk = 0
     while True:
         for action in np.asarray(act_chunk(observation, chunk_seed(seed, chunk))):
@@ -108,20 +108,11 @@ def _film_episode(
             if terminated or truncated:
                 success = bool(info["success"])
                 colour, outcome = (SUCCESS, "success") if success else (FAILURE, "failure")
-                last = _framed(_render(env), colour, f"{label} {outcome}")
-                for _ in range(round(rate * HOLD_SECONDS)):
-                    film.send(last)
+                film.add(_framed(_render(env), colour, f"{label} {outcome}"), HOLD_SECONDS)
                 return success
-            if step % stride == 0:
-                film.send(_framed(_render(env), RUNNING, label))
+            if step % film.stride == 0:
+                film.add(_framed(_render(env), RUNNING, label))
         chunk += 1
-
-
-def _pace(env: gymnasium.Env) -> tuple[int, float]:
-    """Every how many steps a frame is taken, and the frames per second that make it real time."""
-    steps_per_second = env.metadata["render_fps"]
-    stride = max(1, round(steps_per_second / FRAMES_PER_SECOND))
-    return stride, steps_per_second / stride
 
 
 def _render(env: gymnasium.Env) -> Frame:
@@ -129,7 +120,7 @@ def _render(env: gymnasium.Env) -> Frame:
         return np.asarray(env.render())
     # Each OpenGL fails in its own way: ImportError, AttributeError, RuntimeError, mujoco.FatalError, ...
     except Exception as error:
-        raise _NoRenderingError(f"rendering failed ({type(error).__name__}: {error})") from error
+        raise _NoVideoError(f"rendering failed ({type(error).__name__}: {error})") from error
 
 
 def _framed(picture: Frame, colour: tuple[int, int, int], label: str) -> Frame:
@@ -144,31 +135,68 @@ def _framed(picture: Frame, colour: tuple[int, int, int], label: str) -> Frame:
     return np.asarray(canvas)
 
 
-def _encoder(path: Path, rate: float) -> Generator[None, Frame, None]:
-    """A sink of equally large frames, at `rate` a second; closing it completes the file."""
-    frame = yield
-    try:
-        import imageio_ffmpeg
+class _Film:
+    """An MP4 of equally large frames, encoded by ffmpeg; whole once its context is left without an error.
 
-        height, width, _ = frame.shape
-        writer = imageio_ffmpeg.write_frames(
-            str(path),
-            (width, height),
-            fps=rate,  # pyright: ignore[reportArgumentType] - its own documentation allows fractions
-            codec="libx264",
-            quality=8,  # of 10: the parts that move are small
-            macro_block_size=2,
-        )
-        writer.send(None)
+    Not written through imageio_ffmpeg, which is only asked for its ffmpeg: its own writer forks the process,
+    which may deadlock where JAX has its threads, and takes no notice when ffmpeg fails.
+    """
+
+    def __init__(self, path: Path, steps_per_second: int) -> None:
+        self.path = path
+        self.steps_per_second = steps_per_second
+        self.stride = max(1, round(steps_per_second / FRAMES_PER_SECOND))
+        """A frame is taken every so many steps, so that the film plays in real time."""
+        self._ffmpeg: subprocess.Popen[bytes] | None = None
+
+    def __enter__(self) -> Self:
+        self._complaints = tempfile.TemporaryFile()
+        return self
+
+    def add(self, frame: Frame, seconds: float | None = None) -> None:
+        """Append a frame (height, width, 3), uint8; for one frame's time where no `seconds` are given."""
+        if self._ffmpeg is None:
+            self._ffmpeg = self._start(*frame.shape[:2])
+        assert self._ffmpeg.stdin is not None
+        count = 1 if seconds is None else round(seconds * self.steps_per_second / self.stride)
         try:
-            while True:
-                writer.send(np.ascontiguousarray(frame))
-                frame = yield
-        finally:
-            writer.close()
-    # Respectively: not installed, no ffmpeg program, ffmpeg gave up.
-    except (ImportError, RuntimeError, OSError) as error:
-        raise _NoRenderingError(f"encoding failed ({type(error).__name__}: {error})") from error
+            for _ in range(count):
+                self._ffmpeg.stdin.write(frame.tobytes())
+        except BrokenPipeError as error:
+            raise self._failure() from error
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        with self._complaints:
+            if self._ffmpeg is None:
+                return
+            assert self._ffmpeg.stdin is not None
+            if error is not None:
+                self._ffmpeg.kill()
+            with contextlib.suppress(BrokenPipeError):
+                self._ffmpeg.stdin.close()
+            if self._ffmpeg.wait() != 0 and error is None:
+                raise self._failure()
+
+    def _start(self, height: int, width: int) -> subprocess.Popen[bytes]:
+        try:
+            import imageio_ffmpeg
+
+            program = imageio_ffmpeg.get_ffmpeg_exe()
+        except (ImportError, RuntimeError) as error:
+            raise _NoVideoError(f"there is no ffmpeg ({type(error).__name__}: {error})") from error
+        source = ["-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{width}x{height}"]
+        source += ["-r", f"{self.steps_per_second}/{self.stride}", "-i", "-"]
+        target = ["-c:v", "libx264", "-pix_fmt", "yuv420p", "-crf", "18", "-y", str(self.path)]
+        return subprocess.Popen(
+            [program, "-loglevel", "error", *source, *target], stdin=subprocess.PIPE, stderr=self._complaints
+        )
+
+    def _failure(self) -> _NoVideoError:
+        self._complaints.seek(0)
+        lines = self._complaints.read().decode(errors="replace").split("\n")
+        return _NoVideoError(f"ffmpeg failed ({next((line for line in lines if line), 'without a reason')})")
 
 
 @contextlib.contextmanager

@@ -11,30 +11,23 @@ videos/
 
 from __future__ import annotations
 
-import datetime
 import json
 import math
 import os
-import platform
-import subprocess
+import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
-from importlib import metadata
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 import jax
 import numpy as np
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.summary import Writer
 
 from otpr.errors import OtprError
-
-PACKAGES = (
-    "otpr", "jax", "jaxlib", "equinox", "optax", "orbax-checkpoint", "numpy", "scipy",
-    "gymnasium", "minari", "mujoco", "metaworld",
-)  # fmt: skip
-"""The packages whose versions can change a result."""
+from otpr.training.versions import software_versions
 
 STEP_KEYS = ("env_steps", "updates")
 """The keys a row of metrics is placed by; the first that it has is its TensorBoard step."""
@@ -119,15 +112,13 @@ class RunDirectory:
             ValueError: the row has neither.
             TypeError: a value is none of these.
         """
-        key = next((key for key in STEP_KEYS if key in row), None)
-        if key is None:
+        if _step_key(row) is None:
             raise ValueError(f"A row of metrics needs one of {STEP_KEYS}; got {sorted(row)}.")
         plain = {name: _scalar(name, value) for name, value in row.items()}
         self._metrics.write(_line(plain))
         self._metrics.flush()
-        for name, value in plain.items():
-            if isinstance(value, int | float) and name != key:
-                self._scalars.add_scalar(name, value, plain[key])
+        for name, value, step in _tensorboard_scalars(plain):
+            self._scalars.add_scalar(name, value, step)
         self._scalars.flush()
 
     def rows(self) -> list[Row]:
@@ -137,8 +128,6 @@ class RunDirectory:
     def rewind(self, key: str, value: int) -> None:
         """Forget the rows logged after the checkpoint a run resumes from, so that none appears twice.
 
-        TensorBoard needs no such care: it drops what lies beyond a step it is given a second time.
-
         Args:
             key: what the rows are compared by, e.g. "env_steps". Rows without it stay.
             value: rows with more than this are dropped.
@@ -147,6 +136,7 @@ class RunDirectory:
         self._metrics.close()
         _write_text(self.path / "metrics.jsonl", "".join(_line(row) for row in kept))
         self._metrics = open(self.path / "metrics.jsonl", "a", encoding="utf-8")  # noqa: SIM115 - closed in close()
+        self._rewrite_scalars(kept)
 
     def write_summary(self, summary: Mapping[str, Any]) -> None:
         """Write summary.json, whole or not at all. Values as in `log`."""
@@ -159,6 +149,25 @@ class RunDirectory:
         if not self._metrics.closed:
             self._metrics.close()
             self._scalars.close()
+
+    def _rewrite_scalars(self, rows: list[Row]) -> None:
+        """Make TensorBoard show these rows and no others, at the times at which they were logged."""
+        folder = self.path / "tensorboard"
+        self._scalars.close()
+        # 0: all of them, rather than a sample.
+        events = EventAccumulator(str(folder), size_guidance={"tensors": 0})
+        events.Reload()
+        times = {
+            (tag, event.step): event.wall_time
+            for tag in events.Tags()["tensors"]
+            for event in events.Tensors(tag)
+        }
+        shutil.rmtree(folder)
+        self._scalars = Writer(str(folder))
+        for row in rows:
+            for name, value, step in _tensorboard_scalars(row):
+                self._scalars.add_scalar(name, value, step, wall_time=times.get((name, step)))
+        self._scalars.flush()
 
     def __enter__(self) -> Self:
         return self
@@ -197,45 +206,6 @@ def read_rows(path: str | Path) -> list[Row]:
             raise OtprError(f"{file}, line {number} is not a JSON object. Mend or delete that line.")
         rows.append(row)
     return rows
-
-
-def software_versions() -> dict[str, Any]:
-    """What a run runs on: time of the start (UTC), Python, packages, git commit, platform and JAX devices.
-
-    A package that is not installed, and the commit where the code is not in its own git checkout, are None.
-    """
-    return {
-        "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "python": platform.python_version(),
-        **{package: _package_version(package) for package in PACKAGES},
-        "git_commit": _git_commit(),
-        "platform": platform.platform(),
-        "devices": [str(device) for device in jax.devices()],
-    }
-
-
-def _package_version(package: str) -> str | None:
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return None
-
-
-def _git_commit() -> str | None:
-    """The commit of our own checkout, ending in "+changes" where files differ from it."""
-    checkout = Path(__file__).resolve().parents[3]
-    # Otherwise git would answer with any repository that happens to lie around an installed package.
-    if not (checkout / ".git").exists():
-        return None
-    git = ["git", "-C", str(checkout)]
-    try:
-        commit = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, timeout=10)
-        status = subprocess.run([*git, "status", "--porcelain"], capture_output=True, text=True, timeout=10)
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    if commit.returncode or status.returncode:
-        return None
-    return commit.stdout.strip() + ("+changes" if status.stdout.strip() else "")
 
 
 def _is_run(path: Path) -> bool:
@@ -305,6 +275,18 @@ _ABSENT = object()
 
 def _shown(value: Any) -> str:
     return "nothing" if value is _ABSENT else json.dumps(value)
+
+
+def _step_key(row: Mapping[str, Any]) -> str | None:
+    return next((key for key in STEP_KEYS if row.get(key) is not None), None)
+
+
+def _tensorboard_scalars(row: Row) -> Iterator[tuple[str, float, int]]:
+    """Name, value and step of every number in a row."""
+    key = _step_key(row)
+    for name, value in row.items():
+        if isinstance(value, int | float) and key is not None and name != key:
+            yield name, value, row[key]
 
 
 def _scalar(name: str, value: Any) -> str | bool | int | float | None:

@@ -1,0 +1,57 @@
+"""What a run runs on, so that a result that changed can be traced to what changed."""
+
+from __future__ import annotations
+
+import datetime
+import platform
+import subprocess
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import jax
+
+PACKAGES = (
+    "otpr", "jax", "jaxlib", "equinox", "optax", "orbax-checkpoint", "numpy", "scipy",
+    "gymnasium", "minari", "mujoco", "metaworld",
+)  # fmt: skip
+"""The packages whose versions can change a result."""
+
+
+def software_versions() -> dict[str, Any]:
+    """What a run runs on: time of the start (UTC), Python, packages, git commit, platform and JAX devices.
+
+    A package that is not installed, and the commit where the code is not in its own git checkout, are None.
+    """
+    return {
+        "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "python": platform.python_version(),
+        **{package: _package_version(package) for package in PACKAGES},
+        "git_commit": _git_commit(),
+        "platform": platform.platform(),
+        "devices": [str(device) for device in jax.devices()],
+    }
+
+
+def _package_version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _git_commit() -> str | None:
+    """The commit of our own checkout, ending in "+changes" where files differ from it."""
+    checkout = Path(__file__).resolve().parents[3]
+    # Otherwise git would answer with any repository that happens to lie around an installed package.
+    if not (checkout / ".git").exists():
+        return None
+    git = ["git", "-C", str(checkout)]
+    try:
+        commit = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, timeout=10)
+        status = subprocess.run([*git, "status", "--porcelain"], capture_output=True, text=True, timeout=10)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    if commit.returncode or status.returncode:
+        return None
+    return commit.stdout.strip() + ("+changes" if status.stdout.strip() else "")
