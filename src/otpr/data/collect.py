@@ -27,8 +27,8 @@ def collect(
     """Run the task's scripted expert until `episodes` of its attempts have succeeded, and return those.
 
     Gaussian noise is added to the expert's action, and the sum clipped to [-1, 1]; the stored action is the
-    executed one. Attempt i starts from `demonstration_seed(seed, i)` and draws its noise from a stream of its own,
-    so the result depends on nothing but the arguments, and a larger `episodes` only adds to a smaller one.
+    executed one. Attempt i starts from `demonstration_seed(seed, i)` and draws its noise from a stream of its
+    own, so the result depends on nothing but the arguments, and more episodes only add to fewer.
 
     Args:
         task_id: a name out of `list_tasks()`.
@@ -38,7 +38,7 @@ def collect(
         on_episode: called after each attempt with the numbers kept and attempted so far.
 
     Raises:
-        OtprError: an argument is out of range, the task is unknown, or fewer than one in 50 attempts succeeds.
+        OtprError: an argument is out of range, the task unknown, or fewer than one attempt in 50 succeeds.
     """
     if episodes < 1:
         raise OtprError(f"The number of episodes must be at least 1, given {episodes}.")
@@ -54,8 +54,8 @@ def collect(
         while len(kept) < episodes:
             if attempts >= _ATTEMPTS_PER_EPISODE * (len(kept) + 1):
                 raise OtprError(
-                    f"The scripted expert of {task_id!r} succeeded in {len(kept)} of {attempts} attempts with action "
-                    f"noise {noise:g}; {episodes} successes are out of reach. Lower the noise."
+                    f"The scripted expert of {task_id!r} succeeded in {len(kept)} of {attempts} attempts "
+                    f"with action noise {noise:g}; {episodes} successes are out of reach. Lower the noise."
                 )
             episode = _attempt(env, expert, noise, demonstration_seed(seed, attempts))
             attempts += 1
@@ -69,17 +69,16 @@ def collect(
 
 
 def _attempt(env: gymnasium.Env, expert: Expert, noise: float, seed: int) -> Episode:
-    # A second word beside the seed: the environment draws its initial condition from the seed alone, and noise
-    # must not repeat those draws.
+    # A second word beside the seed: the environment draws its initial condition from the seed alone, and the
+    # noise must not repeat those draws.
     generator = np.random.default_rng([seed, 1])
     observation, info = env.reset(seed=seed)
     observations, actions, rewards = [observation], [], []
     terminated = truncated = False
     while not (terminated or truncated):
         action = expert.act(observation)
-        action = np.clip(action + noise * generator.standard_normal(action.shape), -1.0, 1.0).astype(
-            np.float32
-        )
+        action = action + noise * generator.standard_normal(action.shape)
+        action = np.clip(action, -1.0, 1.0).astype(np.float32)
         observation, reward, terminated, truncated, info = env.step(action)
         observations.append(observation)
         actions.append(action)

@@ -55,8 +55,8 @@ def validate_episodes(
 
     Raises:
         OtprError: there are none; one is empty; its arrays have wrong dimensions or lengths that do not fit
-            together; a number is NaN or infinite; an action is outside [-1, 1]. The message names the source, the
-            episode's index and the field.
+            together; a number is NaN or infinite; an action is outside [-1, 1]. The message names the source,
+            the episode's index and the field.
     """
     if not episodes:
         raise OtprError(f"{source}: holds no episodes; at least one is needed.")

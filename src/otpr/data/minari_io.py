@@ -1,4 +1,4 @@
-"""Demonstrations on disk, in Minari's format (HDF5), readable by Minari itself and by everything built on it."""
+"""Demonstrations on disk, in Minari's format (HDF5): readable by Minari itself and by what is built on it."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Demonstrations:
     Attributes:
         episodes: at least one, valid in the sense of `validate_episodes`.
         task_id: the task they were collected on; None for a data set that otpr did not write.
-        metadata: Minari's metadata of the whole set; for one of ours with `task_id`, `expert`, `noise`, `seed`.
+        metadata: Minari's metadata of the whole set; one of ours has `task_id`, `expert`, `noise`, `seed`.
     """
 
     episodes: list[Episode]
@@ -50,8 +50,9 @@ def write_dataset(
 ) -> None:
     """Write episodes as a Minari data set, whole or not at all.
 
-    The folder can be read with `read_dataset(path)`, with `minari.MinariDataset(path / "data")`, and, where it lies
-    in `MINARI_DATASETS_PATH`, with `minari.load_dataset(name)`. Each step carries `infos["success"]`.
+    The folder can be read with `read_dataset(path)` and `minari.MinariDataset(path / "data")`. Its Minari
+    id is `TASK-expert-v0`: put at that place in `MINARI_DATASETS_PATH`, Minari also lists it and loads it by
+    id. Each step carries `infos["success"]`.
 
     Args:
         episodes: at least one, all of the same dimensions.
@@ -93,8 +94,8 @@ def write_dataset(
             }
         )
         storage.update_episodes([_to_buffer(episode) for episode in episodes])
-        # A folder cannot be replaced by a rename in one step where it is not empty: the old one is moved into the
-        # temporary folder first, and vanishes with it.
+        # A folder that is not empty cannot be replaced by a rename: the old one is first moved into the
+        # temporary folder, and vanishes with it.
         if path.exists():
             path.rename(Path(temporary) / "old")
         staging.rename(path)
@@ -132,10 +133,10 @@ def _to_buffer(episode: Episode) -> EpisodeBuffer:
 
 
 def read_dataset(path_or_id: str | os.PathLike[str]) -> Demonstrations:
-    """Read a Minari data set with flat observations and actions: ours, or one downloaded with `minari download`.
+    """Read a Minari data set with flat observations and actions: ours, or one of `minari download`.
 
-    Numbers are converted to float32. An episode counts as a success where any of its `infos["success"]` is true;
-    in a data set that records no success, where it was terminated with a positive last reward.
+    Numbers are converted to float32. An episode counts as a success where any of its `infos["success"]` is
+    true; in a data set that records no success, where it was terminated with a positive last reward.
 
     Args:
         path_or_id: the folder of a data set, or the id of one in Minari's own folder (`MINARI_DATASETS_PATH`,
@@ -153,9 +154,8 @@ def read_dataset(path_or_id: str | os.PathLike[str]) -> Demonstrations:
         storage = MinariStorage.read(folder)
     except (OSError, ValueError, KeyError, TypeError, AssertionError) as error:
         raise OtprError(f"{metadata_file}: not readable as a Minari data set ({_reason(error)}).") from error
-    for field, space in (("observations", storage.observation_space), ("actions", storage.action_space)):
-        if not isinstance(space, gymnasium.spaces.Box) or len(space.shape) != 1:
-            raise OtprError(f"{folder}: {field} must be flat vectors, and are {space}.")
+    observation_dim = _flat_dim(folder, "observations", storage.observation_space)
+    action_dim = _flat_dim(folder, "actions", storage.action_space)
     data_file = next((file for file in sorted(folder.iterdir()) if file.suffix == ".hdf5"), folder)
     try:
         indices = range(total_episodes)
@@ -168,12 +168,7 @@ def read_dataset(path_or_id: str | os.PathLike[str]) -> Demonstrations:
         raise OtprError(
             f"{data_file}: truncated or corrupt ({_reason(error)}); collect or download it again."
         ) from error
-    validate_episodes(
-        episodes,
-        source=str(data_file),
-        observation_dim=storage.observation_space.shape[0],
-        action_dim=storage.action_space.shape[0],
-    )
+    validate_episodes(episodes, source=str(data_file), observation_dim=observation_dim, action_dim=action_dim)
     return Demonstrations(episodes=episodes, task_id=raw_metadata.get("task_id"), metadata=raw_metadata)
 
 
@@ -192,22 +187,26 @@ def _find(path_or_id: str | os.PathLike[str]) -> Path:
     )
 
 
+def _flat_dim(folder: Path, field: str, space: gymnasium.Space[Any]) -> int:
+    if not isinstance(space, gymnasium.spaces.Box) or len(space.shape) != 1:
+        raise OtprError(f"{folder}: {field} must be flat vectors, and are {space}.")
+    return space.shape[0]
+
+
 def _to_episode(stored: dict[str, Any], seed: int | None) -> Episode:
     terminations, truncations = stored["terminations"], stored["truncations"]
     rewards = np.asarray(stored["rewards"], np.float32)
     terminated = bool(np.any(terminations))
     recorded = (stored["infos"] or {}).get("success")
-    if recorded is not None:
-        success = bool(np.any(recorded))
-    else:
-        success = terminated and bool(rewards[-1] > 0)
+    if recorded is None:
+        recorded = terminated and rewards[-1] > 0
     return Episode(
         observations=np.asarray(stored["observations"], np.float32),
         actions=np.asarray(stored["actions"], np.float32),
         rewards=rewards,
         terminated=terminated,
         truncated=bool(np.any(truncations)),
-        success=success,
+        success=bool(np.any(recorded)),
         seed=seed,
     )
 

@@ -22,12 +22,12 @@ class ChunkStep:
     """What `n` environments did with one chunk of `h` actions each.
 
     Attributes:
-        observations: (n, h, observation_dim) float32, after each executed step. Beyond the last executed step the
-            last observation is repeated, so that `observations[:, -1]` is always the present one (zeros for a
-            slot that has never been reset).
+        observations: (n, h, observation_dim) float32, after each executed step. Beyond the last executed step
+            the last observation is repeated, so that `observations[:, -1]` is always the present one (zeros
+            for a slot that has never been reset).
         rewards: (n, h) float32, 0 beyond the last executed step.
-        steps: (n,) int32, how many actions were executed: fewer than h where the episode ended, 0 where none was
-            running.
+        steps: (n,) int32, how many actions were executed: fewer than h where the episode ended, 0 where none
+            was running.
         terminated: (n,) bool, the episode ended in this chunk by success.
         truncated: (n,) bool, the episode ended in this chunk by its time limit.
         success: (n,) bool, the task was solved in this chunk.
@@ -114,8 +114,8 @@ class EnvProcess:
         self._connection, child_end = Pipe()
         # Not `multiprocessing.Process`: forking is unsafe beside JAX's threads, and both other start methods
         # import the caller's main module again in the child, which would load JAX there (and break a script
-        # that has no main guard). A process group of its own keeps Ctrl-C for the parent; when the parent goes,
-        # the closed pipe ends the child.
+        # that has no main guard). A process group of its own keeps Ctrl-C for the parent; when the parent
+        # goes, the closed pipe ends the child.
         boot = (
             "import json, sys; sys.path[:] = json.loads(sys.argv[1]); "
             "from otpr.envs.worker import serve; serve(int(sys.argv[2]))"
@@ -141,18 +141,16 @@ class EnvProcess:
         """Wait for the result of the last `send`.
 
         Raises:
-            RuntimeError: the process died, or what it was asked for raised there.
+            RuntimeError: the process ended, because something raised in it or because it was killed.
         """
         try:
-            failure, reply = self._connection.recv()
+            return self._connection.recv()
         except (EOFError, OSError) as error:
             raise self._died() from error
-        if failure is not None:
-            raise RuntimeError(f"A simulator process failed:\n{failure}")
-        return reply
 
     def _died(self) -> RuntimeError:
-        return RuntimeError(f"A simulator process ended early (exit status {self._process.wait()})")
+        status = self._process.wait()
+        return RuntimeError(f"A simulator process ended early, with exit status {status}; see its traceback.")
 
     def close(self) -> None:
         """End the process."""
@@ -164,23 +162,21 @@ class ChunkedVectorEnv:
     """`n` environments of one task, stepped in lockstep by action chunks; nothing is reset automatically.
 
     A chunk is executed where the environment lives, so that processes talk once a chunk, not once a step. The
-    environments are dealt out to as many processes as there are cores: more processes would cost memory and win
-    nothing. Results do not depend on `processes`. Close it when done, or use it in a `with` statement.
+    environments are dealt out to as many processes as there are cores: more would only cost memory. Results
+    do not depend on `processes`. Close it when done, or use it in a `with` statement.
+
+    Args:
+        task_id: a name out of `list_tasks()`.
+        num_envs: how many environments, n >= 1.
+        chunk_length: actions in a chunk, h >= 1.
+        processes: True: spread over simulator processes (POSIX only); False: all in this process.
+
+    Raises:
+        OtprError: the task is unknown or its simulator is not installed.
+        ValueError: `num_envs` or `chunk_length` is below 1.
     """
 
     def __init__(self, task_id: str, num_envs: int, chunk_length: int, processes: bool):
-        """Make the environments.
-
-        Args:
-            task_id: a name out of `list_tasks()`.
-            num_envs: how many environments, n >= 1.
-            chunk_length: actions in a chunk, h >= 1.
-            processes: True: spread over simulator processes (POSIX only); False: all in this process.
-
-        Raises:
-            OtprError: the task is unknown or its simulator is not installed.
-            ValueError: `num_envs` or `chunk_length` is below 1.
-        """
         if num_envs < 1 or chunk_length < 1:
             raise ValueError(
                 f"num_envs and chunk_length must be at least 1, given {num_envs} and {chunk_length}"
@@ -193,7 +189,7 @@ class ChunkedVectorEnv:
         self._running = np.zeros(num_envs, np.bool_)
         count = min(num_envs, _available_cores()) if processes else 1
         # Dealt out like cards, so that slots left idle at the end of the list do not empty one process.
-        self._slots = [np.arange(first, num_envs, count) for first in range(count)]
+        self._slots = [list(range(first, num_envs, count)) for first in range(count)]
         kind = EnvProcess if processes else EnvGroup
         self._groups = [kind(task_id, len(slots), chunk_length) for slots in self._slots]
 
@@ -229,7 +225,7 @@ class ChunkedVectorEnv:
 
         Raises:
             ValueError: the shape is another one, or the chunk of a running environment is not finite.
-            RuntimeError: a simulator process failed.
+            RuntimeError: a simulator process ended early.
         """
         if chunks.shape != self._chunk_shape:
             raise ValueError(f"Expected chunks of shape {self._chunk_shape}, given {chunks.shape}")

@@ -19,25 +19,26 @@ _PICTURE_SIZE = 256
 class MetaWorldEnv(gymnasium.Env[NDArray[np.float32], NDArray[np.float32]]):
     """One Meta-World task with the goal in the observation, a sparse reward and seeded initial conditions.
 
-    Observation: 18 numbers now (hand position in metres, gripper opening in [0, 1], positions in metres and
-    quaternions of up to two objects), the same 18 one step before, and the goal position in metres.
-    Action: displacement of the hand along x, y, z (1.0 is one centimetre) and the gripper's closing effort.
-    Actions outside [-1, 1] are clipped, as the simulator itself does.
+    Observation, shape (39,): 18 numbers now (hand position in metres, gripper opening in [0, 1], positions in
+    metres and quaternions of up to two objects), the same 18 one step before, the goal position in metres.
+    Action, shape (4,): displacement of the hand's target along x, y, z (1.0 is one centimetre) and closing
+    effort of the gripper. Actions outside [-1, 1] are clipped, as the simulator itself does.
+
+    Args:
+        name: the package's name for the task, e.g. `"peg-insert-side-v3"`.
+        episode_limit: steps after which an episode is truncated; at most the package's own 500.
+        render_mode: None or `"rgb_array"`.
+
+    Raises:
+        ValueError: `render_mode` is another one, or the limit is above the package's own.
     """
 
-    metadata = {"render_modes": ["rgb_array"], "render_fps": 80}
+    metadata: dict[str, Any] = {  # noqa: RUF012, Gymnasium's own declaration is not a ClassVar
+        "render_modes": ["rgb_array"],
+        "render_fps": 80,
+    }
 
     def __init__(self, name: str, *, episode_limit: int, render_mode: str | None = None):
-        """Make the task.
-
-        Args:
-            name: the package's name for it, e.g. `"peg-insert-side-v3"`.
-            episode_limit: steps after which an episode is truncated; below the package's own 500.
-            render_mode: None or `"rgb_array"`.
-
-        Raises:
-            ValueError: `render_mode` is another one, or the limit is above the package's own.
-        """
         if render_mode not in (None, "rgb_array"):
             raise ValueError(f"render_mode must be None or 'rgb_array', not {render_mode!r}")
         simulator: Any = ALL_V3_ENVIRONMENTS[name](
@@ -45,12 +46,12 @@ class MetaWorldEnv(gymnasium.Env[NDArray[np.float32], NDArray[np.float32]]):
         )
         if episode_limit > simulator.max_path_length:
             raise ValueError(
-                f"episode_limit must be at most {simulator.max_path_length}, where Meta-World refuses to go on; "
-                f"given {episode_limit}"
+                f"episode_limit must be at most {simulator.max_path_length}, where Meta-World refuses to go "
+                f"on; given {episode_limit}"
             )
-        # What the package's "goal-observable" variants do, less their extra reset at construction: show the goal
-        # (dropping the cached observation bounds, which would clip it to zero) and draw initial conditions from
-        # the environment's own generator. `reset(seed=...)` of the package ignores its seed, `seed(k)` does not.
+        # As the package's "goal-observable" variants do, less their extra reset when made: show the goal
+        # (dropping the cached observation bounds, which would clip it to zero) and draw initial conditions
+        # from the environment's own generator. The package's `reset(seed=k)` ignores k, `seed(k)` does not.
         simulator._partially_observable = False
         del simulator.sawyer_observation_space
         simulator._set_task_called = True
@@ -66,7 +67,7 @@ class MetaWorldEnv(gymnasium.Env[NDArray[np.float32], NDArray[np.float32]]):
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[NDArray[np.float32], dict[str, Any]]:
-        """Start an episode. Without a seed the initial condition is the next one of the last seed's stream."""
+        """Start an episode; without a seed, from the next initial condition of the last seed's stream."""
         super().reset(seed=seed)
         if seed is not None:
             self._simulator.seed(seed)
@@ -105,10 +106,9 @@ class MetaWorldEnv(gymnasium.Env[NDArray[np.float32], NDArray[np.float32]]):
 
 
 class MetaWorldExpert:
-    """The package's scripted policy for one task."""
+    """The package's scripted policy for its task `name`, e.g. `"peg-insert-side-v3"`."""
 
     def __init__(self, name: str):
-        """Make the policy for the package's task `name`, e.g. `"peg-insert-side-v3"`."""
         self._policy: Any = ENV_POLICY_MAP[name]()
 
     def act(self, observation: NDArray[np.floating]) -> NDArray[np.float32]:

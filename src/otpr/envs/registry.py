@@ -13,15 +13,59 @@ from numpy.typing import NDArray
 from otpr.errors import OtprError, unknown_name
 
 # Spelt out, so that listing tasks or mending a misspelt name neither needs nor imports the simulator.
-_METAWORLD_NAMES = """
-assembly basketball bin-picking box-close button-press-topdown button-press-topdown-wall button-press
-button-press-wall coffee-button coffee-pull coffee-push dial-turn disassemble door-close door-lock door-open
-door-unlock drawer-close drawer-open faucet-close faucet-open hammer hand-insert handle-press handle-press-side
-handle-pull handle-pull-side lever-pull peg-insert-side peg-unplug-side pick-out-of-hole pick-place
-pick-place-wall plate-slide plate-slide-back plate-slide-back-side plate-slide-side push push-back push-wall reach
-reach-wall shelf-place soccer stick-pull stick-push sweep sweep-into window-close window-open
-""".split()
-_TASK_IDS = tuple(f"metaworld/{name}-v3" for name in _METAWORLD_NAMES)
+_METAWORLD_NAMES = (
+    "assembly",
+    "basketball",
+    "bin-picking",
+    "box-close",
+    "button-press-topdown",
+    "button-press-topdown-wall",
+    "button-press",
+    "button-press-wall",
+    "coffee-button",
+    "coffee-pull",
+    "coffee-push",
+    "dial-turn",
+    "disassemble",
+    "door-close",
+    "door-lock",
+    "door-open",
+    "door-unlock",
+    "drawer-close",
+    "drawer-open",
+    "faucet-close",
+    "faucet-open",
+    "hammer",
+    "hand-insert",
+    "handle-press",
+    "handle-press-side",
+    "handle-pull",
+    "handle-pull-side",
+    "lever-pull",
+    "peg-insert-side",
+    "peg-unplug-side",
+    "pick-out-of-hole",
+    "pick-place",
+    "pick-place-wall",
+    "plate-slide",
+    "plate-slide-back",
+    "plate-slide-back-side",
+    "plate-slide-side",
+    "push",
+    "push-back",
+    "push-wall",
+    "reach",
+    "reach-wall",
+    "shelf-place",
+    "soccer",
+    "stick-pull",
+    "stick-push",
+    "sweep",
+    "sweep-into",
+    "window-close",
+    "window-open",
+)
+_TASK_IDS = tuple(sorted(f"metaworld/{name}-v3" for name in _METAWORLD_NAMES))
 
 
 class Expert(Protocol):
@@ -77,7 +121,7 @@ def task_spec(task_id: str) -> TaskSpec:
     """The task of that name.
 
     Raises:
-        OtprError: the name is unknown (the nearest ones are in the message), or its simulator is not installed.
+        OtprError: the name is unknown (the message has the nearest ones), or its simulator is not installed.
     """
     if task_id not in _TASK_IDS:
         raise unknown_name("task", task_id, _TASK_IDS)
@@ -93,15 +137,16 @@ def task_spec(task_id: str) -> TaskSpec:
 def make_env(task_id: str, render_mode: str | None = None) -> gymnasium.Env:
     """Make the environment of a task.
 
-    Observations are flat, float32, shape `(observation_dim,)`. Actions are float32, shape `(action_dim,)`, in
-    [-1, 1]. The reward is sparse: 1.0 on the step that succeeds, which ends the episode (`terminated`), else 0.0.
-    An episode that has not succeeded after `episode_limit` steps is truncated. `info["success"]` is a bool.
-    `reset(seed=k)` fixes the whole initial condition: the same seed gives the same trajectory under the same
-    actions, in any process and whatever was run before.
+    Observations are flat, float32, shape `(observation_dim,)`. Actions are float32, shape `(action_dim,)`,
+    in [-1, 1]. The reward is sparse: 1.0 on the step that succeeds, which ends the episode (`terminated`),
+    else 0.0. An episode that has not succeeded after `episode_limit` steps is `truncated`; never both.
+    `info["success"]` is a bool. `reset(seed=k)` fixes the whole initial condition: the same seed gives the
+    same trajectory under the same actions, in any process and whatever was run before.
 
     Args:
         task_id: a name out of `list_tasks()`.
-        render_mode: None, or `"rgb_array"` for `render()` to return an upright uint8 picture `(height, width, 3)`.
+        render_mode: None, or `"rgb_array"`: then `render()` returns an upright picture, uint8,
+            shape `(height, width, 3)`.
 
     Raises:
         OtprError: the task is unknown or its simulator is not installed.

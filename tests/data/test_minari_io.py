@@ -1,0 +1,292 @@
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import fields, replace
+from pathlib import Path
+
+import gymnasium
+import h5py
+import minari
+import numpy as np
+import pytest
+from minari.data_collector import EpisodeBuffer
+from minari.dataset.minari_storage import MinariStorage
+
+from otpr.data.episodes import Episode
+from otpr.data.minari_io import read_dataset, write_dataset
+from otpr.errors import OtprError
+
+TASK = "metaworld/peg-insert-side-v3"
+
+
+def make_episodes(count: int = 3) -> list[Episode]:
+    generator = np.random.default_rng(count)
+    episodes = []
+    for i in range(count):
+        steps = 4 + 3 * i
+        rewards = np.zeros(steps, np.float32)
+        rewards[-1] = 1.0
+        episodes.append(
+            Episode(
+                observations=generator.standard_normal((steps + 1, 3)).astype(np.float32),
+                actions=generator.uniform(-1, 1, (steps, 2)).astype(np.float32),
+                rewards=rewards,
+                terminated=True,
+                truncated=False,
+                success=True,
+                seed=2**29 + i,
+            )
+        )
+    # one that was not solved, and whose seed is unknown
+    episodes[-1] = replace(episodes[-1], terminated=False, truncated=True, success=False, seed=None)
+    return episodes
+
+
+def write(path: Path, episodes: list[Episode] | None = None, **more) -> None:
+    arguments = {"task_id": TASK, "expert": "scripted expert", "noise": 0.25, "seed": 4, **more}
+    write_dataset(make_episodes() if episodes is None else episodes, path, **arguments)
+
+
+def assert_same(one: list[Episode], other: list[Episode]) -> None:
+    for a, b in zip(one, other, strict=True):
+        for field in fields(Episode):
+            expected, given = getattr(a, field.name), getattr(b, field.name)
+            assert type(given) is type(expected), field.name
+            np.testing.assert_array_equal(given, expected, err_msg=field.name)
+            if isinstance(expected, np.ndarray):
+                assert given.dtype == expected.dtype
+
+
+def tree(folder: Path) -> dict[str, bytes]:
+    return {str(file.relative_to(folder)): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
+
+
+def test_round_trip(tmp_path: Path) -> None:
+    episodes = make_episodes()
+    write(tmp_path / "new" / "demos", episodes)
+    demonstrations = read_dataset(tmp_path / "new" / "demos")
+    assert_same(episodes, demonstrations.episodes)
+    assert demonstrations.task_id == TASK
+    expected = {"task_id": TASK, "expert": "scripted expert", "noise": 0.25, "seed": 4, "total_steps": 21}
+    assert {key: demonstrations.metadata[key] for key in expected} == expected
+    # nothing but the data set is left behind
+    assert [entry.name for entry in (tmp_path / "new").iterdir()] == ["demos"]
+    assert sorted(tree(tmp_path / "new")) == ["demos/data/main_data.hdf5", "demos/data/metadata.json"]
+
+
+def test_minari_itself_reads_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    episodes = make_episodes()
+    dataset_id = f"{TASK}-expert-v0"
+    write(tmp_path / dataset_id, episodes)
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path))
+    dataset = minari.load_dataset(dataset_id)
+    assert (dataset.total_episodes, dataset.total_steps) == (3, 21)
+    assert dataset.id == dataset_id
+    assert dataset.spec.dataset_name == "peg-insert-side-v3-expert"
+    assert list(minari.list_local_datasets()) == [dataset_id]
+    for expected, given in zip(episodes, dataset, strict=True):
+        np.testing.assert_array_equal(given.observations, expected.observations)
+        np.testing.assert_array_equal(given.actions, expected.actions)
+        assert given.terminations.tolist() == [False] * (len(expected) - 1) + [expected.terminated]
+        assert given.truncations.tolist() == [False] * (len(expected) - 1) + [expected.truncated]
+        assert given.infos["success"].tolist() == [False] * len(expected) + [expected.success]
+    assert len(minari.MinariDataset(tmp_path / dataset_id / "data")[1]) == 7
+    # and by its id, for us
+    assert_same(episodes, read_dataset(dataset_id).episodes)
+
+
+def test_numbers_survive_bit_by_bit(tmp_path: Path) -> None:
+    awkward = np.array([[1e-45, -0.0, 3.4e38], [np.pi, 1 / 3, 1e-38]], np.float32)
+    episode = replace(make_episodes(2)[0], observations=awkward, actions=np.ones((1, 2), np.float32))
+    episode = replace(episode, rewards=np.array([0.1], np.float32))
+    write(tmp_path / "demos", [episode])
+    (read,) = read_dataset(tmp_path / "demos").episodes
+    assert read.observations.tobytes() == awkward.tobytes()
+    assert read.rewards.tobytes() == episode.rewards.tobytes()
+
+
+def test_more_than_ten_episodes_keep_their_order(tmp_path: Path) -> None:
+    episodes = make_episodes(12)
+    write(tmp_path / "demos", episodes)
+    assert_same(episodes, read_dataset(tmp_path / "demos").episodes)
+
+
+def test_existing_data_set_is_an_error_and_stays(tmp_path: Path) -> None:
+    write(tmp_path / "demos")
+    before = tree(tmp_path)
+    with pytest.raises(OtprError, match=r"demos already holds a data set.*--overwrite"):
+        write(tmp_path / "demos", make_episodes(1))
+    assert tree(tmp_path) == before
+
+
+def test_overwrite_replaces_all_of_it(tmp_path: Path) -> None:
+    write(tmp_path / "demos", make_episodes(5))
+    (tmp_path / "demos" / "leftover.txt").write_text("old")
+    episodes = make_episodes(2)
+    write(tmp_path / "demos", episodes, overwrite=True)
+    assert_same(episodes, read_dataset(tmp_path / "demos").episodes)
+    assert sorted(tree(tmp_path)) == ["demos/data/main_data.hdf5", "demos/data/metadata.json"]
+
+
+def test_empty_folder_is_used(tmp_path: Path) -> None:
+    (tmp_path / "demos").mkdir()
+    write(tmp_path / "demos")
+    assert len(read_dataset(tmp_path / "demos").episodes) == 3
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_what_is_no_data_set_is_never_replaced(tmp_path: Path, overwrite: bool) -> None:
+    (tmp_path / "home").mkdir()
+    (tmp_path / "home" / "thesis.tex").write_text("precious")
+    (tmp_path / "file").write_text("precious too")
+    before = tree(tmp_path)
+    with pytest.raises(OtprError, match="home exists and is not a data set"):
+        write(tmp_path / "home", overwrite=overwrite)
+    with pytest.raises(OtprError, match="file is a file"):
+        write(tmp_path / "file", overwrite=overwrite)
+    assert tree(tmp_path) == before
+
+
+def test_bad_episodes_change_nothing_on_disk(tmp_path: Path) -> None:
+    write(tmp_path / "demos")
+    before = tree(tmp_path)
+    bad = make_episodes()
+    bad[1].actions[0, 0] = np.nan
+    for path in (tmp_path / "demos", tmp_path / "elsewhere" / "demos"):
+        with pytest.raises(OtprError, match="episode 1: actions hold NaN"):
+            write(path, bad, overwrite=True)
+    with pytest.raises(OtprError, match="holds no episodes"):
+        write(tmp_path / "none", [])
+    assert tree(tmp_path) == before
+    assert not (tmp_path / "elsewhere").exists()
+
+
+def test_failure_while_writing_leaves_the_old_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(tmp_path / "demos")
+    before = tree(tmp_path)
+
+    def disk_full(*arguments: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("minari.dataset._storages.hdf5_storage.HDF5Storage.update_episodes", disk_full)
+    with pytest.raises(OSError, match="No space left"):
+        write(tmp_path / "demos", make_episodes(1), overwrite=True)
+    assert tree(tmp_path) == before
+
+
+def test_nothing_of_that_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path / "root"))
+    with pytest.raises(
+        OtprError, match=r"No data set at demos/none, nor one of that id in .*root.*otpr collect"
+    ):
+        read_dataset("demos/none")
+    assert not (tmp_path / "root").exists()
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(OtprError, match=r"folder is not a Minari data set: .*data/metadata\.json"):
+        read_dataset(tmp_path / "folder")
+
+
+@pytest.mark.parametrize("kept", [0.0, 0.2, 0.7, 0.99])
+def test_truncated_file_is_named(tmp_path: Path, kept: float) -> None:
+    write(tmp_path / "demos")
+    file = tmp_path / "demos" / "data" / "main_data.hdf5"
+    os.truncate(file, int(kept * file.stat().st_size))
+    with pytest.raises(OtprError, match=r"demos/data/main_data\.hdf5: truncated or corrupt"):
+        read_dataset(tmp_path / "demos")
+
+
+def test_missing_files_are_named(tmp_path: Path) -> None:
+    write(tmp_path / "demos")
+    (tmp_path / "demos" / "data" / "main_data.hdf5").unlink()
+    with pytest.raises(OtprError, match=r"demos/data/metadata\.json: not readable.*No data found"):
+        read_dataset(tmp_path / "demos")
+
+
+@pytest.mark.parametrize("content", ['{"total_episodes": 3, "tot', "[]", "{}", '{"total_episodes": "many"}'])
+def test_corrupt_metadata_is_named(tmp_path: Path, content: str) -> None:
+    write(tmp_path / "demos")
+    (tmp_path / "demos" / "data" / "metadata.json").write_text(content)
+    with pytest.raises(OtprError, match=r"demos/data/metadata\.json: not readable as a Minari data set"):
+        read_dataset(tmp_path / "demos")
+
+
+def test_missing_episode_and_missing_field(tmp_path: Path) -> None:
+    for name, removed in (("one", "episode_1"), ("two", "episode_1/rewards")):
+        write(tmp_path / name)
+        with h5py.File(tmp_path / name / "data" / "main_data.hdf5", "a") as file:
+            del file[removed]
+        with pytest.raises(OtprError, match=rf"{name}/data/main_data\.hdf5: truncated or corrupt"):
+            read_dataset(tmp_path / name)
+
+
+def test_bad_numbers_in_a_file_are_refused_by_file_episode_and_field(tmp_path: Path) -> None:
+    write(tmp_path / "demos")
+    with h5py.File(tmp_path / "demos" / "data" / "main_data.hdf5", "a") as file:
+        file["episode_2/observations"][5, 1] = np.nan
+    with pytest.raises(
+        OtprError,
+        match=r"demos/data/main_data\.hdf5: episode 2: observations hold NaN or infinity, first at step 5",
+    ):
+        read_dataset(tmp_path / "demos")
+
+
+def foreign_dataset(
+    path: Path, observation_space: gymnasium.Space, observations, rewards: list[float], infos: dict | None
+) -> None:
+    """As another project would have written it: float64, no task, its own infos."""
+    path.mkdir()
+    storage = MinariStorage.new(
+        path / "data",
+        observation_space=observation_space,
+        action_space=gymnasium.spaces.Box(-1.0, 1.0, (2,), np.float64),
+    )
+    storage.update_metadata({"dataset_id": "D4RL/some/human-v2", "minari_version": "0.4.3"})
+    steps = len(rewards)
+    buffer = EpisodeBuffer(
+        observations=observations,
+        actions=np.full((steps, 2), 0.5),
+        rewards=rewards,
+        terminations=[False] * (steps - 1) + [True],
+        truncations=[False] * steps,
+        infos=infos,
+    )
+    storage.update_episodes([buffer])
+
+
+@pytest.mark.parametrize(
+    ("rewards", "infos", "success"),
+    [
+        ([-1.0, 5.0], {"success": np.array([False, True])}, True),
+        ([-1.0, 5.0], {"success": np.array([False, False, False])}, False),
+        ([0.0, 1.0], {"qpos": np.zeros((3, 4))}, True),
+        ([0.0, 0.0], {}, False),
+    ],
+)
+def test_reads_what_others_wrote(tmp_path: Path, rewards: list[float], infos: dict, success: bool) -> None:
+    observations = np.arange(9.0).reshape(3, 3)
+    space = gymnasium.spaces.Box(-np.inf, np.inf, (3,), np.float64)
+    foreign_dataset(tmp_path / "set", space, observations, rewards, infos)
+    demonstrations = read_dataset(tmp_path / "set")
+    (episode,) = demonstrations.episodes
+    assert demonstrations.task_id is None
+    assert demonstrations.metadata["dataset_id"] == "D4RL/some/human-v2"
+    assert episode.observations.dtype == episode.actions.dtype == episode.rewards.dtype == np.float32
+    np.testing.assert_array_equal(episode.observations, observations)
+    assert episode.rewards.tolist() == rewards
+    assert (episode.terminated, episode.truncated, episode.success) == (True, False, success)
+    assert episode.seed is None
+
+
+def test_observations_that_are_not_flat_are_refused(tmp_path: Path) -> None:
+    space = gymnasium.spaces.Dict({"goal": gymnasium.spaces.Box(-1, 1, (3,), np.float64)})
+    foreign_dataset(tmp_path / "set", space, {"goal": np.zeros((3, 3))}, [0.0, 1.0], {})
+    with pytest.raises(OtprError, match=r"set/data: observations must be flat vectors, and are Dict"):
+        read_dataset(tmp_path / "set")
+
+
+def test_metadata_is_plain_json(tmp_path: Path) -> None:
+    write(tmp_path / "demos")
+    stored = json.loads((tmp_path / "demos" / "data" / "metadata.json").read_text())
+    assert stored["algorithm_name"] == "scripted expert"
+    assert stored["data_format"] == "hdf5"
