@@ -1,0 +1,93 @@
+"""From a critic to a transport cost, from the cost and the potentials to the compatibility H(s, a), from H to a choice.
+
+One function, `TransportCost.mix`, turns Q into the cost, both where potentials are trained (every pair of a block) and where H is
+evaluated (candidate actions, replayed pairs): the two can not drift apart.
+"""
+
+from __future__ import annotations
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
+
+from otpr.critics import QEnsemble
+from otpr.ot import Potentials, guiding_cost, relation
+
+
+class TransportCost(eqx.Module):
+    """c(s, a) = (1 - alpha) * (V(s) - min_i Q_i(s, a)) / scale + alpha * g(s, a).
+
+    Subtracting V leaves the plan as it is (a function of s alone is absorbed by u) and spares u the work of following V.
+    `scale` is the spread of Q over the replay, so that epsilon means the same whatever the reward's scale. g is the keypoint-guiding
+    cost. All states are normalised observations, all actions flattened chunks.
+    """
+
+    critic: QEnsemble
+    value: eqx.nn.MLP
+    scale: Float[Array, ""]
+    keypoint_states: Float[Array, "k s"]
+    keypoint_actions: Float[Array, "k a"]
+    alpha: float = eqx.field(static=True)
+    temperature: float = eqx.field(static=True)
+
+    def mix(self, q: Array, value: Array, guide: Array) -> Array:
+        return (1 - self.alpha) * (value - q) / self.scale + self.alpha * guide
+
+    def _relations(self, states: Array, actions: Array) -> tuple[Array, Array]:
+        return (
+            relation(states, self.keypoint_states, self.temperature),
+            relation(actions, self.keypoint_actions, self.temperature),
+        )
+
+    def __call__(self, states: Float[Array, "n s"], actions: Float[Array, "n a"]) -> Float[Array, " n"]:
+        """Cost of each pair (s_i, a_i)."""
+        q = self.critic.minimum(states, actions)
+        value = jax.vmap(self.value)(states)
+        guide = jnp.zeros_like(q)
+        if self.alpha > 0:
+            by_state, by_action = self._relations(states, actions)
+            guide = jax.vmap(lambda s, a: guiding_cost(s[None], a[None])[0, 0])(by_state, by_action)
+        return self.mix(q, value, guide)
+
+    def pairwise(self, states: Float[Array, "n s"], actions: Float[Array, "m a"]) -> Float[Array, "n m"]:
+        """Cost of every pair (s_i, a_j)."""
+        q = self.critic.pairwise_minimum(states, actions)
+        value = jax.vmap(self.value)(states)[:, None]
+        guide = jnp.zeros_like(q)
+        if self.alpha > 0:
+            guide = guiding_cost(*self._relations(states, actions))
+        return self.mix(q, value, guide)
+
+
+class Compatibility(eqx.Module):
+    """H(s, a) = (u(s) + v(a) - c(s, a))_+ / (2 epsilon), and the choice among candidate actions by it."""
+
+    cost: TransportCost
+    potentials: Potentials
+    trained: Bool[Array, ""]  # False until the potentials have seen data
+    epsilon: float = eqx.field(static=True)
+
+    def __call__(self, states: Float[Array, "n s"], actions: Float[Array, "n a"]) -> Float[Array, " n"]:
+        """H of each pair (s_i, a_i)."""
+        excess = self.potentials.u(states) + self.potentials.v(actions) - self.cost(states, actions)
+        return jnp.maximum(excess, 0.0) / (2 * self.epsilon)
+
+    def choose(
+        self, state: Float[Array, " s"], candidates: Float[Array, "N a"], key: PRNGKeyArray
+    ) -> tuple[Int[Array, ""], Bool[Array, ""]]:
+        """Draw one candidate with probability proportional to H.
+
+        Where there is no H to go by (untrained potentials, or every H zero) IDQL's rule is used: weight 0.7 where Q > V, 0.3 elsewhere
+        (Hansen-Estruch et al., 2023, with expectile 0.7).
+
+        Returns:
+            the index of the candidate, and whether every H was zero.
+        """
+        states = jnp.broadcast_to(state, (candidates.shape[0], state.shape[0]))
+        H = self(states, candidates)
+        q = self.cost.critic.minimum(states, candidates)
+        idql = jnp.where(q > self.cost.value(state), 0.7, 0.3)
+        none = jnp.all(H <= 0)
+        weights = jnp.where(self.trained & ~none, H, idql)
+        return jax.random.categorical(key, jnp.log(weights)), none & self.trained

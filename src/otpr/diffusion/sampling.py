@@ -1,0 +1,68 @@
+"""Samplers: from noise to an action chunk.
+
+Sources: DDPM, Ho et al., 2020 (eq. 6-7, ancestral sampling); DDIM, Song et al., "Denoising diffusion implicit models",
+2021 (eq. 12, eta = 0).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from otpr.diffusion.schedule import NoiseSchedule
+
+Method = Literal["ddpm", "ddim"]
+
+
+def sample(
+    predict_noise: Callable,
+    schedule: NoiseSchedule,
+    shape: tuple[int, ...],
+    key: PRNGKeyArray,
+    *,
+    method: Method = "ddpm",
+    steps: int | None = None,
+    bound: float | None = 1.0,
+) -> Float[Array, "..."]:
+    """Draw chunks by reversing the noise process.
+
+    Args:
+        predict_noise: takes (noisy chunks of `shape`, level) and returns the predicted noise of the same shape.
+        shape: shape of the result; the last axis is the flattened chunk.
+        method: "ddpm" draws fresh noise at every step, "ddim" only at the start.
+        steps: how many of the schedule's levels to visit, evenly spaced; None visits all.
+        bound: the estimate of the clean chunk is clipped to [-bound, bound] at every step; None never clips.
+    """
+    steps = schedule.steps if steps is None else steps
+    if not 1 <= steps <= schedule.steps:
+        raise ValueError(f"steps must lie in 1..{schedule.steps} (the schedule's levels), got {steps}.")
+    levels = np.linspace(schedule.steps - 1, 0, steps).round().astype(int) if steps > 1 else [schedule.steps - 1]
+    levels = np.asarray(levels)
+    alpha_bar = schedule.alpha_bar[levels]
+    alpha_bar_next = jnp.append(schedule.alpha_bar[levels[1:]], 1.0)  # after the last step the chunk is clean
+
+    def step(carry, inputs):
+        chunk, key = carry
+        k, ab, ab_next = inputs
+        noise = predict_noise(chunk, k)
+        clean = (chunk - jnp.sqrt(1 - ab) * noise) / jnp.sqrt(ab)
+        if bound is not None:
+            clean = jnp.clip(clean, -bound, bound)
+            noise = (chunk - jnp.sqrt(ab) * clean) / jnp.sqrt(1 - ab)  # the noise the clipped estimate implies
+        if method == "ddim":
+            return (jnp.sqrt(ab_next) * clean + jnp.sqrt(1 - ab_next) * noise, key), None
+        key, noise_key = jax.random.split(key)
+        variance = (1 - ab_next) / (1 - ab) * (1 - ab / ab_next)  # of q(a_next | a_k, a_0); 0 at the last step
+        direction = jnp.sqrt(jnp.maximum(1 - ab_next - variance, 0.0))
+        fresh = jnp.sqrt(variance) * jax.random.normal(noise_key, chunk.shape)
+        return (jnp.sqrt(ab_next) * clean + direction * noise + fresh, key), None
+
+    start_key, key = jax.random.split(key)
+    start = jax.random.normal(start_key, shape)
+    (chunk, _), _ = jax.lax.scan(step, (start, key), (jnp.asarray(levels), alpha_bar, alpha_bar_next))
+    return chunk

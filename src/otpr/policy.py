@@ -1,0 +1,222 @@
+"""The policy as deployed: observation in, action chunk out, with everything it needs inside.
+
+On disk a policy is a folder of two files: `policy.json`, its architecture, and `weights.npz`, its arrays by name. Neither
+can carry code, so a policy from a stranger is safe to load.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, PRNGKeyArray
+
+from otpr.compatibility import Compatibility, TransportCost
+from otpr.critics import QEnsemble
+from otpr.diffusion import NoiseNetwork, NoiseSchedule, sample
+from otpr.errors import OtprError
+from otpr.normalization import Normalizer
+from otpr.ot import Potentials
+
+
+class Policy(eqx.Module):
+    """A diffusion policy over action chunks; with a chooser, the best compatible of several samples.
+
+    Args:
+        network: predicts the noise in a flattened chunk.
+        schedule: the noise levels it was trained with.
+        normalizer: statistics of the observations it was trained on.
+        chooser: chooses among `candidates` samples by compatibility; None draws one sample.
+        chunk_length: h, actions in a chunk, all executed before the next observation is used.
+        action_dim: dimension of one action, entries in [-1, 1].
+    """
+
+    network: NoiseNetwork
+    schedule: NoiseSchedule
+    normalizer: Normalizer
+    chooser: Compatibility | None
+    chunk_length: int = eqx.field(static=True)
+    action_dim: int = eqx.field(static=True)
+    candidates: int = eqx.field(static=True)
+
+    def single(self) -> Policy:
+        """The same score network, one sample, no chooser."""
+        return eqx.tree_at(lambda p: p.chooser, self, None, is_leaf=lambda x: x is None)
+
+    def propose(self, state: Float[Array, " s"], key: PRNGKeyArray, n: int) -> Float[Array, "n a"]:
+        """`n` sampled chunks, flattened, for one normalised observation."""
+
+        def predict_noise(chunks, k):
+            return jax.vmap(lambda chunk: self.network(state, chunk, k))(chunks)
+
+        return sample(predict_noise, self.schedule, (n, self.chunk_length * self.action_dim), key)
+
+    @eqx.filter_jit
+    def act_batch(
+        self, observations: Float[Array, "n o"], keys: PRNGKeyArray
+    ) -> tuple[Float[Array, "n h act"], Bool[Array, " n"]]:
+        """One chunk for each observation, each with its own key.
+
+        Returns:
+            the chunks, and for each whether every candidate's H was zero (False without a chooser).
+        """
+
+        def act_one(observation, key):
+            propose_key, choose_key = jax.random.split(key)
+            state = self.normalizer(observation)
+            if self.chooser is None:
+                return self.propose(state, propose_key, 1)[0], jnp.asarray(False)
+            chunks = self.propose(state, propose_key, self.candidates)
+            index, none = self.chooser.choose(state, chunks, choose_key)
+            return chunks[index], none
+
+        chunks, none = jax.vmap(act_one)(observations, keys)
+        return chunks.reshape(-1, self.chunk_length, self.action_dim), none
+
+    def act(self, observation: np.ndarray, seed: int) -> np.ndarray:
+        """An action chunk of shape (h, action_dim), entries in [-1, 1], for one raw observation of shape (o,)."""
+        observation = np.asarray(observation, np.float32)
+        if observation.shape != self.normalizer.mean.shape:
+            raise ValueError(f"observation has shape {observation.shape}, the policy expects {self.normalizer.mean.shape}.")
+        if not np.isfinite(observation).all():
+            raise ValueError(f"observation is not finite at indices {np.flatnonzero(~np.isfinite(observation)).tolist()}.")
+        chunks, _ = self.act_batch(observation[None], jax.random.key(seed)[None])
+        return np.asarray(chunks[0])
+
+    def save(self, path: str | os.PathLike[str], *, task: str) -> None:
+        """Write the policy to the folder `path`, whole or not at all; a policy already there is replaced.
+
+        Args:
+            path: the folder; its parents are made.
+            task: the task it was trained on, for whoever finds the file.
+        """
+        path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as scratch:
+            new = Path(scratch) / "new"
+            new.mkdir()
+            document = {"format": FORMAT, "task": task, **_architecture(self)}
+            (new / "policy.json").write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
+            np.savez(new / "weights.npz", **{name: np.asarray(leaf) for name, leaf in _arrays(self).items()})
+            if path.exists():
+                path.rename(Path(scratch) / "old")
+            new.rename(path)
+
+
+FORMAT = 1
+"""Version of the files; it rises when older code could no longer read them."""
+
+
+def load_policy(path: str | os.PathLike[str]) -> Policy:
+    """Read a policy: `load_policy(path).act(observation, seed)` gives a chunk of shape (h, action_dim).
+
+    Args:
+        path: the folder that `Policy.save` wrote, or a run directory with a `policy` folder in it.
+
+    Raises:
+        OtprError: there is no policy, or its files are damaged or of a later format.
+    """
+    path = Path(path)
+    folder = path if (path / "policy.json").is_file() else path / "policy"
+    if not (folder / "policy.json").is_file():
+        raise OtprError(f"There is no policy in {path}: expected policy.json there or in its folder 'policy'.")
+    try:
+        document = json.loads((folder / "policy.json").read_text(encoding="utf-8"))
+        if document["format"] > FORMAT:
+            raise OtprError(
+                f"{folder} is a policy of format {document['format']}; this otpr reads up to {FORMAT}. Upgrade otpr."
+            )
+        skeleton = eqx.filter_eval_shape(_skeleton, document)
+        with np.load(folder / "weights.npz", allow_pickle=False) as stored:
+            weights = {name: stored[name] for name in stored.files}
+    except (OSError, KeyError, TypeError, ValueError, zipfile.BadZipFile) as error:
+        raise OtprError(f"The policy in {folder} is damaged: {error}. Copy or save it again.") from error
+    wanted = _arrays(skeleton)
+    if set(wanted) != set(weights):
+        odd = sorted(set(wanted) ^ set(weights))[0]
+        raise OtprError(f"The policy in {folder} is damaged: weights.npz and policy.json disagree on {odd!r}.")
+    for name, leaf in wanted.items():
+        if weights[name].shape != leaf.shape or weights[name].dtype != leaf.dtype:
+            raise OtprError(
+                f"The policy in {folder} is damaged: {name} is {weights[name].dtype}{weights[name].shape} in "
+                f"weights.npz, {leaf.dtype}{leaf.shape} by policy.json."
+            )
+
+    def fill(name, leaf):
+        return jnp.asarray(weights[jax.tree_util.keystr(name)]) if eqx.is_array_like(leaf) or hasattr(leaf, "shape") else leaf
+
+    return jax.tree_util.tree_map_with_path(fill, skeleton)
+
+
+def _arrays(tree: Any) -> dict[str, Any]:
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return {jax.tree_util.keystr(name): leaf for name, leaf in leaves if hasattr(leaf, "shape")}
+
+
+def _architecture(policy: Policy) -> dict[str, Any]:
+    """Everything about a policy that is not an array; `_skeleton` is its inverse."""
+    chooser = policy.chooser
+    document: dict[str, Any] = {
+        "observation_dim": policy.normalizer.mean.shape[0],
+        "action_dim": policy.action_dim,
+        "chunk_length": policy.chunk_length,
+        "candidates": policy.candidates,
+        "denoising_steps": policy.schedule.steps,
+        "network": {
+            "width": policy.network.mlp.width_size,
+            "depth": policy.network.mlp.depth,
+            "time_width": policy.network.time_width,
+        },
+        "chooser": None,
+    }
+    if chooser is not None:
+        cost = chooser.cost
+        document["chooser"] = {
+            "critic": {"size": cost.critic.size, "width": cost.critic.width, "depth": cost.critic.depth},
+            "value": {"width_size": cost.value.width_size, "depth": cost.value.depth},
+            "potentials": {
+                "width": chooser.potentials.state_network.width_size,
+                "depth": chooser.potentials.state_network.depth,
+            },
+            "keypoints": cost.keypoint_states.shape[0],
+            "alpha": cost.alpha,
+            "temperature": cost.temperature,
+            "epsilon": chooser.epsilon,
+        }
+    return document
+
+
+def _skeleton(document: dict[str, Any]) -> Policy:
+    """A policy of the architecture that `_architecture` describes, its arrays yet to be filled in."""
+    key = jax.random.key(0)
+    state_dim, chunk_dim = document["observation_dim"], document["chunk_length"] * document["action_dim"]
+    chooser = None
+    if (about := document["chooser"]) is not None:
+        cost = TransportCost(
+            critic=QEnsemble(state_dim, chunk_dim, **about["critic"], key=key),
+            value=eqx.nn.MLP(state_dim, "scalar", activation=jax.nn.relu, **about["value"], key=key),
+            scale=jnp.asarray(1.0),
+            keypoint_states=jnp.zeros((about["keypoints"], state_dim)),
+            keypoint_actions=jnp.zeros((about["keypoints"], chunk_dim)),
+            alpha=about["alpha"],
+            temperature=about["temperature"],
+        )
+        potentials = Potentials(state_dim, chunk_dim, **about["potentials"], key=key)
+        chooser = Compatibility(cost, potentials, jnp.asarray(False), about["epsilon"])
+    return Policy(
+        network=NoiseNetwork(state_dim, chunk_dim, **document["network"], key=key),
+        schedule=NoiseSchedule.cosine(document["denoising_steps"]),
+        normalizer=Normalizer(jnp.zeros(state_dim), jnp.ones(state_dim)),
+        chooser=chooser,
+        chunk_length=document["chunk_length"],
+        action_dim=document["action_dim"],
+        candidates=document["candidates"],
+    )
