@@ -12,6 +12,7 @@ import imageio_ffmpeg
 import numpy as np
 import pytest
 
+from otpr.errors import OtprError
 from otpr.report import video
 
 PICTURE = (7, 90, 200)
@@ -127,6 +128,22 @@ def test_where_rendering_fails_one_line_says_so_and_an_older_film_stays(
     assert path.read_bytes() == b"older"
     assert list(tmp_path.iterdir()) == [path]
     assert broken.closed
+
+
+def test_where_opengl_keeps_the_simulator_from_loading_one_line_says_so(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+):
+    def make_env(task_id: str, render_mode: str) -> gymnasium.Env:
+        raise AttributeError("glGetError")
+
+    monkeypatch.setattr(video, "make_env", make_env)
+    line = video.record("fake", still, [5], tmp_path / "film.mp4")
+    assert line.startswith("No video: the simulator does not start (AttributeError: glGetError). ")
+
+
+def test_unknown_task_is_an_error(tmp_path: Path):
+    with pytest.raises(OtprError, match="Did you mean 'metaworld/peg-insert-side-v3'"):
+        video.record("metaworld/peg-insert-sid-v3", still, [5], tmp_path / "film.mp4")
 
 
 def test_where_there_is_no_encoder_one_line_says_how_to_get_it(

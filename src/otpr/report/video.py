@@ -75,7 +75,7 @@ def record(task_id: str, act_chunk: ActChunk, seeds: Sequence[int], path: str | 
     try:
         with (
             _rendering_backend(),
-            contextlib.closing(make_env(task_id, "rgb_array")) as env,
+            contextlib.closing(_make_env(task_id)) as env,
             _Film(scratch, env.metadata["render_fps"]) as film,
             Progress(len(seeds), "filming", "episodes", closing_line=False) as progress,
         ):
@@ -113,6 +113,14 @@ def _film_episode(env: gymnasium.Env, act_chunk: ActChunk, seed: int, label: str
             if step % film.stride == 0:
                 film.add(_framed(_render(env), RUNNING, label))
         chunk += 1
+
+
+def _make_env(task_id: str) -> gymnasium.Env:
+    try:
+        return make_env(task_id, "rgb_array")
+    # MuJoCo loads the chosen OpenGL when it is imported, which is here where nothing was simulated before.
+    except (ImportError, AttributeError, RuntimeError, OSError) as error:
+        raise _NoVideoError(f"the simulator does not start ({type(error).__name__}: {error})") from error
 
 
 def _render(env: gymnasium.Env) -> Frame:
