@@ -73,7 +73,7 @@ class Progress:
         self._fields.update(fields)
         self._history.append((now, self.done))
         # The entry just outside the window stays: where an advance takes minutes, there is still a rate.
-        while len(self._history) > 2 and self._history[1][0] <= now - RATE_WINDOW_SECONDS:
+        while self._history[1][0] <= now - RATE_WINDOW_SECONDS:
             self._history.popleft()
         if self._bar is not None:
             self._bar.update(self._task, completed=self.done, status=self._status())
