@@ -71,7 +71,9 @@ class QEnsemble(eqx.Module):
         """The least of the members' values: the pessimistic estimate that targets and costs are built on."""
         return jnp.min(self(states, actions), axis=0)
 
-    def pairwise_minimum(self, states: Float[Array, "n s"], actions: Float[Array, "m a"]) -> Float[Array, "n m"]:
+    def pairwise_minimum(
+        self, states: Float[Array, "n s"], actions: Float[Array, "m a"]
+    ) -> Float[Array, "n m"]:
         """`minimum` of every pair (s_i, a_j), a few rows at a time so that memory stays bounded."""
 
         def of_member(member):
@@ -96,6 +98,4 @@ def expectile_loss(difference: Float[Array, "*n"], expectile: float) -> Float[Ar
 
 def polyak(target, online, rate: float):
     """target + rate * (online - target), leaf by leaf."""
-    return jax.tree.map(
-        lambda t, o: t + rate * (o - t) if eqx.is_inexact_array(t) else t, target, online
-    )
+    return jax.tree.map(lambda t, o: t + rate * (o - t) if eqx.is_inexact_array(t) else t, target, online)

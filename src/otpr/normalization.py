@@ -16,7 +16,9 @@ class Normalizer(eqx.Module):
     mean: Float[Array, " o"]
     scale: Float[Array, " o"]
 
-    LIMIT: ClassVar[float] = 10.0  # in scales: a coordinate the demonstrations hardly moved must not drown all others
+    LIMIT: ClassVar[float] = (
+        10.0  # in scales: a coordinate the demonstrations hardly moved must not drown all others
+    )
 
     @classmethod
     def fit(cls, observations: np.ndarray) -> Self:

@@ -85,9 +85,13 @@ class Policy(eqx.Module):
         """An action chunk of shape (h, action_dim), entries in [-1, 1], for one raw observation of shape (o,)."""
         observation = np.asarray(observation, np.float32)
         if observation.shape != self.normalizer.mean.shape:
-            raise ValueError(f"observation has shape {observation.shape}, the policy expects {self.normalizer.mean.shape}.")
+            raise ValueError(
+                f"observation has shape {observation.shape}, the policy expects {self.normalizer.mean.shape}."
+            )
         if not np.isfinite(observation).all():
-            raise ValueError(f"observation is not finite at indices {np.flatnonzero(~np.isfinite(observation)).tolist()}.")
+            raise ValueError(
+                f"observation is not finite at indices {np.flatnonzero(~np.isfinite(observation)).tolist()}."
+            )
         chunks, _ = self.act_batch(observation[None], jax.random.key(seed)[None])
         return np.asarray(chunks[0])
 
@@ -124,10 +128,7 @@ def load_policy(path: str | os.PathLike[str]) -> Policy:
     Raises:
         OtprError: there is no policy, or its files are damaged or of a later format.
     """
-    path = Path(path)
-    folder = path if (path / "policy.json").is_file() else path / "policy"
-    if not (folder / "policy.json").is_file():
-        raise OtprError(f"There is no policy in {path}: expected policy.json there or in its folder 'policy'.")
+    folder = _folder(path)
     try:
         document = json.loads((folder / "policy.json").read_text(encoding="utf-8"))
         if document["format"] > FORMAT:
@@ -142,7 +143,9 @@ def load_policy(path: str | os.PathLike[str]) -> Policy:
     wanted = _arrays(skeleton)
     if set(wanted) != set(weights):
         odd = sorted(set(wanted) ^ set(weights))[0]
-        raise OtprError(f"The policy in {folder} is damaged: weights.npz and policy.json disagree on {odd!r}.")
+        raise OtprError(
+            f"The policy in {folder} is damaged: weights.npz and policy.json disagree on {odd!r}."
+        )
     for name, leaf in wanted.items():
         if weights[name].shape != leaf.shape or weights[name].dtype != leaf.dtype:
             raise OtprError(
@@ -151,9 +154,28 @@ def load_policy(path: str | os.PathLike[str]) -> Policy:
             )
 
     def fill(name, leaf):
-        return jnp.asarray(weights[jax.tree_util.keystr(name)]) if eqx.is_array_like(leaf) or hasattr(leaf, "shape") else leaf
+        return jnp.asarray(weights[jax.tree_util.keystr(name)]) if hasattr(leaf, "shape") else leaf
 
     return jax.tree_util.tree_map_with_path(fill, skeleton)
+
+
+def policy_task(path: str | os.PathLike[str]) -> str:
+    """The task that the policy in `path` was trained on."""
+    folder = _folder(path)
+    try:
+        return json.loads((folder / "policy.json").read_text(encoding="utf-8"))["task"]
+    except (OSError, KeyError, TypeError, ValueError) as error:
+        raise OtprError(f"The policy in {folder} is damaged: {error}. Copy or save it again.") from error
+
+
+def _folder(path: str | os.PathLike[str]) -> Path:
+    path = Path(path)
+    folder = path if (path / "policy.json").is_file() else path / "policy"
+    if not (folder / "policy.json").is_file():
+        raise OtprError(
+            f"There is no policy in {path}: expected policy.json there or in its folder 'policy'."
+        )
+    return folder
 
 
 def _arrays(tree: Any) -> dict[str, Any]:

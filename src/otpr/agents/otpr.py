@@ -86,9 +86,20 @@ class OTPR(eqx.Module):
         state_dim = base.normalizer.mean.shape[0]
         chunk_dim = base.chunk_length * base.action_dim
         critic_key, value_key, potential_key, key = jax.random.split(key, 4)
-        critic = QEnsemble(state_dim, chunk_dim, size=c.num_critics, width=c.critic_width, depth=c.critic_depth, key=critic_key)
-        value = eqx.nn.MLP(state_dim, "scalar", c.critic_width, c.critic_depth - 1, jax.nn.relu, key=value_key)
-        potentials = Potentials(state_dim, chunk_dim, width=c.potentials_width, depth=c.potentials_depth, key=potential_key)
+        critic = QEnsemble(
+            state_dim,
+            chunk_dim,
+            size=c.num_critics,
+            width=c.critic_width,
+            depth=c.critic_depth,
+            key=critic_key,
+        )
+        value = eqx.nn.MLP(
+            state_dim, "scalar", c.critic_width, c.critic_depth - 1, jax.nn.relu, key=value_key
+        )
+        potentials = Potentials(
+            state_dim, chunk_dim, width=c.potentials_width, depth=c.potentials_depth, key=potential_key
+        )
 
         def opt_state(optimizer, tree):
             return optimizer.init(eqx.filter(tree, eqx.is_array))
@@ -114,13 +125,20 @@ class OTPR(eqx.Module):
 
     def compatibility(self) -> Compatibility:
         cost = TransportCost(
-            self.target_critic, self.value, self.scale, self.keypoint_states, self.keypoint_actions,
-            self.config.alpha, self.config.temperature,
+            self.target_critic,
+            self.value,
+            self.scale,
+            self.keypoint_states,
+            self.keypoint_actions,
+            self.config.alpha,
+            self.config.temperature,
         )
         return Compatibility(cost, self.potentials, self.trained, self.config.epsilon)
 
     def deployed(self) -> Policy:
-        return dataclasses.replace(self.policy, chooser=self.compatibility(), candidates=self.config.candidates)
+        return dataclasses.replace(
+            self.policy, chooser=self.compatibility(), candidates=self.config.candidates
+        )
 
     # ---------------------------------------------------------------- critics
     def _bootstrap(self, next_states, key):
@@ -134,9 +152,16 @@ class OTPR(eqx.Module):
 
     def update(self, batch: Batch, update_policy: bool = True):
         c = self.config
-        key, target_key, pair_key, noise_key, = jax.random.split(self.key, 4)
+        (
+            key,
+            target_key,
+            pair_key,
+            noise_key,
+        ) = jax.random.split(self.key, 4)
         norm = self.policy.normalizer
-        data = Transitions(*(jnp.concatenate(f) for f in zip(batch.replay, batch.demonstrations, strict=True)))
+        data = Transitions(
+            *(jnp.concatenate(f) for f in zip(batch.replay, batch.demonstrations, strict=True))
+        )
         states, next_states = norm(data.observation), norm(data.next_observation)
         target_q = self.target_critic.minimum(states, data.chunk)
 
@@ -156,11 +181,21 @@ class OTPR(eqx.Module):
         (q_loss, q), grad = eqx.filter_value_and_grad(critic_loss, has_aux=True)(self.critic)
         critic, critic_state = _apply(optax.adam(c.learning_rate), grad, self.critic_state, self.critic)
         target_critic = polyak(self.target_critic, critic, c.target_rate)
-        metrics = {"critic/loss": q_loss, "critic/value_loss": v_loss, "critic/q": jnp.mean(q), "critic/q_max": jnp.max(q),
-                   "critic/value": jnp.mean(v)}
+        metrics = {
+            "critic/loss": q_loss,
+            "critic/value_loss": v_loss,
+            "critic/q": jnp.mean(q),
+            "critic/q_max": jnp.max(q),
+            "critic/value": jnp.mean(v),
+        }
         new = dataclasses.replace(
-            self, value=value, value_state=value_state, critic=critic, critic_state=critic_state,
-            target_critic=target_critic, key=key,
+            self,
+            value=value,
+            value_state=value_state,
+            critic=critic,
+            critic_state=critic_state,
+            target_critic=target_critic,
+            key=key,
         )
         if update_policy:
             new, policy_metrics = new._update_policy(batch, pair_key, noise_key)
@@ -179,13 +214,21 @@ class OTPR(eqx.Module):
         compat = self.compatibility()
         if c.pairing == "occurring":
             H = jnp.where(self.trained, compat(states, chunks), 1.0)
-            metrics = {"policy/compatibility": H.mean(), "policy/support": (H > 0).mean(),
-                       "policy/ess": H.sum() ** 2 / jnp.maximum((H**2).sum(), 1e-8) / H.shape[0]}
+            metrics = {
+                "policy/compatibility": H.mean(),
+                "policy/support": (H > 0).mean(),
+                "policy/ess": H.sum() ** 2 / jnp.maximum((H**2).sum(), 1e-8) / H.shape[0],
+            }
             rows = jax.random.categorical(key, jnp.log(jnp.maximum(H, 1e-12)), shape=(n,))
             return states[rows], chunks[rows], metrics
         # product measure: rows are replay states, columns the pool's chunks
         rows = norm(batch.replay.observation)[:n]
-        H = compatibility_of(compat.potentials.u(rows), compat.potentials.v(chunks), compat.cost.pairwise(rows, chunks), c.epsilon)
+        H = compatibility_of(
+            compat.potentials.u(rows),
+            compat.potentials.v(chunks),
+            compat.cost.pairwise(rows, chunks),
+            c.epsilon,
+        )
         columns = jax.random.categorical(key, jnp.log(jnp.maximum(H, 1e-12)), axis=1)
         return rows, chunks[columns], {"policy/support": (H > 0).mean()}
 
@@ -199,15 +242,22 @@ class OTPR(eqx.Module):
             return jnp.mean(denoising_losses(network, self.policy.schedule, states, chunks, noise_key))
 
         value, grad = eqx.filter_value_and_grad(loss)(self.policy_network)
-        network, policy_state = _apply(optax.adam(c.policy_learning_rate), grad, self.policy_state, self.policy_network)
+        network, policy_state = _apply(
+            optax.adam(c.policy_learning_rate), grad, self.policy_state, self.policy_network
+        )
         average = polyak(self.policy.network, network, c.ema_rate)
         new = dataclasses.replace(
-            self, policy_network=network, policy_state=policy_state, policy=dataclasses.replace(self.policy, network=average)
+            self,
+            policy_network=network,
+            policy_state=policy_state,
+            policy=dataclasses.replace(self.policy, network=average),
         )
         return new, {"policy/loss": value, **metrics}
 
     # ---------------------------------------------------------------- transport
-    def update_potentials(self, rows: Transitions, columns: Transitions, held_rows: Transitions, held_columns: Transitions):
+    def update_potentials(
+        self, rows: Transitions, columns: Transitions, held_rows: Transitions, held_columns: Transitions
+    ):
         c = self.config
         norm = self.policy.normalizer
         key, ascend_key = jax.random.split(self.key)
@@ -226,18 +276,35 @@ class OTPR(eqx.Module):
             mask = keypoint_mask(ids, ids)
         cost = compat.cost.pairwise(states, actions)
         potentials, potentials_state = ascend(
-            self.potentials, _potentials_optimizer(c), self.potentials_state, states, actions, cost, c.epsilon, mask,
-            steps=c.dual_steps, batch=c.ot_batch, key=ascend_key,
+            self.potentials,
+            _potentials_optimizer(c),
+            self.potentials_state,
+            states,
+            actions,
+            cost,
+            c.epsilon,
+            mask,
+            steps=c.dual_steps,
+            batch=c.ot_batch,
+            key=ascend_key,
         )
-        new = dataclasses.replace(new, potentials=potentials, potentials_state=potentials_state, trained=jnp.asarray(True))
+        new = dataclasses.replace(
+            new, potentials=potentials, potentials_state=potentials_state, trained=jnp.asarray(True)
+        )
         H = compatibility_of(potentials.u(states), potentials.v(actions), cost, c.epsilon, mask)
         row_e, col_e = marginal_errors(H)
         hs, ha = norm(held_rows.observation), held_columns.chunk
         Hh = compatibility_of(potentials.u(hs), potentials.v(ha), compat.cost.pairwise(hs, ha), c.epsilon)
         hrow, hcol = marginal_errors(Hh)
-        return new, {"ot/row_error": hrow, "ot/column_error": hcol, "ot/marginal_error": (hrow + hcol) / 2,
-                     "ot/train_error": (row_e + col_e) / 2, "ot/support": (Hh > 0).mean(), "ot/scale": scale,
-                     "ot/diag_H": jnp.mean(jnp.diagonal(H))}
+        return new, {
+            "ot/row_error": hrow,
+            "ot/column_error": hcol,
+            "ot/marginal_error": (hrow + hcol) / 2,
+            "ot/train_error": (row_e + col_e) / 2,
+            "ot/support": (Hh > 0).mean(),
+            "ot/scale": scale,
+            "ot/diag_H": jnp.mean(jnp.diagonal(H)),
+        }
 
 
 def _potentials_optimizer(c: OTPRConfig):

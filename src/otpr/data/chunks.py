@@ -9,7 +9,9 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import jax
 import numpy as np
+from jaxtyping import PRNGKeyArray
 
 from otpr.data.episodes import Episode
 
@@ -17,11 +19,15 @@ from otpr.data.episodes import Episode
 class Transitions(NamedTuple):
     """n transitions over chunks; every field has n rows. Float32."""
 
-    observation: np.ndarray  # (n, o) where the chunk starts
-    chunk: np.ndarray  # (n, h * a) the h actions, flattened step by step; past the episode's end the last repeats
-    reward: np.ndarray  # (n,) sum_i gamma^i r_i over the steps taken
-    discount: np.ndarray  # (n,) gamma^(steps taken), 0 where the episode terminated inside the chunk
-    next_observation: np.ndarray  # (n, o) after the chunk, or the last observation of the episode
+    observation: jax.Array | np.ndarray  # (n, o) where the chunk starts
+    chunk: (
+        jax.Array | np.ndarray
+    )  # (n, h * a) the h actions, flattened step by step; past the episode's end the last repeats
+    reward: jax.Array | np.ndarray  # (n,) sum_i gamma^i r_i over the steps taken
+    discount: (
+        jax.Array | np.ndarray
+    )  # (n,) gamma^(steps taken), 0 where the episode terminated inside the chunk
+    next_observation: jax.Array | np.ndarray  # (n, o) after the chunk, or the last observation of the episode
 
 
 def chunk_transitions(episode: Episode, chunk_length: int, gamma: float) -> Transitions:
@@ -52,4 +58,11 @@ def chunk_transitions(episode: Episode, chunk_length: int, gamma: float) -> Tran
 
 
 def concatenate(parts: list[Transitions]) -> Transitions:
+    """All the transitions of `parts`, in order, as NumPy arrays."""
     return Transitions(*(np.concatenate(field) for field in zip(*parts, strict=True)))
+
+
+def take(transitions: Transitions, key: PRNGKeyArray, n: int) -> Transitions:
+    """`n` transitions, uniformly with replacement."""
+    rows = jax.random.randint(key, (n,), 0, transitions.reward.shape[0])
+    return Transitions(*(field[rows] for field in transitions))

@@ -66,5 +66,7 @@ def _insert(replay: Replay, block: Transitions, n: Int[Array, ""]) -> Replay:
     offset = jnp.arange(_ROWS)
     # rows of padding are sent out of bounds, where `drop` ignores them
     rows = jnp.where(offset < n, (replay.position + offset) % capacity, capacity)
-    data = Transitions(*(old.at[rows].set(new, mode="drop") for old, new in zip(replay.data, block, strict=True)))
+    data = Transitions(
+        *(old.at[rows].set(new, mode="drop") for old, new in zip(replay.data, block, strict=True))
+    )
     return Replay(data, jnp.minimum(replay.size + n, capacity), (replay.position + n) % capacity)

@@ -41,7 +41,9 @@ def sample(
     steps = schedule.steps if steps is None else steps
     if not 1 <= steps <= schedule.steps:
         raise ValueError(f"steps must lie in 1..{schedule.steps} (the schedule's levels), got {steps}.")
-    levels = np.linspace(schedule.steps - 1, 0, steps).round().astype(int) if steps > 1 else [schedule.steps - 1]
+    levels = (
+        np.linspace(schedule.steps - 1, 0, steps).round().astype(int) if steps > 1 else [schedule.steps - 1]
+    )
     levels = np.asarray(levels)
     alpha_bar = schedule.alpha_bar[levels]
     alpha_bar_next = jnp.append(schedule.alpha_bar[levels[1:]], 1.0)  # after the last step the chunk is clean
@@ -53,11 +55,15 @@ def sample(
         clean = (chunk - jnp.sqrt(1 - ab) * noise) / jnp.sqrt(ab)
         if bound is not None:
             clean = jnp.clip(clean, -bound, bound)
-            noise = (chunk - jnp.sqrt(ab) * clean) / jnp.sqrt(1 - ab)  # the noise the clipped estimate implies
+            noise = (chunk - jnp.sqrt(ab) * clean) / jnp.sqrt(
+                1 - ab
+            )  # the noise the clipped estimate implies
         if method == "ddim":
             return (jnp.sqrt(ab_next) * clean + jnp.sqrt(1 - ab_next) * noise, key), None
         key, noise_key = jax.random.split(key)
-        variance = (1 - ab_next) / (1 - ab) * (1 - ab / ab_next)  # of q(a_next | a_k, a_0); 0 at the last step
+        variance = (
+            (1 - ab_next) / (1 - ab) * (1 - ab / ab_next)
+        )  # of q(a_next | a_k, a_0); 0 at the last step
         direction = jnp.sqrt(jnp.maximum(1 - ab_next - variance, 0.0))
         fresh = jnp.sqrt(variance) * jax.random.normal(noise_key, chunk.shape)
         return (jnp.sqrt(ab_next) * clean + direction * noise + fresh, key), None

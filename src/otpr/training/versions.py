@@ -27,7 +27,7 @@ def software_versions() -> dict[str, Any]:
         "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "python": platform.python_version(),
         **{package: _package_version(package) for package in PACKAGES},
-        "git_commit": _git_commit(),
+        "git_commit": git_commit(),
         "platform": platform.platform(),
         "devices": [str(device) for device in jax.devices()],
     }
@@ -40,7 +40,15 @@ def _package_version(package: str) -> str | None:
         return None
 
 
-def _git_commit() -> str | None:
+def code_version() -> str:
+    """The package's version, and the commit it was run at where that is known: "0.1.0 (3ed6795f0c1e)"."""
+    version, commit = metadata.version("otpr"), git_commit()
+    if commit is None:
+        return version
+    return f"{version} ({commit[:12]}{commit[40:]})"
+
+
+def git_commit() -> str | None:
     """The commit of our own checkout, ending in "+changes" where files differ from it."""
     checkout = Path(__file__).resolve().parents[3]
     # Otherwise git would answer with any repository that happens to lie around an installed package.

@@ -1,0 +1,56 @@
+"""Named settings of OTPR. docs/fidelity.md says where each comes from."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any, get_args, get_type_hints
+
+from otpr.agents.otpr import OTPRConfig
+from otpr.errors import OtprError, unknown_name
+
+PRESETS: dict[str, OTPRConfig] = {
+    "default": OTPRConfig(),
+}
+
+
+def agent_config(preset: str, changes: Sequence[str] = ()) -> OTPRConfig:
+    """The settings of a preset, with single fields changed.
+
+    Args:
+        preset: a name in `PRESETS`.
+        changes: strings "field=value".
+
+    Raises:
+        OtprError: the preset or a field is unknown (the message has the nearest name), or a value does not fit its field.
+    """
+    if preset not in PRESETS:
+        raise unknown_name("preset", preset, PRESETS)
+    values: dict[str, Any] = {}
+    hints = get_type_hints(OTPRConfig)
+    for change in changes:
+        name, equals, text = change.partition("=")
+        if not equals:
+            raise OtprError(f"--set takes field=value, given {change!r}.")
+        if name not in hints:
+            raise unknown_name("field", name, hints)
+        values[name] = _parse(name, text, hints[name])
+    try:
+        return dataclasses.replace(PRESETS[preset], **values)
+    except ValueError as error:
+        raise OtprError(f"--set: {error}") from error
+
+
+def _parse(name: str, text: str, kind: Any) -> Any:
+    if choices := get_args(kind):  # a Literal
+        if text not in choices:
+            raise unknown_name(f"value of {name}", text, choices)
+        return text
+    if kind is bool:
+        if text not in ("true", "false"):
+            raise OtprError(f"{name} must be true or false, given {text!r}.")
+        return text == "true"
+    try:
+        return kind(text)
+    except ValueError:
+        raise OtprError(f"{name} must be of type {kind.__name__}, given {text!r}.") from None

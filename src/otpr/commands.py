@@ -1,0 +1,332 @@
+"""What the command line does, one frozen dataclass a command: its fields are the options, `run` is the work."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from pathlib import Path
+from typing import Annotated, Any
+
+import rich
+import tyro
+from rich.table import Table
+
+from otpr.agents.otpr import OTPRConfig
+from otpr.agents.presets import agent_config
+from otpr.data.collect import collect
+from otpr.data.episodes import Episode, validate_episodes
+from otpr.data.minari_io import Demonstrations, read_dataset, write_dataset
+from otpr.data.seeds import evaluation_seed
+from otpr.envs import ChunkedVectorEnv, list_tasks, task_spec
+from otpr.errors import OtprError
+from otpr.policy import Policy, load_policy, policy_task
+from otpr.report.curve import learning_curve
+from otpr.report.video import record
+from otpr.training.evaluate import Evaluation, evaluate
+from otpr.training.finetune import FineTuning, LoopConfig
+from otpr.training.pretrain import PretrainConfig, pretrain
+from otpr.training.progress import Progress
+from otpr.training.run_directory import RunDirectory
+from otpr.training.versions import software_versions
+
+
+@dataclasses.dataclass(frozen=True)
+class Collect:
+    """Run the task's scripted expert and keep its successes as a Minari data set."""
+
+    # task id, e.g. metaworld/peg-insert-side-v3; `otpr info` lists them
+    task: Annotated[str, tyro.conf.Positional]
+    # folder of the data set
+    out: Path
+    # successful episodes to keep
+    episodes: int = 6
+    # standard deviation of the Gaussian noise on the expert's actions, which lie in [-1, 1]
+    noise: float = 0.3
+    # seed of initial conditions and noise
+    seed: int = 0
+    # replace the data set that is there
+    overwrite: bool = False
+
+    def run(self) -> None:
+        """Collect and write; nothing is written before all episodes are there."""
+        task_spec(self.task)
+        if self.out.exists() and not self.overwrite:
+            raise OtprError(f"{self.out} already exists. Use --overwrite to replace it, or another --out.")
+        attempts = 0
+        with Progress(self.episodes, f"demonstrations of {self.task}", "episodes") as progress:
+
+            def show(kept: int, attempted: int) -> None:
+                nonlocal attempts
+                attempts = attempted
+                progress.advance(kept - progress.done, attempts=attempted)
+
+            episodes = collect(
+                self.task, episodes=self.episodes, noise=self.noise, seed=self.seed, on_episode=show
+            )
+        write_dataset(
+            episodes,
+            self.out,
+            task_id=self.task,
+            expert="scripted",
+            noise=self.noise,
+            seed=self.seed,
+            overwrite=self.overwrite,
+        )
+        steps = sum(len(episode) for episode in episodes)
+        print(
+            f"{len(episodes)} demonstrations, {steps:,} steps, expert success {len(episodes) / attempts:.0%}: {self.out}"
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class Pretrain:
+    """Learn a diffusion policy over action chunks by imitation of a data set."""
+
+    # folder or Minari id of the demonstrations
+    data: str
+    # where everything about this run goes
+    run_dir: Path
+    # the policy and its training
+    config: Annotated[PretrainConfig, tyro.conf.arg(name="")] = PretrainConfig()
+    # task the data belongs to; needed only for a data set that otpr did not write
+    task: str | None = None
+    # seed of the network and the batches
+    seed: int = 0
+    # go on with the run in the directory
+    resume: bool = False
+    # delete the run in the directory first
+    overwrite: bool = False
+
+    def run(self) -> None:
+        """Train and save the policy."""
+        demonstrations, task = _demonstrations(self.data, self.task)
+        config = {"data": self.data, "task": task, "seed": self.seed, **dataclasses.asdict(self.config)}
+        with RunDirectory.open(
+            self.run_dir, command="pretrain", config=config, resume=self.resume, overwrite=self.overwrite
+        ) as run:
+            pretrain(demonstrations.episodes, self.config, run, task=task, seed=self.seed, resume=self.resume)
+        print(f"Policy: {self.run_dir / 'policy'}")
+
+
+@dataclasses.dataclass(frozen=True)
+class Finetune:
+    """Improve a policy by interaction with OTPR, without forgetting the demonstrations."""
+
+    # folder of the pre-trained policy: a policy, or the run directory of `otpr pretrain`
+    policy: Path
+    # folder or Minari id of the demonstrations
+    data: str
+    # where everything about this run goes
+    run_dir: Path
+    # the loop of interaction and learning
+    config: Annotated[LoopConfig, tyro.conf.arg(name="")] = LoopConfig()
+    # default, paper or release: see docs/fidelity.md
+    preset: str = "default"
+    # fields of the preset to change, as field=value, e.g. --set epsilon=0.1 candidates=32
+    set: tuple[str, ...] = ()
+    # task to interact with; where left out, the policy's
+    task: str | None = None
+    # every random number of the run derives from it
+    seed: int = 0
+    # go on with the run in the directory, exactly
+    resume: bool = False
+    # delete the run in the directory first
+    overwrite: bool = False
+
+    def run(self) -> None:
+        """Fine-tune, evaluate, save the policy and draw the learning curve."""
+        agent = agent_config(self.preset, self.set)
+        base = load_policy(self.policy)
+        demonstrations, task = _demonstrations(self.data, self.task or policy_task(self.policy))
+        _check_fits(demonstrations, base, str(self.policy), self.data)
+        config = {
+            "policy": str(self.policy),
+            "data": self.data,
+            "task": task,
+            "preset": self.preset,
+            "seed": self.seed,
+            "agent": dataclasses.asdict(agent),
+            "loop": dataclasses.asdict(self.config),
+        }
+        with RunDirectory.open(
+            self.run_dir, command="finetune", config=config, resume=self.resume, overwrite=self.overwrite
+        ) as run:
+            fine_tune(
+                run,
+                base,
+                demonstrations.episodes,
+                task=task,
+                preset=self.preset,
+                seed=self.seed,
+                agent=agent,
+                loop=self.config,
+                resume=self.resume,
+            )
+
+
+def fine_tune(
+    run: RunDirectory,
+    base: Policy,
+    episodes: list[Episode],
+    *,
+    task: str,
+    preset: str,
+    seed: int,
+    agent: OTPRConfig,
+    loop: LoopConfig,
+    resume: bool,
+) -> dict[str, Any]:
+    """Fine-tune in an open run directory, draw the learning curve and return the summary."""
+    with ChunkedVectorEnv(task, loop.num_envs, base.chunk_length, processes=True) as env:
+        job = FineTuning(
+            base, episodes, task=task, preset=preset, seed=seed, agent=agent, loop=loop, run=run, env=env
+        )
+        if resume:
+            job.restore()
+        summary = job.run_to_end()
+    curve = run.path / "learning_curve.png"
+    learning_curve(
+        run.rows(),
+        curve,
+        title=f"{task}, preset {preset}, seed {seed}",
+        base_success=summary["base_success"],
+    )
+    print(f"Policy: {run.path / 'policy'}   Learning curve: {curve}")
+    return summary
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluate:
+    """Compare policies on the same held-out initial conditions; film them where rendering works."""
+
+    # folders of policies or of run directories, each evaluated
+    policies: Annotated[tuple[Path, ...], tyro.conf.Positional]
+    # task to evaluate on; where left out, the first policy's
+    task: str | None = None
+    # episodes a policy
+    episodes: int = 100
+    # episodes run side by side
+    num_envs: int = 8
+    # a JSON file for the numbers
+    out: Path | None = None
+    # an MP4 file: the first two episodes of every policy
+    video: Path | None = None
+
+    def run(self) -> None:
+        """Evaluate, print a line a policy, write what was asked for."""
+        self.results()
+
+    def results(self) -> list[dict[str, Any]]:
+        """As `run`; also the numbers, a dict a policy (two for one that resamples: as deployed, and one sample)."""
+        if not self.policies:
+            raise OtprError("No policy was given. Usage: otpr evaluate POLICY [POLICY ...]")
+        if self.episodes < 1:
+            raise OtprError(f"--episodes must be at least 1, given {self.episodes}.")
+        task = self.task or policy_task(self.policies[0])
+        spec = task_spec(task)
+        results = []
+        for path in self.policies:
+            policy = load_policy(path)
+            have = (policy.normalizer.mean.shape[0], policy.action_dim)
+            if have != (spec.observation_dim, spec.action_dim):
+                raise OtprError(
+                    f"The policy in {path} has (observation, action) dimensions {have}; {task} has "
+                    f"{(spec.observation_dim, spec.action_dim)}. Give the task it was trained for with --task."
+                )
+            kinds = [("one sample", policy.single())]
+            if policy.chooser is not None:
+                kinds.insert(0, (f"best compatible of {policy.candidates}", policy))
+            with ChunkedVectorEnv(task, self.num_envs, policy.chunk_length, processes=True) as env:
+                for kind, variant in kinds:
+                    with Progress(
+                        self.episodes, f"evaluating {path}", "episodes", closing_line=False
+                    ) as progress:
+                        outcome = evaluate(variant, env, self.episodes, on_wave=progress.advance)
+                    print(f"{path}, {kind}: {outcome}")
+                    results.append(_as_dict(path, kind, task, outcome))
+            if self.video is not None:
+                film = (
+                    self.video.with_stem(f"{self.video.stem}-{len(results)}")
+                    if len(self.policies) > 1
+                    else self.video
+                )
+                print(record(task, policy.act, [evaluation_seed(0), evaluation_seed(1)], film))
+        if self.out is not None:
+            self.out.parent.mkdir(parents=True, exist_ok=True)
+            scratch = self.out.with_name(f".{self.out.name}.part")
+            scratch.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
+            os.replace(scratch, self.out)
+        return results
+
+
+@dataclasses.dataclass(frozen=True)
+class Info:
+    """Versions, devices, and every task with the extra that it needs."""
+
+    # as JSON, for programs
+    json: bool = False
+
+    def run(self) -> None:
+        """Print it."""
+        versions = software_versions()
+        tasks = list_tasks()
+        if self.json:
+            print(
+                json.dumps(
+                    {"versions": versions, "tasks": [dataclasses.asdict(task) for task in tasks]}, indent=2
+                )
+            )
+            return
+        for name, value in versions.items():
+            shown = ", ".join(value) if isinstance(value, list) else value
+            print(f"{name:18} {'not installed' if shown is None else shown}")
+        table = Table("task", "observation", "action", "limit", "expert", "needs", box=None)
+        for task in tasks:
+            needs = "installed" if task.installed else f"pip install 'otpr[{task.extra}]'"
+            dims = [str(dim or "?") for dim in (task.observation_dim, task.action_dim)]
+            table.add_row(task.id, *dims, str(task.episode_limit), "yes" if task.has_expert else "no", needs)
+        print()
+        rich.print(table)
+
+
+def _demonstrations(data: str, task: str | None) -> tuple[Demonstrations, str]:
+    """The data set, and the task: the one given, else its own."""
+    demonstrations = read_dataset(data)
+    own = demonstrations.task_id
+    if task is not None and own is not None and task != own:
+        raise OtprError(f"The demonstrations in {data} are of the task {own!r}, not of {task!r}.")
+    if task is None and own is None:
+        raise OtprError(f"The data set {data} does not name its task. Give it with --task.")
+    name = task or own
+    assert name is not None
+    spec = task_spec(name)
+    validate_episodes(
+        demonstrations.episodes, source=data, observation_dim=spec.observation_dim, action_dim=spec.action_dim
+    )
+    return demonstrations, name
+
+
+def _check_fits(demonstrations: Demonstrations, policy: Policy, policy_path: str, data: str) -> None:
+    """Refuse demonstrations of other dimensions than the policy's."""
+    first = demonstrations.episodes[0]
+    have = (first.observations.shape[1], first.actions.shape[1])
+    want = (policy.normalizer.mean.shape[0], policy.action_dim)
+    if have != want:
+        raise OtprError(
+            f"The demonstrations in {data} have (observation, action) dimensions {have}, the policy in "
+            f"{policy_path} has {want}. Fine-tune with the data the policy was trained on."
+        )
+
+
+def _as_dict(path: Path, kind: str, task: str, outcome: Evaluation) -> dict[str, Any]:
+    return {
+        "policy": str(path),
+        "kind": kind,
+        "task": task,
+        "success_rate": outcome.success_rate,
+        "interval_95": list(outcome.interval),
+        "episodes": outcome.episodes,
+        "mean_length": outcome.mean_length,
+        "zero_compatibility": outcome.zero_compatibility,
+    }

@@ -1,0 +1,66 @@
+"""Success rates on held-out initial conditions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+from otpr.data.seeds import evaluation_seed
+from otpr.envs import ChunkedVectorEnv
+from otpr.policy import Policy
+from otpr.report.statistics import Interval, wilson_interval
+from otpr.training.rollout import run_episodes
+
+ACTION_SEED = 2**31 - 1
+"""Seed of the actions sampled in evaluations: one for all, so that only the policy makes a difference."""
+
+
+class Evaluation(NamedTuple):
+    """What came of a number of episodes."""
+
+    successes: int
+    episodes: int
+    mean_length: float  # environment steps an episode
+    zero_compatibility: float  # share of decisions at which every candidate's H was zero
+
+    @property
+    def success_rate(self) -> float:
+        """Share of the episodes that succeeded."""
+        return self.successes / self.episodes
+
+    @property
+    def interval(self) -> Interval:
+        """95% Wilson interval of the success rate."""
+        return wilson_interval(self.successes, self.episodes)
+
+    def __str__(self) -> str:
+        low, high = self.interval
+        return f"{self.success_rate:.0%} ({self.successes} of {self.episodes}; 95%: {low:.0%} to {high:.0%})"
+
+
+def evaluate(
+    policy: Policy,
+    env: ChunkedVectorEnv,
+    episodes: int,
+    *,
+    on_wave: Callable[[int], None] | None = None,
+) -> Evaluation:
+    """Run the policy once from each of the first `episodes` held-out initial conditions.
+
+    The conditions and the randomness of the actions are the same for every policy and every run.
+
+    Args:
+        policy: with a chooser, as deployed; `policy.single()` for one sample.
+        env: environments to run in; their number does not change the conditions.
+        episodes: how many, >= 1.
+        on_wave: called with the number of episodes finished since the last call.
+    """
+    rollout = run_episodes(
+        env, policy, [evaluation_seed(i) for i in range(episodes)], action_seed=ACTION_SEED, on_wave=on_wave
+    )
+    return Evaluation(
+        successes=sum(episode.success for episode in rollout.episodes),
+        episodes=episodes,
+        mean_length=sum(len(episode) for episode in rollout.episodes) / episodes,
+        zero_compatibility=rollout.zero_compatibility,
+    )

@@ -1,0 +1,297 @@
+"""Online fine-tuning: roll out, learn, follow the critic with the potentials, evaluate, and be able to stop anywhere.
+
+The run is a state machine. Its whole state is `Progression` (a few numbers), the agent and its experience (arrays); each
+step looks at the state alone to decide what comes next. So a run that is stopped between any two steps and resumed does
+exactly what it would have done.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from otpr.agents.otpr import OTPR, OTPRConfig
+from otpr.data.chunks import Transitions, chunk_transitions, concatenate
+from otpr.data.episodes import Episode
+from otpr.data.replay import Replay
+from otpr.data.seeds import training_seed
+from otpr.envs import ChunkedVectorEnv, task_spec
+from otpr.policy import Policy
+from otpr.training import checkpoints
+from otpr.training.evaluate import evaluate
+from otpr.training.learning import Experience, update_block, update_potentials
+from otpr.training.progress import Progress
+from otpr.training.rollout import run_episodes
+from otpr.training.run_directory import RunDirectory
+from otpr.training.stopping import StopRequest
+from otpr.training.versions import code_version
+
+
+@dataclasses.dataclass(frozen=True)
+class LoopConfig:
+    """How interaction and learning alternate."""
+
+    # environment steps in all; the last round may overshoot by less than its episodes
+    env_steps: int = 50_000
+    # episodes a round, run side by side
+    num_envs: int = 8
+    # gradient steps for each environment step
+    update_ratio: float = 0.25
+    # environment steps before learning starts, and critic steps taken at that moment
+    warmup_steps: int = 2_000
+    warmup_updates: int = 2_000
+    # environment steps between evaluations, and their episodes; the first and the last have `final_eval_episodes`
+    eval_every: int = 10_000
+    eval_episodes: int = 50
+    final_eval_episodes: int = 100
+    # environment steps between checkpoints
+    checkpoint_every: int = 10_000
+
+
+@dataclasses.dataclass
+class Progression:
+    """Where a run stands."""
+
+    env_steps: int = 0
+    episodes: int = 0
+    warmup_updates: int = 0
+    updates: int = 0  # gradient steps taken, those of the warm-up included
+    updates_due: float = (
+        0.0  # gradient steps that the environment steps so far ask for and that are not taken
+    )
+    potentials_due: bool = False
+    potential_rounds: int = 0
+    evaluated_at: int = -1
+    checkpointed_at: int = 0
+    rows: int = 0  # of metrics
+    seconds: float = 0.0  # wall-clock, over all sittings
+    recent: list[bool] = dataclasses.field(default_factory=list)  # outcomes of the last training episodes
+    base_success: float | None = None
+    success: float | None = None  # of the last evaluation
+    success_single: float | None = None
+    marginal_error: float | None = None
+
+
+BLOCK = 250
+"""Gradient steps in one compiled block."""
+
+RECENT = 40
+"""Training episodes over which the rolling success rate is taken."""
+
+
+class FineTuning:
+    """One fine-tuning run; `run_to_end` does it.
+
+    Args:
+        base: the pre-trained policy.
+        episodes: the demonstrations, already validated.
+        task: the task to interact with.
+        preset: name of the preset that the agent's configuration came from, for the summary.
+        seed: every random number of the run derives from it.
+        agent: the algorithm's settings.
+        loop: the loop's settings.
+        run: where metrics, checkpoints and the policy go.
+        env: environments with the policy's chunk length.
+    """
+
+    def __init__(
+        self,
+        base: Policy,
+        episodes: list[Episode],
+        *,
+        task: str,
+        preset: str,
+        seed: int,
+        agent: OTPRConfig,
+        loop: LoopConfig,
+        run: RunDirectory,
+        env: ChunkedVectorEnv,
+    ):
+        self.base, self.task, self.preset, self.seed = base, task, preset, seed
+        self.loop, self.run, self.env = loop, run, env
+        parts = [chunk_transitions(episode, base.chunk_length, agent.gamma) for episode in episodes]
+        demonstrations = Transitions(*map(jnp.asarray, concatenate(parts)))
+        self.agent = OTPR.create(base, demonstrations, agent, jax.random.key(seed))
+        longest = task_spec(task).episode_limit * loop.num_envs  # the last round may overshoot by as much
+        n_demonstrated = demonstrations.reward.shape[0]
+        dims = (demonstrations.observation.shape[1], demonstrations.chunk.shape[1])
+        self.experience = Experience(
+            replay=Replay.create(loop.env_steps + longest, *dims),
+            successes=Replay.create(loop.env_steps + longest + n_demonstrated, *dims).add(demonstrations),
+            demonstrations=demonstrations,
+        )
+        self.at = Progression()
+
+    # ------------------------------------------------------------------------------------------- the machine
+
+    def run_to_end(self) -> dict[str, Any]:
+        """Do what is left of the run, save the policy and return the summary.
+
+        Raises:
+            Stopped: a signal asked to stop; the state is saved.
+        """
+        loop = self.loop
+        progress = Progress(
+            loop.env_steps, "fine-tuning", "steps", done=min(self.at.env_steps, loop.env_steps)
+        )
+        with progress, StopRequest() as stop:
+            while (step := self._next()) is not None:
+                before, started = self.at.env_steps, time.monotonic()
+                step(progress)
+                self.at.seconds += time.monotonic() - started
+                done = min(self.at.env_steps, loop.env_steps) - min(before, loop.env_steps)
+                if done:
+                    progress.advance(done, success=sum(self.at.recent) / len(self.at.recent))
+                if stop.requested or self.at.env_steps - self.at.checkpointed_at >= loop.checkpoint_every:
+                    self.save()
+                    stop.leave_if_requested(f"fine-tuning stopped at {self.at.env_steps:,} environment steps")
+            self.save()
+        self.agent.deployed().save(self.run.path / "policy", task=self.task)
+        summary = self.summary()
+        self.run.write_summary(summary)
+        return summary
+
+    def _next(self) -> Callable[[Progress], None] | None:
+        """What the state calls for; None at the end."""
+        at, loop = self.at, self.loop
+        if at.evaluated_at < 0:
+            return self._evaluate
+        if at.env_steps >= loop.warmup_steps:
+            if at.warmup_updates < loop.warmup_updates or at.updates_due >= BLOCK:
+                return self._learn
+            if at.potentials_due:
+                return self._follow
+        over = at.env_steps >= loop.env_steps
+        if at.evaluated_at < at.env_steps and (over or at.env_steps - at.evaluated_at >= loop.eval_every):
+            return self._evaluate
+        return None if over else self._collect
+
+    def _collect(self, progress: Progress) -> None:
+        """One round of episodes."""
+        at, n = self.at, self.loop.num_envs
+        rollout = run_episodes(
+            self.env,
+            self.agent.deployed(),
+            [training_seed(self.seed, at.episodes + i) for i in range(n)],
+            action_seed=self.seed,
+        )
+        gamma = self.agent.config.gamma
+        for episode in rollout.episodes:
+            transitions = chunk_transitions(episode, self.base.chunk_length, gamma)
+            replay, successes, demonstrations = self.experience
+            self.experience = Experience(
+                replay.add(transitions),
+                successes.add(transitions) if episode.success else successes,
+                demonstrations,
+            )
+            at.env_steps += len(episode)
+            at.updates_due += self.loop.update_ratio * len(episode)
+        at.episodes += n
+        at.recent = (at.recent + [episode.success for episode in rollout.episodes])[-RECENT:]
+        at.potentials_due = True
+        self._log(
+            {
+                "rollout/episodes": at.episodes,
+                "rollout/success_rate": sum(episode.success for episode in rollout.episodes) / n,
+                "rollout/success_rate_recent": sum(at.recent) / len(at.recent),
+                "rollout/length": sum(len(episode) for episode in rollout.episodes) / n,
+                "rollout/zero_compatibility": rollout.zero_compatibility,
+            }
+        )
+
+    def _learn(self, progress: Progress) -> None:
+        """One block of gradient steps: of the critics alone during warm-up, then of critics and policy."""
+        at = self.at
+        warming = at.warmup_updates < self.loop.warmup_updates
+        self.agent, metrics = update_block(self.agent, self.experience, BLOCK, not warming)
+        if warming:
+            at.warmup_updates += BLOCK
+        else:
+            at.updates_due -= BLOCK
+        at.updates += BLOCK
+        self._log({"updates": at.updates, **jax.device_get(metrics)})
+
+    def _follow(self, progress: Progress) -> None:
+        """Let the potentials follow the critic."""
+        self.agent, metrics = update_potentials(self.agent, self.experience)
+        metrics = jax.device_get(metrics)
+        self.at.potentials_due = False
+        self.at.potential_rounds += 1
+        self.at.marginal_error = float(metrics["ot/marginal_error"])
+        self._log({"ot/round": self.at.potential_rounds, **metrics})
+
+    def _evaluate(self, progress: Progress) -> None:
+        """The deployed policy and its single-sample self on the held-out initial conditions."""
+        at, loop = self.at, self.loop
+        first, last = at.evaluated_at < 0, at.env_steps >= loop.env_steps
+        episodes = loop.final_eval_episodes if first or last else loop.eval_episodes
+        started = time.monotonic()
+        deployed = self.base if first else self.agent.deployed()
+        chosen = evaluate(deployed, self.env, episodes)
+        # before fine-tuning both are the base policy
+        single = chosen if first else evaluate(deployed.single(), self.env, episodes)
+        at.evaluated_at = at.env_steps
+        at.success, at.success_single = chosen.success_rate, single.success_rate
+        if first:
+            at.base_success = chosen.success_rate
+        self._log(
+            {
+                "eval/success_rate": chosen.success_rate,
+                "eval/success_rate_single": single.success_rate,
+                "eval/episodes": episodes,
+                "eval/length": chosen.mean_length,
+                "eval/zero_compatibility": chosen.zero_compatibility,
+                "eval/seconds": time.monotonic() - started,
+            }
+        )
+        name = "base policy" if first else f"single sample {single.success_rate:.0%}, deployed"
+        progress.message(f"{at.env_steps:>7,} steps: {name} {chosen}")
+
+    # -------------------------------------------------------------------------------------------- the record
+
+    def _log(self, row: dict[str, Any]) -> None:
+        self.at.rows += 1
+        self.run.log(
+            {"env_steps": self.at.env_steps, "row": self.at.rows, "seconds": round(self.at.seconds, 3), **row}
+        )
+
+    def save(self) -> None:
+        """Write a checkpoint of everything."""
+        self.at.checkpointed_at = self.at.env_steps
+        arrays = (self.agent, self.experience.replay, self.experience.successes)
+        # numbered by rows: every step of the machine writes one, so the number grows from save to save
+        checkpoints.save(self.run.checkpoints, self.at.rows, arrays, dataclasses.asdict(self.at))
+
+    def restore(self) -> None:
+        """Go back to the newest checkpoint, or to the start where there is none; later rows of metrics are dropped."""
+        step = checkpoints.latest(self.run.checkpoints)
+        if step is not None:
+            like = (self.agent, self.experience.replay, self.experience.successes)
+            (agent, replay, successes), state = checkpoints.load(self.run.checkpoints, step, like)
+            self.agent = agent
+            self.experience = Experience(replay, successes, self.experience.demonstrations)
+            self.at = Progression(**state)
+        self.run.rewind("row", self.at.rows)
+
+    def summary(self) -> dict[str, Any]:
+        """The outcome so far, as it goes into summary.json."""
+        at = self.at
+        return {
+            "task": self.task,
+            "algorithm": "otpr",
+            "preset": self.preset,
+            "seed": self.seed,
+            "env_steps": at.env_steps,
+            "base_success": at.base_success,
+            "final_success": at.success,
+            "final_success_single": at.success_single,
+            "eval_episodes": self.loop.final_eval_episodes,
+            "wall_seconds": round(at.seconds, 1),
+            "ot_marginal_error": at.marginal_error,
+            "code_version": code_version(),
+        }

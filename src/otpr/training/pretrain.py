@@ -1,0 +1,151 @@
+"""Imitation: a score-based diffusion policy over action chunks, from demonstrations alone."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jaxtyping import Array, PRNGKeyArray
+
+from otpr.critics import polyak
+from otpr.data.chunks import Transitions, concatenate, chunk_transitions, take
+from otpr.data.episodes import Episode
+from otpr.diffusion import NoiseNetwork, NoiseSchedule, denoising_losses
+from otpr.normalization import Normalizer
+from otpr.policy import Policy
+from otpr.training import checkpoints
+from otpr.training.progress import Progress
+from otpr.training.run_directory import RunDirectory
+from otpr.training.stopping import StopRequest
+
+
+@dataclasses.dataclass(frozen=True)
+class PretrainConfig:
+    """What imitation depends on."""
+
+    # actions in a chunk, executed open loop
+    chunk_length: int = 8
+    # noise levels of the diffusion
+    denoising_steps: int = 10
+    # width and number of the score network's hidden layers
+    width: int = 256
+    depth: int = 3
+    # gradient steps; the learning rate falls from its value to 0 along a cosine
+    updates: int = 3000
+    batch_size: int = 256
+    learning_rate: float = 1e-3
+    # the policy that is kept is a moving average of the weights, moved by this much each step
+    ema_rate: float = 0.005
+
+
+class Imitation(eqx.Module):
+    """The state of imitation learning, an immutable pytree."""
+
+    network: NoiseNetwork
+    policy: Policy  # its network is the moving average of `network`
+    optimizer_state: optax.OptState
+    key: PRNGKeyArray
+    config: PretrainConfig = eqx.field(static=True)
+
+    @classmethod
+    def create(cls, episodes: list[Episode], config: PretrainConfig, key: PRNGKeyArray) -> Imitation:
+        network_key, key = jax.random.split(key)
+        observations = np.concatenate([episode.observations for episode in episodes])
+        action_dim = episodes[0].actions.shape[1]
+        network = NoiseNetwork(
+            observations.shape[1],
+            config.chunk_length * action_dim,
+            width=config.width,
+            depth=config.depth,
+            key=network_key,
+        )
+        policy = Policy(
+            network=network,
+            schedule=NoiseSchedule.cosine(config.denoising_steps),
+            normalizer=Normalizer.fit(observations),
+            chooser=None,
+            chunk_length=config.chunk_length,
+            action_dim=action_dim,
+            candidates=1,
+        )
+        optimizer_state = _optimizer(config).init(eqx.filter(network, eqx.is_array))
+        return cls(network, policy, optimizer_state, key, config)
+
+    def update(self, batch: Transitions) -> tuple[Imitation, Array]:
+        """One step of denoising score matching on (observation, chunk) pairs; also its loss."""
+        key, noise_key = jax.random.split(self.key)
+        states = self.policy.normalizer(batch.observation)
+
+        def loss_of(network):
+            return jnp.mean(denoising_losses(network, self.policy.schedule, states, batch.chunk, noise_key))
+
+        loss, gradient = eqx.filter_value_and_grad(loss_of)(self.network)
+        updates, optimizer_state = _optimizer(self.config).update(gradient, self.optimizer_state)
+        network = eqx.apply_updates(self.network, updates)
+        average = polyak(self.policy.network, network, self.config.ema_rate)
+        policy = dataclasses.replace(self.policy, network=average)
+        return Imitation(network, policy, optimizer_state, key, self.config), loss
+
+
+def _optimizer(config: PretrainConfig) -> optax.GradientTransformation:
+    return optax.adam(optax.cosine_decay_schedule(config.learning_rate, config.updates))
+
+
+@eqx.filter_jit
+def _update_block(state: Imitation, data: Transitions, updates: int) -> tuple[Imitation, Array]:
+    arrays, static = eqx.partition(state, eqx.is_array)
+
+    def step(arrays, _):
+        state = eqx.combine(arrays, static)
+        key, batch_key = jax.random.split(state.key)
+        state = eqx.tree_at(lambda s: s.key, state, key)
+        state, loss = state.update(take(data, batch_key, state.config.batch_size))
+        return eqx.filter(state, eqx.is_array), loss
+
+    arrays, losses = jax.lax.scan(step, arrays, length=updates)
+    return eqx.combine(arrays, static), jnp.mean(losses)
+
+
+def pretrain(
+    episodes: list[Episode],
+    config: PretrainConfig,
+    run: RunDirectory,
+    *,
+    task: str,
+    seed: int,
+    resume: bool,
+) -> Policy:
+    """Train a policy by imitation and save it as `policy` in the run directory.
+
+    Args:
+        episodes: demonstrations, already validated.
+        run: where metrics, checkpoints and the policy go.
+        task: the task's name, stored beside the policy.
+        resume: go on from the newest checkpoint in the run directory.
+    """
+    data = concatenate([chunk_transitions(episode, config.chunk_length, gamma=1.0) for episode in episodes])
+    data = Transitions(*map(jnp.asarray, data))
+    state, done = Imitation.create(episodes, config, jax.random.key(seed)), 0
+    if resume and (step := checkpoints.latest(run.checkpoints)) is not None:
+        state, _ = checkpoints.load(run.checkpoints, step, state)
+        done = step
+        run.rewind("updates", done)
+    with Progress(config.updates, "pretraining", "updates", done=done) as progress, StopRequest() as stop:
+        while done < config.updates:
+            n = min(_BLOCK, config.updates - done)
+            state, loss = _update_block(state, data, n)
+            done += n
+            run.log({"updates": done, "pretrain/loss": loss})
+            progress.advance(n, loss=float(loss))
+            if stop.requested or done == config.updates:
+                checkpoints.save(run.checkpoints, done, state, {})
+                stop.leave_if_requested(f"pretraining stopped at {done:,} updates")
+    state.policy.save(run.path / "policy", task=task)
+    return state.policy
+
+
+_BLOCK = 250

@@ -1,0 +1,46 @@
+"""Ctrl-C and SIGTERM: finish the step at hand, save, and say how to go on."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from types import FrameType, TracebackType
+from typing import Self
+
+
+class Stopped(Exception):
+    """A run was asked to stop and has saved its state; the message says where it stands."""
+
+
+class StopRequest:
+    """While it is entered, the first SIGINT or SIGTERM only sets `requested`; a second one interrupts at once.
+
+    Whoever loops looks at `requested` between steps that leave a consistent state, saves, and calls
+    `leave_if_requested`. Outside the main thread signals stay as they are.
+    """
+
+    requested: bool = False
+
+    def __enter__(self) -> Self:
+        self._before = {}
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self._before[number] = signal.signal(number, self._handle)
+        return self
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        if self.requested:
+            raise KeyboardInterrupt
+        self.requested = True
+        print("\nStopping: saving first, which takes a few seconds. Once more stops at once.", flush=True)
+
+    def leave_if_requested(self, message: str) -> None:
+        """Raise `Stopped` with the message if a stop was requested."""
+        if self.requested:
+            raise Stopped(message)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
