@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shlex
+import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, get_type_hints
 
 import tyro
 
@@ -20,12 +24,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: without the program's name; None takes the process's.
 
     Returns:
-        The exit status: 0 done, 2 something the user can mend, 130 stopped by a signal (the state is saved).
+        The exit status: 0 done, 2 something the user can mend, 130 stopped by a signal.
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        if arguments and not arguments[0].startswith("-") and arguments[0] not in COMMANDS:
-            raise unknown_name("command", arguments[0], COMMANDS)
         return _run(arguments)
     except OtprError as error:
         print(f"otpr: {error}", file=sys.stderr)
@@ -36,24 +38,62 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(arguments: list[str]) -> int:
+    if arguments and not arguments[0].startswith("-") and arguments[0] not in COMMANDS:
+        raise unknown_name("command", arguments[0], COMMANDS)
     # JAX takes seconds to import; a misspelt command need not wait for it
     from otpr.commands import Collect, Evaluate, Finetune, Info, Pretrain
     from otpr.quickstart import Quickstart
     from otpr.training.compilation import use_compilation_cache
     from otpr.training.stopping import Stopped
 
-    command = tyro.extras.subcommand_cli_from_dict(
-        dict(zip(COMMANDS, (Quickstart, Collect, Pretrain, Finetune, Evaluate, Info), strict=True)),
-        prog="otpr",
-        description="Fine-tune a diffusion policy by reinforcement learning with optimal transport.",
-        args=arguments,
-        config=(tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff),
+    commands: dict[str, Any] = dict(
+        zip(COMMANDS, (Quickstart, Collect, Pretrain, Finetune, Evaluate, Info), strict=True)
     )
+    if arguments and arguments[0] in commands:
+        _check_options(arguments[0], commands[arguments[0]], arguments[1:])
+    try:
+        command = tyro.extras.subcommand_cli_from_dict(
+            commands,
+            prog="otpr",
+            description="Fine-tune a diffusion policy by reinforcement learning with optimal transport.",
+            args=arguments,
+            config=(tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff),
+        )
+    except SystemExit as exit:  # after --help, or after tyro has said what is wrong
+        return exit.code if isinstance(exit.code, int) else 2
     use_compilation_cache()
     try:
         command.run()
     except Stopped as stopped:
-        again = [argument for argument in arguments if argument not in ("--overwrite", "--resume")]
-        print(f"otpr: {stopped}. Go on with:\n  otpr {shlex.join([*again, '--resume'])}")
+        print(f"otpr: {stopped}. Go on with:\n  {_again(arguments)}")
         return 130
     return 0
+
+
+def _check_options(name: str, command: type, arguments: list[str]) -> None:
+    """Refuse a misspelt option: tyro names the nearest right one only where nothing else is wrong."""
+    known = {"--help", *(f"--{field.replace('_', '-')}" for field in _fields(command))}
+    for argument in arguments:
+        option = argument.split("=", 1)[0].replace("_", "-")
+        if option.startswith("--") and option not in known:
+            raise unknown_name(f"option of `otpr {name}`:", argument.split("=", 1)[0], known)
+
+
+def _fields(settings: Any) -> Iterator[str]:
+    """The options a dataclass makes: its fields, and those of the dataclasses among them."""
+    types = get_type_hints(settings)
+    for field in dataclasses.fields(settings):
+        if dataclasses.is_dataclass(types[field.name]):
+            yield from _fields(types[field.name])
+        else:
+            yield field.name
+
+
+def _again(arguments: list[str]) -> str:
+    """The command line that resumes, with the program as it was called where it is not on the path."""
+    program = "otpr"
+    called = Path(sys.argv[0])
+    if called.name == program and shutil.which(program) != str(called):
+        program = sys.argv[0]
+    again = [argument for argument in arguments if argument not in ("--overwrite", "--resume")]
+    return shlex.join([program, *again, "--resume"])

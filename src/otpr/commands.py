@@ -1,13 +1,15 @@
-"""What the command line does, one frozen dataclass a command: its fields are the options, `run` is the work."""
+"""What the command line does, a frozen dataclass a command: its fields are the options, `run` is the work."""
 
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import os
 from pathlib import Path
 from typing import Annotated, Any
 
+import numpy as np
 import rich
 import tyro
 from rich.table import Table
@@ -16,10 +18,10 @@ from otpr.agents.otpr import OTPRConfig
 from otpr.agents.presets import agent_config
 from otpr.data.collect import collect
 from otpr.data.episodes import Episode, validate_episodes
-from otpr.data.minari_io import Demonstrations, read_dataset, write_dataset
+from otpr.data.minari_io import Demonstrations, check_free, read_dataset, write_dataset
 from otpr.data.seeds import evaluation_seed
 from otpr.envs import ChunkedVectorEnv, list_tasks, task_spec
-from otpr.errors import OtprError
+from otpr.errors import OtprError, check_at_least
 from otpr.policy import Policy, load_policy, policy_task
 from otpr.report.curve import learning_curve
 from otpr.report.video import record
@@ -50,9 +52,9 @@ class Collect:
 
     def run(self) -> None:
         """Collect and write; nothing is written before all episodes are there."""
+        check_seed(self.seed)
         task_spec(self.task)
-        if self.out.exists() and not self.overwrite:
-            raise OtprError(f"{self.out} already exists. Use --overwrite to replace it, or another --out.")
+        check_free(self.out, self.overwrite)  # before the work, not after it
         attempts = 0
         with Progress(self.episodes, f"demonstrations of {self.task}", "episodes") as progress:
 
@@ -68,15 +70,14 @@ class Collect:
             episodes,
             self.out,
             task_id=self.task,
-            expert="scripted",
+            expert="scripted expert",
             noise=self.noise,
             seed=self.seed,
             overwrite=self.overwrite,
         )
         steps = sum(len(episode) for episode in episodes)
-        print(
-            f"{len(episodes)} demonstrations, {steps:,} steps, expert success {len(episodes) / attempts:.0%}: {self.out}"
-        )
+        success = f"expert success {len(episodes)} of {attempts}"
+        print(f"{len(episodes)} demonstrations, {steps:,} steps, {success}: {self.out}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,7 +89,9 @@ class Pretrain:
     # where everything about this run goes
     run_dir: Path
     # the policy and its training
-    config: Annotated[PretrainConfig, tyro.conf.arg(name="")] = PretrainConfig()
+    config: Annotated[PretrainConfig, tyro.conf.arg(name="")] = dataclasses.field(
+        default_factory=PretrainConfig
+    )
     # task the data belongs to; needed only for a data set that otpr did not write
     task: str | None = None
     # seed of the network and the batches
@@ -100,8 +103,15 @@ class Pretrain:
 
     def run(self) -> None:
         """Train and save the policy."""
+        check_seed(self.seed)
         demonstrations, task = _demonstrations(self.data, self.task)
-        config = {"data": self.data, "task": task, "seed": self.seed, **dataclasses.asdict(self.config)}
+        config = {
+            "data": self.data,
+            "data_sha256": _digest(demonstrations.episodes),
+            "task": task,
+            "seed": self.seed,
+            **dataclasses.asdict(self.config),
+        }
         with RunDirectory.open(
             self.run_dir, command="pretrain", config=config, resume=self.resume, overwrite=self.overwrite
         ) as run:
@@ -120,7 +130,7 @@ class Finetune:
     # where everything about this run goes
     run_dir: Path
     # the loop of interaction and learning
-    config: Annotated[LoopConfig, tyro.conf.arg(name="")] = LoopConfig()
+    config: Annotated[LoopConfig, tyro.conf.arg(name="")] = dataclasses.field(default_factory=LoopConfig)
     # default, paper or release: see docs/fidelity.md
     preset: str = "default"
     # fields of the preset to change, as field=value, e.g. --set epsilon=0.1 candidates=32
@@ -136,6 +146,7 @@ class Finetune:
 
     def run(self) -> None:
         """Fine-tune, evaluate, save the policy and draw the learning curve."""
+        check_seed(self.seed)
         agent = agent_config(self.preset, self.set)
         base = load_policy(self.policy)
         demonstrations, task = _demonstrations(self.data, self.task or policy_task(self.policy))
@@ -143,6 +154,7 @@ class Finetune:
         config = {
             "policy": str(self.policy),
             "data": self.data,
+            "data_sha256": _digest(demonstrations.episodes),
             "task": task,
             "preset": self.preset,
             "seed": self.seed,
@@ -210,7 +222,7 @@ class Evaluate:
     num_envs: int = 8
     # a JSON file for the numbers
     out: Path | None = None
-    # an MP4 file: the first two episodes of every policy
+    # an MP4 file: the first two episodes; with several policies, one file for each, numbered
     video: Path | None = None
 
     def run(self) -> None:
@@ -218,22 +230,26 @@ class Evaluate:
         self.results()
 
     def results(self) -> list[dict[str, Any]]:
-        """As `run`; also the numbers, a dict a policy (two for one that resamples: as deployed, and one sample)."""
+        """As `run`, and returns the numbers.
+
+        Returns:
+            a dict a policy; two for a policy with a chooser: as deployed, then one sample.
+        """
         if not self.policies:
             raise OtprError("No policy was given. Usage: otpr evaluate POLICY [POLICY ...]")
-        if self.episodes < 1:
-            raise OtprError(f"--episodes must be at least 1, given {self.episodes}.")
+        check_at_least(1, self, "episodes", "num_envs")
         task = self.task or policy_task(self.policies[0])
         spec = task_spec(task)
         results = []
-        for path in self.policies:
-            policy = load_policy(path)
+        loaded = [(path, load_policy(path)) for path in self.policies]
+        for path, policy in loaded:
             have = (policy.normalizer.mean.shape[0], policy.action_dim)
             if have != (spec.observation_dim, spec.action_dim):
                 raise OtprError(
                     f"The policy in {path} has (observation, action) dimensions {have}; {task} has "
-                    f"{(spec.observation_dim, spec.action_dim)}. Give the task it was trained for with --task."
+                    f"{(spec.observation_dim, spec.action_dim)}. Give its own task with --task."
                 )
+        for number, (path, policy) in enumerate(loaded, start=1):
             kinds = [("one sample", policy.single())]
             if policy.chooser is not None:
                 kinds.insert(0, (f"best compatible of {policy.candidates}", policy))
@@ -246,11 +262,8 @@ class Evaluate:
                     print(f"{path}, {kind}: {outcome}")
                     results.append(_as_dict(path, kind, task, outcome))
             if self.video is not None:
-                film = (
-                    self.video.with_stem(f"{self.video.stem}-{len(results)}")
-                    if len(self.policies) > 1
-                    else self.video
-                )
+                several = len(self.policies) > 1
+                film = self.video.with_stem(f"{self.video.stem}-{number}") if several else self.video
                 print(record(task, policy.act, [evaluation_seed(0), evaluation_seed(1)], film))
         if self.out is not None:
             self.out.parent.mkdir(parents=True, exist_ok=True)
@@ -290,6 +303,12 @@ class Info:
         rich.print(table)
 
 
+def check_seed(seed: int) -> None:
+    """Refuse a seed outside [0, 2**31): NumPy takes no negative one, JAX no larger one."""
+    if not 0 <= seed < 2**31:
+        raise OtprError(f"The seed must be in [0, 2**31), given {seed}.")
+
+
 def _demonstrations(data: str, task: str | None) -> tuple[Demonstrations, str]:
     """The data set, and the task: the one given, else its own."""
     demonstrations = read_dataset(data)
@@ -305,6 +324,16 @@ def _demonstrations(data: str, task: str | None) -> tuple[Demonstrations, str]:
         demonstrations.episodes, source=data, observation_dim=spec.observation_dim, action_dim=spec.action_dim
     )
     return demonstrations, name
+
+
+def _digest(episodes: list[Episode]) -> str:
+    """What tells data sets apart: a run is not resumed on others than it began with."""
+    digest = hashlib.sha256()
+    for episode in episodes:
+        for array in (episode.observations, episode.actions, episode.rewards):
+            digest.update(np.ascontiguousarray(array, np.float32).tobytes())
+        digest.update(bytes([episode.terminated, episode.truncated, episode.success]))
+    return digest.hexdigest()
 
 
 def _check_fits(demonstrations: Demonstrations, policy: Policy, policy_path: str, data: str) -> None:

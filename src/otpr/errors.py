@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import math
 from collections.abc import Iterable
 
 
@@ -11,6 +12,18 @@ class OtprError(Exception):
 
     The command line prints the message alone, without a traceback, and exits with status 2.
     """
+
+
+def check_at_least(least: float, settings: object, *fields: str) -> None:
+    """Refuse fields of `settings` that are below `least` or no finite number.
+
+    Raises:
+        OtprError: names the first such field and what it was given.
+    """
+    for field in fields:
+        value = getattr(settings, field)
+        if not (math.isfinite(value) and value >= least):
+            raise OtprError(f"{field} must be at least {least:g}, given {value}.")
 
 
 def unknown_name(kind: str, given: str, known: Iterable[str]) -> OtprError:

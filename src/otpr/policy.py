@@ -1,7 +1,7 @@
 """The policy as deployed: observation in, action chunk out, with everything it needs inside.
 
-On disk a policy is a folder of two files: `policy.json`, its architecture, and `weights.npz`, its arrays by name. Neither
-can carry code, so a policy from a stranger is safe to load.
+On disk a policy is a folder of two files: `policy.json`, its architecture, and `weights.npz`, its arrays by
+name. Neither can carry code, so a policy from a stranger is safe to load.
 """
 
 from __future__ import annotations
@@ -82,7 +82,18 @@ class Policy(eqx.Module):
         return chunks.reshape(-1, self.chunk_length, self.action_dim), none
 
     def act(self, observation: np.ndarray, seed: int) -> np.ndarray:
-        """An action chunk of shape (h, action_dim), entries in [-1, 1], for one raw observation of shape (o,)."""
+        """Draw an action chunk for one observation.
+
+        Args:
+            observation: (o,), raw: as the environment gives it.
+            seed: of the draw; the same seed gives the same chunk.
+
+        Returns:
+            (h, action_dim) float32, entries in [-1, 1].
+
+        Raises:
+            ValueError: the observation has another shape or is not finite.
+        """
         observation = np.asarray(observation, np.float32)
         if observation.shape != self.normalizer.mean.shape:
             raise ValueError(
@@ -92,7 +103,7 @@ class Policy(eqx.Module):
             raise ValueError(
                 f"observation is not finite at indices {np.flatnonzero(~np.isfinite(observation)).tolist()}."
             )
-        chunks, _ = self.act_batch(observation[None], jax.random.key(seed)[None])
+        chunks, _ = self.act_batch(jnp.asarray(observation[None]), jax.random.key(seed)[None])
         return np.asarray(chunks[0])
 
     def save(self, path: str | os.PathLike[str], *, task: str) -> None:
@@ -101,15 +112,21 @@ class Policy(eqx.Module):
         Args:
             path: the folder; its parents are made.
             task: the task it was trained on, for whoever finds the file.
+
+        Raises:
+            OtprError: something else than a policy is at `path`; it stays as it is.
         """
         path = Path(path)
+        if path.exists() and not (path / "policy.json").is_file():
+            raise OtprError(f"{path} exists and is not a policy; give the name of a new folder.")
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as scratch:
             new = Path(scratch) / "new"
             new.mkdir()
             document = {"format": FORMAT, "task": task, **_architecture(self)}
             (new / "policy.json").write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
-            np.savez(new / "weights.npz", **{name: np.asarray(leaf) for name, leaf in _arrays(self).items()})
+            weights: dict[str, Any] = {name: np.asarray(leaf) for name, leaf in _arrays(self).items()}
+            np.savez(new / "weights.npz", **weights)
             if path.exists():
                 path.rename(Path(scratch) / "old")
             new.rename(path)
@@ -133,7 +150,8 @@ def load_policy(path: str | os.PathLike[str]) -> Policy:
         document = json.loads((folder / "policy.json").read_text(encoding="utf-8"))
         if document["format"] > FORMAT:
             raise OtprError(
-                f"{folder} is a policy of format {document['format']}; this otpr reads up to {FORMAT}. Upgrade otpr."
+                f"{folder} is a policy of format {document['format']}; this otpr reads up to {FORMAT}. "
+                "Upgrade otpr."
             )
         skeleton = eqx.filter_eval_shape(_skeleton, document)
         with np.load(folder / "weights.npz", allow_pickle=False) as stored:

@@ -16,9 +16,10 @@ import rich
 from rich.table import Table
 
 from otpr.agents.presets import agent_config
-from otpr.commands import Collect, Evaluate, Pretrain, fine_tune
+from otpr.commands import Collect, Evaluate, Pretrain, check_seed, fine_tune
 from otpr.data.minari_io import read_dataset
 from otpr.envs import task_spec
+from otpr.errors import check_at_least
 from otpr.policy import load_policy
 from otpr.training.finetune import LoopConfig
 from otpr.training.run_directory import RunDirectory
@@ -47,8 +48,12 @@ class Quickstart:
 
     def run(self) -> None:
         """The four steps and a table of what came of them."""
+        check_seed(self.seed)
+        check_at_least(1, self, "demos")
         task_spec(self.task)
-        agent, loop = agent_config(self.preset), LoopConfig(env_steps=self.env_steps)
+        # a trial of few steps is to learn something too
+        warmup_steps = min(LoopConfig.warmup_steps, self.env_steps // 5)
+        agent, loop = agent_config(self.preset), LoopConfig(self.env_steps, warmup_steps=warmup_steps)
         config = {
             "task": self.task,
             "seed": self.seed,
@@ -93,6 +98,5 @@ class Quickstart:
             table.add_row(name, f"{result['success_rate']:.0%}", f"{low:.0%} to {high:.0%}")
         rich.print(table)
         minutes = summary["wall_seconds"] / 60
-        print(
-            f"{summary['env_steps']:,} environment steps, {minutes:.1f} minutes of fine-tuning. All in {run.path}"
-        )
+        print(f"{summary['env_steps']:,} environment steps, {minutes:.1f} minutes of fine-tuning.")
+        print(f"All in {run.path}")

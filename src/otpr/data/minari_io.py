@@ -68,7 +68,7 @@ def write_dataset(
     """
     path = Path(path)
     validate_episodes(episodes, source=f"episodes for {path}")
-    _check_free(path, overwrite)
+    check_free(path, overwrite)
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as temporary:
         staging = Path(temporary) / "new"
@@ -101,7 +101,8 @@ def write_dataset(
         staging.rename(path)
 
 
-def _check_free(path: Path, overwrite: bool) -> None:
+def check_free(path: Path, overwrite: bool) -> None:
+    """Refuse a place that a data set may not be written to; see `write_dataset`."""
     if not path.exists():
         return
     if not path.is_dir():

@@ -1,13 +1,15 @@
-"""Online fine-tuning: roll out, learn, follow the critic with the potentials, evaluate, and be able to stop anywhere.
+"""Online fine-tuning: roll out, learn, follow the critic with the potentials, evaluate; and stop anywhere.
 
-The run is a state machine. Its whole state is `Progression` (a few numbers), the agent and its experience (arrays); each
-step looks at the state alone to decide what comes next. So a run that is stopped between any two steps and resumed does
-exactly what it would have done.
+The run is a state machine. Its whole state is `Progression` (a few numbers), the agent and its experience
+(arrays); each step looks at the state alone to decide what comes next. So a run that is stopped between any
+two steps and resumed does exactly what it would have done.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import math
 import time
 from collections.abc import Callable
 from typing import Any
@@ -21,6 +23,7 @@ from otpr.data.episodes import Episode
 from otpr.data.replay import Replay
 from otpr.data.seeds import training_seed
 from otpr.envs import ChunkedVectorEnv, task_spec
+from otpr.errors import OtprError, check_at_least
 from otpr.policy import Policy
 from otpr.training import checkpoints
 from otpr.training.evaluate import evaluate
@@ -36,21 +39,43 @@ from otpr.training.versions import code_version
 class LoopConfig:
     """How interaction and learning alternate."""
 
-    # environment steps in all; the last round may overshoot by less than its episodes
+    # environment steps in all; the last round may overshoot them by less than its episodes
     env_steps: int = 50_000
     # episodes a round, run side by side
     num_envs: int = 8
     # gradient steps for each environment step
     update_ratio: float = 0.25
-    # environment steps before learning starts, and critic steps taken at that moment
+    # environment steps before learning starts
     warmup_steps: int = 2_000
+    # gradient steps of the critics alone at that moment
     warmup_updates: int = 2_000
-    # environment steps between evaluations, and their episodes; the first and the last have `final_eval_episodes`
+    # environment steps between evaluations
     eval_every: int = 10_000
+    # episodes of an evaluation on the way
     eval_episodes: int = 50
+    # episodes of the first evaluation, of the base policy, and of the last
     final_eval_episodes: int = 100
     # environment steps between checkpoints
     checkpoint_every: int = 10_000
+
+    def __post_init__(self):
+        """Refuse numbers that make no loop."""
+        check_at_least(
+            1,
+            self,
+            "env_steps",
+            "num_envs",
+            "eval_every",
+            "eval_episodes",
+            "final_eval_episodes",
+            "checkpoint_every",
+        )
+        check_at_least(0, self, "update_ratio", "warmup_steps", "warmup_updates")
+        if self.warmup_steps >= self.env_steps:
+            raise OtprError(
+                f"warmup_steps must be below env_steps, or nothing is learnt; given {self.warmup_steps} and "
+                f"{self.env_steps}."
+            )
 
 
 @dataclasses.dataclass
@@ -82,6 +107,10 @@ BLOCK = 250
 
 RECENT = 40
 """Training episodes over which the rolling success rate is taken."""
+
+
+class _Abandoned(Exception):  # noqa: N818 - no error
+    """A stop was requested in the middle of an evaluation; it has changed nothing yet and is done again."""
 
 
 class FineTuning:
@@ -126,6 +155,7 @@ class FineTuning:
             demonstrations=demonstrations,
         )
         self.at = Progression()
+        self._stop = StopRequest()
 
     # ------------------------------------------------------------------------------------------- the machine
 
@@ -139,10 +169,11 @@ class FineTuning:
         progress = Progress(
             loop.env_steps, "fine-tuning", "steps", done=min(self.at.env_steps, loop.env_steps)
         )
-        with progress, StopRequest() as stop:
+        with progress, self._stop as stop:
             while (step := self._next()) is not None:
                 before, started = self.at.env_steps, time.monotonic()
-                step(progress)
+                with contextlib.suppress(_Abandoned):
+                    step(progress)
                 self.at.seconds += time.monotonic() - started
                 done = min(self.at.env_steps, loop.env_steps) - min(before, loop.env_steps)
                 if done:
@@ -209,21 +240,32 @@ class FineTuning:
         at = self.at
         warming = at.warmup_updates < self.loop.warmup_updates
         self.agent, metrics = update_block(self.agent, self.experience, BLOCK, not warming)
+        metrics = self._finite(metrics)
         if warming:
             at.warmup_updates += BLOCK
         else:
             at.updates_due -= BLOCK
         at.updates += BLOCK
-        self._log({"updates": at.updates, **jax.device_get(metrics)})
+        self._log({"updates": at.updates, **metrics})
 
     def _follow(self, progress: Progress) -> None:
         """Let the potentials follow the critic."""
         self.agent, metrics = update_potentials(self.agent, self.experience)
-        metrics = jax.device_get(metrics)
+        metrics = self._finite(metrics)
         self.at.potentials_due = False
         self.at.potential_rounds += 1
-        self.at.marginal_error = float(metrics["ot/marginal_error"])
+        self.at.marginal_error = metrics["ot/marginal_error"]
         self._log({"ot/round": self.at.potential_rounds, **metrics})
+
+    def _finite(self, metrics: dict[str, jax.Array]) -> dict[str, float]:
+        """The metrics as plain numbers; an error where learning has diverged, before that is saved."""
+        plain = {name: float(value) for name, value in jax.device_get(metrics).items()}
+        if bad := [name for name, value in plain.items() if not math.isfinite(value)]:
+            raise OtprError(
+                f"Learning diverged after {self.at.updates:,} updates: {', '.join(bad)} not finite. "
+                "Nothing was saved of it; try smaller learning rates in another run directory."
+            )
+        return plain
 
     def _evaluate(self, progress: Progress) -> None:
         """The deployed policy and its single-sample self on the held-out initial conditions."""
@@ -232,9 +274,17 @@ class FineTuning:
         episodes = loop.final_eval_episodes if first or last else loop.eval_episodes
         started = time.monotonic()
         deployed = self.base if first else self.agent.deployed()
-        chosen = evaluate(deployed, self.env, episodes)
-        # before fine-tuning both are the base policy
-        single = chosen if first else evaluate(deployed.single(), self.env, episodes)
+        # before fine-tuning the deployed policy and its single sample are one, the base policy
+        total = episodes if first else 2 * episodes
+        with Progress(total, "evaluation", "episodes", closing_line=False) as bar:
+
+            def on_wave(finished: int) -> None:
+                bar.advance(finished)
+                if self._stop.requested:
+                    raise _Abandoned
+
+            chosen = evaluate(deployed, self.env, episodes, on_wave=on_wave)
+            single = chosen if first else evaluate(deployed.single(), self.env, episodes, on_wave=on_wave)
         at.evaluated_at = at.env_steps
         at.success, at.success_single = chosen.success_rate, single.success_rate
         if first:
@@ -268,7 +318,7 @@ class FineTuning:
         checkpoints.save(self.run.checkpoints, self.at.rows, arrays, dataclasses.asdict(self.at))
 
     def restore(self) -> None:
-        """Go back to the newest checkpoint, or to the start where there is none; later rows of metrics are dropped."""
+        """Go back to the newest checkpoint, to the start where there is none; drop later rows of metrics."""
         step = checkpoints.latest(self.run.checkpoints)
         if step is not None:
             like = (self.agent, self.experience.replay, self.experience.successes)

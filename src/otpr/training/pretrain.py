@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 
 import equinox as eqx
 import jax
@@ -12,9 +13,10 @@ import optax
 from jaxtyping import Array, PRNGKeyArray
 
 from otpr.critics import polyak
-from otpr.data.chunks import Transitions, concatenate, chunk_transitions, take
+from otpr.data.chunks import Transitions, chunk_transitions, concatenate, take
 from otpr.data.episodes import Episode
 from otpr.diffusion import NoiseNetwork, NoiseSchedule, denoising_losses
+from otpr.errors import OtprError, check_at_least
 from otpr.normalization import Normalizer
 from otpr.policy import Policy
 from otpr.training import checkpoints
@@ -27,19 +29,29 @@ from otpr.training.stopping import StopRequest
 class PretrainConfig:
     """What imitation depends on."""
 
-    # actions in a chunk, executed open loop
+    # actions in a chunk, all executed before the next observation is used
     chunk_length: int = 8
     # noise levels of the diffusion
     denoising_steps: int = 10
-    # width and number of the score network's hidden layers
+    # width of the score network's hidden layers
     width: int = 256
+    # number of the score network's hidden layers
     depth: int = 3
-    # gradient steps; the learning rate falls from its value to 0 along a cosine
+    # gradient steps
     updates: int = 3000
+    # (observation, chunk) pairs of a gradient step
     batch_size: int = 256
+    # Adam's, at the start; it falls to 0 along a cosine
     learning_rate: float = 1e-3
     # the policy that is kept is a moving average of the weights, moved by this much each step
     ema_rate: float = 0.005
+
+    def __post_init__(self):
+        """Refuse numbers that make no policy."""
+        check_at_least(1, self, "chunk_length", "denoising_steps", "width", "depth", "updates", "batch_size")
+        check_at_least(0, self, "learning_rate", "ema_rate")
+        if self.ema_rate > 1:
+            raise OtprError(f"ema_rate must be at most 1, given {self.ema_rate}.")
 
 
 class Imitation(eqx.Module):
@@ -53,6 +65,7 @@ class Imitation(eqx.Module):
 
     @classmethod
     def create(cls, episodes: list[Episode], config: PretrainConfig, key: PRNGKeyArray) -> Imitation:
+        """The state before the first step; observations are normalised by the statistics of `episodes`."""
         network_key, key = jax.random.split(key)
         observations = np.concatenate([episode.observations for episode in episodes])
         action_dim = episodes[0].actions.shape[1]
@@ -78,10 +91,12 @@ class Imitation(eqx.Module):
     def update(self, batch: Transitions) -> tuple[Imitation, Array]:
         """One step of denoising score matching on (observation, chunk) pairs; also its loss."""
         key, noise_key = jax.random.split(self.key)
-        states = self.policy.normalizer(batch.observation)
+        states = self.policy.normalizer(jnp.asarray(batch.observation))
+
+        chunks = jnp.asarray(batch.chunk)
 
         def loss_of(network):
-            return jnp.mean(denoising_losses(network, self.policy.schedule, states, batch.chunk, noise_key))
+            return jnp.mean(denoising_losses(network, self.policy.schedule, states, chunks, noise_key))
 
         loss, gradient = eqx.filter_value_and_grad(loss_of)(self.network)
         updates, optimizer_state = _optimizer(self.config).update(gradient, self.optimizer_state)
@@ -133,12 +148,20 @@ def pretrain(
     if resume and (step := checkpoints.latest(run.checkpoints)) is not None:
         state, _ = checkpoints.load(run.checkpoints, step, state)
         done = step
+    if (
+        resume
+    ):  # also where there is no checkpoint: a run that was killed may have logged rows before its first
         run.rewind("updates", done)
     with Progress(config.updates, "pretraining", "updates", done=done) as progress, StopRequest() as stop:
         while done < config.updates:
             n = min(_BLOCK, config.updates - done)
             state, loss = _update_block(state, data, n)
             done += n
+            if not math.isfinite(loss):
+                raise OtprError(
+                    f"Imitation diverged after {done:,} updates: the loss is not finite. Nothing was "
+                    "saved of it; try a smaller learning rate."
+                )
             run.log({"updates": done, "pretrain/loss": loss})
             progress.advance(n, loss=float(loss))
             if stop.requested or done == config.updates:

@@ -31,8 +31,8 @@ def run_episodes(
 ) -> Rollout:
     """One whole episode for each seed, `env.num_envs` at a time, in the order of `seeds`.
 
-    The randomness of an episode's actions comes from `action_seed`, its own environment seed and the number of
-    the decision, so that it does not depend on which episodes ran beside it.
+    The randomness of an episode's actions comes from `action_seed`, its own environment seed and the number
+    of the decision, so that it does not depend on which episodes ran beside it.
 
     Args:
         env: environments to step; their chunk length must be the policy's.
@@ -88,7 +88,8 @@ def _run_wave(env: ChunkedVectorEnv, policy: Policy, wave: list[_Trace], action_
     seeds = jnp.asarray([*(trace.seed for trace in wave), *([0] * idle)], jnp.uint32)
     zeros = decisions = decision = 0
     while running := [i for i, trace in enumerate(wave) if not trace.over]:
-        device_chunks, none = policy.act_batch(observations, _decision_keys(action_seed, seeds, decision))
+        keys = _decision_keys(action_seed, seeds, decision)
+        device_chunks, none = policy.act_batch(jnp.asarray(observations), keys)
         chunks = np.asarray(device_chunks)
         step = env.step(chunks)
         decision += 1

@@ -8,12 +8,12 @@ from types import FrameType, TracebackType
 from typing import Self
 
 
-class Stopped(Exception):
+class Stopped(Exception):  # noqa: N818 - no error
     """A run was asked to stop and has saved its state; the message says where it stands."""
 
 
 class StopRequest:
-    """While it is entered, the first SIGINT or SIGTERM only sets `requested`; a second one interrupts at once.
+    """While entered, it turns the first SIGINT or SIGTERM into `requested`; a second one interrupts at once.
 
     Whoever loops looks at `requested` between steps that leave a consistent state, saves, and calls
     `leave_if_requested`. Outside the main thread signals stay as they are.
