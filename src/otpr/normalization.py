@@ -23,9 +23,10 @@ class Normalizer(eqx.Module):
     @classmethod
     def fit(cls, observations: np.ndarray) -> Self:
         """Statistics over the rows of (n, o). A coordinate that does not vary keeps its own unit."""
-        std = observations.std(axis=0)
+        # in float64: a sum of many float32 drifts, and a constant coordinate would then seem to vary
+        std = observations.std(axis=0, dtype=np.float64)
         return cls(
-            jnp.asarray(observations.mean(axis=0), jnp.float32),
+            jnp.asarray(observations.mean(axis=0, dtype=np.float64), jnp.float32),
             jnp.asarray(np.where(std > 1e-4, std, 1.0), jnp.float32),
         )
 
