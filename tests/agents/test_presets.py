@@ -1,0 +1,43 @@
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+
+from otpr.agents.presets import PRESETS, agent_config
+from otpr.errors import OtprError
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_preset_without_changes_is_itself(preset: str):
+    assert agent_config(preset) == PRESETS[preset]
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_changed_fields_change_and_no_others(preset: str):
+    config = agent_config(preset, ["gamma=0.5", "candidates=3", "pairing=product"])
+    expected = dataclasses.replace(PRESETS[preset], gamma=0.5, candidates=3, pairing="product")
+    assert config == expected
+    assert type(config.candidates) is int
+
+
+def test_value_may_hold_an_equals_sign():
+    with pytest.raises(OtprError, match="given '3=4'"):
+        agent_config("default", ["candidates=3=4"])
+
+
+@pytest.mark.parametrize(
+    ("preset", "change", "message"),
+    [
+        ("defautl", "gamma=0.5", "Unknown preset 'defautl'. Did you mean 'default'?"),
+        ("default", "gama=0.5", "Unknown field 'gama'. Did you mean 'gamma'?"),
+        ("default", "gamma", "--set takes field=value, given 'gamma'."),
+        ("default", "gamma=much", "gamma must be of type float, given 'much'."),
+        ("default", "candidates=1.5", "candidates must be of type int, given '1.5'."),
+        ("default", "pairing=prodct", "Unknown value of pairing 'prodct'. Did you mean 'product'?"),
+    ],
+)
+def test_fault_is_named_with_the_nearest_right_name(preset: str, change: str, message: str):
+    with pytest.raises(OtprError) as caught:
+        agent_config(preset, [change])
+    assert str(caught.value).startswith(message)

@@ -1,0 +1,144 @@
+"""Small things that several test modules share: two demonstrations, a policy of few weights, a short run.
+
+All use the same shapes, so that what one test compiles the others reuse.
+"""
+
+from __future__ import annotations
+
+import functools
+from pathlib import Path
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from otpr.compatibility import Compatibility, TransportCost
+from otpr.critics import QEnsemble
+from otpr.data.collect import collect
+from otpr.data.episodes import Episode
+from otpr.diffusion import NoiseNetwork, NoiseSchedule
+from otpr.normalization import Normalizer
+from otpr.ot import Potentials
+from otpr.policy import Policy
+
+TASK = "metaworld/peg-insert-side-v3"
+COLLECT = {"episodes": 2, "noise": 0.1, "seed": 0}
+POLICY = {"width": 16, "depth": 2, "denoising_steps": 4, "chunk_length": 8}
+AGENT = (
+    "critic_width=16",
+    "potentials_width=16",
+    "batch_size=32",
+    "ot_block=32",
+    "ot_batch=16",
+    "dual_steps=10",
+    "candidates=4",
+)
+LOOP: dict[str, Any] = {
+    "env_steps": 1200,  # three rounds: a policy of few weights never succeeds, so an episode has 200 steps
+    "num_envs": 2,
+    "update_ratio": 0.8,
+    "warmup_steps": 400,
+    "warmup_updates": 250,
+    "eval_every": 800,
+    "eval_episodes": 2,
+    "final_eval_episodes": 3,
+    "checkpoint_every": 700,
+}
+
+
+def options(settings: dict[str, Any]) -> list[str]:
+    """As on the command line."""
+    return [text for name, value in settings.items() for text in (f"--{name.replace('_', '-')}", str(value))]
+
+
+@functools.cache
+def demonstrations() -> list[Episode]:
+    return collect(TASK, **COLLECT)
+
+
+def policy(
+    *, observation_dim: int = 39, action_dim: int = 4, chooser: Compatibility | None = None, seed: int = 0
+) -> Policy:
+    """An untrained policy."""
+    chunk_length = POLICY["chunk_length"]
+    return Policy(
+        network=NoiseNetwork(
+            observation_dim,
+            chunk_length * action_dim,
+            width=POLICY["width"],
+            depth=POLICY["depth"],
+            key=jax.random.key(seed),
+        ),
+        schedule=NoiseSchedule.cosine(POLICY["denoising_steps"]),
+        normalizer=Normalizer(
+            jnp.linspace(-0.5, 0.5, observation_dim), jnp.linspace(0.5, 2.0, observation_dim)
+        ),
+        chooser=chooser,
+        chunk_length=chunk_length,
+        action_dim=action_dim,
+        candidates=1 if chooser is None else 6,
+    )
+
+
+def chooser(
+    state_dim: int = 39,
+    chunk_dim: int = 32,
+    *,
+    alpha: float = 0.0,
+    epsilon: float = 0.2,
+    trained: bool = True,
+    u: float = 0.0,
+    seed: int = 0,
+) -> Compatibility:
+    """An untrained compatibility; `u` is added to its potential of the states."""
+    critic_key, value_key, potential_key, data_key = jax.random.split(jax.random.key(seed), 4)
+    cost = TransportCost(
+        critic=QEnsemble(state_dim, chunk_dim, size=2, width=16, depth=2, key=critic_key),
+        value=eqx.nn.MLP(state_dim, "scalar", 16, 1, jax.nn.relu, key=value_key),
+        scale=jnp.asarray(0.7, jnp.float32),
+        keypoint_states=jax.random.normal(data_key, (5, state_dim)),
+        keypoint_actions=jax.random.normal(jax.random.fold_in(data_key, 1), (5, chunk_dim)),
+        alpha=alpha,
+        temperature=0.3,
+    )
+    potentials = Potentials(state_dim, chunk_dim, width=16, depth=2, key=potential_key)
+    potentials = eqx.tree_at(
+        lambda p: p.state_network.layers[-1].bias, potentials, replace_fn=lambda bias: bias + u
+    )
+    return Compatibility(cost, potentials, jnp.asarray(trained), epsilon)
+
+
+def arrays(tree: Any) -> dict[str, np.ndarray]:
+    """The array leaves of a pytree by path, PRNG keys as their words."""
+
+    def plain(leaf: Any) -> np.ndarray:
+        is_key = jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+        return np.asarray(jax.random.key_data(leaf) if is_key else leaf)
+
+    leaves = jax.tree_util.tree_leaves_with_path(eqx.filter(tree, eqx.is_array))
+    return {jax.tree_util.keystr(path): plain(leaf) for path, leaf in leaves}
+
+
+def assert_same_arrays(given: dict[str, np.ndarray], expected: dict[str, np.ndarray]) -> None:
+    """Equal bit for bit, and there is something to compare."""
+    assert given.keys() == expected.keys()
+    assert given
+    different = [name for name in expected if not _same_bits(given[name], expected[name])]
+    assert different == []
+
+
+def _same_bits(a: np.ndarray, b: np.ndarray) -> bool:
+    return a.dtype == b.dtype and a.shape == b.shape and a.tobytes() == b.tobytes()
+
+
+def weights(folder: Path) -> dict[str, np.ndarray]:
+    """The arrays of a saved policy."""
+    with np.load(folder / "weights.npz", allow_pickle=False) as stored:
+        return {name: stored[name] for name in stored.files}
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    """Every file below the folder, to see that nothing was written."""
+    return {str(file.relative_to(folder)): file.read_bytes() for file in folder.rglob("*") if file.is_file()}

@@ -1,0 +1,74 @@
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy.stats import binomtest
+
+from otpr.data.seeds import evaluation_seed
+from otpr.training.evaluate import Evaluation, evaluate
+
+CHUNK = 4
+
+
+class ToyEnv:
+    """An episode from seed k lasts 5 + k steps; it succeeds with its last where k is even."""
+
+    def __init__(self, num_envs: int):
+        self.num_envs = num_envs
+        self.resets: list[list[int | None]] = []
+
+    def reset(self, seeds: list[int | None]) -> np.ndarray:
+        assert len(seeds) == self.num_envs
+        self.resets.append(seeds)
+        self.seeds = [-1 if seed is None else seed for seed in seeds]
+        self.left = [0 if seed is None else 5 + seed for seed in seeds]
+        return np.float32(self.seeds)[:, None]
+
+    def step(self, chunks: np.ndarray) -> Any:
+        steps = np.minimum(self.left, CHUNK)
+        over = (steps > 0) & (steps == self.left)
+        self.left = list(self.left - steps)
+        solved = over & (np.array(self.seeds) % 2 == 0)
+        return SimpleNamespace(
+            observations=np.repeat(np.float32(self.seeds)[:, None, None], CHUNK, axis=1),
+            rewards=np.zeros((self.num_envs, CHUNK), np.float32),
+            steps=steps,
+            terminated=solved,
+            truncated=over & ~solved,
+            success=solved,
+        )
+
+
+class ToyPolicy:
+    """Finds no positive compatibility where the observation, which is the seed, is 1."""
+
+    def act_batch(self, observations, keys):
+        assert observations.shape[0] == keys.shape[0]
+        return jnp.zeros((observations.shape[0], CHUNK, 2)), observations[:, 0] == 1
+
+
+@pytest.mark.parametrize("num_envs", [1, 2, 5, 8])
+def test_numbers_are_those_of_the_episodes_however_many_run_side_by_side(num_envs: int):
+    env = ToyEnv(num_envs)
+    finished: list[int] = []
+    outcome = evaluate(ToyPolicy(), env, 5, on_wave=finished.append)  # pyright: ignore[reportArgumentType]
+    assert outcome.successes == 3  # seeds 0, 2, 4
+    assert outcome.episodes == 5
+    assert outcome.success_rate == 3 / 5
+    assert outcome.mean_length == np.mean([5, 6, 7, 8, 9])
+    # 2 + 2 + 2 + 2 + 3 decisions, those of seed 1 without a positive compatibility
+    assert outcome.zero_compatibility == pytest.approx(2 / 11)
+    assert sum(finished) == 5
+    seeds = [seed for wave in env.resets for seed in wave if seed is not None]
+    assert seeds == [evaluation_seed(i) for i in range(5)]
+
+
+def test_interval_is_wilsons():
+    outcome = Evaluation(37, 100, 150.0, 0.0)
+    expected = binomtest(37, 100).proportion_ci(confidence_level=0.95, method="wilson")
+    assert tuple(outcome.interval) == pytest.approx((expected.low, expected.high))
+    assert str(outcome) == "37% (37 of 100; 95%: 28% to 47%)"
