@@ -146,30 +146,20 @@ def load_policy(path: str | os.PathLike[str]) -> Policy:
         OtprError: there is no policy, or its files are damaged or of a later format.
     """
     folder = _folder(path)
+    document = _read_document(folder)
     try:
-        document = json.loads((folder / "policy.json").read_text(encoding="utf-8"))
-        if document["format"] > FORMAT:
-            raise OtprError(
-                f"{folder} is a policy of format {document['format']}; this otpr reads up to {FORMAT}. "
-                "Upgrade otpr."
-            )
         skeleton = eqx.filter_eval_shape(_skeleton, document)
-        with np.load(folder / "weights.npz", allow_pickle=False) as stored:
-            weights = {name: stored[name] for name in stored.files}
-    except (OSError, KeyError, TypeError, ValueError, zipfile.BadZipFile) as error:
-        raise OtprError(f"The policy in {folder} is damaged: {error}. Copy or save it again.") from error
+    except (KeyError, TypeError, ValueError) as error:
+        raise _damaged(folder / "policy.json", error) from error
+    weights = _read_weights(folder / "weights.npz")
     wanted = _arrays(skeleton)
-    if set(wanted) != set(weights):
-        odd = sorted(set(wanted) ^ set(weights))[0]
-        raise OtprError(
-            f"The policy in {folder} is damaged: weights.npz and policy.json disagree on {odd!r}."
-        )
+    if odd := sorted(set(wanted) ^ set(weights)):
+        raise _damaged(folder / "weights.npz", f"it and policy.json disagree on whether there is {odd[0]!r}")
     for name, leaf in wanted.items():
         if weights[name].shape != leaf.shape or weights[name].dtype != leaf.dtype:
-            raise OtprError(
-                f"The policy in {folder} is damaged: {name} is {weights[name].dtype}{weights[name].shape} in "
-                f"weights.npz, {leaf.dtype}{leaf.shape} by policy.json."
-            )
+            found = f"{weights[name].dtype}{list(weights[name].shape)}"
+            due = f"{leaf.dtype}{list(leaf.shape)}"
+            raise _damaged(folder / "weights.npz", f"{name} is {found}, by policy.json it is {due}")
 
     def fill(name, leaf):
         return jnp.asarray(weights[jax.tree_util.keystr(name)]) if hasattr(leaf, "shape") else leaf
@@ -179,11 +169,42 @@ def load_policy(path: str | os.PathLike[str]) -> Policy:
 
 def policy_task(path: str | os.PathLike[str]) -> str:
     """The task that the policy in `path` was trained on."""
-    folder = _folder(path)
+    return _read_document(_folder(path))["task"]
+
+
+def _read_document(folder: Path) -> dict[str, Any]:
+    """What policy.json says, its first layer checked."""
+    file = folder / "policy.json"
     try:
-        return json.loads((folder / "policy.json").read_text(encoding="utf-8"))["task"]
+        document = json.loads(file.read_text(encoding="utf-8"))
+        if document["format"] > FORMAT:
+            raise OtprError(
+                f"{file} is of format {document['format']}; this otpr reads up to {FORMAT}. Upgrade otpr."
+            )
+        if not isinstance(document["task"], str):
+            raise ValueError(f"task is {document['task']!r}")
+        for name in ("observation_dim", "action_dim", "chunk_length", "candidates", "denoising_steps"):
+            if not (type(document[name]) is int and document[name] >= 1):
+                raise ValueError(f"{name} is {document[name]!r}")
     except (OSError, KeyError, TypeError, ValueError) as error:
-        raise OtprError(f"The policy in {folder} is damaged: {error}. Copy or save it again.") from error
+        raise _damaged(file, error) from error
+    return document
+
+
+def _read_weights(file: Path) -> dict[str, np.ndarray]:
+    try:
+        # opened here, because NumPy leaves a damaged archive open
+        with open(file, "rb") as stream, np.load(stream, allow_pickle=False) as stored:
+            return {name: stored[name] for name in stored.files}
+    # all that the zip and NumPy readers raise on damaged bytes
+    except (OSError, EOFError, KeyError, TypeError, ValueError, RuntimeError, zipfile.BadZipFile) as error:
+        raise _damaged(file, error) from error
+
+
+def _damaged(file: Path, reason: Exception | str) -> OtprError:
+    if isinstance(reason, Exception):
+        reason = f"{type(reason).__name__}: {reason}"
+    return OtprError(f"{file} is damaged ({reason}). Copy or save the policy again.")
 
 
 def _folder(path: str | os.PathLike[str]) -> Path:

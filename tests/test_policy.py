@@ -1,0 +1,294 @@
+from __future__ import annotations
+
+import hashlib
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import otpr
+from otpr.errors import OtprError
+from otpr.policy import Policy, load_policy, policy_task
+from tiny import TASK, arrays, assert_same_arrays, chooser, files, policy, weights
+
+OBSERVATIONS = np.random.default_rng(0).normal(size=(5, 39)).astype(np.float32)
+KINDS = {
+    "one sample": policy(),
+    "resampled": policy(chooser=chooser(u=0.5)),
+    "guided": policy(chooser=chooser(alpha=0.4, epsilon=0.3, u=0.5)),
+    "untrained": policy(chooser=chooser(trained=False)),
+}
+SMALL = policy(observation_dim=3, action_dim=2, chooser=chooser(3, 16))
+
+
+@pytest.mark.parametrize("kind", ["one sample", "resampled"])
+def test_act_gives_a_chunk_of_actions_and_depends_on_the_seed_alone(kind: str):
+    acting = KINDS[kind]
+    chunk = acting.act(OBSERVATIONS[0], 3)
+    assert chunk.shape == (8, 4)
+    assert chunk.dtype == np.float32
+    assert np.abs(chunk).max() <= 1.0
+    np.testing.assert_array_equal(chunk, acting.act(OBSERVATIONS[0], 3))
+    assert np.abs(chunk - acting.act(OBSERVATIONS[0], 4)).max() > 0.1
+    assert np.abs(chunk - acting.act(OBSERVATIONS[1], 3)).max() > 1e-3
+
+
+def test_observations_are_normalised_inside():
+    """Raw observations of a policy with statistics are normalised observations of one without."""
+    acting = KINDS["one sample"]
+    plain = eqx.tree_at(
+        lambda p: (p.normalizer.mean, p.normalizer.scale), acting, (jnp.zeros(39), jnp.ones(39))
+    )
+    normalised = (OBSERVATIONS[0] - np.asarray(acting.normalizer.mean)) / np.asarray(acting.normalizer.scale)
+    np.testing.assert_allclose(acting.act(OBSERVATIONS[0], 3), plain.act(normalised, 3), atol=1e-5)
+    assert np.abs(plain.act(OBSERVATIONS[0], 3) - plain.act(normalised, 3)).max() > 1e-2
+
+
+def test_with_a_chooser_the_chunk_is_one_of_the_candidates_and_among_the_compatible():
+    acting = KINDS["resampled"]
+    assert acting.chooser is not None
+    compatibility = []
+    for observation in OBSERVATIONS:
+        chunk = acting.act(observation, 7).reshape(-1)
+        propose_key, _ = jax.random.split(jax.random.key(7))
+        state = acting.normalizer(jnp.asarray(observation))
+        candidates = np.asarray(acting.propose(state, propose_key, acting.candidates))
+        distances = np.abs(candidates - chunk).max(axis=1)
+        assert distances.min() < 1e-5
+        H = acting.chooser(jnp.broadcast_to(state, (len(candidates), 39)), jnp.asarray(candidates))
+        compatibility.append(float(H[distances.argmin()]))
+    assert min(compatibility) > 0
+
+
+def test_single_draws_once_from_the_same_network():
+    single = KINDS["resampled"].single()
+    assert single.chooser is None
+    assert_same_arrays(arrays(single), arrays(KINDS["one sample"]))
+    np.testing.assert_array_equal(single.act(OBSERVATIONS[0], 3), KINDS["one sample"].act(OBSERVATIONS[0], 3))
+
+
+@pytest.mark.parametrize(
+    ("observation", "message"),
+    [
+        (np.zeros(38), r"observation has shape \(38,\), the policy expects \(39,\)"),
+        (np.zeros((1, 39)), r"observation has shape \(1, 39\)"),
+        (np.where(np.arange(39) == 5, np.nan, 0.0), r"not finite at indices \[5\]"),
+    ],
+)
+def test_observation_that_does_not_fit_is_refused(observation: np.ndarray, message: str):
+    with pytest.raises(ValueError, match=message):
+        KINDS["one sample"].act(observation, 0)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_saved_policy_comes_back_bit_for_bit(kind: str, tmp_path: Path):
+    saved = KINDS[kind]
+    saved.save(tmp_path / "deep" / "policy", task=TASK)
+    loaded = otpr.load_policy(tmp_path / "deep" / "policy")
+    assert jax.tree.structure(loaded) == jax.tree.structure(saved)  # also all that is not an array
+    assert_same_arrays(arrays(loaded), arrays(saved))
+    for seed, observation in enumerate(OBSERVATIONS):
+        np.testing.assert_array_equal(loaded.act(observation, seed), saved.act(observation, seed))
+    assert policy_task(tmp_path / "deep" / "policy") == TASK
+    assert sorted(files(tmp_path)) == ["deep/policy/policy.json", "deep/policy/weights.npz"]
+
+
+def test_run_directory_stands_for_the_policy_in_it(tmp_path: Path):
+    SMALL.save(tmp_path / "policy", task=TASK)
+    assert_same_arrays(arrays(load_policy(tmp_path)), arrays(SMALL))
+    assert policy_task(str(tmp_path)) == TASK
+
+
+def test_loading_needs_nothing_but_the_folder(tmp_path: Path):
+    """No simulator, no data, no training code: in a process where importing any of them fails."""
+    KINDS["resampled"].save(tmp_path / "policy", task=TASK)
+    np.save(tmp_path / "observation.npy", OBSERVATIONS[0])
+    script = """if True:
+        import sys
+        for name in ("otpr.training", "otpr.agents", "otpr.envs", "otpr.data", "otpr.commands", "otpr.report",
+                     "gymnasium", "metaworld", "mujoco", "minari", "orbax", "tyro", "rich",
+                     "tensorboard", "matplotlib"):
+            sys.modules[name] = None
+        import hashlib
+        import numpy as np
+        import otpr
+        policy = otpr.load_policy("policy")
+        chunk = policy.act(np.load("observation.npy"), 5)
+        print(chunk.shape, hashlib.sha256(chunk.tobytes()).hexdigest())
+    """
+    done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True)
+    assert done.stderr == ""
+    expected = hashlib.sha256(KINDS["resampled"].act(OBSERVATIONS[0], 5).tobytes()).hexdigest()
+    assert done.stdout.split("\n")[0] == f"(8, 4) {expected}"
+
+
+def test_saving_replaces_an_older_policy_whole(tmp_path: Path):
+    KINDS["resampled"].save(tmp_path / "policy", task="old/task")
+    SMALL.save(tmp_path / "policy", task=TASK)
+    assert_same_arrays(arrays(load_policy(tmp_path / "policy")), arrays(SMALL))
+    assert policy_task(tmp_path / "policy") == TASK
+    assert len(files(tmp_path)) == 2
+
+
+def test_failure_while_saving_leaves_the_older_policy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    SMALL.save(tmp_path / "policy", task=TASK)
+    before = files(tmp_path)
+
+    def disk_full(*_: object, **__: object) -> None:
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(np, "savez", disk_full)
+    with pytest.raises(OSError, match="No space left"):
+        KINDS["resampled"].save(tmp_path / "policy", task=TASK)
+    assert files(tmp_path) == before
+
+
+def test_saving_does_not_delete_what_is_not_a_policy(tmp_path: Path):
+    (tmp_path / "thesis").mkdir()
+    (tmp_path / "thesis" / "chapter1.tex").write_text("years of work")
+    with pytest.raises(OtprError, match="thesis exists and is not a policy"):
+        SMALL.save(tmp_path / "thesis", task=TASK)
+    assert files(tmp_path) == {"thesis/chapter1.tex": b"years of work"}
+
+
+# ---------------------------------------------------------------------------------------------- damaged files
+
+
+@pytest.fixture
+def saved(tmp_path: Path) -> Path:
+    SMALL.save(tmp_path / "policy", task=TASK)
+    return tmp_path / "policy"
+
+
+def refusal(folder: Path) -> str:
+    with pytest.raises(OtprError) as caught:
+        load_policy(folder)
+    return str(caught.value)
+
+
+def test_missing_policy_is_said_to_be_missing(tmp_path: Path):
+    assert refusal(tmp_path / "nowhere") == (
+        f"There is no policy in {tmp_path / 'nowhere'}: expected policy.json there or in its folder 'policy'."
+    )
+
+
+def test_missing_weights_are_named(saved: Path):
+    (saved / "weights.npz").unlink()
+    assert refusal(saved).startswith(f"{saved / 'weights.npz'} is damaged (FileNotFoundError")
+
+
+@pytest.mark.parametrize("share", [0.0, 0.01, 0.3, 0.9, 0.999])
+def test_truncated_weights_are_refused(saved: Path, share: float):
+    content = (saved / "weights.npz").read_bytes()
+    (saved / "weights.npz").write_bytes(content[: int(share * len(content))])
+    assert refusal(saved).startswith(f"{saved / 'weights.npz'} is damaged (")
+
+
+def test_flipped_bit_anywhere_is_refused_or_harmless(saved: Path):
+    content = (saved / "weights.npz").read_bytes()
+    generator = np.random.default_rng(0)
+    refusals = []
+    for position in [
+        *range(60),
+        *generator.integers(0, len(content), 100),
+        *range(len(content) - 80, len(content)),
+    ]:
+        damaged = bytearray(content)
+        damaged[position] ^= 1 << int(generator.integers(8))
+        (saved / "weights.npz").write_bytes(damaged)
+        try:
+            loaded = load_policy(saved)
+        except OtprError as error:
+            refusals.append(str(error))
+        else:  # a time stamp, or the like
+            assert_same_arrays(arrays(loaded), arrays(SMALL))
+    assert len(refusals) > 100
+    assert {refusal.split(" (")[0] for refusal in refusals} == {f"{saved / 'weights.npz'} is damaged"}
+
+
+def test_pickle_among_the_weights_is_not_opened(saved: Path, tmp_path: Path):
+    class Trap:
+        def __reduce__(self):
+            return (Path.touch, (tmp_path / "sprung",))
+
+    content: dict[str, np.ndarray] = weights(saved)
+    name = next(iter(content))
+    content[name] = np.array([Trap()], dtype=object)
+    np.savez(saved / "weights.npz", **content)  # pyright: ignore[reportArgumentType]
+    assert "allow_pickle=False" in refusal(saved)
+    assert not (tmp_path / "sprung").exists()
+
+
+def test_array_of_another_shape_is_named(saved: Path):
+    content: dict[str, np.ndarray] = weights(saved)
+    content[".normalizer.mean"] = np.zeros(4, np.float32)
+    np.savez(saved / "weights.npz", **content)  # pyright: ignore[reportArgumentType]
+    assert refusal(saved) == (
+        f"{saved / 'weights.npz'} is damaged (.normalizer.mean is float32[4], by policy.json it is "
+        "float32[3]). Copy or save the policy again."
+    )
+
+
+def test_array_of_another_dtype_is_named(saved: Path):
+    content: dict[str, np.ndarray] = weights(saved)
+    content[".normalizer.mean"] = np.zeros(3, np.float64)
+    np.savez(saved / "weights.npz", **content)  # pyright: ignore[reportArgumentType]
+    assert ".normalizer.mean is float64[3], by policy.json it is float32[3]" in refusal(saved)
+
+
+@pytest.mark.parametrize("change", ["drop", "add"])
+def test_missing_or_surplus_array_is_named(saved: Path, change: str):
+    content: dict[str, np.ndarray] = weights(saved)
+    if change == "drop":
+        del content[".normalizer.mean"]
+    else:
+        content[".more"] = np.zeros(1)
+    np.savez(saved / "weights.npz", **content)  # pyright: ignore[reportArgumentType]
+    name = ".normalizer.mean" if change == "drop" else ".more"
+    assert f"disagree on whether there is '{name}'" in refusal(saved)
+
+
+def test_every_key_of_the_document_is_needed(saved: Path):
+    document = json.loads((saved / "policy.json").read_text())
+    for name in document:
+        (saved / "policy.json").write_text(json.dumps({k: v for k, v in document.items() if k != name}))
+        assert refusal(saved) == (
+            f"{saved / 'policy.json'} is damaged (KeyError: '{name}'). Copy or save the policy again."
+        )
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("chunk_length", -8), ("candidates", "many"), ("action_dim", 2.0), ("denoising_steps", 0), ("task", 3)],
+)
+def test_impossible_number_in_the_document_is_named(saved: Path, name: str, value: object):
+    document = json.loads((saved / "policy.json").read_text())
+    (saved / "policy.json").write_text(json.dumps({**document, name: value}))
+    assert f"{saved / 'policy.json'} is damaged (ValueError: {name} is {value!r})" in refusal(saved)
+
+
+def test_torn_document_is_refused(saved: Path):
+    text = (saved / "policy.json").read_text()
+    (saved / "policy.json").write_text(text[: len(text) // 2])
+    assert refusal(saved).startswith(f"{saved / 'policy.json'} is damaged (JSONDecodeError")
+    with pytest.raises(OtprError, match=r"policy\.json is damaged"):
+        policy_task(saved)
+
+
+def test_later_format_asks_for_an_upgrade_whatever_else_it_holds(saved: Path):
+    (saved / "policy.json").write_text('{"format": 99}')
+    assert (
+        refusal(saved) == f"{saved / 'policy.json'} is of format 99; this otpr reads up to 1. Upgrade otpr."
+    )
+
+
+def test_policies_of_one_shape_are_one_compiled_program():
+    """A deployed policy changes its numbers every round; that must not compile again."""
+    other: Policy = policy(chooser=chooser(u=0.5, seed=1), seed=1)
+    assert jax.tree.structure(other) == jax.tree.structure(KINDS["resampled"])
