@@ -32,7 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except OtprError as error:
         print(f"otpr: {error}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
+    except KeyboardInterrupt:  # before a command has begun
         print("\notpr: interrupted.", file=sys.stderr)
         return 130
 
@@ -66,6 +66,12 @@ def _run(arguments: list[str]) -> int:
         command.run()
     except Stopped as stopped:
         print(f"otpr: {stopped}. Go on with:\n  {_again(arguments)}")
+        return 130
+    except KeyboardInterrupt:
+        print("\notpr: interrupted.", file=sys.stderr)
+        run_dir = getattr(command, "run_dir", None)
+        if run_dir is not None and (run_dir / "config.json").is_file():
+            print(f"Go on from what was saved last with:\n  {_again(arguments)}")
         return 130
     return 0
 

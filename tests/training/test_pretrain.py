@@ -1,0 +1,170 @@
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from otpr.data.episodes import Episode
+from otpr.errors import OtprError
+from otpr.policy import Policy, load_policy
+from otpr.training import checkpoints
+from otpr.training.pretrain import PretrainConfig, pretrain
+from otpr.training.run_directory import RunDirectory, read_rows
+from otpr.training.stopping import Stopped
+from tiny import arrays, assert_same_arrays, weights
+
+CONFIG = PretrainConfig(
+    chunk_length=2, denoising_steps=5, width=32, depth=2, updates=1100, batch_size=64, learning_rate=3e-3
+)
+TASK = "toy/follow"
+
+
+def expert(observation: np.ndarray) -> np.ndarray:
+    """Two actions out of three observed numbers of very different scales; the third is a distraction."""
+    return 0.8 * np.tanh(np.stack([observation[..., 0], -observation[..., 1] / 100], axis=-1))
+
+
+@pytest.fixture(scope="module")
+def episodes() -> list[Episode]:
+    generator = np.random.default_rng(0)
+    episodes = []
+    for seed in range(4):
+        # a walk: within a chunk the observation, and with it the action, hardly changes
+        walk = generator.normal(size=(1, 3)) + np.cumsum(0.02 * generator.normal(size=(201, 3)), axis=0)
+        observations = np.float32(walk * [1.0, 100.0, 1.0])
+        actions = np.float32(expert(observations[:-1]))
+        episodes.append(Episode(observations, actions, np.zeros(200, np.float32), False, True, True, seed))
+    return episodes
+
+
+def run(path: Path, episodes: list[Episode], config: PretrainConfig = CONFIG, **options: Any) -> Policy:
+    resume, seed = options.get("resume", False), options.get("seed", 0)
+    with RunDirectory.open(path, command="pretrain", config={"seed": seed}, resume=resume) as directory:
+        return pretrain(episodes, config, directory, task=TASK, seed=seed, resume=resume)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory, episodes: list[Episode]) -> tuple[Path, Policy]:
+    path = tmp_path_factory.mktemp("whole") / "run"
+    return path, run(path, episodes)
+
+
+def test_policy_does_what_was_demonstrated(whole: tuple[Path, Policy], episodes: list[Episode]):
+    _, policy = whole
+    observations = np.concatenate([episode.observations[:-1:20] for episode in episodes])
+    keys = jax.random.split(jax.random.key(0), len(observations))
+    chunks = np.asarray(policy.act_batch(jnp.asarray(observations), keys)[0])
+    error = np.sqrt(np.mean((chunks - expert(observations)[:, None]) ** 2))
+    spread = np.std(expert(observations), axis=0).mean()
+    assert spread > 0.2
+    assert error < 0.35 * spread
+
+
+def test_loss_falls_and_every_block_is_logged(whole: tuple[Path, Policy]):
+    rows = read_rows(whole[0])
+    assert [row["updates"] for row in rows] == [250, 500, 750, 1000, 1100]
+    assert rows[-1]["pretrain/loss"] < 0.7 * rows[0]["pretrain/loss"]
+    assert rows[-1]["pretrain/loss"] < 0.5  # that of predicting no noise at all is 1
+
+
+def test_statistics_are_those_of_the_demonstrations(whole: tuple[Path, Policy], episodes: list[Episode]):
+    everything = np.concatenate([episode.observations for episode in episodes]).astype(np.float64)
+    np.testing.assert_allclose(whole[1].normalizer.mean, everything.mean(axis=0), rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(whole[1].normalizer.scale, everything.std(axis=0), rtol=1e-4)
+
+
+def test_saved_policy_is_the_returned_one(whole: tuple[Path, Policy]):
+    path, policy = whole
+    saved = load_policy(path)
+    assert_same_arrays(arrays(saved), arrays(policy))
+    assert (saved.chunk_length, saved.action_dim, saved.candidates) == (2, 2, 1)
+    assert saved.chooser is None
+
+
+def test_run_stopped_after_every_block_is_the_uninterrupted_run(
+    whole: tuple[Path, Policy], episodes: list[Episode], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    path = tmp_path / "run"
+    log = RunDirectory.log
+
+    def log_and_interrupt(directory: RunDirectory, row: dict[str, Any]) -> None:
+        log(directory, row)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(RunDirectory, "log", log_and_interrupt)
+    expected = read_rows(whole[0])
+    for sitting in range(5):
+        updates = [250, 500, 750, 1000, 1100][sitting]
+        with pytest.raises(Stopped, match=f"pretraining stopped at {updates:,} updates"):
+            run(path, episodes, resume=sitting > 0)
+        assert read_rows(path) == expected[: sitting + 1]
+        assert not (path / "policy").exists()
+    run(path, episodes, resume=True)
+    assert read_rows(path) == expected
+    assert_same_arrays(weights(path / "policy"), weights(whole[0] / "policy"))
+
+
+def test_run_killed_before_its_first_checkpoint_starts_over(
+    whole: tuple[Path, Policy], episodes: list[Episode], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    path = tmp_path / "run"
+    log = RunDirectory.log
+
+    def log_and_die(directory: RunDirectory, row: dict[str, Any]) -> None:
+        log(directory, row)
+        if row["updates"] == 500:
+            raise SystemExit
+
+    monkeypatch.setattr(RunDirectory, "log", log_and_die)
+    with pytest.raises(SystemExit):
+        run(path, episodes)
+    assert checkpoints.latest(path / "checkpoints") is None
+    assert len(read_rows(path)) == 2
+    monkeypatch.undo()
+    run(path, episodes, resume=True)
+    assert read_rows(path) == read_rows(whole[0])
+    assert_same_arrays(weights(path / "policy"), weights(whole[0] / "policy"))
+
+
+def test_seed_decides_the_result(whole: tuple[Path, Policy], episodes: list[Episode], tmp_path: Path):
+    other = arrays(run(tmp_path / "run", episodes, seed=1))
+    same = arrays(whole[1])
+    assert any(not np.array_equal(other[name], same[name]) for name in same)
+
+
+def test_divergence_is_an_error_and_is_not_saved(episodes: list[Episode], tmp_path: Path):
+    config = PretrainConfig(chunk_length=2, denoising_steps=5, width=32, depth=2, learning_rate=1e30)
+    with pytest.raises(OtprError, match="Imitation diverged after 250 updates"):
+        run(tmp_path / "run", episodes, config)
+    assert read_rows(tmp_path / "run") == []
+    assert sorted(file.name for file in (tmp_path / "run").iterdir() if not file.is_dir()) == [
+        "config.json",
+        "metrics.jsonl",
+        "versions.json",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        *(
+            ({name: value}, f"{name} must be at least 1, given {value}.")
+            for name in ("chunk_length", "denoising_steps", "width", "depth", "updates", "batch_size")
+            for value in (0, -3)
+        ),
+        ({"learning_rate": -1e-3}, "learning_rate must be at least 0, given -0.001."),
+        ({"learning_rate": float("nan")}, "learning_rate must be at least 0, given nan."),
+        ({"ema_rate": -0.1}, "ema_rate must be at least 0, given -0.1."),
+        ({"ema_rate": 1.5}, "ema_rate must be at most 1, given 1.5."),
+    ],
+)
+def test_numbers_that_make_no_policy_are_refused(changes: dict[str, Any], message: str):
+    with pytest.raises(OtprError) as caught:
+        PretrainConfig(**changes)
+    assert str(caught.value) == message
