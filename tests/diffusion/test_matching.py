@@ -116,9 +116,10 @@ class TestWeights:
     def losses(self, network) -> jax.Array:
         return denoising_losses(network, SCHEDULE, self.observations, self.chunks, self.key)
 
-    def gradient(self, weights) -> list[np.ndarray]:
-        gradient = eqx.filter_grad(lambda network: jnp.mean(jnp.asarray(weights) * self.losses(network)))
-        return [np.asarray(leaf) for leaf in jax.tree.leaves(gradient(self.network()))]
+    @eqx.filter_jit
+    def gradient(self, weights):
+        gradient = eqx.filter_grad(lambda network: jnp.mean(weights * self.losses(network)))
+        return jax.tree.leaves(gradient(self.network()))
 
     def test_weight_one_is_imitation(self) -> None:
         # imitation as in Ho et al., algorithm 1, from the recorded noise and levels
@@ -130,7 +131,7 @@ class TestWeights:
             predicted = jax.vmap(network)(self.observations, jnp.asarray(noisy, jnp.float32), jnp.asarray(k))
             return jnp.mean((noise - predicted) ** 2)
 
-        expected = jax.tree.leaves(eqx.filter_grad(imitation)(self.network()))
+        expected = jax.tree.leaves(eqx.filter_jit(eqx.filter_grad(imitation))(self.network()))
         for leaf, other in zip(self.gradient(np.ones(6, np.float32)), expected, strict=True):
             np.testing.assert_allclose(leaf, other, atol=1e-5)
         assert max(np.abs(leaf).max() for leaf in expected) > 0.01

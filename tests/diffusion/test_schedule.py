@@ -9,7 +9,7 @@ from scipy import stats
 from otpr.diffusion import NoiseSchedule
 
 
-@pytest.mark.parametrize("steps", [1, 2, 10, 50, 1000])
+@pytest.mark.parametrize("steps", [1, 2, 50])
 def test_identities(steps: int) -> None:
     schedule = NoiseSchedule.cosine(steps)
     k = jnp.arange(steps)
@@ -20,7 +20,7 @@ def test_identities(steps: int) -> None:
     np.testing.assert_allclose(schedule.signal(k) ** 2, alpha_bar, rtol=1e-6)
 
 
-@pytest.mark.parametrize("steps", [2, 10, 50, 1000])
+@pytest.mark.parametrize("steps", [2, 50, 1000])
 def test_closed_form(steps: int) -> None:
     # Nichol and Dhariwal, eq. 17: alpha_bar(t) = f(t) / f(0); their cap of beta touches the last level only
     t = np.arange(1, steps + 1) / steps

@@ -122,17 +122,17 @@ class TestAtTheOptimum:
         if mask is not None:
             assert np.all(H[~mask] == 0)
 
-    @settings(max_examples=8)
+    @settings(max_examples=5)
     @given(cost=costs(4, 5), constant=numbers(-20, 20))
     def test_compatibility_ignores_a_constant_in_the_cost(self, cost, constant: float) -> None:
         np.testing.assert_allclose(solve(cost + constant, 0.2), solve(cost, 0.2), atol=1e-6)
 
-    @settings(max_examples=8)
+    @settings(max_examples=5)
     @given(cost=costs(4, 5), row=arrays(float, 4, elements=numbers(-5, 5)))
     def test_compatibility_ignores_a_function_of_the_row_in_the_cost(self, cost, row) -> None:
         np.testing.assert_allclose(solve(cost + row[:, None], 0.2), solve(cost, 0.2), atol=1e-6)
 
-    @settings(max_examples=8)
+    @settings(max_examples=5)
     @given(cost=costs(4, 5), k=numbers(0.1, 10))
     def test_compatibility_ignores_a_common_scale_of_cost_and_epsilon(self, cost, k: float) -> None:
         np.testing.assert_allclose(solve(k * cost, k * 0.2), solve(cost, 0.2), atol=1e-6)
@@ -143,7 +143,7 @@ class TestAtTheOptimum:
         np.testing.assert_allclose(solve(cost + 7.0, 0.1, KEYPOINTS), H, atol=1e-7)
         np.testing.assert_allclose(solve(4 * cost, 0.4, KEYPOINTS), H, atol=1e-7)
 
-    @settings(max_examples=8)
+    @settings(max_examples=5)
     @given(rows=st.permutations(range(6)), columns=st.permutations(range(6)))
     @pytest.mark.parametrize("mask", [None, KEYPOINTS], ids=["unmasked", "keypoints"])
     def test_compatibility_follows_permutations(self, mask, rows, columns) -> None:

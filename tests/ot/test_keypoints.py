@@ -19,6 +19,10 @@ def float64():
         yield
 
 
+cost_of = jax.jit(guiding_cost)
+relation_of = jax.jit(relation, static_argnums=2)
+
+
 def points(n: int, d: int, seed: int) -> np.ndarray:
     return np.random.default_rng(seed).normal(size=(n, d))
 
@@ -53,25 +57,24 @@ class TestRelation:
         for i in range(7):
             weights = [np.exp(-cosine(x[i], key) / temperature) for key in keypoints]
             expected[i] = np.array(weights) / np.sum(weights)
-        actual = np.asarray(relation(jnp.asarray(x), jnp.asarray(keypoints), temperature))
+        actual = np.asarray(relation_of(jnp.asarray(x), jnp.asarray(keypoints), temperature))
         np.testing.assert_allclose(actual, expected, rtol=1e-9)
         np.testing.assert_allclose(actual.sum(1), 1)
 
     def test_does_not_depend_on_lengths(self) -> None:
         x, keypoints = jnp.asarray(points(7, 3, seed=0)), jnp.asarray(points(4, 3, seed=1))
-        np.testing.assert_allclose(relation(5 * x, 0.2 * keypoints, 0.1), relation(x, keypoints, 0.1))
+        np.testing.assert_allclose(relation_of(5 * x, 0.2 * keypoints, 0.1), relation_of(x, keypoints, 0.1))
 
     def test_a_keypoint_is_closest_to_itself_and_alone_when_cold(self) -> None:
         keypoints = jnp.asarray(points(5, 4, seed=2))
-        warm, cold = relation(keypoints, keypoints, 0.1), relation(keypoints, keypoints, 1e-4)
+        warm, cold = relation_of(keypoints, keypoints, 0.1), relation_of(keypoints, keypoints, 1e-4)
         np.testing.assert_array_equal(np.argmax(warm, axis=1), np.arange(5))
         np.testing.assert_allclose(cold, np.eye(5), atol=1e-6)
 
     def test_the_zero_vector_stands_alike_to_all(self) -> None:
-        np.testing.assert_allclose(relation(jnp.zeros((1, 3)), jnp.asarray(points(4, 3, seed=1)), 0.1), 0.25)
-
-
-cost_of = jax.jit(guiding_cost)
+        np.testing.assert_allclose(
+            relation_of(jnp.zeros((1, 3)), jnp.asarray(points(4, 3, seed=1)), 0.1), 0.25
+        )
 
 
 class TestGuidingCost:
@@ -83,12 +86,12 @@ class TestGuidingCost:
             rng.dirichlet(np.full(5, concentration), 4),
         )
         expected = [[jensenshannon(p, q) ** 2 for q in columns] for p in rows]
-        cost = guiding_cost(jnp.asarray(rows), jnp.asarray(columns))
+        cost = cost_of(jnp.asarray(rows), jnp.asarray(columns))
         np.testing.assert_allclose(cost, expected, atol=1e-12)
 
     def test_by_hand(self) -> None:
         sure, other, even = jnp.array([1.0, 0, 0]), jnp.array([0, 1.0, 0]), jnp.array([0.5, 0.5, 0])
-        cost = guiding_cost(sure[None], jnp.stack([sure, other, even]))
+        cost = cost_of(sure[None], jnp.stack([sure, other, even]))
         np.testing.assert_allclose(cost, [[0, np.log(2), 0.75 * np.log(4 / 3)]], atol=1e-12)
 
     @given(
@@ -107,7 +110,7 @@ class TestGuidingCost:
     def test_in_single_precision_too(self) -> None:
         rng = np.random.default_rng(4)
         rows = rng.dirichlet(np.full(50, 0.3), 20).astype(np.float32)
-        cost = guiding_cost(jnp.asarray(rows), jnp.asarray(rows))
+        cost = cost_of(jnp.asarray(rows), jnp.asarray(rows))
         assert cost.dtype == jnp.float32
         expected = [[jensenshannon(p, q) ** 2 for q in rows] for p in rows]
         np.testing.assert_allclose(cost, expected, atol=1e-6)
@@ -115,6 +118,6 @@ class TestGuidingCost:
     def test_couples_a_pair_of_keypoints_for_free(self) -> None:
         # states and actions live in different spaces; what they share is how they stand to the pairs
         states, actions = jnp.asarray(points(4, 3, seed=5)), jnp.asarray(points(4, 6, seed=6))
-        cost = np.asarray(guiding_cost(relation(states, states, 0.02), relation(actions, actions, 0.02)))
+        cost = np.asarray(cost_of(relation_of(states, states, 0.02), relation_of(actions, actions, 0.02)))
         np.testing.assert_array_equal(cost.argmin(axis=1), np.arange(4))
         assert np.diagonal(cost).max() < 0.01 < 0.5 < cost[~np.eye(4, dtype=bool)].min()
