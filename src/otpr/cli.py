@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import shlex
 import shutil
 import sys
@@ -24,7 +25,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: without the program's name; None takes the process's.
 
     Returns:
-        The exit status: 0 done, 2 something the user can mend, 130 stopped by a signal.
+        The exit status: 0 done, 1 the output was cut off, 2 something the user can mend, 130 stopped by a
+        signal.
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     try:
@@ -32,6 +34,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except OtprError as error:
         print(f"otpr: {error}", file=sys.stderr)
         return 2
+    except BrokenPipeError:  # whoever read our output wants no more, as in `otpr info | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     except KeyboardInterrupt:  # before a command has begun
         print("\notpr: interrupted.", file=sys.stderr)
         return 130

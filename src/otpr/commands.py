@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -10,9 +11,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
-import rich
 import tyro
-from rich.table import Table
 
 from otpr.agents.otpr import OTPRConfig
 from otpr.agents.presets import agent_config
@@ -38,13 +37,13 @@ class Collect:
     """Run the task's scripted expert and keep its successes as a Minari data set."""
 
     # task id, e.g. metaworld/peg-insert-side-v3; `otpr info` lists them
-    task: Annotated[str, tyro.conf.Positional]
+    task: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="TASK")]
     # folder of the data set
     out: Path
     # successful episodes to keep
-    episodes: int = 6
+    episodes: int = 10
     # standard deviation of the Gaussian noise on the expert's actions, which lie in [-1, 1]
-    noise: float = 0.3
+    noise: float = 0.7
     # seed of initial conditions and noise
     seed: int = 0
     # replace the data set that is there
@@ -52,6 +51,8 @@ class Collect:
 
     def run(self) -> None:
         """Collect and write; nothing is written before all episodes are there."""
+        check_at_least(1, self, "episodes")
+        check_at_least(0, self, "noise")
         check_seed(self.seed)
         task_spec(self.task)
         check_free(self.out, self.overwrite)  # before the work, not after it
@@ -213,7 +214,7 @@ class Evaluate:
     """Compare policies on the same held-out initial conditions; film them where rendering works."""
 
     # folders of policies or of run directories, each evaluated
-    policies: Annotated[tuple[Path, ...], tyro.conf.Positional]
+    policies: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="POLICY")]
     # task to evaluate on; where left out, the first policy's
     task: str | None = None
     # episodes a policy
@@ -249,20 +250,25 @@ class Evaluate:
                     f"The policy in {path} has (observation, action) dimensions {have}; {task} has "
                     f"{(spec.observation_dim, spec.action_dim)}. Give its own task with --task."
                 )
-        for number, (path, policy) in enumerate(loaded, start=1):
-            kinds = [("one sample", policy.single())]
-            if policy.chooser is not None:
-                kinds.insert(0, (f"best compatible of {policy.candidates}", policy))
-            with ChunkedVectorEnv(task, self.num_envs, policy.chunk_length, processes=True) as env:
+        with contextlib.ExitStack() as stack:
+            envs: dict[int, ChunkedVectorEnv] = {}  # starting simulators takes seconds
+            for path, policy in loaded:
+                h = policy.chunk_length
+                if h not in envs:
+                    envs[h] = stack.enter_context(ChunkedVectorEnv(task, self.num_envs, h, processes=True))
+                kinds = [("one sample", policy.single())]
+                if policy.chooser is not None:
+                    kinds.insert(0, (f"best compatible of {policy.candidates}", policy))
                 for kind, variant in kinds:
                     with Progress(
                         self.episodes, f"evaluating {path}", "episodes", closing_line=False
                     ) as progress:
-                        outcome = evaluate(variant, env, self.episodes, on_wave=progress.advance)
+                        outcome = evaluate(variant, envs[h], self.episodes, on_wave=progress.advance)
                     print(f"{path}, {kind}: {outcome}")
                     results.append(_as_dict(path, kind, task, outcome))
-            if self.video is not None:
-                several = len(self.policies) > 1
+        if self.video is not None:
+            for number, (_, policy) in enumerate(loaded, start=1):
+                several = len(loaded) > 1
                 film = self.video.with_stem(f"{self.video.stem}-{number}") if several else self.video
                 print(record(task, policy.act, [evaluation_seed(0), evaluation_seed(1)], film))
         if self.out is not None:
@@ -292,15 +298,17 @@ class Info:
             )
             return
         for name, value in versions.items():
-            shown = ", ".join(value) if isinstance(value, list) else value
-            print(f"{name:18} {'not installed' if shown is None else shown}")
-        table = Table("task", "observation", "action", "limit", "expert", "needs", box=None)
+            missing = "not in a git checkout" if name == "git_commit" else "not installed"
+            shown = ", ".join(value) if isinstance(value, list) else value or missing
+            print(f"{name:18} {shown}")
+        # plain text, and no table that is cut where the terminal is narrow: it is there to be searched
+        row = "{:40} {:>11} {:>6} {:>11} {:>6}  {}"
+        print("\n" + row.format("task", "observation", "action", "steps limit", "expert", "simulator"))
         for task in tasks:
-            needs = "installed" if task.installed else f"pip install 'otpr[{task.extra}]'"
-            dims = [str(dim or "?") for dim in (task.observation_dim, task.action_dim)]
-            table.add_row(task.id, *dims, str(task.episode_limit), "yes" if task.has_expert else "no", needs)
-        print()
-        rich.print(table)
+            simulator = "installed" if task.installed else f"pip install 'otpr[{task.extra}]'"
+            expert = "yes" if task.has_expert else "no"
+            dims = [dim or "?" for dim in (task.observation_dim, task.action_dim)]
+            print(row.format(task.id, *dims, task.episode_limit, expert, simulator))
 
 
 def check_seed(seed: int) -> None:

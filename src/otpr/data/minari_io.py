@@ -71,7 +71,7 @@ def write_dataset(
     check_free(path, overwrite)
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as temporary:
-        staging = Path(temporary) / "new"
+        staging = Path(temporary).resolve() / "new"  # absolute: Minari joins a relative path to itself
         staging.mkdir()
         observation_dim = episodes[0].observations.shape[1]
         action_dim = episodes[0].actions.shape[1]
