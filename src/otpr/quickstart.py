@@ -33,8 +33,8 @@ class Quickstart:
     task: str = "metaworld/peg-insert-side-v3"
     # seed of everything but the evaluation's initial conditions, which are always the same
     seed: int = 0
-    # demonstrations to collect, with action noise 0.3
-    demos: int = 6
+    # demonstrations to collect, whose actions carry Gaussian noise of standard deviation 0.7
+    demos: int = 10
     # environment steps of fine-tuning
     env_steps: int = 50_000
     # settings of the algorithm: default, paper or release; see docs/fidelity.md

@@ -1,13 +1,17 @@
-"""OTPR: a diffusion policy fine-tuned with optimal transport (Sun, Ding, Zhang, Wang, ICML 2025, arXiv 2502.12631).
+"""OTPR: a diffusion policy fine-tuned with optimal transport.
 
-The agent is one immutable pytree. `update` improves critics and policy on a batch of transitions; `update_potentials` follows the moved critic
-with the potentials u, v of the transport problem whose cost is -Q; `policy()` is what acts.
+Source: Sun, Ding, Zhang, Wang, "Score-Based Diffusion Policy Compatible with Reinforcement Learning via Optimal
+Transport", ICML 2025, arXiv 2502.12631. docs/fidelity.md compares paper, authors' release and this file.
+
+Critics learn from interaction (implicit Q-learning over action chunks). Their negative is the cost of an optimal
+transport from states to actions, whose potentials u, v give the compatibility H(s, a). H says which pairs the score
+matching trains on, and which of several sampled chunks is executed. Demonstrations stay in every batch.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, Self
 
 import equinox as eqx
 import jax
@@ -18,61 +22,140 @@ from jaxtyping import Array, Bool, Float, PRNGKeyArray
 from otpr.compatibility import Compatibility, TransportCost
 from otpr.critics import QEnsemble, expectile_loss, polyak
 from otpr.data.chunks import Transitions
-from otpr.diffusion import denoising_losses
-from otpr.ot import Potentials, ascend, keypoint_mask, marginal_errors
+from otpr.diffusion import NoiseNetwork, denoising_losses
+from otpr.ot import Potentials, ascend, marginal_errors
 from otpr.ot import compatibility as compatibility_of
 from otpr.policy import Policy
 
 
 @dataclasses.dataclass(frozen=True)
 class OTPRConfig:
+    """Settings of the algorithm; `otpr.agents.presets` names some."""
+
+    # --- critics
+    # discount of one environment step
     gamma: float = 0.99
+    # of the value function's regression on Q (IQL); above 0.5 it leans to the better actions
     expectile: float = 0.7
+    # Q networks whose minimum is used
     num_critics: int = 2
+    # width and number of the hidden layers of Q and V
     critic_width: int = 256
     critic_depth: int = 2
-    target_rate: float = 0.005
-    target: Literal["expectile", "best_of_n"] = "expectile"
-    target_samples: int = 4
     learning_rate: float = 3e-4
+    # how far the target critics move towards the critics each step
+    target_rate: float = 0.005
+    # Q is at least what was really achieved from a pair (true where the dynamics are deterministic)
+    return_bound: bool = True
+
+    # --- policy
     policy_learning_rate: float = 3e-4
+    # how far the deployed moving average moves towards the trained weights each step
     ema_rate: float = 0.005
     batch_size: int = 256
-    demo_share: float = 0.25
-    pairing: Literal["occurring", "product", "none"] = "occurring"
+    # share of demonstrations in every batch, of critics and of policy
+    demonstration_share: float = 0.25
+    # which pairs the score matching trains on: "occurring" draws replayed pairs (s_i, a_i) by H(s_i, a_i); "product" draws
+    # for s_i a partner a_j of any other state by H(s_i, a_j) (the paper's eq. 10), from the block of the last round; "imitation" takes replayed pairs as they come
+    pairing: Literal["occurring", "product", "imitation"] = "occurring"
+    # occurring pairs to draw from, in batches
     pool: int = 2
-    target_measure: Literal["replay", "successes"] = "replay"
-    epsilon: float = 0.2
-    alpha: float = 0.0
-    temperature: float = 0.1
+    # sampled chunks among which H chooses when acting
+    candidates: int = 16
+
+    # --- transport
+    # the action marginal q: every replayed chunk, or those of demonstrations and successful episodes alone
+    target_measure: Literal["replay", "successes"] = "successes"
+    # strength of the L2 regularisation, in standard deviations of Q
+    epsilon: float = 0.1
+    # share alpha of the guiding cost in the cost potentials are trained on, and in the one H is evaluated with
+    guiding_share: float = 0.0
+    acting_guiding_share: float = 0.0
+    # temperature of the relations to the keypoints
+    guiding_temperature: float = 0.1
+    # expert pairs that the guiding cost refers to, spread evenly over the demonstrations
+    keypoints: int = 64
+    # share of a block's pairs that are masked expert keypoints
     keypoint_share: float = 0.0
+    # width and number of the hidden layers of u and v
     potentials_width: int = 256
     potentials_depth: int = 2
     potentials_learning_rate: float = 1e-3
-    potentials_decay: float = 0.0
-    ot_block: int = 512
+    # each round goes on from the last round's potentials
+    warm_start: bool = True
+    # states and actions in a block whose pairwise cost is computed once a round
+    ot_block: int = 256
+    # rows and columns of one step of the dual's ascent, and steps a round
     ot_batch: int = 128
     dual_steps: int = 200
-    candidates: int = 16
+
+    def __post_init__(self):
+        for name in ("gamma", "expectile", "target_rate", "ema_rate"):
+            if not 0 < getattr(self, name) <= 1:
+                raise ValueError(f"{name} must lie in (0, 1], got {getattr(self, name)}.")
+        for name in ("demonstration_share", "guiding_share", "acting_guiding_share", "keypoint_share"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} must lie in [0, 1], got {getattr(self, name)}.")
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if type(value) is int and value < 1:
+                raise ValueError(f"{field.name} must be at least 1, got {value}.")
+        for name in (
+            "epsilon",
+            "guiding_temperature",
+            "learning_rate",
+            "policy_learning_rate",
+            "potentials_learning_rate",
+        ):
+            if not 0 < getattr(self, name) < float("inf"):
+                raise ValueError(f"{name} must be a positive number, got {getattr(self, name)}.")
+        if self.ot_batch > self.ot_block:
+            raise ValueError(f"ot_batch ({self.ot_batch}) must not exceed ot_block ({self.ot_block}).")
+
+    @property
+    def demonstrations_in_batch(self) -> int:
+        """How many of a batch's transitions come from the demonstrations."""
+        return round(self.batch_size * self.demonstration_share)
 
 
 class Batch(NamedTuple):
-    replay: Transitions  # what the agent did, for the critics
-    demonstrations: Transitions  # what the demonstrations did, for the critics and the policy
-    pool: Transitions  # from which the policy's pairs are drawn by compatibility
+    """What one update learns from."""
+
+    replay: Transitions  # (batch_size - demonstrations_in_batch) transitions of the agent's own
+    demonstrations: Transitions  # demonstrations_in_batch of the experts'
+    pool: Transitions  # (pool * batch_size) drawn from the target measure, among which H chooses
+
+
+class TransportProblem(NamedTuple):
+    """A block of states and actions between which mass is to be transported."""
+
+    states: Float[Array, "n s"]  # normalised
+    actions: Float[Array, "n a"]
+    mask: Bool[Array, "n n"] | None
+
+
+class Plan(NamedTuple):
+    """Pairs drawn from the transport plan between the states and the actions of a block."""
+
+    states: Float[Array, "n s"]
+    actions: Float[Array, "n a"]
+    weights: Float[Array, " n"]  # 1, or 0 for a state whose row of H has no positive entry
 
 
 class OTPR(eqx.Module):
-    policy_network: eqx.Module
-    policy: Policy  # its network is the moving average of policy_network
+    """The agent, one immutable pytree. States are normalised observations; actions are flattened chunks."""
+
+    network: NoiseNetwork  # of the policy, as trained
+    policy: Policy  # with the moving average of `network`, without a chooser
     critic: QEnsemble
     target_critic: QEnsemble
     value: eqx.nn.MLP
     potentials: Potentials
-    scale: Float[Array, ""]
-    trained: Bool[Array, ""]
+    scale: Float[Array, ""]  # running spread of Q
+    trained: Bool[Array, ""]  # whether the potentials have seen data
     keypoint_states: Float[Array, "k s"]
     keypoint_actions: Float[Array, "k a"]
+    plan: Plan  # of the last round; the product measure's pairs come from it
     policy_state: optax.OptState
     critic_state: optax.OptState
     value_state: optax.OptState
@@ -81,11 +164,11 @@ class OTPR(eqx.Module):
     config: OTPRConfig = eqx.field(static=True)
 
     @classmethod
-    def create(cls, base: Policy, keypoints: Transitions, config: OTPRConfig, key: PRNGKeyArray) -> OTPR:
+    def create(cls, base: Policy, demonstrations: Transitions, config: OTPRConfig, key: PRNGKeyArray) -> Self:
+        """An agent whose policy is `base` and whose critics and potentials know nothing yet."""
         c = config
-        state_dim = base.normalizer.mean.shape[0]
-        chunk_dim = base.chunk_length * base.action_dim
-        critic_key, value_key, potential_key, key = jax.random.split(key, 4)
+        state_dim, chunk_dim = demonstrations.observation.shape[1], demonstrations.chunk.shape[1]
+        critic_key, value_key, potentials_key, key = jax.random.split(key, 4)
         critic = QEnsemble(
             state_dim,
             chunk_dim,
@@ -94,18 +177,13 @@ class OTPR(eqx.Module):
             depth=c.critic_depth,
             key=critic_key,
         )
-        value = eqx.nn.MLP(
-            state_dim, "scalar", c.critic_width, c.critic_depth - 1, jax.nn.relu, key=value_key
-        )
-        potentials = Potentials(
-            state_dim, chunk_dim, width=c.potentials_width, depth=c.potentials_depth, key=potential_key
-        )
-
-        def opt_state(optimizer, tree):
-            return optimizer.init(eqx.filter(tree, eqx.is_array))
-
+        value = eqx.nn.MLP(state_dim, "scalar", c.critic_width, c.critic_depth, jax.nn.relu, key=value_key)
+        potentials = _new_potentials(c, state_dim, chunk_dim, potentials_key)
+        # evenly over the demonstrations; only the guiding cost looks at them
+        n = min(c.keypoints, demonstrations.reward.shape[0])
+        rows = jnp.linspace(0, demonstrations.reward.shape[0] - 1, n).round().astype(int)
         return cls(
-            policy_network=base.network,
+            network=base.network,
             policy=base,
             critic=critic,
             target_critic=critic,
@@ -113,204 +191,230 @@ class OTPR(eqx.Module):
             potentials=potentials,
             scale=jnp.asarray(1.0),
             trained=jnp.asarray(False),
-            keypoint_states=base.normalizer(jnp.asarray(keypoints.observation)),
-            keypoint_actions=jnp.asarray(keypoints.chunk),
-            policy_state=opt_state(optax.adam(c.policy_learning_rate), base.network),
-            critic_state=opt_state(optax.adam(c.learning_rate), critic),
-            value_state=opt_state(optax.adam(c.learning_rate), value),
-            potentials_state=opt_state(_potentials_optimizer(c), potentials),
+            keypoint_states=base.normalizer(jnp.asarray(demonstrations.observation)[rows]),
+            keypoint_actions=jnp.asarray(demonstrations.chunk)[rows],
+            plan=Plan(
+                jnp.zeros((c.ot_block, state_dim)), jnp.zeros((c.ot_block, chunk_dim)), jnp.zeros(c.ot_block)
+            ),
+            policy_state=optax.adam(c.policy_learning_rate).init(eqx.filter(base.network, eqx.is_array)),
+            critic_state=optax.adam(c.learning_rate).init(eqx.filter(critic, eqx.is_array)),
+            value_state=optax.adam(c.learning_rate).init(eqx.filter(value, eqx.is_array)),
+            potentials_state=_init_potentials_state(c, potentials),
             key=key,
             config=c,
         )
 
-    def compatibility(self) -> Compatibility:
+    def deployed(self) -> Policy:
+        """The policy as it acts: several samples, one of them chosen by compatibility."""
+        chooser = self.compatibility(self.config.acting_guiding_share)
+        return dataclasses.replace(self.policy, chooser=chooser, candidates=self.config.candidates)
+
+    def compatibility(self, guiding_share: float) -> Compatibility:
+        """H with the present potentials, target critics and value; `guiding_share` is alpha in the cost."""
         cost = TransportCost(
-            self.target_critic,
-            self.value,
-            self.scale,
-            self.keypoint_states,
-            self.keypoint_actions,
-            self.config.alpha,
-            self.config.temperature,
+            critic=self.target_critic,
+            value=self.value,
+            scale=self.scale,
+            keypoint_states=self.keypoint_states,
+            keypoint_actions=self.keypoint_actions,
+            alpha=guiding_share,
+            temperature=self.config.guiding_temperature,
         )
         return Compatibility(cost, self.potentials, self.trained, self.config.epsilon)
 
-    def deployed(self) -> Policy:
-        return dataclasses.replace(
-            self.policy, chooser=self.compatibility(), candidates=self.config.candidates
-        )
+    # ------------------------------------------------------------------------------------ critics and policy
 
-    # ---------------------------------------------------------------- critics
-    def _bootstrap(self, next_states, key):
-        if self.config.target == "expectile":
-            return jax.vmap(self.value)(next_states)
-        n = self.config.target_samples
-        keys = jax.random.split(key, next_states.shape[0])
-        chunks = jax.vmap(lambda s, k: self.policy.propose(s, k, n))(next_states, keys)
-        q = jax.vmap(lambda c: self.target_critic.minimum(next_states, c), in_axes=1)(chunks)
-        return jnp.max(q, axis=0)
+    def update(self, batch: Batch, update_policy: bool = True) -> tuple[Self, dict[str, Array]]:
+        """One gradient step of V, Q and their targets, and (unless warming up) of the score network."""
+        key, pair_key, noise_key = jax.random.split(self.key, 3)
+        agent, metrics = dataclasses.replace(self, key=key)._update_critics(batch)
+        if update_policy:
+            agent, policy_metrics = agent._update_policy(batch, pair_key, noise_key)
+            metrics |= policy_metrics
+        return agent, metrics
 
-    def update(self, batch: Batch, update_policy: bool = True):
+    def _update_critics(self, batch: Batch) -> tuple[Self, dict[str, Array]]:
+        """Implicit Q-learning (Kostrikov et al., 2022) with chunk-level rewards and discounts."""
         c = self.config
-        (
-            key,
-            target_key,
-            pair_key,
-            noise_key,
-        ) = jax.random.split(self.key, 4)
-        norm = self.policy.normalizer
-        data = Transitions(
-            *(jnp.concatenate(f) for f in zip(batch.replay, batch.demonstrations, strict=True))
-        )
-        states, next_states = norm(data.observation), norm(data.next_observation)
+        data = concatenate(batch.replay, batch.demonstrations)
+        states = self.policy.normalizer(data.observation)
+        next_states = self.policy.normalizer(data.next_observation)
         target_q = self.target_critic.minimum(states, data.chunk)
 
         def value_loss(value):
             v = jax.vmap(value)(states)
-            return jnp.mean(expectile_loss(target_q - v, c.expectile)), v
+            return jnp.mean(expectile_loss(target_q - v, c.expectile)), jnp.mean(v)
 
-        (v_loss, v), grad = eqx.filter_value_and_grad(value_loss, has_aux=True)(self.value)
-        value, value_state = _apply(optax.adam(c.learning_rate), grad, self.value_state, self.value)
+        (v_loss, mean_v), gradient = eqx.filter_value_and_grad(value_loss, has_aux=True)(self.value)
+        value, value_state = _step(optax.adam(c.learning_rate), gradient, self.value_state, self.value)
 
-        y = data.reward + data.discount * self._bootstrap(next_states, target_key)
+        # `discount` is 0 after a termination and gamma^(steps taken) otherwise, time-outs included
+        target = data.reward + data.discount * jax.vmap(value)(next_states)
+        if c.return_bound:
+            target = jnp.maximum(target, data.return_to_go)
 
         def critic_loss(critic):
             q = critic(states, data.chunk)
-            return jnp.mean((q - y) ** 2), q
+            return jnp.mean((q - target) ** 2), q
 
-        (q_loss, q), grad = eqx.filter_value_and_grad(critic_loss, has_aux=True)(self.critic)
-        critic, critic_state = _apply(optax.adam(c.learning_rate), grad, self.critic_state, self.critic)
-        target_critic = polyak(self.target_critic, critic, c.target_rate)
-        metrics = {
-            "critic/loss": q_loss,
-            "critic/value_loss": v_loss,
-            "critic/q": jnp.mean(q),
-            "critic/q_max": jnp.max(q),
-            "critic/value": jnp.mean(v),
-        }
-        new = dataclasses.replace(
+        (q_loss, q), gradient = eqx.filter_value_and_grad(critic_loss, has_aux=True)(self.critic)
+        critic, critic_state = _step(optax.adam(c.learning_rate), gradient, self.critic_state, self.critic)
+        agent = dataclasses.replace(
             self,
             value=value,
             value_state=value_state,
             critic=critic,
             critic_state=critic_state,
-            target_critic=target_critic,
-            key=key,
+            target_critic=polyak(self.target_critic, critic, c.target_rate),
         )
-        if update_policy:
-            new, policy_metrics = new._update_policy(batch, pair_key, noise_key)
-            metrics |= policy_metrics
-        return new, metrics
+        return agent, {
+            "critic/loss": q_loss,
+            "critic/value_loss": v_loss,
+            "critic/q": jnp.mean(q),
+            "critic/q_max": jnp.max(q),
+            "critic/value": mean_v,
+        }
 
-    # ---------------------------------------------------------------- policy
-    def _pairs(self, batch: Batch, key):
+    def _update_policy(
+        self, batch: Batch, pair_key: PRNGKeyArray, noise_key: PRNGKeyArray
+    ) -> tuple[Self, dict[str, Array]]:
+        """Score matching on pairs drawn by compatibility, beside demonstrations taken as they are."""
         c = self.config
-        norm = self.policy.normalizer
-        n_demo = batch.demonstrations.reward.shape[0]
-        n = c.batch_size - n_demo
-        states, chunks = norm(batch.pool.observation), batch.pool.chunk
-        if c.pairing == "none":
-            return states[:n], chunks[:n], {}
-        compat = self.compatibility()
-        if c.pairing == "occurring":
-            H = jnp.where(self.trained, compat(states, chunks), 1.0)
-            metrics = {
-                "policy/compatibility": H.mean(),
-                "policy/support": (H > 0).mean(),
-                "policy/ess": H.sum() ** 2 / jnp.maximum((H**2).sum(), 1e-8) / H.shape[0],
-            }
-            rows = jax.random.categorical(key, jnp.log(jnp.maximum(H, 1e-12)), shape=(n,))
-            return states[rows], chunks[rows], metrics
-        # product measure: rows are replay states, columns the pool's chunks
-        rows = norm(batch.replay.observation)[:n]
-        H = compatibility_of(
-            compat.potentials.u(rows),
-            compat.potentials.v(chunks),
-            compat.cost.pairwise(rows, chunks),
-            c.epsilon,
-        )
-        columns = jax.random.categorical(key, jnp.log(jnp.maximum(H, 1e-12)), axis=1)
-        return rows, chunks[columns], {"policy/support": (H > 0).mean()}
-
-    def _update_policy(self, batch: Batch, pair_key, noise_key):
-        c = self.config
-        states, chunks, metrics = self._pairs(batch, pair_key)
-        states = jnp.concatenate([states, self.policy.normalizer(batch.demonstrations.observation)])
+        states, chunks, weights, metrics = self._pairs(batch, pair_key)
+        expert_states = self.policy.normalizer(batch.demonstrations.observation)
+        states = jnp.concatenate([states, expert_states])
         chunks = jnp.concatenate([chunks, batch.demonstrations.chunk])
+        weights = jnp.concatenate([weights, jnp.ones(expert_states.shape[0])])
 
-        def loss(network):
-            return jnp.mean(denoising_losses(network, self.policy.schedule, states, chunks, noise_key))
+        def loss_of(network):
+            losses = denoising_losses(network, self.policy.schedule, states, chunks, noise_key)
+            return jnp.mean(weights * losses)
 
-        value, grad = eqx.filter_value_and_grad(loss)(self.policy_network)
-        network, policy_state = _apply(
-            optax.adam(c.policy_learning_rate), grad, self.policy_state, self.policy_network
+        loss, gradient = eqx.filter_value_and_grad(loss_of)(self.network)
+        network, policy_state = _step(
+            optax.adam(c.policy_learning_rate), gradient, self.policy_state, self.network
         )
         average = polyak(self.policy.network, network, c.ema_rate)
-        new = dataclasses.replace(
+        agent = dataclasses.replace(
             self,
-            policy_network=network,
-            policy_state=policy_state,
+            network=network,
             policy=dataclasses.replace(self.policy, network=average),
+            policy_state=policy_state,
         )
-        return new, {"policy/loss": value, **metrics}
+        return agent, {"policy/loss": loss, **metrics}
 
-    # ---------------------------------------------------------------- transport
-    def update_potentials(
-        self, rows: Transitions, columns: Transitions, held_rows: Transitions, held_columns: Transitions
-    ):
+    def _pairs(
+        self, batch: Batch, key: PRNGKeyArray
+    ) -> tuple[Float[Array, "n s"], Float[Array, "n a"], Float[Array, " n"], dict[str, Array]]:
+        """States, the chunks they are paired with, and weight 1, or 0 where H left a state without a partner.
+
+        Resampling by compatibility (Gu et al., OTCS, NeurIPS 2023): the pair is drawn by H and trained unweighted.
+        """
         c = self.config
         norm = self.policy.normalizer
-        key, ascend_key = jax.random.split(self.key)
-        states = norm(rows.observation)
-        q = self.target_critic.minimum(states, rows.chunk)
-        scale = jnp.maximum(jnp.std(q), 1e-3)
-        scale = jnp.where(self.trained, self.scale + 0.2 * (scale - self.scale), scale)
-        new = dataclasses.replace(self, scale=scale, key=key)
-        compat = new.compatibility()
-        actions = columns.chunk
-        mask = None
-        k = int(round(c.keypoint_share * states.shape[0]))
-        if k > 0:
-            idx = jnp.arange(states.shape[0])
-            ids = jnp.where(idx < k, idx, -1)
-            mask = keypoint_mask(ids, ids)
-        cost = compat.cost.pairwise(states, actions)
-        potentials, potentials_state = ascend(
-            self.potentials,
-            _potentials_optimizer(c),
-            self.potentials_state,
-            states,
-            actions,
+        n = batch.replay.reward.shape[0]
+        pool_states, pool_chunks = norm(batch.pool.observation), batch.pool.chunk
+        if c.pairing == "imitation":
+            return pool_states[:n], pool_chunks[:n], jnp.ones(n), {}
+        compatibility = self.compatibility(c.guiding_share)
+        if c.pairing == "occurring":
+            H = compatibility(pool_states, pool_chunks)
+            H = jnp.where(self.trained & jnp.any(H > 0), H, 1.0)  # imitation until there are potentials
+            rows = jax.random.categorical(key, jnp.log(H), shape=(n,))
+            effective = jnp.sum(H) ** 2 / jnp.sum(H**2) / H.shape[0]
+            metrics = {"policy/support": jnp.mean(H > 0), "policy/effective_share": effective}
+            return pool_states[rows], pool_chunks[rows], jnp.ones(n), metrics
+        rows = jax.random.randint(key, (n,), 0, self.plan.weights.shape[0])
+        return *(field[rows] for field in self.plan), {}
+
+    # ----------------------------------------------------------------------------------------------- transport
+
+    def update_potentials(
+        self, occurring: Transitions, problem: TransportProblem, held_out: TransportProblem
+    ) -> tuple[Self, dict[str, Array]]:
+        """Let u and v follow the moved critic: compute the block's cost once, ascend the dual on it.
+
+        Args:
+            occurring: replayed pairs, for the scale of Q.
+            problem: the block to ascend on.
+            held_out: another block; the marginal error is measured on it.
+        """
+        c = self.config
+        key, new_key, ascend_key, plan_key = jax.random.split(self.key, 4)
+        q = self.target_critic.minimum(self.policy.normalizer(occurring.observation), occurring.chunk)
+        spread = jnp.maximum(jnp.std(q), 1e-3)  # a critic that knows nothing yet must not divide by zero
+        # slowly, so that warm potentials keep fitting; the first time at once
+        scale = jnp.where(self.trained, self.scale + 0.2 * (spread - self.scale), spread)
+        potentials, state = self.potentials, self.potentials_state
+        if not c.warm_start:
+            potentials = _new_potentials(c, problem.states.shape[1], problem.actions.shape[1], new_key)
+            state = _init_potentials_state(c, potentials)
+        agent = dataclasses.replace(self, scale=scale, key=key)
+        cost_of = agent.compatibility(c.guiding_share).cost
+        cost = cost_of.pairwise(problem.states, problem.actions)
+        potentials, state = ascend(
+            potentials,
+            optax.adam(c.potentials_learning_rate),
+            state,
+            problem.states,
+            problem.actions,
             cost,
             c.epsilon,
-            mask,
+            problem.mask,
             steps=c.dual_steps,
             batch=c.ot_batch,
             key=ascend_key,
         )
-        new = dataclasses.replace(
-            new, potentials=potentials, potentials_state=potentials_state, trained=jnp.asarray(True)
+        block_rows, block_columns, H = _errors(potentials, problem, cost, c.epsilon)
+        agent = dataclasses.replace(
+            agent,
+            potentials=potentials,
+            potentials_state=state,
+            trained=jnp.asarray(True),
+            plan=_draw_plan(problem, H, plan_key),
         )
-        H = compatibility_of(potentials.u(states), potentials.v(actions), cost, c.epsilon, mask)
-        row_e, col_e = marginal_errors(H)
-        hs, ha = norm(held_rows.observation), held_columns.chunk
-        Hh = compatibility_of(potentials.u(hs), potentials.v(ha), compat.cost.pairwise(hs, ha), c.epsilon)
-        hrow, hcol = marginal_errors(Hh)
-        return new, {
-            "ot/row_error": hrow,
-            "ot/column_error": hcol,
-            "ot/marginal_error": (hrow + hcol) / 2,
-            "ot/train_error": (row_e + col_e) / 2,
-            "ot/support": (Hh > 0).mean(),
+        cost = cost_of.pairwise(held_out.states, held_out.actions)
+        rows, columns, H = _errors(potentials, held_out, cost, c.epsilon)
+        return agent, {
+            "ot/marginal_error": (rows + columns) / 2,
+            "ot/row_error": rows,
+            "ot/column_error": columns,
+            "ot/block_error": (block_rows + block_columns) / 2,
+            "ot/support": jnp.mean(H > 0),
             "ot/scale": scale,
-            "ot/diag_H": jnp.mean(jnp.diagonal(H)),
         }
 
 
-def _potentials_optimizer(c: OTPRConfig):
-    return optax.adamw(c.potentials_learning_rate, weight_decay=c.potentials_decay)
+def _errors(
+    potentials: Potentials, problem: TransportProblem, cost: Float[Array, "n n"], epsilon: float
+) -> tuple[Array, Array, Float[Array, "n n"]]:
+    u, v = potentials.u(problem.states), potentials.v(problem.actions)
+    H = compatibility_of(u, v, cost, epsilon, problem.mask)
+    return *marginal_errors(H), H
 
 
-def _apply(optimizer, gradient, state, model):
-    updates, state = optimizer.update(gradient, state, eqx.filter(model, eqx.is_array))
+def _draw_plan(problem: TransportProblem, H: Float[Array, "n n"], key: PRNGKeyArray) -> Plan:
+    """For each state a partner, by H (a keypoint's is its own: the mask leaves it no other)."""
+    has_partner = jnp.any(H > 0, axis=1)
+    columns = jax.random.categorical(key, jnp.log(jnp.where(has_partner[:, None], H, 1.0)), axis=1)
+    return Plan(problem.states, problem.actions[columns], has_partner.astype(jnp.float32))
+
+
+def _new_potentials(config: OTPRConfig, state_dim: int, chunk_dim: int, key: PRNGKeyArray) -> Potentials:
+    return Potentials(
+        state_dim, chunk_dim, width=config.potentials_width, depth=config.potentials_depth, key=key
+    )
+
+
+def _init_potentials_state(config: OTPRConfig, potentials: Potentials) -> optax.OptState:
+    return optax.adam(config.potentials_learning_rate).init(eqx.filter(potentials, eqx.is_array))
+
+
+def _step(optimizer, gradient, state, model):
+    updates, state = optimizer.update(gradient, state, model)
     return eqx.apply_updates(model, updates), state
+
+
+def concatenate(*parts: Transitions) -> Transitions:
+    """Batches of transitions, one after the other."""
+    return Transitions(*(jnp.concatenate(field) for field in zip(*parts, strict=True)))

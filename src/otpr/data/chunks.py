@@ -28,6 +28,9 @@ class Transitions(NamedTuple):
         jax.Array | np.ndarray
     )  # (n,) gamma^(steps taken), 0 where the episode terminated inside the chunk
     next_observation: jax.Array | np.ndarray  # (n, o) after the chunk, or the last observation of the episode
+    # (n,) discounted sum of the rewards from the chunk's start to the episode's end: what was really achieved from
+    # here. -inf after a truncation with a negative reward, where the unseen rest says nothing about a lower bound
+    return_to_go: jax.Array | np.ndarray
 
 
 def chunk_transitions(episode: Episode, chunk_length: int, gamma: float) -> Transitions:
@@ -48,12 +51,18 @@ def chunk_transitions(episode: Episode, chunk_length: int, gamma: float) -> Tran
     discount = gamma**taken
     if episode.terminated:
         discount = np.where(start + taken == T, 0.0, discount)
+    return_to_go = np.zeros(T + 1)
+    for t in reversed(range(T)):
+        return_to_go[t] = episode.rewards[t] + gamma * return_to_go[t + 1]
+    if not episode.terminated and (episode.rewards < 0).any():
+        return_to_go[:] = -np.inf
     return Transitions(
         observation=episode.observations[:-1].astype(np.float32),
         chunk=chunk.astype(np.float32),
         reward=(rewards @ gamma ** np.arange(h)).astype(np.float32),
         discount=discount.astype(np.float32),
         next_observation=episode.observations[start + taken].astype(np.float32),
+        return_to_go=return_to_go[:-1].astype(np.float32),
     )
 
 

@@ -28,6 +28,7 @@ class Replay(eqx.Module):
             reward=jnp.zeros(capacity),
             discount=jnp.zeros(capacity),
             next_observation=jnp.zeros((capacity, observation_dim)),
+            return_to_go=jnp.zeros(capacity),
         )
         return cls(data, jnp.asarray(0, jnp.int32), jnp.asarray(0, jnp.int32))
 

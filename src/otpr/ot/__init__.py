@@ -5,10 +5,11 @@ cost; `potentials` the neural potentials and their ascent. Everything works on p
 """
 
 from otpr.ot.dual import compatibility, dual_objective, marginal_errors
-from otpr.ot.keypoints import guiding_cost, keypoint_mask, relation
+from otpr.ot.keypoints import NO_KEYPOINT, guiding_cost, keypoint_mask, relation
 from otpr.ot.potentials import Potentials, ascend
 
 __all__ = [
+    "NO_KEYPOINT",
     "Potentials",
     "ascend",
     "compatibility",

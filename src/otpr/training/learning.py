@@ -1,4 +1,4 @@
-"""Blocks of gradient steps as one compiled program: `lax.scan` over updates, batches drawn on the device."""
+"""Blocks of gradient steps as one compiled program, with batches and transport problems drawn on the device."""
 
 from __future__ import annotations
 
@@ -7,75 +7,95 @@ from typing import NamedTuple
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, PRNGKeyArray
 
-from otpr.agents.otpr import OTPR, Batch
-from otpr.data.chunks import Transitions
+from otpr.agents.otpr import OTPR, Batch, OTPRConfig, TransportProblem, concatenate
+from otpr.data.chunks import Transitions, take
 from otpr.data.replay import Replay
+from otpr.ot import NO_KEYPOINT, keypoint_mask
 
 
 class Experience(NamedTuple):
     """What the agent learns from."""
 
     replay: Replay  # everything it did
-    successes: Replay  # the episodes that succeeded, demonstrations first
+    successes: Replay  # the demonstrations, then the episodes of its own that succeeded
     demonstrations: Transitions  # always kept
 
 
-def _rows(data: Transitions, key, n):
-    rows = jax.random.randint(key, (n,), 0, data.reward.shape[0])
-    return Transitions(*(f[rows] for f in data))
+def _from_target_measure(
+    experience: Experience, config: OTPRConfig, key: PRNGKeyArray, n: int
+) -> Transitions:
+    buffer = experience.successes if config.target_measure == "successes" else experience.replay
+    return buffer.sample(key, n)
 
 
-def _cat(*parts):
-    return Transitions(*(jnp.concatenate(f) for f in zip(*parts, strict=True)))
-
-
-def target_samples(experience, config, key, n):
-    k1, k2 = jax.random.split(key)
-    if config.target_measure == "successes":
-        return experience.successes.sample(k1, n)
-    m = int(n * config.demo_share)
-    return _cat(_rows(experience.demonstrations, k2, m), experience.replay.sample(k1, n - m))
-
-
-def draw(experience, config, key) -> Batch:
-    k1, k2, k3 = jax.random.split(key, 3)
-    n_demo = int(config.batch_size * config.demo_share)
+def draw_batch(experience: Experience, config: OTPRConfig, key: PRNGKeyArray) -> Batch:
+    """A batch for `OTPR.update`."""
+    replay_key, expert_key, pool_key = jax.random.split(key, 3)
+    n_expert = config.demonstrations_in_batch
     return Batch(
-        replay=experience.replay.sample(k1, config.batch_size - n_demo),
-        demonstrations=_rows(experience.demonstrations, k2, n_demo),
-        pool=target_samples(experience, config, k3, config.pool * config.batch_size),
+        replay=experience.replay.sample(replay_key, config.batch_size - n_expert),
+        demonstrations=take(experience.demonstrations, expert_key, n_expert),
+        pool=_from_target_measure(experience, config, pool_key, config.pool * config.batch_size),
     )
 
 
-@eqx.filter_jit
-def update_block(agent: OTPR, experience: Experience, n: int, update_policy: bool):
-    dynamic, static = eqx.partition(agent, eqx.is_array)
-    key, sub = jax.random.split(agent.key)
+def draw_problem(experience: Experience, agent: OTPR, key: PRNGKeyArray, n: int) -> TransportProblem:
+    """A transport problem of `n` states and `n` actions, in random order.
 
-    def step(dynamic, key):
-        agent = eqx.combine(dynamic, static)
-        agent, metrics = agent.update(draw(experience, agent.config, key), update_policy)
+    States come from replay and demonstrations, actions from the target measure (and demonstrations), independently. With keypoints,
+    some expert pairs are in both, and the mask ties each to itself.
+    """
+    config = agent.config
+    replay_key, expert_key, action_key, key_key, *order_keys = jax.random.split(key, 6)
+    n_expert = round(n * config.demonstration_share)
+    n_key = round(n * config.keypoint_share)
+    states = concatenate(
+        take(experience.demonstrations, expert_key, n_expert),
+        experience.replay.sample(replay_key, n - n_expert),
+    )
+    actions = _from_target_measure(experience, config, action_key, n)
+    keypoints = take(experience.demonstrations, key_key, n_key)
+    row_order, column_order = (jax.random.permutation(k, n) for k in order_keys)
+    ids = jnp.where(jnp.arange(n) < n_key, jnp.arange(n), NO_KEYPOINT)
+    observation = jnp.concatenate([keypoints.observation, states.observation[n_key:]])[row_order]
+    chunk = jnp.concatenate([keypoints.chunk, actions.chunk[n_key:]])[column_order]
+    mask = keypoint_mask(ids[row_order], ids[column_order]) if n_key else None
+    return TransportProblem(agent.policy.normalizer(observation), chunk, mask)
+
+
+@eqx.filter_jit
+def update_block(
+    agent: OTPR, experience: Experience, updates: int, update_policy: bool
+) -> tuple[OTPR, dict[str, Array]]:
+    """Take `updates` gradient steps; the metrics are their means."""
+    arrays, static = eqx.partition(agent, eqx.is_array)
+    key, block_key = jax.random.split(agent.key)
+    arrays = eqx.tree_at(lambda a: a.key, arrays, key)
+
+    def step(arrays, key):
+        agent = eqx.combine(arrays, static)
+        batch = draw_batch(experience, agent.config, key)
+        agent, metrics = agent.update(batch, update_policy)
         return eqx.filter(agent, eqx.is_array), metrics
 
-    dynamic, metrics = jax.lax.scan(step, dynamic, jax.random.split(sub, n))
-    agent = eqx.combine(dynamic, static)
-    agent = eqx.tree_at(lambda a: a.key, agent, key)
-    return agent, jax.tree.map(lambda m: m[-1] if m.ndim == 1 else m, metrics)
+    arrays, metrics = jax.lax.scan(step, arrays, jax.random.split(block_key, updates))
+    return eqx.combine(arrays, static), jax.tree.map(jnp.mean, metrics)
 
 
 @eqx.filter_jit
-def update_potentials(agent: OTPR, experience: Experience):
-    c = agent.config
-    key, *k = jax.random.split(agent.key, 5)
+def update_potentials(agent: OTPR, experience: Experience) -> tuple[OTPR, dict[str, Array]]:
+    """Let the agent's potentials follow its critic, on a fresh block; measure them on another."""
+    key, occurring_key, problem_key, held_out_key = jax.random.split(agent.key, 4)
     agent = eqx.tree_at(lambda a: a.key, agent, key)
-    n = c.ot_block
+    n = agent.config.ot_block
+    return agent.update_potentials(
+        experience.replay.sample(occurring_key, n),
+        draw_problem(experience, agent, problem_key, n),
+        draw_problem(experience, agent, held_out_key, min(n, HELD_OUT)),
+    )
 
-    def rows(key, n):
-        a, b = jax.random.split(key)
-        m = int(n * c.demo_share)
-        return _cat(_rows(experience.demonstrations, a, m), experience.replay.sample(b, n - m))
 
-    r = rows(k[0], n)
-    columns = r if c.target_measure == "replay" else target_samples(experience, c, k[1], n)
-    return agent.update_potentials(r, columns, rows(k[2], 256), target_samples(experience, c, k[3], 256))
+HELD_OUT = 256
+"""States and actions of the block on which the marginal error is measured, at most."""

@@ -30,7 +30,7 @@ class PretrainConfig:
     """What imitation depends on."""
 
     # actions in a chunk, all executed before the next observation is used
-    chunk_length: int = 8
+    chunk_length: int = 4
     # noise levels of the diffusion
     denoising_steps: int = 10
     # width of the score network's hidden layers
