@@ -195,9 +195,9 @@ def test_flipped_bit_anywhere_is_refused_or_harmless(saved: Path):
     generator = np.random.default_rng(0)
     refusals = []
     for position in [
-        *range(60),
-        *generator.integers(0, len(content), 100),
-        *range(len(content) - 80, len(content)),
+        *range(0, 60, 2),
+        *generator.integers(0, len(content), 50),
+        *range(len(content) - 80, len(content), 2),
     ]:
         damaged = bytearray(content)
         damaged[position] ^= 1 << int(generator.integers(8))
@@ -208,7 +208,7 @@ def test_flipped_bit_anywhere_is_refused_or_harmless(saved: Path):
             refusals.append(str(error))
         else:  # a time stamp, or the like
             assert_same_arrays(arrays(loaded), arrays(SMALL))
-    assert len(refusals) > 100
+    assert len(refusals) > 50
     assert {refusal.split(" (")[0] for refusal in refusals} == {f"{saved / 'weights.npz'} is damaged"}
 
 

@@ -41,3 +41,26 @@ def test_fault_is_named_with_the_nearest_right_name(preset: str, change: str, me
     with pytest.raises(OtprError) as caught:
         agent_config(preset, [change])
     assert str(caught.value).startswith(message)
+
+
+def test_presets_that_are_promised_exist_and_differ():
+    assert PRESETS.keys() >= {"default", "paper", "release"}
+    assert len(set(PRESETS.values())) == len(PRESETS)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "gamma=-0.1",
+        "gamma=1.5",
+        "gamma=nan",
+        "epsilon=0",
+        "batch_size=0",
+        "candidates=-3",
+        "learning_rate=-1",
+    ],
+)
+def test_number_out_of_range_is_refused_by_name(change: str):
+    field = change.partition("=")[0]
+    with pytest.raises(OtprError, match=field):
+        agent_config("default", [change])
