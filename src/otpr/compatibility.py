@@ -1,7 +1,7 @@
-"""From a critic to a transport cost, from the cost and the potentials to the compatibility H(s, a), from H to a choice.
+"""From a critic to a transport cost, from that and the potentials to H(s, a), from H to a choice.
 
-One function, `TransportCost.mix`, turns Q into the cost, both where potentials are trained (every pair of a block) and where H is
-evaluated (candidate actions, replayed pairs): the two can not drift apart.
+One function, `TransportCost.mix`, turns Q into the cost, both where potentials are trained (every pair of a
+block) and where H is evaluated (candidate actions, replayed pairs): the two can not drift apart.
 """
 
 from __future__ import annotations
@@ -18,9 +18,10 @@ from otpr.ot import Potentials, guiding_cost, relation
 class TransportCost(eqx.Module):
     """c(s, a) = (1 - alpha) * (V(s) - min_i Q_i(s, a)) / scale + alpha * g(s, a).
 
-    Subtracting V leaves the plan as it is (a function of s alone is absorbed by u) and spares u the work of following V.
-    `scale` is the spread of Q over the replay, so that epsilon means the same whatever the reward's scale. g is the keypoint-guiding
-    cost. All states are normalised observations, all actions flattened chunks.
+    Subtracting V leaves the plan as it is (a function of s alone is absorbed by u) and spares u the work of
+    following V.
+    `scale` is the spread of Q over the replay, so that epsilon means the same whatever the reward's scale. g
+    is the keypoint-guiding cost. All states are normalised observations, all actions flattened chunks.
     """
 
     critic: QEnsemble
@@ -32,6 +33,7 @@ class TransportCost(eqx.Module):
     temperature: float = eqx.field(static=True)
 
     def mix(self, q: Array, value: Array, guide: Array) -> Array:
+        """The cost, from Q, V and the guiding cost, entry by entry."""
         return (1 - self.alpha) * (value - q) / self.scale + self.alpha * guide
 
     def _relations(self, states: Array, actions: Array) -> tuple[Array, Array]:
@@ -78,8 +80,8 @@ class Compatibility(eqx.Module):
     ) -> tuple[Int[Array, ""], Bool[Array, ""]]:
         """Draw one candidate with probability proportional to H.
 
-        Where there is no H to go by (untrained potentials, or every H zero) IDQL's rule is used: weight 0.7 where Q > V, 0.3 elsewhere
-        (Hansen-Estruch et al., 2023, with expectile 0.7).
+        Where there is no H to go by (untrained potentials, or every H zero) IDQL's rule is used: weight 0.7
+        where Q > V, 0.3 elsewhere (Hansen-Estruch et al., 2023, with expectile 0.7).
 
         Returns:
             the index of the candidate, and whether every H was zero.

@@ -1,6 +1,7 @@
 """Critics: a Q ensemble over (state, chunk), a state value V, and their losses.
 
-V follows Q by expectile regression and Q follows r + discount * V(s'): implicit Q-learning (Kostrikov et al., 2022),
+V follows Q by expectile regression and Q follows r + discount * V(s'): implicit Q-learning (Kostrikov et
+al., 2022),
 with whole action chunks as actions (Li et al., "Reinforcement learning with action chunking", 2025).
 """
 
@@ -15,8 +16,8 @@ from jaxtyping import Array, Float, PRNGKeyArray
 class StateActionMLP(eqx.Module):
     """A scalar function of (state, action) whose first layer is a sum of a state part and an action part.
 
-    The split makes the value of every pair of n states and m actions cost n + m first layers instead of n * m.
-    Layer normalisation keeps values bounded away from the data (Ball et al., RLPD, 2023).
+    The split makes the value of every pair of n states and m actions cost n + m first layers instead of n *
+    m. Layer normalisation keeps values bounded away from the data (Ball et al., RLPD, 2023).
     """
 
     state_layer: eqx.nn.Linear
@@ -36,12 +37,14 @@ class StateActionMLP(eqx.Module):
     def from_features(
         self, state_part: Float[Array, " w"], action_part: Float[Array, " w"]
     ) -> Float[Array, ""]:
+        """The value, from the first layer's state part and action part."""
         x = jax.nn.relu(self.norms[0](state_part + action_part))
         for layer, norm in zip(self.hidden, self.norms[1:], strict=True):
             x = jax.nn.relu(norm(layer(x)))
         return self.out(x)
 
     def __call__(self, state: Float[Array, " s"], action: Float[Array, " a"]) -> Float[Array, ""]:
+        """The value of one pair."""
         return self.from_features(self.state_layer(state), self.action_layer(action))
 
 
@@ -97,5 +100,5 @@ def expectile_loss(difference: Float[Array, "*n"], expectile: float) -> Float[Ar
 
 
 def polyak(target, online, rate: float):
-    """target + rate * (online - target), leaf by leaf."""
+    """Move `target` towards `online`: target + rate * (online - target), leaf by leaf."""
     return jax.tree.map(lambda t, o: t + rate * (o - t) if eqx.is_inexact_array(t) else t, target, online)

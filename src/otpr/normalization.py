@@ -31,4 +31,5 @@ class Normalizer(eqx.Module):
         )
 
     def __call__(self, observation: Float[Array, "*n o"]) -> Float[Array, "*n o"]:
+        """The normalised observations, clipped to `LIMIT`."""
         return jnp.clip((observation - self.mean) / self.scale, -self.LIMIT, self.LIMIT)

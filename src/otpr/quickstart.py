@@ -36,7 +36,7 @@ class Quickstart:
     # demonstrations to collect, whose actions carry Gaussian noise of standard deviation 0.7
     demos: int = 10
     # environment steps of fine-tuning
-    env_steps: int = 50_000
+    env_steps: int = 40_000
     # settings of the algorithm: default, paper or release; see docs/fidelity.md
     preset: str = "default"
     # where it all goes

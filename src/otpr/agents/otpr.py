@@ -1,17 +1,20 @@
 """OTPR: a diffusion policy fine-tuned with optimal transport.
 
-Source: Sun, Ding, Zhang, Wang, "Score-Based Diffusion Policy Compatible with Reinforcement Learning via Optimal
+Source: Sun, Ding, Zhang, Wang, "Score-Based Diffusion Policy Compatible with Reinforcement Learning via
+Optimal
 Transport", ICML 2025, arXiv 2502.12631. docs/fidelity.md compares paper, authors' release and this file.
 
-Critics learn from interaction (implicit Q-learning over action chunks). Their negative is the cost of an optimal
-transport from states to actions, whose potentials u, v give the compatibility H(s, a). H says which pairs the score
+Critics learn from interaction (implicit Q-learning over action chunks). Their negative is the cost of an
+optimal
+transport from states to actions, whose potentials u, v give the compatibility H(s, a). H says which pairs
+the score
 matching trains on, and which of several sampled chunks is executed. Demonstrations stay in every batch.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from typing import Literal, NamedTuple, Self
+from typing import Literal, NamedTuple
 
 import equinox as eqx
 import jax
@@ -55,8 +58,10 @@ class OTPRConfig:
     batch_size: int = 256
     # share of demonstrations in every batch, of critics and of policy
     demonstration_share: float = 0.25
-    # which pairs the score matching trains on: "occurring" draws replayed pairs (s_i, a_i) by H(s_i, a_i); "product" draws
-    # for s_i a partner a_j of any other state by H(s_i, a_j) (the paper's eq. 10), from the block of the last round; "imitation" takes replayed pairs as they come
+    # which pairs the score matching trains on: "occurring" draws replayed pairs (s_i, a_i) by H(s_i, a_i);
+    # "product" draws
+    # for s_i a partner a_j of any other state by H(s_i, a_j) (the paper's eq. 10), from the block of the
+    # last round; "imitation" takes replayed pairs as they come
     pairing: Literal["occurring", "product", "imitation"] = "occurring"
     # occurring pairs to draw from, in batches
     pool: int = 2
@@ -67,8 +72,9 @@ class OTPRConfig:
     # the action marginal q: every replayed chunk, or those of demonstrations and successful episodes alone
     target_measure: Literal["replay", "successes"] = "successes"
     # strength of the L2 regularisation, in standard deviations of Q
-    epsilon: float = 0.1
-    # share alpha of the guiding cost in the cost potentials are trained on, and in the one H is evaluated with
+    epsilon: float = 0.15
+    # share alpha of the guiding cost in the cost potentials are trained on, and in the one H is evaluated
+    # with
     guiding_share: float = 0.0
     acting_guiding_share: float = 0.0
     # temperature of the relations to the keypoints
@@ -83,11 +89,12 @@ class OTPRConfig:
     potentials_learning_rate: float = 1e-3
     # each round goes on from the last round's potentials
     warm_start: bool = True
-    # states and actions in a block whose pairwise cost is computed once a round
+    # states and actions in a block, whose pairwise cost is computed once; blocks of fresh samples a round
     ot_block: int = 256
-    # rows and columns of one step of the dual's ascent, and steps a round
-    ot_batch: int = 128
-    dual_steps: int = 200
+    ot_blocks: int = 6
+    # rows and columns of one step of the dual's ascent, and steps a block
+    ot_batch: int = 256
+    dual_steps: int = 50
 
     def __post_init__(self):
         for name in ("gamma", "expectile", "target_rate", "ema_rate"):
@@ -164,7 +171,7 @@ class OTPR(eqx.Module):
     config: OTPRConfig = eqx.field(static=True)
 
     @classmethod
-    def create(cls, base: Policy, demonstrations: Transitions, config: OTPRConfig, key: PRNGKeyArray) -> Self:
+    def create(cls, base: Policy, demonstrations: Transitions, config: OTPRConfig, key: PRNGKeyArray) -> OTPR:
         """An agent whose policy is `base` and whose critics and potentials know nothing yet."""
         c = config
         state_dim, chunk_dim = demonstrations.observation.shape[1], demonstrations.chunk.shape[1]
@@ -189,7 +196,7 @@ class OTPR(eqx.Module):
             target_critic=critic,
             value=value,
             potentials=potentials,
-            scale=jnp.asarray(1.0),
+            scale=jnp.asarray(1.0, jnp.float32),
             trained=jnp.asarray(False),
             keypoint_states=base.normalizer(jnp.asarray(demonstrations.observation)[rows]),
             keypoint_actions=jnp.asarray(demonstrations.chunk)[rows],
@@ -222,9 +229,9 @@ class OTPR(eqx.Module):
         )
         return Compatibility(cost, self.potentials, self.trained, self.config.epsilon)
 
-    # ------------------------------------------------------------------------------------ critics and policy
+    # --- critics and policy
 
-    def update(self, batch: Batch, update_policy: bool = True) -> tuple[Self, dict[str, Array]]:
+    def update(self, batch: Batch, update_policy: bool = True) -> tuple[OTPR, dict[str, Array]]:
         """One gradient step of V, Q and their targets, and (unless warming up) of the score network."""
         key, pair_key, noise_key = jax.random.split(self.key, 3)
         agent, metrics = dataclasses.replace(self, key=key)._update_critics(batch)
@@ -233,7 +240,7 @@ class OTPR(eqx.Module):
             metrics |= policy_metrics
         return agent, metrics
 
-    def _update_critics(self, batch: Batch) -> tuple[Self, dict[str, Array]]:
+    def _update_critics(self, batch: Batch) -> tuple[OTPR, dict[str, Array]]:
         """Implicit Q-learning (Kostrikov et al., 2022) with chunk-level rewards and discounts."""
         c = self.config
         data = concatenate(batch.replay, batch.demonstrations)
@@ -277,7 +284,7 @@ class OTPR(eqx.Module):
 
     def _update_policy(
         self, batch: Batch, pair_key: PRNGKeyArray, noise_key: PRNGKeyArray
-    ) -> tuple[Self, dict[str, Array]]:
+    ) -> tuple[OTPR, dict[str, Array]]:
         """Score matching on pairs drawn by compatibility, beside demonstrations taken as they are."""
         c = self.config
         states, chunks, weights, metrics = self._pairs(batch, pair_key)
@@ -308,7 +315,8 @@ class OTPR(eqx.Module):
     ) -> tuple[Float[Array, "n s"], Float[Array, "n a"], Float[Array, " n"], dict[str, Array]]:
         """States, the chunks they are paired with, and weight 1, or 0 where H left a state without a partner.
 
-        Resampling by compatibility (Gu et al., OTCS, NeurIPS 2023): the pair is drawn by H and trained unweighted.
+        Resampling by compatibility (Gu et al., OTCS, NeurIPS 2023): the pair is drawn by H and trained
+        unweighted.
         """
         c = self.config
         norm = self.policy.normalizer
@@ -325,37 +333,40 @@ class OTPR(eqx.Module):
             metrics = {"policy/support": jnp.mean(H > 0), "policy/effective_share": effective}
             return pool_states[rows], pool_chunks[rows], jnp.ones(n), metrics
         rows = jax.random.randint(key, (n,), 0, self.plan.weights.shape[0])
-        return *(field[rows] for field in self.plan), {}
+        plan = self.plan
+        return plan.states[rows], plan.actions[rows], plan.weights[rows], {}
 
-    # ----------------------------------------------------------------------------------------------- transport
+    # --- transport
 
-    def update_potentials(
-        self, occurring: Transitions, problem: TransportProblem, held_out: TransportProblem
-    ) -> tuple[Self, dict[str, Array]]:
-        """Let u and v follow the moved critic: compute the block's cost once, ascend the dual on it.
-
-        Args:
-            occurring: replayed pairs, for the scale of Q.
-            problem: the block to ascend on.
-            held_out: another block; the marginal error is measured on it.
-        """
+    def begin_round(self, occurring: Transitions) -> OTPR:
+        """Follow the spread of Q over replayed pairs; forget the potentials if they are not to stay warm."""
         c = self.config
-        key, new_key, ascend_key, plan_key = jax.random.split(self.key, 4)
+        key, new_key = jax.random.split(self.key)
         q = self.target_critic.minimum(self.policy.normalizer(occurring.observation), occurring.chunk)
         spread = jnp.maximum(jnp.std(q), 1e-3)  # a critic that knows nothing yet must not divide by zero
         # slowly, so that warm potentials keep fitting; the first time at once
         scale = jnp.where(self.trained, self.scale + 0.2 * (spread - self.scale), spread)
-        potentials, state = self.potentials, self.potentials_state
-        if not c.warm_start:
-            potentials = _new_potentials(c, problem.states.shape[1], problem.actions.shape[1], new_key)
-            state = _init_potentials_state(c, potentials)
         agent = dataclasses.replace(self, scale=scale, key=key)
-        cost_of = agent.compatibility(c.guiding_share).cost
-        cost = cost_of.pairwise(problem.states, problem.actions)
+        if c.warm_start:
+            return agent
+        potentials = _new_potentials(
+            c, self.keypoint_states.shape[1], self.keypoint_actions.shape[1], new_key
+        )
+        state = _init_potentials_state(c, potentials)
+        return dataclasses.replace(agent, potentials=potentials, potentials_state=state)
+
+    def update_potentials(self, problem: TransportProblem) -> tuple[OTPR, dict[str, Array]]:
+        """Let u and v follow the critic: compute the block's cost once, ascend the dual on it.
+
+        The metric is the marginal error on this very block: what the ascent saw.
+        """
+        c = self.config
+        key, ascend_key, plan_key = jax.random.split(self.key, 3)
+        cost = self.compatibility(c.guiding_share).cost.pairwise(problem.states, problem.actions)
         potentials, state = ascend(
-            potentials,
+            self.potentials,
             optax.adam(c.potentials_learning_rate),
-            state,
+            self.potentials_state,
             problem.states,
             problem.actions,
             cost,
@@ -365,32 +376,33 @@ class OTPR(eqx.Module):
             batch=c.ot_batch,
             key=ascend_key,
         )
-        block_rows, block_columns, H = _errors(potentials, problem, cost, c.epsilon)
+        u, v = potentials.u(problem.states), potentials.v(problem.actions)
+        H = compatibility_of(u, v, cost, c.epsilon, problem.mask)
         agent = dataclasses.replace(
-            agent,
+            self,
             potentials=potentials,
             potentials_state=state,
             trained=jnp.asarray(True),
             plan=_draw_plan(problem, H, plan_key),
+            key=key,
         )
-        cost = cost_of.pairwise(held_out.states, held_out.actions)
-        rows, columns, H = _errors(potentials, held_out, cost, c.epsilon)
-        return agent, {
+        rows, columns = marginal_errors(H)
+        return agent, {"ot/block_error": (rows + columns) / 2}
+
+    def measure_potentials(self, problem: TransportProblem) -> dict[str, Array]:
+        """The marginal error on a block the potentials were not trained on, and the support of the plan."""
+        c = self.config
+        cost = self.compatibility(c.guiding_share).cost.pairwise(problem.states, problem.actions)
+        u, v = self.potentials.u(problem.states), self.potentials.v(problem.actions)
+        H = compatibility_of(u, v, cost, c.epsilon, problem.mask)
+        rows, columns = marginal_errors(H)
+        return {
             "ot/marginal_error": (rows + columns) / 2,
             "ot/row_error": rows,
             "ot/column_error": columns,
-            "ot/block_error": (block_rows + block_columns) / 2,
             "ot/support": jnp.mean(H > 0),
-            "ot/scale": scale,
+            "ot/scale": self.scale,
         }
-
-
-def _errors(
-    potentials: Potentials, problem: TransportProblem, cost: Float[Array, "n n"], epsilon: float
-) -> tuple[Array, Array, Float[Array, "n n"]]:
-    u, v = potentials.u(problem.states), potentials.v(problem.actions)
-    H = compatibility_of(u, v, cost, epsilon, problem.mask)
-    return *marginal_errors(H), H
 
 
 def _draw_plan(problem: TransportProblem, H: Float[Array, "n n"], key: PRNGKeyArray) -> Plan:

@@ -12,8 +12,8 @@ from otpr.errors import OtprError, unknown_name
 PRESETS: dict[str, OTPRConfig] = {
     # what measured best here
     "default": OTPRConfig(),
-    # the method as the paper states it: score matching over the product measure, keypoints masked, every replayed chunk in the action
-    # marginal
+    # the method as the paper states it: score matching over the product measure, keypoints masked, every
+    # replayed chunk in the action marginal
     "paper": OTPRConfig(
         expectile=0.8,
         return_bound=False,
@@ -37,6 +37,9 @@ PRESETS: dict[str, OTPRConfig] = {
         acting_guiding_share=0.0,
         keypoint_share=0.5,
         warm_start=False,
+        ot_block=512,
+        ot_blocks=1,
+        ot_batch=128,
         potentials_learning_rate=1e-5,
         dual_steps=1000,
     ),
@@ -51,7 +54,8 @@ def agent_config(preset: str, changes: Sequence[str] = ()) -> OTPRConfig:
         changes: strings "field=value".
 
     Raises:
-        OtprError: the preset or a field is unknown (the message has the nearest name), or a value does not fit its field.
+        OtprError: the preset or a field is unknown (the message has the nearest name), or a value does not
+        fit its field.
     """
     if preset not in PRESETS:
         raise unknown_name("preset", preset, PRESETS)

@@ -1,13 +1,14 @@
 """From episodes to transitions over action chunks.
 
-A transition spans one chunk of h actions, starting at ANY step of an episode (not only where the policy replanned):
+A transition spans one chunk of h actions, starting at ANY step of an episode (not only where the policy
+replanned):
 its reward is the discounted sum inside the chunk and its bootstrap discount is gamma^(steps taken), 0 after a
 termination. A time-out (truncation) keeps its bootstrap.
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -16,21 +17,23 @@ from jaxtyping import PRNGKeyArray
 from otpr.data.episodes import Episode
 
 
+AnyArray = Any  # of NumPy where transitions are made, of JAX where an agent learns from them
+
+
 class Transitions(NamedTuple):
     """n transitions over chunks; every field has n rows. Float32."""
 
-    observation: jax.Array | np.ndarray  # (n, o) where the chunk starts
+    observation: AnyArray  # (n, o) where the chunk starts
     chunk: (
-        jax.Array | np.ndarray
-    )  # (n, h * a) the h actions, flattened step by step; past the episode's end the last repeats
-    reward: jax.Array | np.ndarray  # (n,) sum_i gamma^i r_i over the steps taken
-    discount: (
-        jax.Array | np.ndarray
-    )  # (n,) gamma^(steps taken), 0 where the episode terminated inside the chunk
-    next_observation: jax.Array | np.ndarray  # (n, o) after the chunk, or the last observation of the episode
-    # (n,) discounted sum of the rewards from the chunk's start to the episode's end: what was really achieved from
-    # here. -inf after a truncation with a negative reward, where the unseen rest says nothing about a lower bound
-    return_to_go: jax.Array | np.ndarray
+        AnyArray  # (n, h * a) the h actions, flattened step by step; past the episode's end the last repeats
+    )
+    reward: AnyArray  # (n,) sum_i gamma^i r_i over the steps taken
+    discount: AnyArray  # (n,) gamma^(steps taken), 0 where the episode terminated inside the chunk
+    next_observation: AnyArray  # (n, o) after the chunk, or the last observation of the episode
+    # (n,) discounted sum of the rewards from the chunk's start to the episode's end: what was really
+    # achieved.
+    # -inf in a truncated episode with a negative reward, whose unseen rest may cost more: no lower bound then
+    return_to_go: AnyArray
 
 
 def chunk_transitions(episode: Episode, chunk_length: int, gamma: float) -> Transitions:

@@ -1,4 +1,4 @@
-"""The replay buffer: a ring of transitions that lives on the device, so that a block of updates never leaves it."""
+"""The replay buffer: a ring of transitions on the device, so that a block of updates never leaves it."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ class Replay(eqx.Module):
 
     @classmethod
     def create(cls, capacity: int, observation_dim: int, chunk_dim: int) -> Replay:
+        """An empty buffer."""
         data = Transitions(
             observation=jnp.zeros((capacity, observation_dim)),
             chunk=jnp.zeros((capacity, chunk_dim)),
@@ -34,6 +35,7 @@ class Replay(eqx.Module):
 
     @property
     def capacity(self) -> int:
+        """The most transitions it holds."""
         return self.data.reward.shape[0]
 
     def add(self, transitions: Transitions) -> Replay:

@@ -2,8 +2,8 @@
 
     J(theta) = E_k w_k E_{s,a} H E_{a_k | a} || score_theta(a_k; s, k) - grad log p(a_k | a) ||^2
 
-With w_k = sigma_k^2 the term of one sample is the squared error of the predicted noise (Ho et al., 2020, section 3.2;
-Vincent, "A connection between score matching and denoising autoencoders", 2011).
+With w_k = sigma_k^2 the term of one sample is the squared error of the predicted noise (Ho et al., 2020,
+section 3.2; Vincent, "A connection between score matching and denoising autoencoders", 2011).
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def denoising_losses(
     chunks: Float[Array, "n a"],
     key: PRNGKeyArray,
 ) -> Float[Array, " n"]:
-    """Squared noise-prediction error of each sample at one random noise level (mean over the chunk's entries).
+    """Squared noise-prediction error of each sample at one random noise level (mean over entries).
 
     The weighted objective is the mean of weight times this; imitation is weight 1.
 

@@ -19,7 +19,8 @@ def time_embedding(k: Int[Array, ""], width: int, max_period: float = 100.0) -> 
 class NoiseNetwork(eqx.Module):
     """Predicts the noise in a flattened chunk, given the (normalised) observation and the noise level.
 
-    The prediction stands for the score through `NoiseSchedule.score`. One call takes one sample; vmap for batches.
+    The prediction stands for the score through `NoiseSchedule.score`. One call takes one sample; vmap for
+    batches.
     """
 
     mlp: eqx.nn.MLP
@@ -44,4 +45,5 @@ class NoiseNetwork(eqx.Module):
     def __call__(
         self, observation: Float[Array, " o"], chunk: Float[Array, " a"], k: Int[Array, ""]
     ) -> Float[Array, " a"]:
+        """The noise predicted in one noisy chunk."""
         return self.mlp(jnp.concatenate([observation, chunk, time_embedding(k, self.time_width)]))

@@ -1,13 +1,13 @@
 """Samplers: from noise to an action chunk.
 
-Sources: DDPM, Ho et al., 2020 (eq. 6-7, ancestral sampling); DDIM, Song et al., "Denoising diffusion implicit models",
-2021 (eq. 12, eta = 0).
+Sources: DDPM, Ho et al., 2020 (eq. 6-7, ancestral sampling); DDIM, Song et al., "Denoising diffusion
+implicit models", 2021 (eq. 12, eta = 0).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal
+from typing import Literal, get_args
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +15,7 @@ import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from otpr.diffusion.schedule import NoiseSchedule
+from otpr.errors import unknown_name
 
 Method = Literal["ddpm", "ddim"]
 
@@ -32,12 +33,15 @@ def sample(
     """Draw chunks by reversing the noise process.
 
     Args:
-        predict_noise: takes (noisy chunks of `shape`, level) and returns the predicted noise of the same shape.
+        predict_noise: takes (noisy chunks of `shape`, level) and returns the predicted noise of the same
+        shape.
         shape: shape of the result; the last axis is the flattened chunk.
         method: "ddpm" draws fresh noise at every step, "ddim" only at the start.
         steps: how many of the schedule's levels to visit, evenly spaced; None visits all.
         bound: the estimate of the clean chunk is clipped to [-bound, bound] at every step; None never clips.
     """
+    if method not in get_args(Method):
+        raise unknown_name("sampling method", method, get_args(Method))
     steps = schedule.steps if steps is None else steps
     if not 1 <= steps <= schedule.steps:
         raise ValueError(f"steps must lie in 1..{schedule.steps} (the schedule's levels), got {steps}.")

@@ -1,8 +1,10 @@
 """The variance-preserving noise schedule.
 
-    a_k = sqrt(alpha_bar_k) a_0 + sqrt(1 - alpha_bar_k) noise,     k = 0 (almost clean) ... K-1 (almost pure noise)
+    a_k = sqrt(alpha_bar_k) a_0 + sqrt(1 - alpha_bar_k) noise,     k = 0 (almost clean) ... K-1 (almost pure
+    noise)
 
-Sources: Ho et al., "Denoising diffusion probabilistic models", 2020; the cosine schedule of Nichol and Dhariwal,
+Sources: Ho et al., "Denoising diffusion probabilistic models", 2020; the cosine schedule of Nichol and
+Dhariwal,
 "Improved denoising diffusion probabilistic models", 2021 (eq. 17).
 """
 
@@ -34,6 +36,7 @@ class NoiseSchedule(eqx.Module):
 
     @property
     def steps(self) -> int:
+        """K, the number of noise levels."""
         return self.alpha_bar.shape[0]
 
     def signal(self, k: Int[Array, "..."]) -> Float[Array, "..."]:

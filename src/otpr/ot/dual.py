@@ -59,8 +59,8 @@ def compatibility(
 def marginal_errors(H: Float[Array, "n m"]) -> tuple[Float[Array, ""], Float[Array, ""]]:
     """Mean distance from 1 of the row means and of the column means of H.
 
-    Both are 0 at the optimum (the first-order conditions of the dual). Their mean is the *marginal error*: the
-    one number that says whether potentials can be trusted. H must have its mask applied.
+    Both are 0 at the optimum (the first-order conditions of the dual). Their mean is the *marginal error*:
+    the one number that says whether potentials can be trusted. H must have its mask applied.
     """
     rows = jnp.mean(jnp.abs(jnp.mean(H, axis=1) - 1.0))
     columns = jnp.mean(jnp.abs(jnp.mean(H, axis=0) - 1.0))

@@ -1,7 +1,7 @@
 """Neural potentials u(s), v(a) and the ascent of the dual on a block of pairs whose cost is known.
 
-The cost of a block is computed once, while the critic is frozen, and reused by every step: a step then costs two
-small networks on a sub-sample of rows and columns, and no evaluation of the critic.
+The cost of a block is computed once, while the critic is frozen, and reused by every step: a step then costs
+two small networks on a sub-sample of rows and columns, and no evaluation of the critic.
 """
 
 from __future__ import annotations
@@ -27,9 +27,11 @@ class Potentials(eqx.Module):
         self.action_network = eqx.nn.MLP(action_dim, "scalar", width, depth, jax.nn.relu, key=action_key)
 
     def u(self, states: Float[Array, "n s"]) -> Float[Array, " n"]:
+        """The potential of each state."""
         return jax.vmap(self.state_network)(states)
 
     def v(self, actions: Float[Array, "m a"]) -> Float[Array, " m"]:
+        """The potential of each action."""
         return jax.vmap(self.action_network)(actions)
 
 
@@ -47,17 +49,18 @@ def ascend(
     batch: int,
     key: PRNGKeyArray,
 ) -> tuple[Potentials, optax.OptState]:
-    """Stochastic ascent of the dual: each step takes one of the (n // batch) x (m // batch) tiles of the block.
+    """Stochastic ascent of the dual: each step takes one (batch x batch) tile of the block.
 
-    The block's rows and columns are taken to be in random order, so that a tile is a fair sample of its pairs; slicing a tile is far
-    cheaper than gathering scattered pairs.
+    The block's rows and columns are taken to be in random order, so that a tile is a fair sample of its
+    pairs; slicing a tile is far cheaper than gathering scattered pairs.
 
     Args:
         potentials: where to start; pass the last round's to start warm.
         cost: c of every pair of the block, `n` states by `m` actions.
         mask: pairs of the block that may carry mass; None allows all.
     """
-
+    if batch > min(cost.shape):
+        raise ValueError(f"batch ({batch}) must not exceed the block's rows and columns, {cost.shape}.")
     tiles = jnp.asarray([cost.shape[0] // batch, cost.shape[1] // batch])
 
     def loss(potentials, row, column):

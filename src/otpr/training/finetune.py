@@ -40,7 +40,7 @@ class LoopConfig:
     """How interaction and learning alternate."""
 
     # environment steps in all; the last round may overshoot them by less than its episodes
-    env_steps: int = 50_000
+    env_steps: int = 40_000
     # episodes a round, run side by side
     num_envs: int = 8
     # gradient steps for each environment step
@@ -48,7 +48,7 @@ class LoopConfig:
     # environment steps before learning starts
     warmup_steps: int = 2_000
     # gradient steps of the critics alone at that moment
-    warmup_updates: int = 2_000
+    warmup_updates: int = 1_000
     # environment steps between evaluations
     eval_every: int = 10_000
     # episodes of an evaluation on the way
@@ -86,9 +86,7 @@ class Progression:
     episodes: int = 0
     warmup_updates: int = 0
     updates: int = 0  # gradient steps taken, those of the warm-up included
-    updates_due: float = (
-        0.0  # gradient steps that the environment steps so far ask for and that are not taken
-    )
+    updates_due: float = 0.0  # gradient steps that the environment steps ask for and that are not taken
     potentials_due: bool = False
     potential_rounds: int = 0
     evaluated_at: int = -1

@@ -1,7 +1,8 @@
-"""Blocks of gradient steps as one compiled program, with batches and transport problems drawn on the device."""
+"""Blocks of gradient steps as one compiled program, with batches drawn on the device."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import equinox as eqx
@@ -44,8 +45,8 @@ def draw_batch(experience: Experience, config: OTPRConfig, key: PRNGKeyArray) ->
 def draw_problem(experience: Experience, agent: OTPR, key: PRNGKeyArray, n: int) -> TransportProblem:
     """A transport problem of `n` states and `n` actions, in random order.
 
-    States come from replay and demonstrations, actions from the target measure (and demonstrations), independently. With keypoints,
-    some expert pairs are in both, and the mask ties each to itself.
+    States come from replay and demonstrations, actions from the target measure (and demonstrations),
+    independently. With keypoints, some expert pairs are in both, and the mask ties each to itself.
     """
     config = agent.config
     replay_key, expert_key, action_key, key_key, *order_keys = jax.random.split(key, 6)
@@ -70,32 +71,39 @@ def update_block(
     agent: OTPR, experience: Experience, updates: int, update_policy: bool
 ) -> tuple[OTPR, dict[str, Array]]:
     """Take `updates` gradient steps; the metrics are their means."""
-    arrays, static = eqx.partition(agent, eqx.is_array)
-    key, block_key = jax.random.split(agent.key)
-    arrays = eqx.tree_at(lambda a: a.key, arrays, key)
 
-    def step(arrays, key):
-        agent = eqx.combine(arrays, static)
-        batch = draw_batch(experience, agent.config, key)
-        agent, metrics = agent.update(batch, update_policy)
-        return eqx.filter(agent, eqx.is_array), metrics
+    def step(agent: OTPR, key: PRNGKeyArray) -> tuple[OTPR, dict[str, Array]]:
+        return agent.update(draw_batch(experience, agent.config, key), update_policy)
 
-    arrays, metrics = jax.lax.scan(step, arrays, jax.random.split(block_key, updates))
-    return eqx.combine(arrays, static), jax.tree.map(jnp.mean, metrics)
+    return _scan(step, agent, updates)
 
 
 @eqx.filter_jit
 def update_potentials(agent: OTPR, experience: Experience) -> tuple[OTPR, dict[str, Array]]:
-    """Let the agent's potentials follow its critic, on a fresh block; measure them on another."""
-    key, occurring_key, problem_key, held_out_key = jax.random.split(agent.key, 4)
+    """Let the agent's potentials follow its critic on a round of fresh blocks; measure them on another."""
+    config = agent.config
+    key, occurring_key, held_out_key = jax.random.split(agent.key, 3)
     agent = eqx.tree_at(lambda a: a.key, agent, key)
-    n = agent.config.ot_block
-    return agent.update_potentials(
-        experience.replay.sample(occurring_key, n),
-        draw_problem(experience, agent, problem_key, n),
-        draw_problem(experience, agent, held_out_key, min(n, HELD_OUT)),
-    )
+
+    def step(agent: OTPR, key: PRNGKeyArray) -> tuple[OTPR, dict[str, Array]]:
+        return agent.update_potentials(draw_problem(experience, agent, key, config.ot_block))
+
+    agent = agent.begin_round(experience.replay.sample(occurring_key, config.ot_block))
+    agent, metrics = _scan(step, agent, config.ot_blocks)
+    held_out = draw_problem(experience, agent, held_out_key, config.ot_block)
+    return agent, metrics | agent.measure_potentials(held_out)
 
 
-HELD_OUT = 256
-"""States and actions of the block on which the marginal error is measured, at most."""
+def _scan(
+    step: Callable[[OTPR, PRNGKeyArray], tuple[OTPR, dict[str, Array]]], agent: OTPR, steps: int
+) -> tuple[OTPR, dict[str, Array]]:
+    """Scan a step over fresh keys; the metrics are means over the steps."""
+    key, scan_key = jax.random.split(agent.key)
+    arrays, static = eqx.partition(eqx.tree_at(lambda a: a.key, agent, key), eqx.is_array)
+
+    def body(arrays, key):
+        agent, metrics = step(eqx.combine(arrays, static), key)
+        return eqx.filter(agent, eqx.is_array), metrics
+
+    arrays, metrics = jax.lax.scan(body, arrays, jax.random.split(scan_key, steps))
+    return eqx.combine(arrays, static), jax.tree.map(jnp.mean, metrics)
