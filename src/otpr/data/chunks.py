@@ -16,7 +16,6 @@ from jaxtyping import PRNGKeyArray
 
 from otpr.data.episodes import Episode
 
-
 AnyArray = Any  # of NumPy where transitions are made, of JAX where an agent learns from them
 
 
