@@ -1,13 +1,107 @@
-"""Named settings of OTPR. docs/fidelity.md says where each comes from."""
+"""Settings of OTPR, and named ones. docs/fidelity.md says where each comes from."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any, get_args, get_type_hints
+from typing import Any, Literal, get_args, get_type_hints
 
-from otpr.agents.otpr import OTPRConfig
 from otpr.errors import OtprError, unknown_name
+
+
+@dataclasses.dataclass(frozen=True)
+class OTPRConfig:
+    """Settings of the algorithm; `PRESETS` names some."""
+
+    # --- critics
+    # discount of one environment step
+    gamma: float = 0.99
+    # of the value function's regression on Q (IQL); above 0.5 it leans to the better actions
+    expectile: float = 0.7
+    # Q networks whose minimum is used
+    num_critics: int = 2
+    # width and number of the hidden layers of Q and V
+    critic_width: int = 256
+    critic_depth: int = 2
+    learning_rate: float = 3e-4
+    # how far the target critics move towards the critics each step
+    target_rate: float = 0.005
+    # Q is at least what was really achieved from a pair (true where the dynamics are deterministic)
+    return_bound: bool = True
+
+    # --- policy
+    policy_learning_rate: float = 3e-4
+    # how far the deployed moving average moves towards the trained weights each step
+    ema_rate: float = 0.005
+    batch_size: int = 256
+    # share of demonstrations in every batch, of critics and of policy
+    demonstration_share: float = 0.25
+    # which pairs the score matching trains on: "occurring" draws replayed pairs (s_i, a_i) by H(s_i, a_i);
+    # "product" draws
+    # for s_i a partner a_j of any other state by H(s_i, a_j) (the paper's eq. 10), from the block of the
+    # last round; "imitation" takes replayed pairs as they come
+    pairing: Literal["occurring", "product", "imitation"] = "occurring"
+    # occurring pairs to draw from, in batches
+    pool: int = 2
+    # sampled chunks among which H chooses when acting
+    candidates: int = 16
+
+    # --- transport
+    # the action marginal q: every replayed chunk, or those of demonstrations and successful episodes alone
+    target_measure: Literal["replay", "successes"] = "successes"
+    # strength of the L2 regularisation, in standard deviations of Q
+    epsilon: float = 0.15
+    # share alpha of the guiding cost in the cost potentials are trained on, and in the one H is evaluated
+    # with
+    guiding_share: float = 0.0
+    acting_guiding_share: float = 0.0
+    # temperature of the relations to the keypoints
+    guiding_temperature: float = 0.1
+    # expert pairs that the guiding cost refers to, spread evenly over the demonstrations
+    keypoints: int = 64
+    # share of a block's pairs that are masked expert keypoints
+    keypoint_share: float = 0.0
+    # width and number of the hidden layers of u and v
+    potentials_width: int = 256
+    potentials_depth: int = 2
+    potentials_learning_rate: float = 1e-3
+    # each round goes on from the last round's potentials
+    warm_start: bool = True
+    # states and actions in a block, whose pairwise cost is computed once; blocks of fresh samples a round
+    ot_block: int = 256
+    ot_blocks: int = 6
+    # rows and columns of one step of the dual's ascent, and steps a block
+    ot_batch: int = 256
+    dual_steps: int = 50
+
+    def __post_init__(self):
+        for name in ("gamma", "expectile", "target_rate", "ema_rate"):
+            if not 0 < getattr(self, name) <= 1:
+                raise ValueError(f"{name} must lie in (0, 1], got {getattr(self, name)}.")
+        for name in ("demonstration_share", "guiding_share", "acting_guiding_share", "keypoint_share"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} must lie in [0, 1], got {getattr(self, name)}.")
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if type(value) is int and value < 1:
+                raise ValueError(f"{field.name} must be at least 1, got {value}.")
+        for name in (
+            "epsilon",
+            "guiding_temperature",
+            "learning_rate",
+            "policy_learning_rate",
+            "potentials_learning_rate",
+        ):
+            if not 0 < getattr(self, name) < float("inf"):
+                raise ValueError(f"{name} must be a positive number, got {getattr(self, name)}.")
+        if self.ot_batch > self.ot_block:
+            raise ValueError(f"ot_batch ({self.ot_batch}) must not exceed ot_block ({self.ot_block}).")
+
+    @property
+    def demonstrations_in_batch(self) -> int:
+        """How many of a batch's transitions come from the demonstrations."""
+        return round(self.batch_size * self.demonstration_share)
+
 
 PRESETS: dict[str, OTPRConfig] = {
     # what measured best here

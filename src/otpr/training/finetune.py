@@ -142,15 +142,22 @@ class FineTuning:
         self.base, self.task, self.preset, self.seed = base, task, preset, seed
         self.loop, self.run, self.env = loop, run, env
         parts = [chunk_transitions(episode, base.chunk_length, agent.gamma) for episode in episodes]
+        solved = [part for part, episode in zip(parts, episodes, strict=True) if episode.success]
+        if not solved and agent.target_measure == "successes":
+            raise OtprError(
+                "No demonstration succeeded: there are no successes to transport to. Use demonstrations that "
+                "solve the task, or --set target_measure=replay."
+            )
         demonstrations = Transitions(*map(jnp.asarray, concatenate(parts)))
         self.agent = OTPR.create(base, demonstrations, agent, jax.random.key(seed))
         longest = task_spec(task).episode_limit * loop.num_envs  # the last round may overshoot by as much
         n_demonstrated = demonstrations.reward.shape[0]
         dims = (demonstrations.observation.shape[1], demonstrations.chunk.shape[1])
+        successes = Replay.create(loop.env_steps + longest + n_demonstrated, *dims)
+        for part in solved:
+            successes = successes.add(part)
         self.experience = Experience(
-            replay=Replay.create(loop.env_steps + longest, *dims),
-            successes=Replay.create(loop.env_steps + longest + n_demonstrated, *dims).add(demonstrations),
-            demonstrations=demonstrations,
+            Replay.create(loop.env_steps + longest, *dims), successes, demonstrations
         )
         self.at = Progression()
         self._stop = StopRequest()
