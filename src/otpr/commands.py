@@ -39,7 +39,7 @@ class Collect:
     # task id, e.g. metaworld/peg-insert-side-v3; `otpr info` lists them
     task: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="TASK")]
     # folder of the data set
-    out: Path
+    out: Path = Path("runs/demonstrations")
     # successful episodes to keep
     episodes: int = 10
     # standard deviation of the Gaussian noise on the expert's actions, which lie in [-1, 1]
@@ -86,9 +86,9 @@ class Pretrain:
     """Learn a diffusion policy over action chunks by imitation of a data set."""
 
     # folder or Minari id of the demonstrations
-    data: str
+    data: str = "runs/demonstrations"
     # where everything about this run goes
-    run_dir: Path
+    run_dir: Path = Path("runs/pretrain")
     # the policy and its training
     config: Annotated[PretrainConfig, tyro.conf.arg(name="")] = dataclasses.field(
         default_factory=PretrainConfig
@@ -125,17 +125,19 @@ class Finetune:
     """Improve a policy by interaction with OTPR, without forgetting the demonstrations."""
 
     # folder of the pre-trained policy: a policy, or the run directory of `otpr pretrain`
-    policy: Path
+    policy: Path = Path("runs/pretrain")
     # folder or Minari id of the demonstrations
-    data: str
+    data: str = "runs/demonstrations"
     # where everything about this run goes
-    run_dir: Path
+    run_dir: Path = Path("runs/finetune")
     # the loop of interaction and learning
     config: Annotated[LoopConfig, tyro.conf.arg(name="")] = dataclasses.field(default_factory=LoopConfig)
     # default, paper or release: see docs/fidelity.md
     preset: str = "default"
     # fields of the preset to change, as field=value, e.g. --set epsilon=0.1 candidates=32
     set: tuple[str, ...] = ()
+    # do not film two episodes before and after
+    no_video: bool = False
     # task to interact with; where left out, the policy's
     task: str | None = None
     # every random number of the run derives from it
@@ -175,6 +177,7 @@ class Finetune:
                 agent=agent,
                 loop=self.config,
                 resume=self.resume,
+                video=not self.no_video,
             )
 
 
@@ -189,8 +192,9 @@ def fine_tune(
     agent: OTPRConfig,
     loop: LoopConfig,
     resume: bool,
+    video: bool,
 ) -> dict[str, Any]:
-    """Fine-tune in an open run directory, draw the learning curve and return the summary."""
+    """Fine-tune in an open run directory, draw the learning curve, film if wanted and return the summary."""
     with ChunkedVectorEnv(task, loop.num_envs, base.chunk_length, processes=True) as env:
         job = FineTuning(
             base, episodes, task=task, preset=preset, seed=seed, agent=agent, loop=loop, run=run, env=env
@@ -206,7 +210,14 @@ def fine_tune(
         base_success=summary["base_success"],
     )
     print(f"Policy: {run.path / 'policy'}   Learning curve: {curve}")
+    if video:
+        for name, policy in (("before", base), ("after", load_policy(run.path))):
+            print(record(task, policy.act, FILMED, run.videos / f"{name}.mp4"))
     return summary
+
+
+FILMED = (evaluation_seed(0), evaluation_seed(1))
+"""The initial conditions that are filmed: the first two of the evaluation."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -214,7 +225,10 @@ class Evaluate:
     """Compare policies on the same held-out initial conditions; film them where rendering works."""
 
     # folders of policies or of run directories, each evaluated
-    policies: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="POLICY")]
+    policies: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="POLICY")] = (
+        Path("runs/pretrain"),
+        Path("runs/finetune"),
+    )
     # task to evaluate on; where left out, the first policy's
     task: str | None = None
     # episodes a policy
@@ -236,8 +250,6 @@ class Evaluate:
         Returns:
             a dict a policy; two for a policy with a chooser: as deployed, then one sample.
         """
-        if not self.policies:
-            raise OtprError("No policy was given. Usage: otpr evaluate POLICY [POLICY ...]")
         check_at_least(1, self, "episodes", "num_envs")
         task = self.task or policy_task(self.policies[0])
         spec = task_spec(task)
@@ -270,7 +282,7 @@ class Evaluate:
             for number, (_, policy) in enumerate(loaded, start=1):
                 several = len(loaded) > 1
                 film = self.video.with_stem(f"{self.video.stem}-{number}") if several else self.video
-                print(record(task, policy.act, [evaluation_seed(0), evaluation_seed(1)], film))
+                print(record(task, policy.act, FILMED, film))
         if self.out is not None:
             self.out.parent.mkdir(parents=True, exist_ok=True)
             scratch = self.out.with_name(f".{self.out.name}.part")

@@ -4,7 +4,7 @@ The run directory is that of the fine-tuning, with the earlier steps in folders 
 
 demonstrations/   what `otpr collect` makes
 pretrain/         what `otpr pretrain` makes; its policy is the base policy
-evaluation.json   what `otpr evaluate` says of both policies, and videos/
+evaluation.json   what `otpr evaluate` says of both policies
 """
 
 from __future__ import annotations
@@ -84,13 +84,10 @@ class Quickstart:
                 agent=agent,
                 loop=loop,
                 resume=self.resume,
+                video=True,
             )
             print("4/4  Evaluation on held-out initial conditions")
-            results = Evaluate(
-                (pretrained, run.path),
-                out=run.path / "evaluation.json",
-                video=run.videos / "policy.mp4",
-            ).results()
+            results = Evaluate((pretrained, run.path), out=run.path / "evaluation.json").results()
         table = Table("policy", "success", "95% interval", box=None, title=self.task, title_justify="left")
         names = ("before: imitation", "after: OTPR", "after: OTPR, one sample")
         for name, result in zip(names, results, strict=True):
