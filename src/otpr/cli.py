@@ -46,7 +46,8 @@ def _run(arguments: list[str]) -> int:
     if arguments and not arguments[0].startswith("-") and arguments[0] not in COMMANDS:
         raise unknown_name("command", arguments[0], COMMANDS)
     # JAX takes seconds to import; a misspelt command need not wait for it
-    from otpr.commands import Collect, Evaluate, Finetune, Info, Pretrain
+    from otpr.commands import Collect, Evaluate, Finetune, Pretrain
+    from otpr.info import Info
     from otpr.quickstart import Quickstart
     from otpr.training.compilation import use_compilation_cache
     from otpr.training.stopping import Stopped

@@ -19,7 +19,7 @@ from otpr.data.collect import collect
 from otpr.data.episodes import Episode, validate_episodes
 from otpr.data.minari_io import Demonstrations, check_free, read_dataset, write_dataset
 from otpr.data.seeds import evaluation_seed
-from otpr.envs import ChunkedVectorEnv, list_tasks, task_spec
+from otpr.envs import ChunkedVectorEnv, task_spec
 from otpr.errors import OtprError, check_at_least
 from otpr.policy import Policy, load_policy, policy_task
 from otpr.report.curve import learning_curve
@@ -29,7 +29,6 @@ from otpr.training.finetune import FineTuning, LoopConfig
 from otpr.training.pretrain import PretrainConfig, pretrain
 from otpr.training.progress import Progress
 from otpr.training.run_directory import RunDirectory
-from otpr.training.versions import software_versions
 
 
 @dataclasses.dataclass(frozen=True)
@@ -289,38 +288,6 @@ class Evaluate:
             scratch.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
             os.replace(scratch, self.out)
         return results
-
-
-@dataclasses.dataclass(frozen=True)
-class Info:
-    """Versions, devices, and every task with the extra that it needs."""
-
-    # as JSON, for programs
-    json: bool = False
-
-    def run(self) -> None:
-        """Print it."""
-        versions = software_versions()
-        tasks = list_tasks()
-        if self.json:
-            print(
-                json.dumps(
-                    {"versions": versions, "tasks": [dataclasses.asdict(task) for task in tasks]}, indent=2
-                )
-            )
-            return
-        for name, value in versions.items():
-            missing = "not in a git checkout" if name == "git_commit" else "not installed"
-            shown = ", ".join(value) if isinstance(value, list) else value or missing
-            print(f"{name:18} {shown}")
-        # plain text, and no table that is cut where the terminal is narrow: it is there to be searched
-        row = "{:40} {:>11} {:>6} {:>11} {:>6}  {}"
-        print("\n" + row.format("task", "observation", "action", "steps limit", "expert", "simulator"))
-        for task in tasks:
-            simulator = "installed" if task.installed else f"pip install 'otpr[{task.extra}]'"
-            expert = "yes" if task.has_expert else "no"
-            dims = [dim or "?" for dim in (task.observation_dim, task.action_dim)]
-            print(row.format(task.id, *dims, task.episode_limit, expert, simulator))
 
 
 def check_seed(seed: int) -> None:
