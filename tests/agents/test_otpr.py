@@ -11,13 +11,14 @@ import numpy as np
 import optax
 import pytest
 
-from otpr.agents.otpr import OTPR, OTPRConfig
+from otpr.agents.otpr import OTPR, OTPRConfig, TransportProblem, _draw_plan
+from otpr.agents.presets import PRESETS
 from otpr.data.chunks import Transitions, take
 from otpr.data.replay import Replay
 from otpr.diffusion import NoiseNetwork, NoiseSchedule, denoising_losses
 from otpr.normalization import Normalizer
 from otpr.policy import Policy
-from otpr.training.learning import Experience, update_block, update_potentials
+from otpr.training.learning import Experience, draw_problem, update_block, update_potentials
 
 MODE = 0.5
 CONFIG = OTPRConfig(
@@ -141,3 +142,111 @@ def test_imitation_alone_does_not(base, demonstrations):
     imitator = dataclasses.replace(CONFIG, pairing="imitation", target_measure="replay", candidates=1)
     imitated = fine_tune(base, demonstrations, imitator)
     assert abs(good_share(imitated.policy) - good_share(base)) < 0.1
+
+
+@pytest.fixture(scope="module")
+def experience(demonstrations: Transitions) -> Experience:
+    rng = np.random.default_rng(5)
+    observation, action = rng.uniform(-1, 1, 200), rng.uniform(-1, 1, 200)
+    data = one_step(observation, action, reward_of(observation, action))
+    empty = Replay.create(512, 1, 1)
+    return Experience(empty.add(data), Replay.create(512, 1, 1).add(successful(data)), demonstrations)
+
+
+@pytest.mark.parametrize("preset", sorted(PRESETS))
+def test_every_preset_learns_finite_numbers_and_changes_the_policy(preset, base, demonstrations, experience):
+    small = {field: getattr(CONFIG, field) for field in ("critic_width", "potentials_width", "batch_size")}
+    small |= {"ot_block": 32, "ot_batch": 16, "dual_steps": 5, "ot_blocks": 1, "keypoints": 8}
+    agent = OTPR.create(
+        base, demonstrations, dataclasses.replace(PRESETS[preset], **small), jax.random.key(0)
+    )
+    agent, potentials_metrics = update_potentials(agent, experience)
+    tuned, metrics = update_block(agent, experience, 3, True)
+    assert all(np.isfinite(value) for value in {**potentials_metrics, **metrics}.values())
+    before, after = (jax.tree.leaves(eqx.filter(a.policy.network, eqx.is_array)) for a in (agent, tuned))
+    assert any((x != y).any() for x, y in zip(before, after, strict=True))
+    # warm potentials go on, cold ones are made anew: only then do two rounds without a step differ
+    begun = agent.begin_round(demonstrations)
+    same = jax.tree.map(
+        lambda x, y: bool((x == y).all()),
+        eqx.filter(begun.potentials, eqx.is_array),
+        eqx.filter(agent.potentials, eqx.is_array),
+    )
+    assert all(jax.tree.leaves(same)) == PRESETS[preset].warm_start
+
+
+def test_a_problem_masks_its_keypoints(base, demonstrations, experience):
+    config = dataclasses.replace(CONFIG, keypoint_share=0.25)
+    agent = OTPR.create(base, demonstrations, config, jax.random.key(0))
+    problem = draw_problem(experience, agent, jax.random.key(1), 64)
+    mask = np.asarray(problem.mask)
+    keypoint_rows = np.flatnonzero(mask.sum(axis=1) == 1)
+    assert len(keypoint_rows) == 16
+    expert = {
+        (round(float(s), 5), round(float(a), 5))
+        for s, a in zip(demonstrations.observation[:, 0], demonstrations.chunk[:, 0], strict=True)
+    }
+    for row in keypoint_rows:
+        column = int(np.flatnonzero(mask[row])[0])
+        assert mask[:, column].sum() == 1
+        # what belongs together in the mask belonged together in a demonstration
+        pair = (round(float(problem.states[row, 0]), 5), round(float(problem.actions[column, 0]), 5))
+        assert pair in expert
+    free = np.setdiff1d(np.arange(64), keypoint_rows)
+    assert mask[free].sum(axis=1).tolist() == [48] * 48
+    unmasked = draw_problem(
+        experience, OTPR.create(base, demonstrations, CONFIG, jax.random.key(0)), jax.random.key(1), 64
+    )
+    assert unmasked.mask is None
+
+
+def test_the_product_measure_draws_partners_by_compatibility_and_skips_states_without_one():
+    states, actions = jnp.arange(3.0)[:, None], jnp.asarray([[10.0], [20.0], [30.0]])
+    H = jnp.asarray([[0.0, 1.0, 3.0], [0.0, 0.0, 0.0], [2.0, 0.0, 0.0]])
+    problem = TransportProblem(states, actions, None)
+    keys = jax.random.split(jax.random.key(0), 4000)
+    plans = jax.vmap(lambda key: _draw_plan(problem, H, key))(keys)
+    assert (np.asarray(plans.weights) == [1, 0, 1]).all()
+    partners = np.asarray(plans.actions[:, :, 0])
+    assert (partners[:, 2] == 10).all()
+    assert not (partners[:, 0] == 10).any()
+    # three quarters, within four standard deviations of a binomial
+    assert abs(np.mean(partners[:, 0] == 30) - 0.75) < 4 * np.sqrt(0.75 * 0.25 / 4000)
+
+
+def test_the_critic_learns_what_was_achieved_and_bootstraps_time_outs_only(base, demonstrations):
+    """Two states in a row, the second pays. Ending before it is worth 0, a time-out before it V(second)."""
+    n = 64
+    config = dataclasses.replace(
+        CONFIG, return_bound=False, expectile=0.5, demonstration_share=0.5, target_rate=0.2
+    )
+    first, second = np.full((n, 1), -0.5), np.full((n, 1), 0.5)
+
+    def transitions(observation, reward, discount, following):
+        return Transitions(
+            observation=observation.astype(np.float32),
+            chunk=np.zeros((n, 1), np.float32),
+            reward=np.full(n, reward, np.float32),
+            discount=np.full(n, discount, np.float32),
+            next_observation=following.astype(np.float32),
+            return_to_go=np.full(n, reward, np.float32),
+        )
+
+    pays = transitions(second, 1.0, 0.0, second)
+
+    def value_of_first(discount, bound):
+        settings = dataclasses.replace(config, return_bound=bound)
+        agent = OTPR.create(base, demonstrations, settings, jax.random.key(0))
+        waits = transitions(first, 0.0, discount, second)
+        if bound:
+            waits = waits._replace(return_to_go=np.full(n, 0.7, np.float32))
+        buffers = Replay.create(n, 1, 1)
+        data = Experience(
+            buffers.add(waits), Replay.create(n, 1, 1).add(waits), Transitions(*map(jnp.asarray, pays))
+        )
+        agent, _ = update_block(agent, data, 1000, False)
+        return float(agent.critic.minimum(jnp.full((1, 1), -0.5), jnp.zeros((1, 1)))[0])
+
+    assert value_of_first(0.9, bound=False) == pytest.approx(0.9, abs=0.05)  # timed out: gamma V(s')
+    assert value_of_first(0.0, bound=False) == pytest.approx(0.0, abs=0.05)  # terminated
+    assert value_of_first(0.0, bound=True) == pytest.approx(0.7, abs=0.05)  # but 0.7 was achieved from there
