@@ -41,3 +41,12 @@ def test_the_table_in_the_docs_is_of_these_runs(run):
         f"| {run['ot_marginal_error']:.3f} |"
     )
     assert row in (ROOT / "docs" / "results.md").read_text()
+
+
+def test_the_readme_shows_the_quickstart_that_is_kept():
+    run = json.loads((ROOT / "results" / "quickstart" / "two-cores-seed0.json").read_text())
+    readme = (ROOT / "README.md").read_text()
+    for key in ("base_success", "final_success", "final_success_single"):
+        assert f"| {run[key]:.0%} |" in readme
+    for key in ("base_success", "final_success", "final_success_single"):
+        assert f"{mean(DEFAULT, key):.0%}" in readme
