@@ -5,8 +5,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import hashlib
-import json
-import os
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -28,7 +26,7 @@ from otpr.training.evaluate import Evaluation, evaluate
 from otpr.training.finetune import FineTuning, LoopConfig
 from otpr.training.pretrain import PretrainConfig, pretrain
 from otpr.training.progress import Progress
-from otpr.training.run_directory import RunDirectory
+from otpr.training.run_directory import RunDirectory, write_json
 
 
 @dataclasses.dataclass(frozen=True)
@@ -284,9 +282,7 @@ class Evaluate:
                 print(record(task, policy.act, FILMED, film))
         if self.out is not None:
             self.out.parent.mkdir(parents=True, exist_ok=True)
-            scratch = self.out.with_name(f".{self.out.name}.part")
-            scratch.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
-            os.replace(scratch, self.out)
+            write_json(self.out, results)
         return results
 
 

@@ -13,6 +13,7 @@ import optax
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
 from otpr.ot.dual import dual_objective
+from otpr.scanning import scan_state
 
 
 class Potentials(eqx.Module):
@@ -81,12 +82,5 @@ def ascend(
         )
         return (eqx.apply_updates(potentials, updates), optimizer_state), None
 
-    dynamic, static = eqx.partition((potentials, optimizer_state), eqx.is_array)
-
-    def scanned(dynamic, key):
-        carry, _ = step(eqx.combine(dynamic, static), key)
-        return eqx.filter(carry, eqx.is_array), None
-
-    dynamic, _ = jax.lax.scan(scanned, dynamic, jax.random.split(key, steps))
-    potentials, optimizer_state = eqx.combine(dynamic, static)
-    return potentials, optimizer_state
+    carry, _ = scan_state(step, (potentials, optimizer_state), jax.random.split(key, steps))
+    return carry

@@ -14,6 +14,7 @@ from otpr.agents.otpr import OTPR, Batch, OTPRConfig, TransportProblem, concaten
 from otpr.data.chunks import Transitions, take
 from otpr.data.replay import Replay
 from otpr.ot import NO_KEYPOINT, keypoint_mask
+from otpr.scanning import scan_state
 
 
 class Experience(NamedTuple):
@@ -99,11 +100,6 @@ def _scan(
 ) -> tuple[OTPR, dict[str, Array]]:
     """Scan a step over fresh keys; the metrics are means over the steps."""
     key, scan_key = jax.random.split(agent.key)
-    arrays, static = eqx.partition(eqx.tree_at(lambda a: a.key, agent, key), eqx.is_array)
-
-    def body(arrays, key):
-        agent, metrics = step(eqx.combine(arrays, static), key)
-        return eqx.filter(agent, eqx.is_array), metrics
-
-    arrays, metrics = jax.lax.scan(body, arrays, jax.random.split(scan_key, steps))
-    return eqx.combine(arrays, static), jax.tree.map(jnp.mean, metrics)
+    agent = eqx.tree_at(lambda a: a.key, agent, key)
+    agent, metrics = scan_state(step, agent, jax.random.split(scan_key, steps))
+    return agent, jax.tree.map(jnp.mean, metrics)

@@ -19,6 +19,7 @@ from otpr.diffusion import NoiseNetwork, NoiseSchedule, denoising_losses
 from otpr.errors import OtprError, check_at_least
 from otpr.normalization import Normalizer
 from otpr.policy import Policy
+from otpr.scanning import scan_state
 from otpr.training import checkpoints
 from otpr.training.progress import Progress
 from otpr.training.run_directory import RunDirectory
@@ -112,17 +113,13 @@ def _optimizer(config: PretrainConfig) -> optax.GradientTransformation:
 
 @eqx.filter_jit
 def _update_block(state: Imitation, data: Transitions, updates: int) -> tuple[Imitation, Array]:
-    arrays, static = eqx.partition(state, eqx.is_array)
-
-    def step(arrays, _):
-        state = eqx.combine(arrays, static)
+    def step(state: Imitation, _: None) -> tuple[Imitation, Array]:
         key, batch_key = jax.random.split(state.key)
         state = eqx.tree_at(lambda s: s.key, state, key)
-        state, loss = state.update(take(data, batch_key, state.config.batch_size))
-        return eqx.filter(state, eqx.is_array), loss
+        return state.update(take(data, batch_key, state.config.batch_size))
 
-    arrays, losses = jax.lax.scan(step, arrays, length=updates)
-    return eqx.combine(arrays, static), jnp.mean(losses)
+    state, losses = scan_state(step, state, length=updates)
+    return state, jnp.mean(losses)
 
 
 def pretrain(

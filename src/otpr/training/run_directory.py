@@ -85,7 +85,7 @@ class RunDirectory:
             _check_same_run(path, {"command": command, "config": config})
             starts = _read_json(path / "versions.json")
             _drop_torn_line(path / "metrics.jsonl")
-            _write_json(path / "versions.json", [*starts, software_versions()])
+            write_json(path / "versions.json", [*starts, software_versions()])
         else:
             _check_free(path, command, overwrite)
             _create(path, {"command": command, "config": config})
@@ -140,7 +140,7 @@ class RunDirectory:
 
     def write_summary(self, summary: Mapping[str, Any]) -> None:
         """Write summary.json, whole or not at all. Values as in `log`."""
-        _write_json(
+        write_json(
             self.path / "summary.json", {name: _scalar(name, value) for name, value in summary.items()}
         )
 
@@ -239,8 +239,8 @@ def _create(path: Path, document: dict[str, Any]) -> None:
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as scratch:
         new = Path(scratch) / "new"
         new.mkdir()
-        _write_json(new / "config.json", document)
-        _write_json(new / "versions.json", [software_versions()])
+        write_json(new / "config.json", document)
+        write_json(new / "versions.json", [software_versions()])
         (new / "metrics.jsonl").touch()
         if path.exists():
             path.rename(Path(scratch) / "old")
@@ -316,7 +316,8 @@ def _read_json(file: Path) -> Any:
         raise OtprError(f"{file} cannot be read ({error}).") from error
 
 
-def _write_json(file: Path, value: Any) -> None:
+def write_json(file: Path, value: Any) -> None:
+    """Write a value as JSON, whole or not at all."""
     _write_text(file, json.dumps(value, indent=2, allow_nan=False) + "\n")
 
 
