@@ -250,3 +250,18 @@ def test_the_critic_learns_what_was_achieved_and_bootstraps_time_outs_only(base,
     assert value_of_first(0.9, bound=False) == pytest.approx(0.9, abs=0.05)  # timed out: gamma V(s')
     assert value_of_first(0.0, bound=False) == pytest.approx(0.0, abs=0.05)  # terminated
     assert value_of_first(0.0, bound=True) == pytest.approx(0.7, abs=0.05)  # but 0.7 was achieved from there
+
+
+def test_a_batch_without_compatibility_is_imitated_and_the_metric_says_so(base, demonstrations, experience):
+    agent = OTPR.create(base, demonstrations, CONFIG, jax.random.key(0))
+    tuned, _ = update_potentials(agent, experience)
+    # potentials so low that no pair is compatible
+    barren = eqx.tree_at(
+        lambda a: a.potentials.state_network.layers[-1].bias, tuned, replace_fn=lambda b: b - 1e3
+    )
+    for each, expected in ((agent, 0.0), (barren, 0.0)):
+        _, metrics = update_block(each, experience, 1, True)
+        assert metrics["policy/support"] == expected
+        assert metrics["policy/effective_share"] == pytest.approx(1.0)
+    _, metrics = update_block(tuned, experience, 1, True)
+    assert 0 < metrics["policy/support"] <= 1

@@ -234,10 +234,13 @@ class OTPR(eqx.Module):
         compatibility = self.compatibility(c.guiding_share)
         if c.pairing == "occurring":
             H = compatibility(pool_states, pool_chunks)
-            H = jnp.where(self.trained & jnp.any(H > 0), H, 1.0)  # imitation until there are potentials
-            rows = jax.random.categorical(key, jnp.log(H), shape=(n,))
-            effective = jnp.sum(H) ** 2 / jnp.sum(H**2) / H.shape[0]
-            metrics = {"policy/support": jnp.mean(H > 0), "policy/effective_share": effective}
+            support = jnp.mean((H > 0) & self.trained)
+            weights = jnp.where(
+                support > 0, H, 1.0
+            )  # imitation where there is no H to go by: support 0 says so
+            rows = jax.random.categorical(key, jnp.log(weights), shape=(n,))
+            effective = jnp.sum(weights) ** 2 / jnp.sum(weights**2) / weights.shape[0]
+            metrics = {"policy/support": support, "policy/effective_share": effective}
             return pool_states[rows], pool_chunks[rows], jnp.ones(n), metrics
         rows = jax.random.randint(key, (n,), 0, self.plan.weights.shape[0])
         plan = self.plan
