@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 import otpr
+from otpr.diffusion import sample
 from otpr.errors import OtprError
 from otpr.policy import Policy, load_policy, policy_task
 from tiny import TASK, arrays, assert_same_arrays, chooser, files, policy, weights
@@ -23,6 +24,7 @@ KINDS = {
     "resampled": policy(chooser=chooser(u=0.5)),
     "guided": policy(chooser=chooser(alpha=0.4, epsilon=0.3, u=0.5)),
     "untrained": policy(chooser=chooser(trained=False)),
+    "few steps": policy(chooser=chooser(u=0.5)).with_sampler("dpm++", 3),
 }
 SMALL = policy(observation_dim=3, action_dim=2, chooser=chooser(3, 16))
 
@@ -71,6 +73,30 @@ def test_single_draws_once_from_the_same_network():
     assert single.chooser is None
     assert_same_arrays(arrays(single), arrays(KINDS["one sample"]))
     np.testing.assert_array_equal(single.act(OBSERVATIONS[0], 3), KINDS["one sample"].act(OBSERVATIONS[0], 3))
+
+
+@pytest.mark.parametrize(("sampler", "steps"), [("ddpm", None), ("ddpm", 2), ("ddim", 2), ("dpm++", 3)])
+def test_proposes_by_its_sampler(sampler, steps: int | None):
+    acting, key = KINDS["one sample"], jax.random.key(2)
+    state = acting.normalizer(jnp.asarray(OBSERVATIONS[0]))
+
+    def predict_noise(chunks, k):
+        return jax.vmap(lambda chunk: acting.network(state, chunk, k))(chunks)
+
+    expected = sample(predict_noise, acting.schedule, (5, 32), key, method=sampler, steps=steps)
+    chunks = acting.with_sampler(sampler, steps).propose(state, key, 5)
+    np.testing.assert_allclose(chunks, expected, atol=1e-6)
+    if (sampler, steps) != ("ddpm", None):  # what it does where nothing else is said
+        assert np.abs(chunks - acting.propose(state, key, 5)).max() > 0.01
+    assert acting.with_sampler(sampler, steps).single().sampler == sampler
+
+
+def test_sampler_that_can_not_be_is_refused():
+    with pytest.raises(OtprError, match=r"Unknown sampler 'ddmp'\. Did you mean 'ddpm'"):
+        SMALL.with_sampler("ddmp")  # pyright: ignore[reportArgumentType]
+    for steps in (0, -1, 5):
+        with pytest.raises(OtprError, match=rf"sampler_steps must lie in 1\.\.4 .*given {steps}\."):
+            SMALL.with_sampler("ddim", steps)
 
 
 @pytest.mark.parametrize(
@@ -256,7 +282,7 @@ def test_missing_or_surplus_array_is_named(saved: Path, change: str):
 
 def test_every_key_of_the_document_is_needed(saved: Path):
     document = json.loads((saved / "policy.json").read_text())
-    for name in document:
+    for name in document.keys() - {"sampler", "sampler_steps"}:  # earlier versions did not write these
         (saved / "policy.json").write_text(json.dumps({k: v for k, v in document.items() if k != name}))
         assert refusal(saved) == (
             f"{saved / 'policy.json'} is damaged (KeyError: '{name}'). Copy or save the policy again."
@@ -265,12 +291,45 @@ def test_every_key_of_the_document_is_needed(saved: Path):
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("chunk_length", -8), ("candidates", "many"), ("action_dim", 2.0), ("denoising_steps", 0), ("task", 3)],
+    [
+        ("chunk_length", -8),
+        ("candidates", "many"),
+        ("action_dim", 2.0),
+        ("denoising_steps", 0),
+        ("task", 3),
+        ("sampler_steps", 2.0),
+    ],
 )
 def test_impossible_number_in_the_document_is_named(saved: Path, name: str, value: object):
     document = json.loads((saved / "policy.json").read_text())
     (saved / "policy.json").write_text(json.dumps({**document, name: value}))
     assert f"{saved / 'policy.json'} is damaged (ValueError: {name} is {value!r})" in refusal(saved)
+
+
+def test_policy_of_an_earlier_version_samples_as_it_did(tmp_path: Path):
+    KINDS["few steps"].save(tmp_path / "policy", task=TASK)
+    document = json.loads((tmp_path / "policy" / "policy.json").read_text())
+    assert (document.pop("sampler"), document.pop("sampler_steps")) == ("dpm++", 3)
+    (tmp_path / "policy" / "policy.json").write_text(json.dumps(document))
+    loaded = load_policy(tmp_path)
+    assert (loaded.sampler, loaded.sampler_steps) == ("ddpm", None)
+    for seed, observation in enumerate(OBSERVATIONS):
+        np.testing.assert_array_equal(
+            loaded.act(observation, seed), KINDS["resampled"].act(observation, seed)
+        )
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"sampler": "heun"}, "Unknown sampler 'heun'. Known: ddim, ddpm, dpm++."),
+        ({"sampler_steps": 5}, "sampler_steps must lie in 1..4 (the policy's noise levels), given 5."),
+    ],
+)
+def test_sampler_in_the_document_that_can_not_be_is_named(saved: Path, change: dict, message: str):
+    document = json.loads((saved / "policy.json").read_text())
+    (saved / "policy.json").write_text(json.dumps({**document, **change}))
+    assert refusal(saved) == f"{saved / 'policy.json'}: {message}"
 
 
 def test_torn_document_is_refused(saved: Path):

@@ -6,12 +6,13 @@ name. Neither can carry code, so a policy from a stranger is safe to load.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import tempfile
 import zipfile
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import equinox as eqx
 import jax
@@ -22,7 +23,8 @@ from jaxtyping import Array, Bool, Float, PRNGKeyArray
 from otpr.compatibility import Compatibility, TransportCost
 from otpr.critics import QEnsemble
 from otpr.diffusion import NoiseNetwork, NoiseSchedule, sample
-from otpr.errors import OtprError
+from otpr.diffusion.sampling import Method
+from otpr.errors import OtprError, unknown_name
 from otpr.normalization import Normalizer
 from otpr.ot import Potentials
 
@@ -37,6 +39,12 @@ class Policy(eqx.Module):
         chooser: chooses among `candidates` samples by compatibility; None draws one sample.
         chunk_length: h, actions in a chunk, all executed before the next observation is used.
         action_dim: dimension of one action, entries in [-1, 1].
+        candidates: how many samples the chooser has to choose from.
+        sampler: how noise becomes a chunk, a method of `otpr.diffusion.sample`.
+        sampler_steps: how many of the schedule's levels the sampler visits; None visits all.
+
+    Raises:
+        OtprError: there is no such sampler, or the schedule has not that many levels.
     """
 
     network: NoiseNetwork
@@ -46,6 +54,25 @@ class Policy(eqx.Module):
     chunk_length: int = eqx.field(static=True)
     action_dim: int = eqx.field(static=True)
     candidates: int = eqx.field(static=True)
+    sampler: Method = eqx.field(static=True, default="ddpm")
+    sampler_steps: int | None = eqx.field(static=True, default=None)
+
+    def __check_init__(self):
+        if self.sampler not in get_args(Method):
+            raise unknown_name("sampler", self.sampler, get_args(Method))
+        if self.sampler_steps is not None and not 1 <= self.sampler_steps <= self.schedule.steps:
+            raise OtprError(
+                f"sampler_steps must lie in 1..{self.schedule.steps} (the policy's noise levels), "
+                f"given {self.sampler_steps}."
+            )
+
+    def with_sampler(self, sampler: Method, steps: int | None = None) -> Policy:
+        """The same policy, its chunks sampled in another way; `steps` None visits every level.
+
+        Raises:
+            OtprError: there is no such sampler, or the schedule has not that many levels.
+        """
+        return dataclasses.replace(self, sampler=sampler, sampler_steps=steps)
 
     def single(self) -> Policy:
         """The same score network, one sample, no chooser."""
@@ -57,7 +84,14 @@ class Policy(eqx.Module):
         def predict_noise(chunks, k):
             return jax.vmap(lambda chunk: self.network(state, chunk, k))(chunks)
 
-        return sample(predict_noise, self.schedule, (n, self.chunk_length * self.action_dim), key)
+        return sample(
+            predict_noise,
+            self.schedule,
+            (n, self.chunk_length * self.action_dim),
+            key,
+            method=self.sampler,
+            steps=self.sampler_steps,
+        )
 
     @eqx.filter_jit
     def act_batch(
@@ -151,6 +185,8 @@ def load_policy(path: str | os.PathLike[str]) -> Policy:
         skeleton = eqx.filter_eval_shape(_skeleton, document)
     except (KeyError, TypeError, ValueError) as error:
         raise _damaged(folder / "policy.json", error) from error
+    except OtprError as error:  # a sampler of another version, or edited by hand
+        raise OtprError(f"{folder / 'policy.json'}: {error}") from error
     weights = _read_weights(folder / "weights.npz")
     wanted = _arrays(skeleton)
     if odd := sorted(set(wanted) ^ set(weights)):
@@ -186,6 +222,8 @@ def _read_document(folder: Path) -> dict[str, Any]:
         for name in ("observation_dim", "action_dim", "chunk_length", "candidates", "denoising_steps"):
             if not (type(document[name]) is int and document[name] >= 1):
                 raise ValueError(f"{name} is {document[name]!r}")
+        if type(steps := document.get("sampler_steps")) not in (int, type(None)):
+            raise ValueError(f"sampler_steps is {steps!r}")
     except (OSError, KeyError, TypeError, ValueError) as error:
         raise _damaged(file, error) from error
     return document
@@ -231,6 +269,8 @@ def _architecture(policy: Policy) -> dict[str, Any]:
         "chunk_length": policy.chunk_length,
         "candidates": policy.candidates,
         "denoising_steps": policy.schedule.steps,
+        "sampler": policy.sampler,
+        "sampler_steps": policy.sampler_steps,
         "network": {
             "width": policy.network.mlp.width_size,
             "depth": policy.network.mlp.depth,
@@ -280,4 +320,7 @@ def _skeleton(document: dict[str, Any]) -> Policy:
         chunk_length=document["chunk_length"],
         action_dim=document["action_dim"],
         candidates=document["candidates"],
+        # files of earlier versions do not say; their policies all sampled so
+        sampler=document.get("sampler", "ddpm"),
+        sampler_steps=document.get("sampler_steps"),
     )
