@@ -13,33 +13,66 @@ from otpr.ot import dual_objective
 Matrix = NDArray[np.float64]
 
 
-def exact_plan(cost: Matrix, epsilon: float, mask: Matrix | None = None) -> Matrix:
+def exact_plan(
+    cost: Matrix,
+    epsilon: float,
+    mask: Matrix | None = None,
+    p: Matrix | None = None,
+    q: Matrix | None = None,
+    relaxation: float = 0.0,
+) -> Matrix:
     """The optimal plan by quadratic programming, without any dual potential or gradient of ours.
 
-    With uniform weights the primal is `min sum c pi + epsilon n m sum pi^2`: the point of the transport
-    polytope closest to z = -c / (2 epsilon n m). With pi = z + x that is a least-distance problem, `min |x|`
-    subject to `G x >= h`, which one non-negative least-squares problem solves exactly (Lawson and Hanson,
-    "Solving least squares problems", 1974, chapter 23, algorithm LDP).
+    In x = pi / sqrt(p q), and y = sqrt(q / (2 epsilon lambda)) d for relaxed columns of mass q (1 + d), the
+    primal is `min epsilon |x + c sqrt(p q) / (2 epsilon)|^2 + epsilon |y|^2`: the point of a polytope closest
+    to z = (-c sqrt(p q) / (2 epsilon), 0). From there that is a least-distance problem, `min |w|` subject to
+    `G w >= h`, which one non-negative least-squares problem solves exactly (Lawson and Hanson, "Solving least
+    squares problems", 1974, chapter 23, algorithm LDP). All weights must be positive.
     """
     n, m = cost.shape
     allowed = np.ones(cost.shape, bool) if mask is None else mask
-    z = (-cost / (2 * epsilon * n * m))[allowed]
+    p = np.full(n, 1 / n) if p is None else p
+    q = np.full(m, 1 / m) if q is None else q
+    root = np.sqrt(p[:, None] * q)[allowed]
     row, column = np.nonzero(allowed)
-    sums = np.concatenate([row == np.arange(n)[:, None], column == np.arange(m)[:, None]]).astype(float)
-    marginals = np.concatenate([np.full(n, 1 / n), np.full(m, 1 / m)]) - sums @ z
-    G = np.concatenate([np.eye(len(z)), sums, -sums])
-    h = np.concatenate([-z, marginals, -marginals])
+    row_sums = (row == np.arange(n)[:, None]) * root
+    column_sums = (column == np.arange(m)[:, None]) * root
+    z, positive, sums, masses = -root * cost[allowed] / (2 * epsilon), np.eye(len(root)), row_sums, p
+    if 0 < relaxation < np.inf:
+        deviations = np.diag(-np.sqrt(2 * epsilon * relaxation * q))
+        z, positive = np.append(z, np.zeros(m)), np.eye(len(root), len(root) + m)
+        sums, column_sums = np.hstack([sums, np.zeros((n, m))]), np.hstack([column_sums, deviations])
+    if relaxation < np.inf:
+        sums, masses = np.vstack([sums, column_sums]), np.append(p, q)
+    lack = masses - sums @ z
+    G = np.concatenate([positive, sums, -sums])
+    h = np.concatenate([-z[: len(root)], lack, -lack])
+    scale = 1 + np.linalg.norm(z)  # LDP loses the digits of |w|^2: bring w to the order of 1
     target = np.append(np.zeros(len(z)), 1.0)
-    equations = np.vstack([G.T, h])
+    equations = np.vstack([G.T, h / scale])
     solution, _ = nnls(equations, target, maxiter=100 * len(h))
     residual = equations @ solution - target
     plan = np.zeros(cost.shape)
-    plan[allowed] = z - residual[:-1] / residual[-1]
+    plan[allowed] = root * (z - scale * residual[:-1] / residual[-1])[: len(root)]
     return plan
 
 
-def primal_value(plan: Matrix, cost: Matrix, epsilon: float) -> float:
-    return float(np.sum(plan * cost) + epsilon * plan.size * np.sum(plan**2))
+def primal_value(
+    plan: Matrix,
+    cost: Matrix,
+    epsilon: float,
+    p: Matrix | None = None,
+    q: Matrix | None = None,
+    relaxation: float = 0.0,
+) -> float:
+    """What a plan costs; of its marginals only relaxed columns are looked at."""
+    n, m = cost.shape
+    p = np.full(n, 1 / n) if p is None else p
+    q = np.full(m, 1 / m) if q is None else q
+    value = np.sum(plan * cost) + epsilon * np.sum(plan**2 / (p[:, None] * q))
+    if relaxation > 0:
+        value += np.sum(q * (plan.sum(0) / q - 1) ** 2) / (2 * relaxation)
+    return float(value)
 
 
 @jax.jit

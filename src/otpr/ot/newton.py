@@ -1,0 +1,242 @@
+"""The maximum of the discrete dual, by a semismooth Newton method. `discrete` is its face.
+
+Everything here is in units of 2 epsilon, in which the compatibility is H = (u + v - c)_+. The relaxation
+lambda of the columns enters through v = s z with s = 1/sqrt(1 + lambda) and b = lambda/(1 + lambda), which
+stays finite and well scaled from lambda = 0 (s = 1, b = 0: exact) to infinity (s = 0, b = 1: v = 0):
+
+    max_{u,z}  E_p[u] + s E_q[z] - b/2 E_q[z^2] - 1/2 E_{p x q}[ (u + s z - c)_+^2 ]
+
+The dual is concave and piecewise quadratic. Its generalised Hessian has two diagonal blocks, so the larger
+side is eliminated and a symmetric system of the smaller side's size is left (Lorenz, Manns and Meyer,
+"Quadratically regularized optimal transport", Applied Mathematics and Optimization 2021). It is singular
+along u + a, v - a on each connected part of the support: Levenberg-Marquardt damping, tied to the residual,
+takes care of that. Where epsilon is small against the spread of the cost, it is lowered in stages.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.scipy.linalg import cho_factor, cho_solve
+from jaxtyping import Array, Bool, Float, Int
+
+from otpr.ot.transform import marginal_root
+
+# The first stage's 2 epsilon in units of the cost's spread: a good part of all pairs then carries mass, and a
+# Newton method finds the support from afar. A stage ends when the residual (norm, at most ~1) is below
+# STAGE_RESIDUAL; solving it better would cost steps and help the next one little.
+FIRST_STAGE = 0.2
+STAGE_FACTOR = 4.0
+STAGE_RESIDUAL = 0.1
+# Relative to a diagonal of ones. It fades with the residual, so that convergence stays superlinear.
+DAMPING = 1e-3
+# A step that fails multiplies the damping by 100. Past this factor only rounding is left to be gained.
+MOST_DAMPING = 1e8
+LEAST_STEP = 2.0**-30
+# Slack of a pair outside the mask: so far from the support that no step can bring it back.
+FORBIDDEN = -1e30
+
+
+class Problem(NamedTuple):
+    """What does not change from step to step, apart from the cost, which lives on in the slack."""
+
+    p: Float[Array, " n"]
+    q: Float[Array, " m"]
+    s: Float[Array, ""]
+    b: Float[Array, ""]
+
+
+class State(NamedTuple):
+    """One iterate.
+
+    The slack u + s z - c moves along with u and z. Formed again from potentials that are large beside H it
+    would carry their rounding, and the marginals with it; moved along, it has the precision of H itself.
+    """
+
+    u: Float[Array, " n"]
+    z: Float[Array, " m"]
+    slack: Float[Array, "n m"]
+    stage: Float[Array, ""]  # this stage's epsilon over the final one, >= 1
+    rows: Float[Array, " n"]  # gradient over p: what E_q[H] lacks to 1
+    columns: Float[Array, " m"]  # gradient in z over q: s (what E_p[H] lacks to 1 - lambda v)
+    damping: Float[Array, ""]
+    iterations: Int[Array, ""]
+
+
+def _positive(x):
+    return jnp.maximum(x, 0.0)
+
+
+def _gradients(problem: Problem, z, slack, stage):
+    p, q, s, b = problem
+    H = _positive(slack) / stage
+    return 1 - H @ q, s - b * z / stage - s * (p @ H)
+
+
+def _norm(problem: Problem, state: State):
+    return jnp.sqrt(problem.p @ state.rows**2 + problem.q @ state.columns**2)
+
+
+def violation(problem: Problem, state: State) -> Float[Array, ""]:
+    """The largest distance from an optimality condition, over rows and columns of positive weight.
+
+    A row's is |E_q[H] - 1|; a column's |E_p[H] - 1 + lambda v| / (1 + lambda).
+    """
+    rows = jnp.where(problem.p > 0, jnp.abs(state.rows), 0.0)
+    columns = jnp.where(problem.q > 0, jnp.abs(problem.s * state.columns), 0.0)
+    return jnp.maximum(jnp.max(rows), jnp.max(columns))
+
+
+def _start(problem: Problem, cost: Float[Array, "n m"], mask: Bool[Array, "n m"] | None) -> State:
+    p, q, s, b = problem
+    pairs = p[:, None] * q
+    if mask is not None:
+        pairs = jnp.where(mask, pairs, 0.0)
+
+    def mean(x, axis):
+        weight = jnp.sum(pairs, axis)
+        return jnp.sum(x * pairs, axis) / jnp.where(weight > 0, weight, 1.0)
+
+    # A function of the row alone, or of an exact column alone, only moves the potentials: take it out.
+    row_means = mean(cost, 1)
+    cost = cost - row_means[:, None]
+    z = jnp.where(b > 0, 0.0, mean(cost, 0))
+    cost = cost - s * z
+    stage = jnp.maximum(FIRST_STAGE * jnp.sqrt(mean(cost**2, None)), 1.0)
+    # Every row its mass: no row is then without curvature.
+    u = marginal_root(cost, jnp.where(pairs > 0, q, 0.0), stage)
+    u = jnp.where(jnp.isfinite(u), u, 0.0)
+    slack = u[:, None] - cost
+    if mask is not None:
+        slack = jnp.where(mask, slack, FORBIDDEN)
+    rows, columns = _gradients(problem, z, slack, stage)
+    return State(u + row_means, z, slack, stage, rows, columns, jnp.ones_like(s), jnp.zeros((), jnp.int32))
+
+
+def _direction(problem: Problem, state: State) -> tuple[Float[Array, " n"], Float[Array, " m"]]:
+    p, q, s, b = problem
+    n, m = state.slack.shape
+    support = (state.slack > 0).astype(p.dtype)
+    # In coordinates in which the diagonal of the Hessian is 1, whatever the weights. A point without support
+    # has no curvature: lend it what one partner would give.
+    row_curvature = support @ q
+    column_curvature = s**2 * (p @ support) + b
+    row_curvature = jnp.where(row_curvature > 0, row_curvature, jnp.max(q))
+    column_curvature = jnp.where(column_curvature > 0, column_curvature, jnp.max(p))
+    row_scale, column_scale = jnp.sqrt(p / row_curvature), jnp.sqrt(q / column_curvature)
+    coupling = s * row_scale[:, None] * support * column_scale
+    f, g = row_scale * state.rows, column_scale * state.columns
+    if n < m:
+        coupling, f, g = coupling.T, g, f
+    least = 8 * jnp.finfo(p.dtype).eps
+    damped = 1 + state.damping * jnp.maximum(DAMPING * jnp.minimum(_norm(problem, state), 1.0), least)
+    schur = damped * jnp.eye(min(n, m), dtype=p.dtype) - coupling.T @ coupling / damped
+    y = cho_solve(cho_factor(schur), g - f @ coupling / damped)
+    x = (f - coupling @ y) / damped
+    if n < m:
+        x, y = y, x
+    # a point of no weight stays where it is, until `_settle`
+    du = x * jnp.where(p > 0, row_scale / jnp.where(p > 0, p, 1.0), 0.0)
+    dz = y * jnp.where(q > 0, column_scale / jnp.where(q > 0, q, 1.0), 0.0)
+    return state.stage * du, state.stage * dz
+
+
+def _line_search(problem: Problem, state: State, du, dz, move):
+    """The first of 1, 1/2, 1/4, ... that gains enough (Armijo), or 0 where none does."""
+    p, q, _, b = problem
+    ascent = p @ (state.rows * du) + q @ (state.columns * dz)
+    H = _positive(state.slack)
+
+    def enough(t):
+        # The gain itself, not a difference of two values of the dual, which would drown in their rounding.
+        moved = state.slack + t * move
+        change = _positive(moved) - H
+        bend = p @ (H * jnp.minimum(moved, 0.0) - change**2 / 2) @ q - b * (q @ (t * dz) ** 2) / 2
+        return t * ascent + bend / state.stage >= 1e-4 * t * ascent
+
+    def halve(carry):
+        t = carry[0] / 2
+        return t, enough(t)
+
+    def go_on(carry):
+        return ~carry[1] & (carry[0] > LEAST_STEP)
+
+    t, accepted = jax.lax.while_loop(go_on, halve, (jnp.full_like(ascent, 2.0), jnp.asarray(False)))
+    return jnp.where(accepted, t, 0.0)
+
+
+def _step(problem: Problem, state: State) -> State:
+    du, dz = _direction(problem, state)
+    move = du[:, None] + problem.s * dz
+    t = _line_search(problem, state, du, dz, move)
+    # where no step was accepted the direction may hold NaN (no Cholesky factor): more damping, same place
+    u, z, slack = jax.tree.map(
+        lambda x, dx: jnp.where(t > 0, x + t * dx, x), (state.u, state.z, state.slack), (du, dz, move)
+    )
+    damping = jnp.where(t == 1, jnp.maximum(state.damping / 4, 1.0), state.damping)
+    damping = jnp.where(t > 0, damping, state.damping * 100)
+    rows, columns = _gradients(problem, z, slack, state.stage)
+    moved = State(u, z, slack, state.stage, rows, columns, damping, state.iterations + 1)
+    lower = jnp.maximum(state.stage / STAGE_FACTOR, 1.0)
+    return _at_stage(problem, moved, jnp.where(_norm(problem, moved) < STAGE_RESIDUAL, lower, state.stage))
+
+
+def _at_stage(problem: Problem, state: State, stage) -> State:
+    ratio = state.stage / stage  # H and z / stage grow by it
+    rows, columns = 1 - (1 - state.rows) * ratio, problem.s - (problem.s - state.columns) * ratio
+    return state._replace(stage=stage, rows=rows, columns=columns)
+
+
+def _settle(problem: Problem, state: State, rows: bool, columns: bool) -> State:
+    """Give points of no weight, which the dual does not see, the potential that meets their own condition."""
+    p, q, s, b = problem
+    u, z, slack = state.u, state.z, state.slack
+    if rows:
+        pairs = jnp.where(slack > FORBIDDEN / 2, q, 0.0)
+        du = marginal_root(-slack, pairs, jnp.ones_like(s))
+        du = jnp.where((p == 0) & jnp.isfinite(du), du, 0.0)
+        u, slack = u + du, slack + du[:, None]
+    if columns:
+        pairs = jnp.where(slack.T > FORBIDDEN / 2, s**2 * p, 0.0)
+        dv = marginal_root(-slack.T, pairs, s**2 - b * s * z, b)
+        dv = jnp.where((q == 0) & jnp.isfinite(dv), dv, 0.0)
+        z, slack = z + dv / jnp.where(s > 0, s, 1.0), slack + dv
+    return state._replace(u=u, z=z, slack=slack)
+
+
+def maximise_dual(
+    cost: Float[Array, "n m"],
+    mask: Bool[Array, "n m"] | None,
+    row_weights: Float[Array, " n"] | None,
+    column_weights: Float[Array, " m"] | None,
+    relaxation: Float[Array, ""],
+    tolerance: Float[Array, ""],
+    max_iterations: int | Int[Array, ""],
+) -> tuple[Problem, State]:
+    """Ascend until `violation` is within the tolerance or what rounding leaves, or iterations are used up.
+
+    It also ends where damped steps no longer gain anything. The caller looks at `violation` to know.
+
+    Args:
+        cost: c / (2 epsilon), finite.
+        mask: pairs that may carry mass; None allows all.
+        row_weights: p; None weighs the rows alike. A weight of 0 is allowed.
+        column_weights: q, likewise.
+        relaxation: 2 epsilon lambda, in [0, inf].
+    """
+    n, m = cost.shape
+    p = jnp.full(n, 1 / n, cost.dtype) if row_weights is None else row_weights
+    q = jnp.full(m, 1 / m, cost.dtype) if column_weights is None else column_weights
+    problem = Problem(p, q, 1 / jnp.sqrt(1 + relaxation), 1 / (1 + 1 / relaxation))
+    # Means of H are not known more finely: a smaller tolerance would use up the iterations for nothing.
+    within_reach = jnp.maximum(tolerance, 4 * jnp.finfo(cost.dtype).eps)
+
+    def unsolved(state: State):
+        solved = (state.stage == 1) & (violation(problem, state) <= within_reach)
+        return ~solved & (state.iterations < max_iterations) & (state.damping < MOST_DAMPING)
+
+    state = jax.lax.while_loop(unsolved, lambda state: _step(problem, state), _start(problem, cost, mask))
+    state = _at_stage(problem, state, jnp.ones_like(state.stage))  # also where it ended before the last stage
+    return problem, _settle(problem, state, row_weights is not None, column_weights is not None)
