@@ -54,12 +54,12 @@ class TestStateActionMLP:
         network = eqx.tree_at(lambda n: n.norms[0].weight, network, jnp.linspace(0.5, 2, 8))
         for state, action in zip(data(4, 3, 0), data(4, 4, 1), strict=True):
             expected = forward(network, state, action)
-            assert float(network(state, action)) == pytest.approx(expected, abs=1e-5)
+            assert float(network(state[None], action[None])[0]) == pytest.approx(expected, abs=1e-5)
 
     def test_value_is_bounded_however_far_the_action(self) -> None:
         network = StateActionMLP(3, 4, width=8, depth=2, key=jax.random.key(1))
         state, direction = data(1, 3, 0)[0], data(1, 4, 1)[0]
-        far, farther = (float(network(state, scale * direction)) for scale in (1e4, 1e6))
+        far, farther = (float(network(state[None], scale * direction[None])[0]) for scale in (1e4, 1e6))
         assert far == pytest.approx(farther, abs=1e-2)
 
 
