@@ -1,4 +1,4 @@
-"""Independent solutions of L2-regularised optimal transport, for small problems. Float64."""
+"""Independent solutions of L2-regularised optimal transport, for small problems, and problems. Float64."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import minimize, nnls
 
-from otpr.ot import dual_objective
+from otpr.ot import DiscreteSolution, dual_objective, solve_discrete
 
 Matrix = NDArray[np.float64]
 
@@ -101,3 +101,47 @@ def solve_dual(cost, epsilon: float, mask=None) -> tuple[jax.Array, jax.Array, f
         options = {"ftol": 0, "gtol": 1e-13, "maxiter": 5000, "maxcor": 50}
         x = minimize(objective, x, jac=True, method="L-BFGS-B", options=options).x
     return jnp.asarray(x[:n]), jnp.asarray(x[n:]), -objective(x)[0]
+
+
+class Instance:
+    """A random feasible problem: its kinds of cost, mask and weights go round with the seed."""
+
+    def __init__(self, n: int, m: int, seed: int):
+        rng = np.random.default_rng([n, m, seed])
+        x, y = rng.normal(size=(n, 2)), rng.normal(size=(m, 2))
+        self.cost = [
+            lambda: rng.normal(size=(n, m)),
+            lambda: ((x[:, None] - y) ** 2).sum(-1),
+            lambda: np.sin(2 * x[:, :1] + y[:, 0]),
+            lambda: rng.integers(0, 3, size=(n, m)).astype(float),  # many equal costs
+            lambda: np.full((n, m), 0.7),
+        ][seed % 5]()
+        self.epsilon = float(10 ** rng.uniform(-3, 1))
+        self.p, self.q = np.full(n, 1 / n), np.full(m, 1 / m)
+        self.mask = np.ones((n, m), bool)
+        if seed % 3 == 1:
+            self.p, self.q = rng.dirichlet(np.full(n, 2.0)), rng.dirichlet(np.full(m, 2.0))
+        elif seed % 3 == 2:
+            self._keypoints(rng, n, m, all_of_them=n == m and seed % 2 == 0)
+
+    def _keypoints(self, rng, n: int, m: int, all_of_them: bool) -> None:
+        count = n if all_of_them else int(rng.integers(min(n, m)))
+        rows, columns = np.full(n, -1), np.full(m, -1)
+        rows[rng.permutation(n)[:count]] = columns[rng.permutation(m)[:count]] = np.arange(count)
+        self.mask = rows[:, None] == columns
+        # a keypoint's row and column must weigh the same, and so must all the rest
+        shares = rng.dirichlet(np.full(count + (count < n), 2.0))
+        for ids, weights in ((rows, self.p), (columns, self.q)):
+            weights[ids >= 0] = shares[ids[ids >= 0]]
+            weights[ids < 0] = shares[-1] / max(np.sum(ids < 0), 1)
+
+    def solve(self, dtype: type = np.float64, **options) -> DiscreteSolution:
+        # mask and weights are always given, so that one compilation serves all instances of a shape
+        return solve_discrete(
+            self.cost.astype(dtype),
+            self.epsilon,
+            mask=self.mask,
+            row_weights=self.p.astype(dtype),
+            column_weights=self.q.astype(dtype),
+            **options,
+        )

@@ -117,10 +117,8 @@ def _solve(cost, mask, row_weights, column_weights, epsilon, relaxation, toleran
     with jax.default_matmul_precision("highest"):  # else some accelerators round the factors of a product
         if mask is not None:
             cost = jnp.where(mask, cost, 0.0)
-        scaled = cost / (2 * epsilon)
-        relaxation = 2 * epsilon * relaxation
         problem, state = maximise_dual(
-            scaled, mask, row_weights, column_weights, relaxation, tolerance, max_iterations
+            cost, epsilon, mask, row_weights, column_weights, relaxation, tolerance, max_iterations
         )
         p, q, s, b = problem
         u, v = state.u, s * state.z
@@ -129,14 +127,14 @@ def _solve(cost, mask, row_weights, column_weights, epsilon, relaxation, toleran
         H = jnp.maximum(state.slack, 0.0)
         rows, columns = jnp.abs(state.rows), jnp.abs(s * state.columns)
         square = p @ H**2 @ q / 2
-        excess = jnp.where(b > 0, q @ (p @ H - 1) ** 2 / (2 * relaxation), 0.0)
+        deviation = jnp.where(b > 0, q @ (p @ H - 1) ** 2 / (2 * relaxation), 0.0)
         return DiscreteSolution(
             u=2 * epsilon * u,
             v=2 * epsilon * v,
             compatibility=H,
             plan=p[:, None] * H * q,
             dual_value=2 * epsilon * (p @ u + q @ v - b / 2 * (q @ state.z**2) - square),
-            primal_value=2 * epsilon * (p @ (scaled * H) @ q + square + excess),
+            primal_value=p @ (cost * H) @ q + 2 * epsilon * square + deviation,
             marginal_error=(p @ rows + q @ columns) / 2,
             converged=violation(problem, state) <= tolerance,
             iterations=state.iterations,

@@ -44,7 +44,7 @@ def why_infeasible(mask: NDArray[np.bool_], p: NDArray, q: NDArray) -> str | Non
     alike are merged first: with keypoint masks only one group and the keypoints are left.
 
     Args:
-        mask: (n, m), pairs that may carry mass.
+        mask: (n, m), pairs that may carry mass. Each point of positive weight must have another to meet.
         p, q: (n,) and (m,), weights >= 0 that sum to 1.
     """
     rows, columns = np.nonzero(p > 0)[0], np.nonzero(q > 0)[0]

@@ -89,7 +89,7 @@ def violation(problem: Problem, state: State) -> Float[Array, ""]:
     return jnp.maximum(jnp.max(rows), jnp.max(columns))
 
 
-def _start(problem: Problem, cost: Float[Array, "n m"], mask: Bool[Array, "n m"] | None) -> State:
+def _start(problem: Problem, cost, mask, unit) -> State:
     p, q, s, b = problem
     pairs = p[:, None] * q
     if mask is not None:
@@ -99,11 +99,13 @@ def _start(problem: Problem, cost: Float[Array, "n m"], mask: Bool[Array, "n m"]
         weight = jnp.sum(pairs, axis)
         return jnp.sum(x * pairs, axis) / jnp.where(weight > 0, weight, 1.0)
 
-    # A function of the row alone, or of an exact column alone, only moves the potentials: take it out.
+    # A function of the row alone, or of an exact column alone, only moves the potentials: take it out, before
+    # a division could round what is large in it.
     row_means = mean(cost, 1)
     cost = cost - row_means[:, None]
-    z = jnp.where(b > 0, 0.0, mean(cost, 0))
-    cost = cost - s * z
+    column_means = jnp.where(b > 0, 0.0, mean(cost, 0))
+    cost = (cost - column_means) / unit
+    z = column_means / unit  # s is 1 where they are not 0
     stage = jnp.maximum(FIRST_STAGE * jnp.sqrt(mean(cost**2, None)), 1.0)
     # Every row its mass: no row is then without curvature.
     u = marginal_root(cost, jnp.where(pairs > 0, q, 0.0), stage)
@@ -112,7 +114,9 @@ def _start(problem: Problem, cost: Float[Array, "n m"], mask: Bool[Array, "n m"]
     if mask is not None:
         slack = jnp.where(mask, slack, FORBIDDEN)
     rows, columns = _gradients(problem, z, slack, stage)
-    return State(u + row_means, z, slack, stage, rows, columns, jnp.ones_like(s), jnp.zeros((), jnp.int32))
+    return State(
+        u + row_means / unit, z, slack, stage, rows, columns, jnp.ones_like(s), jnp.zeros((), jnp.int32)
+    )
 
 
 def _direction(problem: Problem, state: State) -> tuple[Float[Array, " n"], Float[Array, " m"]]:
@@ -208,6 +212,7 @@ def _settle(problem: Problem, state: State, rows: bool, columns: bool) -> State:
 
 def maximise_dual(
     cost: Float[Array, "n m"],
+    epsilon: Float[Array, ""],
     mask: Bool[Array, "n m"] | None,
     row_weights: Float[Array, " n"] | None,
     column_weights: Float[Array, " m"] | None,
@@ -220,12 +225,18 @@ def maximise_dual(
     It also ends where damped steps no longer gain anything. The caller looks at `violation` to know.
 
     Args:
-        cost: c / (2 epsilon), finite.
+        cost: c of every pair; 0 outside the mask, and finite.
+        epsilon: in the units of the cost.
         mask: pairs that may carry mass; None allows all.
         row_weights: p; None weighs the rows alike. A weight of 0 is allowed.
         column_weights: q, likewise.
-        relaxation: 2 epsilon lambda, in [0, inf].
+        relaxation: lambda in units of 1 / cost, in [0, inf].
+
+    Returns:
+        The problem and its last iterate, both in units of 2 epsilon.
     """
+    unit = 2 * epsilon
+    relaxation = unit * relaxation
     n, m = cost.shape
     p = jnp.full(n, 1 / n, cost.dtype) if row_weights is None else row_weights
     q = jnp.full(m, 1 / m, cost.dtype) if column_weights is None else column_weights
@@ -237,6 +248,8 @@ def maximise_dual(
         solved = (state.stage == 1) & (violation(problem, state) <= within_reach)
         return ~solved & (state.iterations < max_iterations) & (state.damping < MOST_DAMPING)
 
-    state = jax.lax.while_loop(unsolved, lambda state: _step(problem, state), _start(problem, cost, mask))
+    state = jax.lax.while_loop(
+        unsolved, lambda state: _step(problem, state), _start(problem, cost, mask, unit)
+    )
     state = _at_stage(problem, state, jnp.ones_like(state.stage))  # also where it ended before the last stage
     return problem, _settle(problem, state, row_weights is not None, column_weights is not None)
