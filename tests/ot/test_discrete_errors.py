@@ -183,7 +183,7 @@ def test_infeasible_by_the_programme_is_infeasible_by_every_subset_of_the_rows(m
         usable = np.flatnonzero(mask[named].any(0) & ((q if kind == "row" else p) > 0))
         assert usable.tolist() == [int(index) for index in others.split(", ")]
         room = (q if kind == "row" else p)[usable].sum()
-        assert float(weight) == pytest.approx(side[named].sum(), abs=1e-5) and side[given].sum() > room
+        assert float(weight) == pytest.approx(side[named].sum(), abs=1e-5) and side[named].sum() > room
 
 
 def test_many_points_are_counted_rather_than_listed() -> None:
