@@ -9,7 +9,6 @@ import pytest
 from ot_references import Instance, exact_plan, primal_value, solve_dual
 
 import ot
-from otpr.ot import keypoint_mask, solve_discrete
 
 # POT passes L-BFGS-B an option that SciPy is about to drop.
 pot_warns = pytest.mark.filterwarnings("ignore:.*options of the L-BFGS-B solver:DeprecationWarning")
@@ -114,11 +113,10 @@ class TestAgainstOtherSolvers:
         np.testing.assert_allclose(solution.plan, plan, atol=1e-14)
 
     def test_the_dual_ascended_by_a_quasi_newton_method(self) -> None:
-        rows, columns = jnp.array([0, -1, 1, -1, -1, 2]), jnp.array([-1, 1, -1, 0, 2, -1])
-        mask = np.asarray(keypoint_mask(rows, columns))
-        cost = np.random.default_rng(0).normal(size=(6, 6))
-        _, _, value = solve_dual(cost, 0.1, mask)
-        assert float(solve_discrete(cost, 0.1, mask=mask).dual_value) == pytest.approx(value, abs=1e-9)
+        instance = Instance(9, 7, 0)
+        instance.mask = np.random.default_rng(0).random((9, 7)) < 0.8
+        _, _, value = solve_dual(instance.cost, instance.epsilon, instance.mask)
+        assert float(instance.solve().dual_value) == pytest.approx(value, abs=1e-9)
 
     def test_a_small_epsilon_gives_unregularised_transport_and_a_large_one_independence(self) -> None:
         instance = Instance(60, 60, 10)
@@ -135,6 +133,8 @@ class TestAgainstOtherSolvers:
         # Two by two, c = [[0, d], [d, 0]]: by symmetry H = [[1 + t, 1 - t], [1 - t, 1 + t]], and minimising
         # d (1 - t) / 2 + epsilon (1 + t^2) gives t = d / (4 epsilon), at most 1.
         for d, t in [(0.1, 0.25), (0.4, 1.0), (3.0, 1.0)]:
-            solution = solve_discrete(np.array([[0.0, d], [d, 0.0]]), 0.1, tolerance=1e-12)
+            instance = Instance(2, 2, 0)
+            instance.cost, instance.epsilon = np.array([[0.0, d], [d, 0.0]]), 0.1
+            solution = instance.solve(tolerance=1e-12)
             np.testing.assert_allclose(solution.compatibility, [[1 + t, 1 - t], [1 - t, 1 + t]], atol=1e-11)
             assert float(solution.dual_value) == pytest.approx(d * (1 - t) / 2 + 0.1 * (1 + t**2), abs=1e-11)

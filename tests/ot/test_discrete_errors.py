@@ -19,6 +19,14 @@ from otpr.ot.feasibility import why_infeasible
 N, M = 4, 5
 COST = np.random.default_rng(0).normal(size=(N, M)).astype(np.float32)
 ALL = np.ones((N, M), bool)
+P, Q = np.full(N, 1 / N, np.float32), np.full(M, 1 / M, np.float32)
+
+
+def solve(cost=COST, epsilon=0.1, *, mask=ALL, row_weights=P, column_weights=Q, **options):
+    # mask and weights are always given: one compilation serves all
+    return solve_discrete(
+        cost, epsilon, mask=mask, row_weights=row_weights, column_weights=column_weights, **options
+    )
 
 
 def weights(*given: float) -> np.ndarray:
@@ -112,15 +120,8 @@ REFUSED = {
 
 @pytest.mark.parametrize(("wrong", "message"), REFUSED.values(), ids=REFUSED)
 def test_messages(wrong: dict, message: str) -> None:
-    arguments = {
-        "cost": COST,
-        "epsilon": 0.1,
-        "mask": ALL,
-        "row_weights": None,
-        "column_weights": None,
-    } | wrong
     with pytest.raises(ValueError, match=re.escape(message)):
-        solve_discrete(**arguments)
+        solve(**wrong)
 
 
 def test_shapes_and_types_are_checked_of_what_is_traced_too() -> None:
@@ -129,38 +130,36 @@ def test_shapes_and_types_are_checked_of_what_is_traced_too() -> None:
 
 
 def test_an_impossible_problem_that_is_traced_ends_without_convergence() -> None:
-    def solve(cost, mask):
-        return solve_discrete(cost, 0.1, mask=mask)
-
-    solution = jax.jit(solve)(COST, but_row_3_meets_column_1_alone())
+    traced = jax.jit(lambda cost, mask: solve(cost, mask=mask))
+    solution = traced(COST, but_row_3_meets_column_1_alone())
     assert not solution.converged and solution.marginal_error > 0.01
     assert np.isfinite(solution.u).all() and np.isfinite(solution.plan).all()
-    assert not jax.jit(solve)(changed(COST, (0, 0), np.nan), ALL).converged
+    assert not traced(changed(COST, (0, 0), np.nan), ALL).converged
 
 
 def test_a_possible_problem_without_time_is_no_error() -> None:
     mask = changed(ALL, (0, 0), False)
-    assert not solve_discrete(COST, 1e-3, mask=mask, max_iterations=1).converged
+    assert not solve(epsilon=1e-3, mask=mask, max_iterations=1).converged
 
 
 def test_cost_outside_the_mask_is_not_read() -> None:
     mask = changed(ALL, (0, 0), False)
-    expected = solve_discrete(COST, 0.1, mask=mask)
+    expected = solve(mask=mask)
     for hidden in (np.nan, np.inf, -1e30):
-        solution = solve_discrete(changed(COST, (0, 0), hidden), 0.1, mask=mask)
+        solution = solve(changed(COST, (0, 0), hidden), mask=mask)
         jax.tree.map(np.testing.assert_array_equal, solution, expected)
 
 
 def test_relaxed_columns_need_only_their_rows() -> None:
     lonely = changed(ALL, (slice(None), 4), False)
     for mask in (lonely, but_row_3_meets_column_1_alone()):
-        assert solve_discrete(COST, 0.1, mask=mask, column_relaxation=1.0).converged
+        assert solve(mask=mask, column_relaxation=1.0).converged
     with pytest.raises(ValueError, match="leaves row 2 without"):
-        solve_discrete(COST, 0.1, mask=changed(ALL, 2, False), column_relaxation=np.inf)
+        solve(mask=changed(ALL, 2, False), column_relaxation=np.inf)
 
 
 def test_costs_too_large_for_the_precision_do_not_converge() -> None:
-    assert not solve_discrete(COST * np.float32(1e30), 1e-10).converged
+    assert not solve(COST * np.float32(1e30), 1e-10).converged
 
 
 masses = st.lists(st.integers(0, 6), min_size=N, max_size=N).filter(any)
@@ -204,4 +203,4 @@ def test_float32_weights_that_rounding_alone_sets_apart_are_feasible() -> None:
 
 def test_weights_that_sum_to_1_in_their_own_precision_are_taken() -> None:
     p = jnp.asarray(np.random.default_rng(1).random(N), jnp.float32)
-    assert solve_discrete(COST, 0.1, mask=ALL, row_weights=p / p.sum()).converged
+    assert solve(row_weights=p / p.sum()).converged
