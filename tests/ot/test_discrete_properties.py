@@ -240,7 +240,10 @@ class TestLineSearch:
         rng = np.random.default_rng(seed)
         p, q, cost = rng.dirichlet(np.ones(N)), rng.dirichlet(np.ones(M)), rng.normal(size=(N, M))
         s, b, stage = 1 / np.sqrt(1 + relaxation), relaxation / (1 + relaxation), 2.0
-        u, z = rng.normal(size=N), rng.normal(size=M)
+        u, z = (
+            rng.normal(size=N) + rng.choice([0.0, 10.0]),
+            rng.normal(size=M),
+        )  # too much mass, or about right
         slack = u[:, None] + s * z - cost
         H = np.maximum(slack, 0) / stage
         rows, columns = 1 - H @ q, s - b * z / stage - s * (p @ H)

@@ -204,7 +204,7 @@ def _settle(problem: Problem, state: State, rows: bool, columns: bool) -> State:
         u, slack = u + du, slack + du[:, None]
     if columns:
         pairs = jnp.where(slack.T > FORBIDDEN / 2, s**2 * p, 0.0)
-        dv = marginal_root(-slack.T, pairs, s**2 - b * s * z, b)
+        dv = marginal_root(-slack.T, pairs, s**2, b)  # from v = 0, where b is not 0: they start so and stay
         dv = jnp.where((q == 0) & jnp.isfinite(dv), dv, 0.0)
         z, slack = z + dv / jnp.where(s > 0, s, 1.0), slack + dv
     return state._replace(u=u, z=z, slack=slack)

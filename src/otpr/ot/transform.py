@@ -10,7 +10,7 @@ from jaxtyping import Array, Bool, Float
 def marginal_root(
     values: Float[Array, "k m"],
     weights: Float[Array, "k m"],
-    level: Float[Array, ""] | Float[Array, " k"],
+    level: Float[Array, ""],
     slope: float | Float[Array, ""] = 0.0,
 ) -> Float[Array, " k"]:
     """The root x of `sum_j w_j (x - y_j)_+ + slope x = level` for each row of values y, exactly.
