@@ -140,6 +140,7 @@ def test_evaluation_of_saved_policies_is_that_in_memory_and_differs_from_the_bas
     arguments = ["--episodes", "3", "--num-envs", "2", "--out", "numbers/evaluation.json"]
     assert main(["evaluate", "base", "tuned", *arguments]) == 0
     lines = capsys.readouterr().out.strip().split("\n")
+    lines = [line for line in lines if not line.startswith("evaluating")]  # progress, on a slow machine
     results = json.loads(Path("numbers/evaluation.json").read_text())
     assert [(result["policy"], result["kind"]) for result in results] == [
         ("base", "one sample"),
@@ -156,6 +157,7 @@ def test_evaluation_of_saved_policies_is_that_in_memory_and_differs_from_the_bas
         assert result["zero_compatibility"] == outcome.zero_compatibility
         assert result["interval_95"] == list(outcome.interval)
         assert (result["episodes"], result["task"]) == (3, TASK)
+        assert (result["sampler"], result["sampler_steps"]) == ("ddpm", POLICY["denoising_steps"])
         assert line == f"{result['policy']}, {result['kind']}: {outcome}"
     assert np.abs(tuned.single().act(start, 0) - base.act(start, 0)).max() > 1e-2
     # the run's own last evaluation was on the same conditions
@@ -164,6 +166,25 @@ def test_evaluation_of_saved_policies_is_that_in_memory_and_differs_from_the_bas
         results[1]["success_rate"],
         results[1]["mean_length"],
     )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sampler", "steps"),
+    [
+        (["--sampler", "dpm++", "--sampler-steps", "2"], "dpm++", 2),
+        (["--sampler", "ddim"], "ddim", POLICY["denoising_steps"]),
+        (["--sampler-steps", "1"], "ddpm", 1),
+    ],
+)
+def test_evaluation_samples_as_it_is_told(place: Path, arguments: list[str], sampler: Any, steps: int):
+    told = ["--episodes", "1", "--num-envs", "1", "--out", "numbers/sampled.json"]
+    assert main(["evaluate", "tuned", *told, *arguments]) == 0
+    results = json.loads(Path("numbers/sampled.json").read_text())
+    assert [(result["sampler"], result["sampler_steps"]) for result in results] == [(sampler, steps)] * 2
+    tuned = load_policy("tuned").with_sampler(sampler, steps)
+    with ChunkedVectorEnv(TASK, 1, POLICY["chunk_length"], processes=False) as env:
+        outcomes = [evaluate(policy, env, 1) for policy in (tuned, tuned.single())]
+    assert [result["zero_compatibility"] for result in results] == [o.zero_compatibility for o in outcomes]
 
 
 def test_info_tells_versions_devices_and_tasks(capsys: pytest.CaptureFixture[str]):
@@ -274,6 +295,10 @@ NUMBERS = [
     ([*FINETUNE, "--run-dir", "x", "--seed", f"{2**31}"], f"The seed must be in [0, 2**31), given {2**31}."),
     (["evaluate", "base", "--episodes", "0"], "episodes must be at least 1, given 0."),
     (["evaluate", "base", "--num-envs", "-1"], "num_envs must be at least 1, given -1."),
+    (
+        ["evaluate", "base", "--sampler-steps", "5"],
+        "sampler_steps must lie in 1..4 (the policy's noise levels), given 5.",
+    ),
     (
         ["evaluate"],
         "There is no policy in runs/pretrain: expected policy.json there or in its folder 'policy'.",

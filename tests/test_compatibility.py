@@ -97,6 +97,22 @@ def test_candidates_are_drawn_in_proportion_to_compatibility():
     assert chisquare(counts[H > 0]).pvalue < 1e-6
 
 
+@pytest.mark.parametrize("alpha", ALPHAS)
+def test_choice_goes_by_the_compatibility_of_each_candidate_with_the_state(alpha: float):
+    """The same draw as from H pair by pair, guided or not, for one state and under vmap."""
+    compatibility = small(alpha=alpha, u=0.3)
+    candidates = 1.5 * jax.random.normal(jax.random.key(12), (7, 9, 4))
+    keys = jax.random.split(jax.random.key(1), (40, 7))
+    choose = jax.vmap(jax.vmap(compatibility.choose), in_axes=(None, None, 0))
+    index, none = choose(STATES, candidates, keys)
+    H = jax.vmap(lambda s, a: compatibility(jnp.broadcast_to(s, (9, 3)), a))(STATES, candidates)
+    assert ((H > 0).any(axis=1) & (H == 0).any(axis=1)).sum() >= 3
+    expected = jax.vmap(jax.vmap(lambda key, h: jax.random.categorical(key, jnp.log(h))), in_axes=(0, None))
+    some = np.asarray((H > 0).any(axis=1))
+    np.testing.assert_array_equal(index[:, some], expected(keys, H)[:, some])
+    np.testing.assert_array_equal(none, np.broadcast_to(~some, (40, 7)))
+
+
 def idql_shares(compatibility: Compatibility, state, candidates) -> np.ndarray:
     q = compatibility.cost.critic.minimum(jnp.broadcast_to(state, (len(candidates), 3)), candidates)
     weights = np.where(np.asarray(q) > float(compatibility.cost.value(state)), 0.7, 0.3)

@@ -17,6 +17,7 @@ from otpr.data.collect import collect
 from otpr.data.episodes import Episode, validate_episodes
 from otpr.data.minari_io import Demonstrations, check_free, read_dataset, write_dataset
 from otpr.data.seeds import evaluation_seed
+from otpr.diffusion.sampling import Method
 from otpr.envs import ChunkedVectorEnv, task_spec
 from otpr.errors import OtprError, check_at_least
 from otpr.policy import Policy, load_policy, policy_task
@@ -232,6 +233,10 @@ class Evaluate:
     episodes: int = 100
     # episodes run side by side
     num_envs: int = 8
+    # how chunks are sampled; left out, as each policy says
+    sampler: Method | None = None
+    # noise levels the sampler visits; left out, all of them if --sampler is given, else as each policy says
+    sampler_steps: int | None = None
     # a JSON file for the numbers
     out: Path | None = None
     # an MP4 file: the first two episodes; with several policies, one file for each, numbered
@@ -251,7 +256,7 @@ class Evaluate:
         task = self.task or policy_task(self.policies[0])
         spec = task_spec(task)
         results = []
-        loaded = [(path, load_policy(path)) for path in self.policies]
+        loaded = [(path, self._sampling(load_policy(path))) for path in self.policies]
         for path, policy in loaded:
             have = (policy.normalizer.mean.shape[0], policy.action_dim)
             if have != (spec.observation_dim, spec.action_dim):
@@ -274,7 +279,7 @@ class Evaluate:
                     ) as progress:
                         outcome = evaluate(variant, envs[h], self.episodes, on_wave=progress.advance)
                     print(f"{path}, {kind}: {outcome}")
-                    results.append(_as_dict(path, kind, task, outcome))
+                    results.append(_as_dict(path, kind, task, variant, outcome))
         if self.video is not None:
             for number, (_, policy) in enumerate(loaded, start=1):
                 several = len(loaded) > 1
@@ -284,6 +289,11 @@ class Evaluate:
             self.out.parent.mkdir(parents=True, exist_ok=True)
             write_json(self.out, results)
         return results
+
+    def _sampling(self, policy: Policy) -> Policy:
+        if self.sampler is None and self.sampler_steps is None:
+            return policy
+        return policy.with_sampler(self.sampler or policy.sampler, self.sampler_steps)
 
 
 def check_seed(seed: int) -> None:
@@ -331,11 +341,13 @@ def _check_fits(demonstrations: Demonstrations, policy: Policy, policy_path: str
         )
 
 
-def _as_dict(path: Path, kind: str, task: str, outcome: Evaluation) -> dict[str, Any]:
+def _as_dict(path: Path, kind: str, task: str, policy: Policy, outcome: Evaluation) -> dict[str, Any]:
     return {
         "policy": str(path),
         "kind": kind,
         "task": task,
+        "sampler": policy.sampler,
+        "sampler_steps": policy.sampler_steps or policy.schedule.steps,
         "success_rate": outcome.success_rate,
         "interval_95": list(outcome.interval),
         "episodes": outcome.episodes,

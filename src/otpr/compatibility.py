@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from otpr.critics import QEnsemble
-from otpr.ot import Potentials, guiding_cost, relation
+from otpr.ot import Potentials, compatibility, guiding_cost, relation
 
 
 class TransportCost(eqx.Module):
@@ -55,11 +55,15 @@ class TransportCost(eqx.Module):
     def pairwise(self, states: Float[Array, "n s"], actions: Float[Array, "m a"]) -> Float[Array, "n m"]:
         """Cost of every pair (s_i, a_j)."""
         q = self.critic.pairwise_minimum(states, actions)
-        value = jax.vmap(self.value)(states)[:, None]
-        guide = jnp.zeros_like(q)
-        if self.alpha > 0:
-            guide = guiding_cost(*self._relations(states, actions))
-        return self.mix(q, value, guide)
+        return self.mix(q, jax.vmap(self.value)(states)[:, None], self.pairwise_guide(states, actions))
+
+    def pairwise_guide(
+        self, states: Float[Array, "n s"], actions: Float[Array, "m a"]
+    ) -> Float[Array, "n m"]:
+        """The guiding cost g of every pair (s_i, a_j); zeros where alpha gives it no say."""
+        if self.alpha == 0:
+            return jnp.zeros((states.shape[0], actions.shape[0]))
+        return guiding_cost(*self._relations(states, actions))
 
 
 class Compatibility(eqx.Module):
@@ -86,10 +90,13 @@ class Compatibility(eqx.Module):
         Returns:
             the index of the candidate, and whether every H was zero.
         """
-        states = jnp.broadcast_to(state, (candidates.shape[0], state.shape[0]))
-        H = self(states, candidates)
-        q = self.cost.critic.minimum(states, candidates)
-        idql = jnp.where(q > self.cost.value(state), 0.7, 0.3)
+        # u, V and the critics' part of the state are computed once, not once a candidate
+        states = state[None]
+        q = self.cost.critic.pairwise_minimum(states, candidates)
+        value = self.cost.value(state)
+        cost = self.cost.mix(q, value, self.cost.pairwise_guide(states, candidates))
+        H = compatibility(self.potentials.u(states), self.potentials.v(candidates), cost, self.epsilon)[0]
+        idql = jnp.where(q[0] > value, 0.7, 0.3)
         none = jnp.all(H <= 0)
         weights = jnp.where(self.trained & ~none, H, idql)
         return jax.random.categorical(key, jnp.log(weights)), none & self.trained

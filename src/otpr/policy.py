@@ -82,7 +82,8 @@ class Policy(eqx.Module):
         """`n` sampled chunks, flattened, for one normalised observation."""
 
         def predict_noise(chunks, k):
-            return jax.vmap(lambda chunk: self.network(state, chunk, k))(chunks)
+            context = self.network.context(state, k)  # once, not once a candidate
+            return jax.vmap(lambda chunk: self.network.from_context(context, chunk))(chunks)
 
         return sample(
             predict_noise,

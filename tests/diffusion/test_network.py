@@ -38,6 +38,18 @@ def test_forward_pass_by_hand(depth: int) -> None:
         np.testing.assert_allclose(predicted, x, atol=1e-5)
 
 
+@pytest.mark.parametrize(("depth", "time_width"), [(1, 16), (3, 6)])
+def test_chunks_that_share_a_context_are_predicted_as_each_by_itself(depth: int, time_width: int) -> None:
+    network = NoiseNetwork(3, 4, width=32, depth=depth, time_width=time_width, key=jax.random.key(0))
+    chunks = jax.random.normal(jax.random.key(1), (5, 4))
+    for observation in jax.random.normal(jax.random.key(2), (2, 3)):
+        for k in (jnp.array(0), jnp.array(9)):
+            context = network.context(observation, k)
+            predicted = jax.vmap(lambda chunk, c=context: network.from_context(c, chunk))(chunks)
+            expected = [network(observation, chunk, k) for chunk in chunks]
+            np.testing.assert_allclose(predicted, jnp.stack(expected), atol=1e-6)
+
+
 def test_prediction_depends_on_observation_chunk_and_level() -> None:
     network = NoiseNetwork(3, 4, width=32, depth=2, key=jax.random.key(0))
     zero, one, k = jnp.zeros, jnp.ones, jnp.array

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -47,3 +49,21 @@ class NoiseNetwork(eqx.Module):
     ) -> Float[Array, " a"]:
         """The noise predicted in one noisy chunk."""
         return self.mlp(jnp.concatenate([observation, chunk, time_embedding(k, self.time_width)]))
+
+    # Many chunks of one observation are denoised together when acting: what their first layers share is then
+    # computed once. Training, with one chunk an observation, is an eighth slower this way.
+
+    def context(self, observation: Float[Array, " o"], k: Int[Array, ""]) -> Float[Array, " w"]:
+        """What the observation and the noise level contribute to the first layer."""
+        first = self.mlp.layers[0]
+        by_observation = first.weight[:, : observation.shape[0]] @ observation
+        by_level = first.weight[:, -self.time_width :] @ time_embedding(k, self.time_width)
+        return by_observation + by_level + cast(Array, first.bias)
+
+    def from_context(self, context: Float[Array, " w"], chunk: Float[Array, " a"]) -> Float[Array, " a"]:
+        """The noise predicted in one noisy chunk of which the `context` is known."""
+        first, *others = self.mlp.layers
+        x = context + first.weight[:, -self.time_width - chunk.shape[0] : -self.time_width] @ chunk
+        for layer in others:
+            x = layer(self.mlp.activation(x))
+        return x
