@@ -1,0 +1,1 @@
+"""What this code costs, as ratios to plain alternatives: `make bench`. docs/performance.md says more."""

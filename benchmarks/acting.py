@@ -1,0 +1,123 @@
+"""One decision of the deployed policy, against a Python loop over a jitted network."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any, get_args
+
+import equinox as eqx
+import jax
+import numpy as np
+from jaxtyping import Array, Float
+
+from benchmarks.rows import Row
+from benchmarks.sizes import Sizes
+from benchmarks.subjects import default_agent
+from benchmarks.timing import in_turns, medians, ratio
+from otpr.diffusion.sampling import Method
+from otpr.policy import Policy
+
+
+def act(sizes: Sizes) -> list[Row]:
+    """A row for each number of candidates, sampler and number of steps."""
+    agent = default_agent(sizes, chunk_length=4, levels=sizes.levels)
+    rows = []
+    for candidates in sizes.candidates:
+        policy = agent.deployed() if candidates > 1 else agent.deployed().single()
+        for method in get_args(Method):
+            for steps in sizes.denoising_steps:
+                rows.append(_row(sizes, policy.with_sampler(method, steps), candidates))
+    return rows
+
+
+def _row(sizes: Sizes, policy: Policy, candidates: int) -> Row:
+    observation = np.random.default_rng(0).normal(size=sizes.observation_dim).astype(np.float32)
+    method, steps = policy.sampler, policy.sampler_steps
+    assert steps is not None
+    seeds = iter(range(10**9))
+    loop = Loop(policy, candidates)
+    times = in_turns(
+        {
+            "loop": lambda: loop(observation, np.random.default_rng(next(seeds))),
+            "ours": lambda: policy.act(observation, next(seeds)),
+        },
+        sizes.acts,
+    )
+    p50, p99 = (np.quantile(times["ours"], q) * 1e3 for q in (0.5, 0.99))
+    return Row(
+        f"act_{candidates}_{method}_{steps}",
+        ratio(times["loop"], times["ours"]),
+        "x",
+        f"Python loop over a jitted network / Policy.act, {candidates} "
+        + ("candidate" if candidates == 1 else "candidates"),
+        medians(times),
+        note=f"ours {p50:.2f} ms, 99th percentile {p99:.2f} ms",
+        details={"candidates": candidates, "sampler": method, "steps": steps, "p50_ms": p50, "p99_ms": p99},
+    )
+
+
+@eqx.filter_jit
+def _predict(network: Any, state: Any, chunks: Any, k: Any) -> Float[Array, "n a"]:
+    return jax.vmap(lambda chunk: network(state, chunk, k))(chunks)
+
+
+@eqx.filter_jit
+def _choose(chooser: Any, state: Any, chunks: Any, seed: Any) -> Array:
+    return chunks[chooser.choose(state, chunks, jax.random.key(seed))[0]]
+
+
+class Loop:
+    """Acting as one writes it first: the network and the choice compiled, the sampler in NumPy between them.
+
+    Args:
+        policy: what acts; its sampler and number of steps are taken over.
+        candidates: chunks among which its chooser chooses; without a chooser, 1.
+    """
+
+    def __init__(self, policy: Policy, candidates: int):
+        self.policy, self.candidates = policy, candidates
+        self.size = policy.chunk_length * policy.action_dim
+        self.mean, self.scale = np.asarray(policy.normalizer.mean), np.asarray(policy.normalizer.scale)
+        steps = policy.sampler_steps or policy.schedule.steps
+        self.levels = np.linspace(policy.schedule.steps - 1, 0, steps).round().astype(int)
+        self.alpha_bar = np.asarray(policy.schedule.alpha_bar)[self.levels]
+
+    def __call__(self, observation: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """An action chunk, (h, action_dim)."""
+        policy = self.policy
+        state = np.clip(
+            (observation - self.mean) / self.scale, -policy.normalizer.LIMIT, policy.normalizer.LIMIT
+        )
+        chunks = self.denoise(state, lambda: rng.normal(size=(self.candidates, self.size)).astype(np.float32))
+        chosen = chunks[0]
+        if policy.chooser is not None:
+            chosen = np.asarray(_choose(policy.chooser, state, chunks, np.uint32(rng.integers(2**31))))
+        return chosen.reshape(policy.chunk_length, policy.action_dim)
+
+    def denoise(self, state: np.ndarray, draw: Callable[[], np.ndarray]) -> np.ndarray:
+        """The candidates for a normalised observation; `draw` gives standard normal noise of their shape."""
+        predict = functools.partial(_predict, self.policy.network, state)
+        method = self.policy.sampler
+        chunks, previous, last_h = draw(), None, 1.0
+        for i, (level, ab) in enumerate(zip(self.levels, self.alpha_bar, strict=True)):
+            ab_next = self.alpha_bar[i + 1] if i + 1 < len(self.levels) else np.float32(1.0)
+            noise = np.asarray(predict(chunks, level))
+            clean = np.clip((chunks - np.sqrt(1 - ab) * noise) / np.sqrt(ab), -1, 1)
+            target = clean
+            if method == "dpm++" and ab_next < 1:
+                h = (_log_snr(ab_next) - _log_snr(ab)) / 2
+                if previous is not None:
+                    target = clean + min(h / last_h, 2.0) / 2 * (clean - previous)
+                last_h = h
+            previous = clean
+            noise = (chunks - np.sqrt(ab) * target) / np.sqrt(1 - ab)
+            variance = (1 - ab_next) / (1 - ab) * (1 - ab / ab_next) if method == "ddpm" else np.float32(0)
+            chunks = np.sqrt(ab_next) * target + np.sqrt(np.maximum(1 - ab_next - variance, 0)) * noise
+            if method == "ddpm" and ab_next < 1:
+                chunks = chunks + np.sqrt(variance) * draw()
+        return chunks
+
+
+def _log_snr(alpha_bar: np.float32) -> np.float32:
+    return np.log(alpha_bar / (1 - alpha_bar))

@@ -1,0 +1,50 @@
+"""Floating-point operations of the matrix products in a program, counted from their shapes.
+
+A product of (m, k) and (k, n) counts 2 m k n. Element-wise work counts nothing, so the share of the machine's
+rate of matrix products that such a count gives is a lower bound on how busy the machine is.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import equinox as eqx
+import jax
+from jax.extend.core import ClosedJaxpr, Jaxpr
+
+
+def matrix_flops(function: Callable[..., Any], *args: Any) -> int:
+    """Operations of all matrix products when `function(*args)` runs once; loops count every turn.
+
+    Raises:
+        ValueError: a loop of unknown length has a matrix product in it.
+    """
+    jaxpr, _, _ = eqx.filter_make_jaxpr(function)(*args)
+    return _count(jaxpr.jaxpr)
+
+
+def _count(jaxpr: Jaxpr) -> int:
+    return sum(_of_equation(equation) for equation in jaxpr.eqns)
+
+
+def _of_equation(equation: Any) -> int:
+    name, parameters = equation.primitive.name, equation.params
+    if name == "dot_general":
+        (contracted, _), _ = parameters["dimension_numbers"]
+        left = equation.invars[0].aval.shape
+        return 2 * math.prod(equation.outvars[0].aval.shape) * math.prod(left[i] for i in contracted)
+    parts = [
+        leaf for leaf in jax.tree.leaves(list(parameters.values()), is_leaf=_is_program) if _is_program(leaf)
+    ]
+    counts = [_count(part.jaxpr if isinstance(part, ClosedJaxpr) else part) for part in parts]
+    if name == "while" and any(counts):
+        raise ValueError("A loop of unknown length holds a matrix product: its operations cannot be counted.")
+    if name == "cond":
+        return max(counts)
+    return sum(counts) * parameters["length"] if name == "scan" else sum(counts)
+
+
+def _is_program(leaf: Any) -> bool:
+    return isinstance(leaf, (Jaxpr, ClosedJaxpr))

@@ -1,0 +1,207 @@
+"""An update against flow Q-learning's, a round against the release's recipe, both against the machine."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Collection
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+
+from benchmarks.flops import matrix_flops
+from benchmarks.fql import FQL, fql_block
+from benchmarks.machine import product_flops, products
+from benchmarks.release import PairByPair, fit_potentials
+from benchmarks.rows import Row
+from benchmarks.sizes import Sizes
+from benchmarks.subjects import experience, learner
+from benchmarks.timing import Times, in_turns, medians, ratio
+from otpr.agents.otpr import OTPR
+from otpr.compatibility import Compatibility
+from otpr.ot import Potentials, marginal_errors
+from otpr.ot import compatibility as compatibility_of
+from otpr.training.learning import Experience, draw_problem, update_block, update_potentials
+
+SIDES = {
+    "update_vs_fql": {"updates", "potentials", "fql"},
+    "round_vs_release": {"updates", "potentials", "release"},
+    "transport_vs_release": {"potentials", "release"},
+    "matmul_share": {"updates", "potentials", "product"},
+    "matmul_share_update": {"updates", "product"},
+}
+"""What each row times."""
+
+
+def learning(sizes: Sizes, names: Collection[str]) -> list[Row]:
+    """The rows of those names, all timed in the same turns."""
+    agent = learner(sizes, sizes.width, sizes.depth)
+    data = experience(sizes, sizes.replay, sizes.chunk_length)
+    calls = _calls(sizes, agent, data)
+    wanted = set().union(*(SIDES[name] for name in names))
+    times = in_turns({name: call for name, call in calls.items() if name in wanted}, sizes.turns)
+    scaled = _scaled(sizes, times)
+    flops = {
+        "updates": matrix_flops(update_block, agent, data, 1, True) * sizes.round_updates,
+        "potentials": matrix_flops(update_potentials, agent, data),
+    }
+    make = {
+        "update_vs_fql": _update_vs_fql,
+        "round_vs_release": _round_vs_release,
+        "transport_vs_release": _transport_vs_release,
+        "matmul_share": functools.partial(_share, flops, ("updates", "potentials"), "matmul_share"),
+        "matmul_share_update": functools.partial(_share, flops, ("updates",), "matmul_share_update"),
+    }
+    return [make[name](sizes, scaled) for name in names]
+
+
+def _calls(sizes: Sizes, agent: OTPR, data: Experience) -> dict[str, Callable[[], Any]]:
+    state_dim, chunk_dim = data.replay.data.observation.shape[1], data.replay.data.chunk.shape[1]
+    fql = FQL.create(state_dim, chunk_dim, width=sizes.width, depth=sizes.depth, key=jax.random.key(0))
+    cold = Potentials(state_dim, chunk_dim, width=sizes.width, depth=sizes.depth, key=jax.random.key(0))
+    cost = PairByPair.of(agent.compatibility(0.0).cost)
+    states, actions = agent.policy.normalizer(data.replay.data.observation), data.replay.data.chunk
+    return {
+        "updates": lambda: update_block(agent, data, sizes.block, True),
+        "potentials": lambda: update_potentials(agent, data),
+        "fql": lambda: fql_block(fql, data.replay, sizes.block, sizes.batch),
+        "release": lambda: fit_potentials(
+            cold,
+            cost,
+            states,
+            actions,
+            agent.config.epsilon,
+            sizes.release_timed,
+            sizes.release_batch,
+            jax.random.key(1),
+        ),
+        "product": products(sizes.product),
+    }
+
+
+def _scaled(sizes: Sizes, times: Times) -> Times:
+    """Seconds of what a whole round does, from those of what was timed."""
+    factors = {
+        "updates": sizes.round_updates / sizes.block,
+        "potentials": 1.0,
+        "fql": sizes.round_updates / sizes.block,
+        "release": sizes.release_steps / sizes.release_timed,
+        "product": 1.0,
+    }
+    return {name: [factors[name] * t for t in values] for name, values in times.items()}
+
+
+def _sum(*parts: list[float]) -> list[float]:
+    return [sum(values) for values in zip(*parts, strict=True)]
+
+
+def _update_vs_fql(sizes: Sizes, times: Times) -> Row:
+    n = sizes.round_updates
+    return Row(
+        "update_vs_fql",
+        ratio(_sum(times["updates"], times["potentials"]), times["fql"]),
+        "x",
+        "an OTPR update, with its share of the potentials / a flow Q-learning update",
+        {
+            "OTPR update": medians(times)["updates"] / n,
+            "share of the potentials": medians(times)["potentials"] / n,
+            "FQL update": medians(times)["fql"] / n,
+        },
+        at_most=1.5,
+        note=f"{sizes.block} updates timed; the potentials are fitted once in {n} updates",
+    )
+
+
+def _round_vs_release(sizes: Sizes, times: Times) -> Row:
+    return Row(
+        "round_vs_release",
+        ratio(_sum(times["updates"], times["release"]), _sum(times["updates"], times["potentials"])),
+        "x",
+        f"{sizes.round_updates} updates and the release's fit of the potentials / a round of ours",
+        {name: medians(times)[name] for name in ("updates", "potentials", "release")},
+        at_least=20,
+        note=f"the same updates on both sides; {_release_note(sizes)}",
+    )
+
+
+def _transport_vs_release(sizes: Sizes, times: Times) -> Row:
+    return Row(
+        "transport_vs_release",
+        ratio(times["release"], times["potentials"]),
+        "x",
+        "the release's fit of the potentials / ours",
+        {name: medians(times)[name] for name in ("release", "potentials")},
+        at_least=20,
+        note=_release_note(sizes),
+    )
+
+
+def _release_note(sizes: Sizes) -> str:
+    return f"{sizes.release_timed} of the release's {sizes.release_steps} steps timed and scaled"
+
+
+def _share(flops: dict[str, int], sides: tuple[str, ...], name: str, sizes: Sizes, times: Times) -> Row:
+    operations = sum(flops[side] for side in sides)
+    # seconds that the same operations take as one large product, over the seconds they take here
+    best = [operations / product_flops(sizes.product) * t for t in times["product"]]
+    spent = _sum(*(times[side] for side in sides))
+    about = "the updates and the potentials of a round" if len(sides) == 2 else "a block of updates"
+    return Row(
+        name,
+        ratio(best, spent),
+        "of the rate",
+        f"rate of operations in {about} / rate of a {sizes.product}³ matrix product",
+        {side: medians(times)[side] for side in (*sides, "product")},
+        at_least=0.5,
+        details={f"GFLOP in {side}": round(flops[side] / 1e9, 3) for side in sides},
+    )
+
+
+def marginal_error(sizes: Sizes) -> list[Row]:
+    """What each recipe reaches on pairs it has not seen: one round of ours against the release's."""
+    agent = learner(sizes, sizes.error_width, sizes.error_depth)
+    data = experience(sizes, min(sizes.replay, 20_000), sizes.chunk_length)
+    agent, _ = update_block(agent, data, sizes.error_updates, False)  # a critic that means something
+    fitted, _ = update_potentials(agent, data)
+    compatibility = fitted.compatibility(0.0)
+    states, actions = agent.policy.normalizer(data.replay.data.observation), data.replay.data.chunk
+    released = fit_potentials(
+        agent.potentials,  # as fresh as those that ours started from
+        compatibility.cost,  # the same cost, computed the fast way
+        states,
+        actions,
+        agent.config.epsilon,
+        sizes.release_steps,
+        sizes.release_batch,
+        jax.random.key(1),
+    )
+    ours = _held_out_error(compatibility, agent, data, sizes.error_block)
+    theirs = _held_out_error(
+        eqx.tree_at(lambda c: c.potentials, compatibility, released), agent, data, sizes.error_block
+    )
+    return [
+        Row(
+            "marginal_error_vs_release",
+            theirs / ours,
+            "x",
+            "held-out marginal error of the release's potentials / of ours, after one round each",
+            at_least=1,
+            note=f"release {theirs:.2f}, ours {ours:.3f}, both from the same fresh potentials and on "
+            f"the same {sizes.error_block} x {sizes.error_block} held-out pairs; "
+            f"networks {sizes.error_depth} x {sizes.error_width}",
+            details={"release": theirs, "ours": ours},
+        )
+    ]
+
+
+def _held_out_error(compatibility: Compatibility, agent: OTPR, data: Experience, n: int) -> float:
+    problem = draw_problem(data, agent, jax.random.key(9), n)
+
+    @eqx.filter_jit
+    def errors(compatibility: Compatibility):
+        cost = compatibility.cost.pairwise(problem.states, problem.actions)
+        u, v = compatibility.potentials.u(problem.states), compatibility.potentials.v(problem.actions)
+        return jnp.stack(marginal_errors(compatibility_of(u, v, cost, compatibility.epsilon, problem.mask)))
+
+    return float(jnp.mean(errors(compatibility)))

@@ -1,0 +1,81 @@
+"""Collecting episodes with the policy, against the environments alone replaying the very same actions."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from benchmarks.rows import Row
+from benchmarks.sizes import Sizes
+from benchmarks.subjects import default_agent
+from benchmarks.timing import in_turns, medians, ratio
+from otpr.data.episodes import Episode
+from otpr.data.seeds import training_seed
+from otpr.envs import ChunkedVectorEnv
+from otpr.training.rollout import run_episodes
+
+TASK = "metaworld/peg-insert-side-v3"
+CHUNK_LENGTH = 4
+
+
+def rollout(sizes: Sizes) -> list[Row]:
+    """Environment steps a second with the policy, over those without."""
+    agent = default_agent(sizes, chunk_length=CHUNK_LENGTH, levels=10)
+    policy = agent.deployed()
+    seeds = [training_seed(0, i) for i in range(sizes.num_envs)]
+    with ChunkedVectorEnv(TASK, sizes.num_envs, CHUNK_LENGTH, processes=True) as env:
+
+        def collect() -> list[Episode]:
+            return run_episodes(env, policy, seeds, action_seed=0).episodes
+
+        recorded = collect()
+        chunks = chunks_of(recorded, CHUNK_LENGTH)
+        replay(env, seeds, chunks, recorded)  # once with a look at what comes of it
+        times = in_turns(
+            {"bare": lambda: replay(env, seeds, chunks), "with policy": collect}, sizes.rollout_turns
+        )
+    steps = sum(len(episode) for episode in recorded)
+    return [
+        Row(
+            "rollout_vs_bare",
+            ratio(times["bare"], times["with policy"]),
+            "of the steps/s",
+            "environment steps a second of run_episodes / of the same environments replaying its chunks",
+            medians(times),
+            at_least=0.85,
+            note=f"{sizes.num_envs} environments, {policy.candidates} candidates, "
+            f"{steps / medians(times)['with policy']:,.0f} steps/s with the policy",
+            details={"environment steps": steps},
+        )
+    ]
+
+
+def chunks_of(episodes: list[Episode], chunk_length: int) -> np.ndarray:
+    """The actions of all episodes, (decisions, n, h, action_dim), zeros after an episode's end."""
+    decisions = max(-(-len(episode) // chunk_length) for episode in episodes)
+    n, action_dim = len(episodes), episodes[0].actions.shape[1]
+    actions = np.zeros((n, decisions * chunk_length, action_dim), np.float32)
+    for i, episode in enumerate(episodes):
+        actions[i, : len(episode)] = episode.actions
+    return actions.reshape(n, decisions, chunk_length, action_dim).swapaxes(0, 1).copy()
+
+
+def replay(
+    env: ChunkedVectorEnv, seeds: list[int], chunks: np.ndarray, expected: list[Episode] | None = None
+) -> None:
+    """Step the environments through the chunks.
+
+    Raises:
+        RuntimeError: another episode came of it than `expected`, so the two sides do not do the same.
+    """
+    env.reset(seeds)
+    taken = np.zeros(len(seeds), int)
+    for chunk in chunks:
+        step = env.step(chunk)
+        taken += step.steps
+    if expected is not None:
+        same = np.array([len(episode) for episode in expected]) == taken
+        last = np.array([episode.observations[-1] for episode in expected])
+        if not (same.all() and np.array_equal(step.observations[:, -1], last)):
+            raise RuntimeError(
+                "The replayed episodes differ from the recorded ones; expected the same states."
+            )

@@ -1,0 +1,81 @@
+"""What is measured: an agent, its experience and a policy, untrained and of given sizes."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+
+from benchmarks.sizes import Sizes
+from otpr.agents.otpr import OTPR, OTPRConfig
+from otpr.data.chunks import Transitions
+from otpr.data.replay import Replay
+from otpr.diffusion import NoiseNetwork, NoiseSchedule
+from otpr.normalization import Normalizer
+from otpr.policy import Policy
+from otpr.training.learning import Experience
+
+
+def transitions(sizes: Sizes, n: int, chunk_length: int, seed: int) -> Transitions:
+    """`n` transitions without a future: standard normal states, uniform chunks, a smooth reward of both.
+
+    The reward depends on how the chunk fits the state, so that a critic fitted to it tells pairs apart.
+    """
+    keys = jax.random.split(jax.random.key(seed), 3)
+    o, a = sizes.observation_dim, chunk_length * sizes.action_dim
+    observation = jax.random.normal(keys[0], (n, o))
+    chunk = jax.random.uniform(keys[1], (n, a), minval=-1)
+    wanted = jnp.tanh(observation[:, : sizes.action_dim])
+    reward = -jnp.sum((chunk[:, : sizes.action_dim] - wanted) ** 2, axis=1)
+    return Transitions(
+        observation=observation,
+        chunk=chunk,
+        reward=reward,
+        discount=jnp.zeros(n),
+        next_observation=jax.random.normal(keys[2], (n, o)),
+        return_to_go=reward,
+    )
+
+
+def experience(sizes: Sizes, n: int, chunk_length: int) -> Experience:
+    """A full replay of `n` transitions that is the target measure too, and 1,000 demonstrations."""
+    replay = Replay(transitions(sizes, n, chunk_length, 2), jnp.asarray(n), jnp.asarray(0))
+    return Experience(replay, replay, transitions(sizes, 1000, chunk_length, 3))
+
+
+def base_policy(sizes: Sizes, *, width: int, depth: int, chunk_length: int, levels: int) -> Policy:
+    """An untrained policy, without a chooser."""
+    o = sizes.observation_dim
+    network = NoiseNetwork(
+        o, chunk_length * sizes.action_dim, width=width, depth=depth, key=jax.random.key(0)
+    )
+    normalizer = Normalizer(jnp.zeros(o), jnp.ones(o))
+    return Policy(network, NoiseSchedule.cosine(levels), normalizer, None, chunk_length, sizes.action_dim, 1)
+
+
+def agent(sizes: Sizes, base: Policy, config: OTPRConfig) -> OTPR:
+    """An agent with that base policy."""
+    return OTPR.create(base, transitions(sizes, 1000, base.chunk_length, 1), config, jax.random.key(1))
+
+
+def learner(sizes: Sizes, width: int, depth: int) -> OTPR:
+    """An agent with networks of one size, otherwise at the default settings."""
+    base = base_policy(sizes, width=width, depth=depth, chunk_length=sizes.chunk_length, levels=10)
+    config = OTPRConfig(
+        batch_size=sizes.batch,
+        critic_width=width,
+        critic_depth=depth,
+        potentials_width=width,
+        potentials_depth=depth,
+    )
+    return agent(sizes, base, config)
+
+
+def default_agent(sizes: Sizes, chunk_length: int, levels: int, candidates: int = 16) -> OTPR:
+    """An agent at the default settings (in a trial: with small networks)."""
+    width, depth = sizes.policy_width, sizes.policy_depth
+    base = base_policy(sizes, width=width, depth=depth, chunk_length=chunk_length, levels=levels)
+    small = min(width, OTPRConfig.critic_width)
+    config = OTPRConfig(
+        batch_size=sizes.batch, critic_width=small, potentials_width=small, candidates=candidates
+    )
+    return agent(sizes, base, config)
