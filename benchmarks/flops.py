@@ -15,21 +15,26 @@ import jax
 from jax.extend.core import ClosedJaxpr, Jaxpr
 
 
-def matrix_flops(function: Callable[..., Any], *args: Any) -> int:
+def matrix_flops(function: Callable[..., Any], *args: Any, turns: int = 1) -> int:
     """Operations of all matrix products when `function(*args)` runs once; loops count every turn.
 
-    Raises:
-        ValueError: a loop of unknown length has a matrix product in it.
+    Where the program alone does not say how much is done, the least counts: the cheapest branch, and one turn
+    of a loop of unknown length.
+
+    Args:
+        function: what runs.
+        args: of the function.
+        turns: that a loop of unknown length took; one within another still counts one of each of these.
     """
     jaxpr, _, _ = eqx.filter_make_jaxpr(function)(*args)
-    return _count(jaxpr.jaxpr)
+    return _count(jaxpr.jaxpr, turns)
 
 
-def _count(jaxpr: Jaxpr) -> int:
-    return sum(_of_equation(equation) for equation in jaxpr.eqns)
+def _count(jaxpr: Jaxpr, turns: int) -> int:
+    return sum(_of_equation(equation, turns) for equation in jaxpr.eqns)
 
 
-def _of_equation(equation: Any) -> int:
+def _of_equation(equation: Any, turns: int) -> int:
     name, parameters = equation.primitive.name, equation.params
     if name == "dot_general":
         (contracted, _), _ = parameters["dimension_numbers"]
@@ -38,12 +43,11 @@ def _of_equation(equation: Any) -> int:
     parts = [
         leaf for leaf in jax.tree.leaves(list(parameters.values()), is_leaf=_is_program) if _is_program(leaf)
     ]
-    counts = [_count(part.jaxpr if isinstance(part, ClosedJaxpr) else part) for part in parts]
-    if name == "while" and any(counts):
-        raise ValueError("A loop of unknown length holds a matrix product: its operations cannot be counted.")
+    within = 1 if name == "while" else turns
+    counts = [_count(part.jaxpr if isinstance(part, ClosedJaxpr) else part, within) for part in parts]
     if name == "cond":
-        return max(counts)
-    return sum(counts) * parameters["length"] if name == "scan" else sum(counts)
+        return min(counts)
+    return sum(counts) * {"scan": parameters.get("length"), "while": turns}.get(name, 1)
 
 
 def _is_program(leaf: Any) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Callable, Collection
 from typing import Any
@@ -42,9 +43,10 @@ def learning(sizes: Sizes, names: Collection[str]) -> list[Row]:
     wanted = set().union(*(SIDES[name] for name in names))
     times = in_turns({name: call for name, call in calls.items() if name in wanted}, sizes.turns)
     scaled = _scaled(sizes, times)
+    passes = _passes(agent, data) if "potentials" in wanted else 1
     flops = {
         "updates": matrix_flops(update_block, agent, data, 1, True) * sizes.round_updates,
-        "potentials": matrix_flops(update_potentials, agent, data),
+        "potentials": matrix_flops(update_potentials, agent, data, turns=passes),
     }
     make = {
         "update_vs_fql": _update_vs_fql,
@@ -53,7 +55,18 @@ def learning(sizes: Sizes, names: Collection[str]) -> list[Row]:
         "matmul_share": functools.partial(_share, flops, ("updates", "potentials"), "matmul_share"),
         "matmul_share_update": functools.partial(_share, flops, ("updates",), "matmul_share_update"),
     }
-    return [make[name](sizes, scaled) for name in names]
+    rows = [make[name](sizes, scaled) for name in names]
+    return [_with_passes(row, passes) if "potentials" in SIDES[row.name] else row for row in rows]
+
+
+def _passes(agent: OTPR, data: Experience) -> int:
+    """How often the potentials went over fresh blocks, where they do so until they are good enough."""
+    return int(update_potentials(agent, data)[1].get("ot/passes", 1))
+
+
+def _with_passes(row: Row, passes: int) -> Row:
+    note = "; ".join(filter(None, [row.note, f"passes of the potentials: {passes}"]))
+    return dataclasses.replace(row, note=note, details={**row.details, "passes": passes})
 
 
 def _calls(sizes: Sizes, agent: OTPR, data: Experience) -> dict[str, Callable[[], Any]]:

@@ -28,7 +28,7 @@ class Sizes:
     # networks, and gradient steps of the critic, with which the release's potentials are trained to the end
     error_width: int = 128
     error_depth: int = 2
-    error_updates: int = 500
+    error_updates: int = 1000
     error_block: int = 1024
     # side of the matrix product whose rate is the yardstick
     product: int = 2048

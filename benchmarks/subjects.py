@@ -16,22 +16,25 @@ from otpr.training.learning import Experience
 
 
 def transitions(sizes: Sizes, n: int, chunk_length: int, seed: int) -> Transitions:
-    """`n` transitions without a future: standard normal states, uniform chunks, a smooth reward of both.
+    """`n` transitions without a future, with a smooth reward for how the chunk fits the state.
 
-    The reward depends on how the chunk fits the state, so that a critic fitted to it tells pairs apart.
+    As a robot's, the states lie near a surface of few dimensions (as many as an action has), and the actions
+    of a chunk hardly differ. So a critic fitted to the reward tells pairs apart, and transport can be learnt.
     """
-    keys = jax.random.split(jax.random.key(seed), 3)
-    o, a = sizes.observation_dim, chunk_length * sizes.action_dim
-    observation = jax.random.normal(keys[0], (n, o))
-    chunk = jax.random.uniform(keys[1], (n, a), minval=-1)
-    wanted = jnp.tanh(observation[:, : sizes.action_dim])
-    reward = -jnp.sum((chunk[:, : sizes.action_dim] - wanted) ** 2, axis=1)
+    keys = jax.random.split(jax.random.key(seed), 4)
+    o, a = sizes.observation_dim, sizes.action_dim
+    place = jax.random.normal(keys[0], (n, a))
+    surface = jax.random.normal(jax.random.key(0), (a, o)) / a**0.5  # the same for every seed
+    observation = place @ surface + 0.05 * jax.random.normal(keys[1], (n, o))
+    action = jax.random.uniform(keys[2], (n, a), minval=-0.9, maxval=0.9)
+    chunk = jnp.tile(action, chunk_length) + 0.05 * jax.random.normal(keys[3], (n, chunk_length * a))
+    reward = -jnp.sum((action - 0.9 * jnp.tanh(place)) ** 2, axis=1)
     return Transitions(
         observation=observation,
         chunk=chunk,
         reward=reward,
         discount=jnp.zeros(n),
-        next_observation=jax.random.normal(keys[2], (n, o)),
+        next_observation=observation[::-1],
         return_to_go=reward,
     )
 

@@ -129,7 +129,8 @@ class TestFQL:
             q_values(learner.critic, s, np.clip(made, -1, 1)).mean(), abs=1e-4
         )
 
-    def test_it_learns_all_it_is_to_learn(self):
+    def test_it_learns_all_it_is_to_learn(self, monkeypatch):
+        monkeypatch.setattr(fql, "ALPHA", 0.1)  # so that Q is not drowned by imitation within the test
         learner, _ = self.subject()
         replay = experience(TINY, 300, 2).replay
         _, first = fql.fql_block(learner, replay, 100, 32)
@@ -137,10 +138,8 @@ class TestFQL:
         _, last = fql.fql_block(after, replay, 100, 32)
         assert float(last["critic"]) < 0.7 * float(first["critic"])
         assert float(last["imitation"]) < 0.9 * float(first["imitation"])
-        assert float(last["distillation"]) < 0.5 * float(first["distillation"])
-        assert (
-            float(last["q"]) > float(first["q"]) + 0.1
-        )  # the reward is the better the nearer to its optimum
+        of_the_data = float(jnp.mean(after.critic(replay.data.observation, replay.data.chunk)))
+        assert float(last["q"]) > of_the_data + 0.3
 
 
 class TestRelease:
@@ -202,10 +201,18 @@ class TestFlops:
         square = jnp.ones((4, 4))
         assert matrix_flops(lambda x: jax.lax.fori_loop(0, 6, lambda _, c: c @ c, x), square) == 6 * 128
         assert matrix_flops(lambda x: jax.lax.map(lambda row: x @ row, x), square) == 4 * 32
-        either = (lambda x: x, lambda x: x @ x)
+        either = (lambda x: x @ x @ x, lambda x: x @ x)
         assert matrix_flops(lambda x: jax.lax.cond(x[0, 0] > 0, *either, x), square) == 128
-        with pytest.raises(ValueError, match="unknown length"):
-            matrix_flops(lambda x: jax.lax.while_loop(lambda c: c[0, 0] < 9, lambda c: c @ c, x), square)
+
+        def unknown(body, x):
+            return jax.lax.while_loop(lambda c: c[0, 0] < 9, body, x)
+
+        def nested(x):
+            return unknown(lambda c: unknown(lambda d: d @ d, c @ c), x)
+
+        assert matrix_flops(unknown, lambda c: c @ c, square) == 128
+        assert matrix_flops(unknown, lambda c: c @ c, square, turns=5) == 5 * 128
+        assert matrix_flops(nested, square, turns=5) == 5 * 2 * 128
 
     @pytest.mark.parametrize("trained", [False, True])
     def test_a_piece_without_loops_as_xla_counts_it(self, trained: bool):
