@@ -32,7 +32,8 @@ AGENT = (
     "batch_size=32",
     "ot_block=32",
     "ot_batch=16",
-    "dual_steps=10",
+    "ot_blocks=2",
+    "potentials_steps=10",
     "candidates=4",
 )
 LOOP: dict[str, Any] = {

@@ -32,8 +32,8 @@ CONFIG = OTPRConfig(
     demonstration_share=0.25,
     ot_block=64,
     ot_batch=64,
-    ot_blocks=2,
-    dual_steps=50,
+    ot_blocks=12,
+    potentials_steps=150,
     candidates=8,
 )
 
@@ -156,7 +156,7 @@ def experience(demonstrations: Transitions) -> Experience:
 @pytest.mark.parametrize("preset", sorted(PRESETS))
 def test_every_preset_learns_finite_numbers_and_changes_the_policy(preset, base, demonstrations, experience):
     small = {field: getattr(CONFIG, field) for field in ("critic_width", "potentials_width", "batch_size")}
-    small |= {"ot_block": 32, "ot_batch": 16, "dual_steps": 5, "ot_blocks": 1, "keypoints": 8}
+    small |= {"ot_block": 32, "ot_batch": 16, "potentials_steps": 5, "ot_blocks": 1, "keypoints": 8}
     agent = OTPR.create(
         base, demonstrations, dataclasses.replace(PRESETS[preset], **small), jax.random.key(0)
     )

@@ -14,6 +14,7 @@ matching trains on, and which of several sampled chunks is executed. Demonstrati
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from typing import NamedTuple
 
 import equinox as eqx
@@ -27,8 +28,7 @@ from otpr.compatibility import Compatibility, TransportCost
 from otpr.critics import QEnsemble, expectile_loss, polyak
 from otpr.data.chunks import Transitions
 from otpr.diffusion import NoiseNetwork, denoising_losses
-from otpr.ot import Potentials, ascend, marginal_errors
-from otpr.ot import compatibility as compatibility_of
+from otpr.ot import Potentials, TransportProblem, fit
 from otpr.policy import Policy
 
 
@@ -38,14 +38,6 @@ class Batch(NamedTuple):
     replay: Transitions  # (batch_size - demonstrations_in_batch) transitions of the agent's own
     demonstrations: Transitions  # demonstrations_in_batch of the experts'
     pool: Transitions  # (pool * batch_size) drawn from the target measure, among which H chooses
-
-
-class TransportProblem(NamedTuple):
-    """A block of states and actions between which mass is to be transported."""
-
-    states: Float[Array, "n s"]  # normalised
-    actions: Float[Array, "n a"]
-    mask: Bool[Array, "n n"] | None
 
 
 class Plan(NamedTuple):
@@ -73,7 +65,6 @@ class OTPR(eqx.Module):
     policy_state: optax.OptState
     critic_state: optax.OptState
     value_state: optax.OptState
-    potentials_state: optax.OptState
     key: PRNGKeyArray
     config: OTPRConfig = eqx.field(static=True)
 
@@ -113,7 +104,6 @@ class OTPR(eqx.Module):
             policy_state=optax.adam(c.policy_learning_rate).init(eqx.filter(base.network, eqx.is_array)),
             critic_state=optax.adam(c.learning_rate).init(eqx.filter(critic, eqx.is_array)),
             value_state=optax.adam(c.learning_rate).init(eqx.filter(value, eqx.is_array)),
-            potentials_state=_init_potentials_state(c, potentials),
             key=key,
             config=c,
         )
@@ -259,58 +249,48 @@ class OTPR(eqx.Module):
         agent = dataclasses.replace(self, scale=scale, key=key)
         if c.warm_start:
             return agent
-        potentials = _new_potentials(
-            c, self.keypoint_states.shape[1], self.keypoint_actions.shape[1], new_key
-        )
-        state = _init_potentials_state(c, potentials)
-        return dataclasses.replace(agent, potentials=potentials, potentials_state=state)
+        state_dim, chunk_dim = self.keypoint_states.shape[1], self.keypoint_actions.shape[1]
+        return dataclasses.replace(agent, potentials=_new_potentials(c, state_dim, chunk_dim, new_key))
 
-    def update_potentials(self, problem: TransportProblem) -> tuple[OTPR, dict[str, Array]]:
-        """Let u and v follow the critic: compute the block's cost once, ascend the dual on it.
+    def update_potentials(
+        self, draw: Callable[[PRNGKeyArray, int], TransportProblem]
+    ) -> tuple[OTPR, dict[str, Array]]:
+        """Let u and v follow the critic until they hold on pairs they were not trained on.
 
-        The metric is the marginal error on this very block: what the ascent saw.
+        Args:
+            draw: from a key and n to a fresh problem of n states and n actions.
         """
         c = self.config
-        key, ascend_key, plan_key = jax.random.split(self.key, 3)
-        cost = self.compatibility(c.guiding_share).cost.pairwise(problem.states, problem.actions)
-        potentials, state = ascend(
+        key, fit_key, problem_key, plan_key = jax.random.split(self.key, 4)
+        transport = fit(
             self.potentials,
-            optax.adam(c.potentials_learning_rate),
-            self.potentials_state,
-            problem.states,
-            problem.actions,
-            cost,
+            draw,
+            self.compatibility(c.guiding_share).cost.pairwise,
             c.epsilon,
-            problem.mask,
-            steps=c.dual_steps,
+            key=fit_key,
+            method=c.potentials_method,
+            block=c.ot_block,
+            blocks=c.ot_blocks,
+            steps=c.potentials_steps,
             batch=c.ot_batch,
-            key=ascend_key,
+            learning_rate=c.potentials_learning_rate,
+            tolerance=c.potentials_tolerance,
+            max_passes=c.potentials_passes,
         )
-        u, v = potentials.u(problem.states), potentials.v(problem.actions)
-        H = compatibility_of(u, v, cost, c.epsilon, problem.mask)
+        plan = self.plan
+        if c.pairing == "product":
+            problem = draw(problem_key, c.ot_block)
+            plan = _draw_plan(problem, transport.compatibility(*problem), plan_key)
         agent = dataclasses.replace(
-            self,
-            potentials=potentials,
-            potentials_state=state,
-            trained=jnp.asarray(True),
-            plan=_draw_plan(problem, H, plan_key),
-            key=key,
+            self, potentials=transport.potentials, trained=jnp.asarray(True), plan=plan, key=key
         )
-        rows, columns = marginal_errors(H)
-        return agent, {"ot/block_error": (rows + columns) / 2}
-
-    def measure_potentials(self, problem: TransportProblem) -> dict[str, Array]:
-        """The marginal error on a block the potentials were not trained on, and the support of the plan."""
-        c = self.config
-        cost = self.compatibility(c.guiding_share).cost.pairwise(problem.states, problem.actions)
-        u, v = self.potentials.u(problem.states), self.potentials.v(problem.actions)
-        H = compatibility_of(u, v, cost, c.epsilon, problem.mask)
-        rows, columns = marginal_errors(H)
-        return {
-            "ot/marginal_error": (rows + columns) / 2,
-            "ot/row_error": rows,
-            "ot/column_error": columns,
-            "ot/support": jnp.mean(H > 0),
+        return agent, {
+            "ot/marginal_error": transport.marginal_error,
+            "ot/row_error": transport.row_error,
+            "ot/column_error": transport.column_error,
+            "ot/support": transport.support,
+            "ot/passes": transport.passes,
+            "ot/unsolved": transport.unsolved,
             "ot/scale": self.scale,
         }
 
@@ -326,10 +306,6 @@ def _new_potentials(config: OTPRConfig, state_dim: int, chunk_dim: int, key: PRN
     return Potentials(
         state_dim, chunk_dim, width=config.potentials_width, depth=config.potentials_depth, key=key
     )
-
-
-def _init_potentials_state(config: OTPRConfig, potentials: Potentials) -> optax.OptState:
-    return optax.adam(config.potentials_learning_rate).init(eqx.filter(potentials, eqx.is_array))
 
 
 def _step(optimizer, gradient, state, model):

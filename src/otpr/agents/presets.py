@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any, Literal, get_args, get_type_hints
 
 from otpr.errors import OtprError, unknown_name
+from otpr.ot.neural import Method
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,12 +68,17 @@ class OTPRConfig:
     potentials_learning_rate: float = 1e-3
     # each round goes on from the last round's potentials
     warm_start: bool = True
-    # states and actions in a block, whose pairwise cost is computed once; blocks of fresh samples a round
-    ot_block: int = 256
-    ot_blocks: int = 6
-    # rows and columns of one step of the dual's ascent, and steps a block
+    # how they are trained: "regression" onto exact solutions of blocks, or "ascent" of the dual
+    potentials_method: Method = "regression"
+    # a round ends when the marginal error on held-out pairs is within the tolerance, or after so many passes
+    potentials_tolerance: float = 0.07
+    potentials_passes: int = 2
+    # states and actions of a block, whose pairwise cost is computed once; blocks of fresh samples a pass
+    ot_block: int = 128
+    ot_blocks: int = 12
+    # states and actions of a step, and steps a pass
     ot_batch: int = 256
-    dual_steps: int = 50
+    potentials_steps: int = 150
 
     def __post_init__(self):
         for name in ("gamma", "expectile", "target_rate", "ema_rate"):
@@ -91,11 +97,20 @@ class OTPRConfig:
             "learning_rate",
             "policy_learning_rate",
             "potentials_learning_rate",
+            "potentials_tolerance",
         ):
             if not 0 < getattr(self, name) < float("inf"):
                 raise ValueError(f"{name} must be a positive number, got {getattr(self, name)}.")
-        if self.ot_batch > self.ot_block:
-            raise ValueError(f"ot_batch ({self.ot_batch}) must not exceed ot_block ({self.ot_block}).")
+        if self.potentials_method == "ascent" and self.ot_batch > self.ot_block:
+            raise ValueError(
+                f"With potentials_method=ascent, ot_batch ({self.ot_batch}) must not exceed ot_block "
+                f"({self.ot_block})."
+            )
+        if self.potentials_method == "ascent" and self.potentials_steps < self.ot_blocks:
+            raise ValueError(
+                f"With potentials_method=ascent, potentials_steps ({self.potentials_steps}) must be at least "
+                f"ot_blocks ({self.ot_blocks})."
+            )
 
     @property
     def demonstrations_in_batch(self) -> int:
@@ -117,6 +132,11 @@ PRESETS: dict[str, OTPRConfig] = {
         acting_guiding_share=0.5,
         keypoint_share=0.1,
         candidates=10,
+        potentials_method="ascent",
+        potentials_passes=1,
+        potentials_steps=300,
+        ot_block=256,
+        ot_blocks=6,
     ),
     # what the authors' code would do if it ran
     "release": OTPRConfig(
@@ -131,11 +151,13 @@ PRESETS: dict[str, OTPRConfig] = {
         acting_guiding_share=0.0,
         keypoint_share=0.5,
         warm_start=False,
+        potentials_method="ascent",
+        potentials_passes=1,
         ot_block=512,
         ot_blocks=1,
         ot_batch=128,
         potentials_learning_rate=1e-5,
-        dual_steps=1000,
+        potentials_steps=1000,
     ),
 }
 

@@ -1,10 +1,12 @@
-"""Neural potentials u(s), v(a) and the ascent of the dual on a block of pairs whose cost is known.
+"""Neural potentials u(s), v(a), and two ways to train them on blocks of pairs whose cost is known.
 
-The cost of a block is computed once, while the critic is frozen, and reused by every step: a step then costs
-two small networks on a sub-sample of rows and columns, and no evaluation of the critic.
+The cost of a block is computed once and reused by every step: a step then costs two small networks on some
+rows and columns, and no evaluation of the cost. `neural.fit` draws the blocks and decides when to stop.
 """
 
 from __future__ import annotations
+
+from typing import NamedTuple
 
 import equinox as eqx
 import jax
@@ -12,8 +14,27 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
+from otpr.ot.discrete import solve_discrete
 from otpr.ot.dual import dual_objective
 from otpr.scanning import scan_state
+
+
+class TransportProblem(NamedTuple):
+    """A sample of states and actions, in random order, between which mass is to be transported."""
+
+    states: Float[Array, "n s"]
+    actions: Float[Array, "m a"]
+    mask: Bool[Array, "n m"] | None = None  # pairs that may carry mass; None allows all
+
+
+class ExactPotentials(NamedTuple):
+    """What the potentials of some points should be, from exact solutions of blocks they were in."""
+
+    states: Float[Array, "n s"]
+    u: Float[Array, " n"]
+    actions: Float[Array, "m a"]
+    v: Float[Array, " m"]
+    solved: Float[Array, " n"]  # 1; 0 for the points of a block that has no exact solution
 
 
 class Potentials(eqx.Module):
@@ -84,3 +105,61 @@ def ascend(
 
     carry, _ = scan_state(step, (potentials, optimizer_state), jax.random.split(key, steps))
     return carry
+
+
+def exact_potentials(
+    potentials: Potentials,
+    problem: TransportProblem,
+    cost: Float[Array, "n n"],
+    epsilon: float | Float[Array, ""],
+) -> ExactPotentials:
+    """The exact potentials of a block of as many states as actions, those nearest to `potentials`.
+
+    Exact potentials are not unique (u + a, v - a is as good, separately on each unconnected part of the
+    support). So the block is solved for what the present potentials lack, and that has mean 0: targets of
+    different blocks then fit together.
+    """
+    u, v = potentials.u(problem.states), potentials.v(problem.actions)
+    lack = solve_discrete(cost - u[:, None] - v, epsilon, mask=problem.mask, tolerance=1e-4)
+    solved = jnp.broadcast_to(lack.converged.astype(u.dtype), u.shape)
+    return ExactPotentials(problem.states, u + lack.u, problem.actions, v + lack.v, solved)
+
+
+def regress(
+    potentials: Potentials,
+    exact: ExactPotentials,
+    *,
+    learning_rate: float,
+    steps: int,
+    batch: int,
+    key: PRNGKeyArray,
+) -> Potentials:
+    """Least squares of u and v onto exact potentials, by Adam with a rate that falls to 0 along a cosine.
+
+    Args:
+        potentials: where to start.
+        batch: states, and actions, of a step, drawn with replacement.
+    """
+    optimizer = optax.adam(optax.cosine_decay_schedule(learning_rate, steps))
+
+    def loss(potentials, rows, columns):
+        u_error = potentials.u(exact.states[rows]) - exact.u[rows]
+        v_error = potentials.v(exact.actions[columns]) - exact.v[columns]
+        return jnp.mean(
+            _where(exact.solved[rows], u_error) ** 2 + _where(exact.solved[columns], v_error) ** 2
+        )
+
+    def step(carry, key):
+        potentials, state = carry
+        rows, columns = jax.random.randint(key, (2, batch), 0, exact.u.shape[0])
+        gradient = eqx.filter_grad(loss)(potentials, rows, columns)
+        updates, state = optimizer.update(gradient, state, eqx.filter(potentials, eqx.is_array))
+        return (eqx.apply_updates(potentials, updates), state), None
+
+    start = potentials, optimizer.init(eqx.filter(potentials, eqx.is_array))
+    (potentials, _), _ = scan_state(step, start, jax.random.split(key, steps))
+    return potentials
+
+
+def _where(solved: Float[Array, " n"], error: Float[Array, " n"]) -> Float[Array, " n"]:
+    return jnp.where(solved > 0, error, 0.0)  # not a product: the error of an unsolved block may be infinite

@@ -212,7 +212,8 @@ class FineTuning:
         at, n = self.at, self.loop.num_envs
         rollout = run_episodes(
             self.env,
-            self.agent.deployed(),
+            # critics that have learnt nothing choose no better than chance: one sample will do
+            self.agent.deployed() if at.updates else self.agent.policy,
             [training_seed(self.seed, at.episodes + i) for i in range(n)],
             action_seed=self.seed,
         )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import NamedTuple
 
 import equinox as eqx
@@ -10,10 +9,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, PRNGKeyArray
 
-from otpr.agents.otpr import OTPR, Batch, OTPRConfig, TransportProblem, concatenate
+from otpr.agents.otpr import OTPR, Batch, OTPRConfig, concatenate
 from otpr.data.chunks import Transitions, take
 from otpr.data.replay import Replay
-from otpr.ot import NO_KEYPOINT, keypoint_mask
+from otpr.ot import NO_KEYPOINT, TransportProblem, keypoint_mask
 from otpr.scanning import scan_state
 
 
@@ -76,30 +75,24 @@ def update_block(
     def step(agent: OTPR, key: PRNGKeyArray) -> tuple[OTPR, dict[str, Array]]:
         return agent.update(draw_batch(experience, agent.config, key), update_policy)
 
-    return _scan(step, agent, updates)
+    key, scan_key = jax.random.split(agent.key)
+    agent = eqx.tree_at(lambda a: a.key, agent, key)
+    agent, metrics = scan_state(step, agent, jax.random.split(scan_key, updates))
+    return agent, jax.tree.map(jnp.mean, metrics)
 
 
 @eqx.filter_jit
 def update_potentials(agent: OTPR, experience: Experience) -> tuple[OTPR, dict[str, Array]]:
-    """Let the agent's potentials follow its critic on a round of fresh blocks; measure them on another."""
-    config = agent.config
-    key, occurring_key, held_out_key = jax.random.split(agent.key, 3)
+    """Let the agent's potentials follow its critic."""
+    key, occurring_key = jax.random.split(agent.key)
     agent = eqx.tree_at(lambda a: a.key, agent, key)
+    agent = agent.begin_round(experience.replay.sample(occurring_key, SPREAD))
 
-    def step(agent: OTPR, key: PRNGKeyArray) -> tuple[OTPR, dict[str, Array]]:
-        return agent.update_potentials(draw_problem(experience, agent, key, config.ot_block))
+    def draw(key: PRNGKeyArray, n: int) -> TransportProblem:
+        return draw_problem(experience, agent, key, n)
 
-    agent = agent.begin_round(experience.replay.sample(occurring_key, config.ot_block))
-    agent, metrics = _scan(step, agent, config.ot_blocks)
-    held_out = draw_problem(experience, agent, held_out_key, config.ot_block)
-    return agent, metrics | agent.measure_potentials(held_out)
+    return agent.update_potentials(draw)
 
 
-def _scan(
-    step: Callable[[OTPR, PRNGKeyArray], tuple[OTPR, dict[str, Array]]], agent: OTPR, steps: int
-) -> tuple[OTPR, dict[str, Array]]:
-    """Scan a step over fresh keys; the metrics are means over the steps."""
-    key, scan_key = jax.random.split(agent.key)
-    agent = eqx.tree_at(lambda a: a.key, agent, key)
-    agent, metrics = scan_state(step, agent, jax.random.split(scan_key, steps))
-    return agent, jax.tree.map(jnp.mean, metrics)
+SPREAD = 256
+"""Replayed pairs over which the spread of Q is taken."""

@@ -1,0 +1,185 @@
+"""Transport between distributions: neural potentials, trained until they hold on pairs not trained on.
+
+The first-order conditions of the dual say how good potentials are: the mean of H over all actions must be 1
+for every state, and over all states for every action. What counts is the distance from 1 on a *held-out*
+sample: potentials that were trained long on few pairs satisfy the conditions there and nowhere else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
+
+from otpr.ot.dual import compatibility, marginal_errors
+from otpr.ot.potentials import Potentials, TransportProblem, ascend, exact_potentials, regress
+from otpr.scanning import scan_state
+
+Method = Literal["regression", "ascent"]
+Draw = Callable[[PRNGKeyArray, int], TransportProblem]
+Cost = Callable[[Float[Array, "n s"], Float[Array, "m a"]], Float[Array, "n m"]]
+
+HELD_OUT = 256
+"""States and actions of the held-out sample; a block's where that is larger or masked. Even perfect
+potentials show an error there, of about 0.8 std(H) / sqrt(HELD_OUT): its means are taken over a sample."""
+
+
+class NeuralSolution(eqx.Module):
+    """What `fit` found. The same face as a `DiscreteSolution`, for points not seen before.
+
+    Attributes:
+        potentials: u and v.
+        cost: c of every pair of some states and actions.
+        epsilon: strength of the regularisation, in the units of the cost.
+        row_error: mean distance from 1 of each held-out state's mean of H over the held-out actions.
+        column_error: the same with states and actions exchanged.
+        support: share of the held-out pairs with H > 0.
+        converged: whether `marginal_error` is within the tolerance.
+        passes: how many were needed, 0 if the potentials given were good enough.
+        unsolved: share of the blocks without an exact solution (no plan fits their mask, or precision ended),
+            which were left out. 0 with the method "ascent".
+    """
+
+    potentials: Potentials
+    cost: Cost
+    epsilon: Float[Array, ""]
+    row_error: Float[Array, ""]
+    column_error: Float[Array, ""]
+    support: Float[Array, ""]
+    converged: Bool[Array, ""]
+    passes: Int[Array, ""]
+    unsolved: Float[Array, ""]
+
+    @property
+    def marginal_error(self) -> Float[Array, ""]:
+        """The mean of `row_error` and `column_error`."""
+        return (self.row_error + self.column_error) / 2
+
+    def compatibility(
+        self,
+        states: Float[Array, "n s"],
+        actions: Float[Array, "m a"],
+        mask: Bool[Array, "n m"] | None = None,
+    ) -> Float[Array, "n m"]:
+        """H of every pair (s_i, a_j)."""
+        u, v = self.potentials.u(states), self.potentials.v(actions)
+        return compatibility(u, v, self.cost(states, actions), self.epsilon, mask)
+
+
+def fit(
+    potentials: Potentials,
+    draw: Draw,
+    cost: Cost,
+    epsilon: float,
+    *,
+    key: PRNGKeyArray,
+    method: Method = "regression",
+    block: int = 128,
+    blocks: int = 24,
+    steps: int = 300,
+    batch: int = 256,
+    learning_rate: float = 1e-3,
+    tolerance: float = 0.05,
+    max_passes: int = 10,
+) -> NeuralSolution:
+    """Train potentials on fresh blocks, pass after pass, until a held-out sample is content with them.
+
+    "regression" solves each block exactly (`solve_discrete`) and fits u and v to the solutions of all blocks
+    of the pass together. "ascent" climbs the dual on random tiles of one block after the other (Seguy et al.,
+    ICLR 2018). From equal numbers of pairs and steps, regression is left with about half the held-out error
+    (docs/performance.md). Ascent also serves where a mask asks of a keypoint an H that no smooth potential
+    can give. Small epsilons need no annealing here: the exact solver lowers epsilon in stages by itself.
+
+    Works under `eqx.filter_jit`.
+
+    Args:
+        potentials: where to start; the last ones, where the cost has changed a little since.
+        draw: from a key and n to a fresh sample of n states and n actions.
+        cost: from states and actions to c of every pair.
+        epsilon: strength of the regularisation, > 0, in the units of the cost.
+        key: of the draws.
+        method: how a pass trains.
+        block: states and actions of a block. Several small blocks beat one large one of as many pairs.
+        blocks: in a pass.
+        steps: of Adam in a pass; with "ascent" shared evenly by the blocks.
+        batch: states and actions of a step. With "ascent" at most `block`.
+        learning_rate: of Adam. With "regression" it falls to 0 in each pass.
+        tolerance: on the held-out marginal error.
+        max_passes: passes after which to end, `converged` or not.
+
+    Raises:
+        ValueError: with "ascent", a batch larger than the block, or fewer steps than blocks.
+    """
+    if method == "ascent" and steps < blocks:
+        raise ValueError(f"steps ({steps}) must be at least the number of blocks ({blocks}) with 'ascent'.")
+    arrays, static = eqx.partition(potentials, eqx.is_array)
+    held_out_key, key = jax.random.split(key)
+    held_out = draw(held_out_key, max(HELD_OUT, block))
+    if held_out.mask is not None:  # a keypoint's H is the size of its sample: measure it as it is trained
+        held_out = draw(held_out_key, block)
+    held_out_cost = cost(held_out.states, held_out.actions)
+
+    def measure(potentials: Potentials) -> tuple[Array, Array, Array]:
+        u, v = potentials.u(held_out.states), potentials.v(held_out.actions)
+        H = compatibility(u, v, held_out_cost, epsilon, held_out.mask)
+        return *marginal_errors(H), jnp.mean(H > 0)
+
+    def train(potentials: Potentials, key: PRNGKeyArray) -> tuple[Potentials, Array]:
+        draw_key, step_key = jax.random.split(key)
+        draw_keys = jax.random.split(draw_key, blocks)
+        if method == "regression":
+
+            def target(key):
+                problem = draw(key, block)
+                return exact_potentials(potentials, problem, cost(problem.states, problem.actions), epsilon)
+
+            exact = jax.lax.map(target, draw_keys)
+            exact = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), exact)
+            trained = regress(
+                potentials, exact, learning_rate=learning_rate, steps=steps, batch=batch, key=step_key
+            )
+            return trained, 1 - jnp.mean(exact.solved)
+        optimizer = optax.adam(learning_rate)
+
+        def climb(carry, keys):
+            potentials, state = carry
+            problem = draw(keys[0], block)
+            c = cost(problem.states, problem.actions)
+            return ascend(
+                potentials, optimizer, state, *problem[:2], c, epsilon, problem.mask,
+                steps=steps // blocks, batch=batch, key=keys[1],
+            ), None  # fmt: skip
+
+        start = potentials, optimizer.init(eqx.filter(potentials, eqx.is_array))
+        keys = jnp.stack([draw_keys, jax.random.split(step_key, blocks)], axis=1)
+        (trained, _), _ = scan_state(climb, start, keys)
+        return trained, jnp.zeros(())
+
+    def unfinished(state):
+        _, (rows, columns, _), _, passes = state
+        return ~((rows + columns) / 2 <= tolerance) & (passes < max_passes)
+
+    def one_pass(state):
+        arrays, _, unsolved, passes = state
+        trained, share = train(eqx.combine(arrays, static), jax.random.fold_in(key, passes))
+        unsolved = unsolved + (share - unsolved) / (passes + 1)
+        return eqx.filter(trained, eqx.is_array), measure(trained), unsolved, passes + 1
+
+    start = arrays, measure(potentials), jnp.zeros(()), jnp.zeros((), jnp.int32)
+    arrays, (rows, columns, support), unsolved, passes = jax.lax.while_loop(unfinished, one_pass, start)
+    return NeuralSolution(
+        potentials=eqx.combine(arrays, static),
+        cost=cost,
+        epsilon=jnp.asarray(epsilon),
+        row_error=rows,
+        column_error=columns,
+        support=support,
+        converged=(rows + columns) / 2 <= tolerance,
+        passes=passes,
+        unsolved=unsolved,
+    )
