@@ -17,7 +17,7 @@ from benchmarks.machine import product_flops, products
 from benchmarks.release import PairByPair, fit_potentials
 from benchmarks.rows import Row
 from benchmarks.sizes import Sizes
-from benchmarks.subjects import experience, learner
+from benchmarks.subjects import default_agent, experience, learner
 from benchmarks.timing import Times, in_turns, medians, ratio
 from otpr.agents.otpr import OTPR
 from otpr.compatibility import Compatibility
@@ -34,11 +34,26 @@ SIDES = {
 }
 """What each row times."""
 
+DEFAULTS = {"round_vs_release", "transport_vs_release"}
+"""Rows at the default networks and chunk length, with which the release's recipe would be run; the others
+take the large networks of `Sizes`."""
+
 
 def learning(sizes: Sizes, names: Collection[str]) -> list[Row]:
-    """The rows of those names, all timed in the same turns."""
-    agent = learner(sizes, sizes.width, sizes.depth)
-    data = experience(sizes, sizes.replay, sizes.chunk_length)
+    """The rows of those names; those with the same networks are timed in the same turns."""
+    rows = {}
+    for default in (False, True):
+        group = [name for name in names if (name in DEFAULTS) == default]
+        if group and default:
+            agent = default_agent(sizes, sizes.default_chunk, levels=10)
+            rows |= _timed(sizes, group, agent, experience(sizes, sizes.replay, sizes.default_chunk))
+        elif group:
+            agent = learner(sizes, sizes.width, sizes.depth)
+            rows |= _timed(sizes, group, agent, experience(sizes, sizes.replay, sizes.chunk_length))
+    return [rows[name] for name in names]
+
+
+def _timed(sizes: Sizes, names: Collection[str], agent: OTPR, data: Experience) -> dict[str, Row]:
     calls = _calls(sizes, agent, data)
     wanted = set().union(*(SIDES[name] for name in names))
     times = in_turns({name: call for name, call in calls.items() if name in wanted}, sizes.turns)
@@ -56,12 +71,12 @@ def learning(sizes: Sizes, names: Collection[str]) -> list[Row]:
         "matmul_share_update": functools.partial(_share, flops, ("updates",), "matmul_share_update"),
     }
     rows = [make[name](sizes, scaled) for name in names]
-    return [_with_passes(row, passes) if "potentials" in SIDES[row.name] else row for row in rows]
+    return {row.name: _with_passes(row, passes) if "potentials" in SIDES[row.name] else row for row in rows}
 
 
 def _passes(agent: OTPR, data: Experience) -> int:
     """How often the potentials went over fresh blocks, where they do so until they are good enough."""
-    return int(update_potentials(agent, data)[1].get("ot/passes", 1))
+    return int(update_potentials(agent, data)[1]["ot/passes"])
 
 
 def _with_passes(row: Row, passes: int) -> Row:
@@ -72,7 +87,10 @@ def _with_passes(row: Row, passes: int) -> Row:
 def _calls(sizes: Sizes, agent: OTPR, data: Experience) -> dict[str, Callable[[], Any]]:
     state_dim, chunk_dim = data.replay.data.observation.shape[1], data.replay.data.chunk.shape[1]
     fql = FQL.create(state_dim, chunk_dim, width=sizes.width, depth=sizes.depth, key=jax.random.key(0))
-    cold = Potentials(state_dim, chunk_dim, width=sizes.width, depth=sizes.depth, key=jax.random.key(0))
+    c = agent.config
+    cold = Potentials(
+        state_dim, chunk_dim, width=c.potentials_width, depth=c.potentials_depth, key=jax.random.key(0)
+    )
     cost = PairByPair.of(agent.compatibility(0.0).cost)
     states, actions = agent.policy.normalizer(data.replay.data.observation), data.replay.data.chunk
     return {
@@ -84,7 +102,7 @@ def _calls(sizes: Sizes, agent: OTPR, data: Experience) -> dict[str, Callable[[]
             cost,
             states,
             actions,
-            agent.config.epsilon,
+            c.epsilon,
             sizes.release_timed,
             sizes.release_batch,
             jax.random.key(1),

@@ -49,6 +49,7 @@ class Sizes:
     # default networks of the policy, of acting and growth
     policy_width: int = 256
     policy_depth: int = 3
+    default_chunk: int = 4
     # environments of a rollout
     num_envs: int = 8
     # what grows
