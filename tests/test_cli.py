@@ -158,7 +158,6 @@ def test_evaluation_of_saved_policies_is_that_in_memory_and_differs_from_the_bas
         assert result["interval_95"] == list(outcome.interval)
         assert (result["episodes"], result["task"]) == (3, TASK)
         assert (result["sampler"], result["sampler_steps"]) == ("ddpm", POLICY["denoising_steps"])
-        assert result["temperature"] == 1.0
         assert line == f"{result['policy']}, {result['kind']}: {outcome}"
     assert np.abs(tuned.single().act(start, 0) - base.act(start, 0)).max() > 1e-2
     # the run's own last evaluation was on the same conditions
@@ -170,40 +169,22 @@ def test_evaluation_of_saved_policies_is_that_in_memory_and_differs_from_the_bas
 
 
 @pytest.mark.parametrize(
-    ("arguments", "sampler", "steps", "temperature"),
+    ("arguments", "sampler", "steps"),
     [
-        (["--sampler", "dpm++", "--sampler-steps", "2"], "dpm++", 2, 1.0),
-        (["--sampler", "ddim"], "ddim", POLICY["denoising_steps"], 1.0),
-        (["--sampler-steps", "1"], "ddpm", 1, 1.0),
-        (["--temperature", "0.5"], "ddpm", POLICY["denoising_steps"], 0.5),
+        (["--sampler", "dpm++", "--sampler-steps", "2"], "dpm++", 2),
+        (["--sampler", "ddim"], "ddim", POLICY["denoising_steps"]),
+        (["--sampler-steps", "1"], "ddpm", 1),
     ],
 )
-def test_evaluation_samples_as_it_is_told(
-    place: Path, arguments: list[str], sampler: Any, steps: int, temperature: float
-):
+def test_evaluation_samples_as_it_is_told(place: Path, arguments: list[str], sampler: Any, steps: int):
     told = ["--episodes", "1", "--num-envs", "1", "--out", "numbers/sampled.json"]
     assert main(["evaluate", "tuned", *told, *arguments]) == 0
     results = json.loads(Path("numbers/sampled.json").read_text())
-    said = [(result["sampler"], result["sampler_steps"], result["temperature"]) for result in results]
-    assert said == [(sampler, steps, temperature)] * 2
-    tuned = load_policy("tuned").with_sampler(sampler, steps, temperature)
+    assert [(result["sampler"], result["sampler_steps"]) for result in results] == [(sampler, steps)] * 2
+    tuned = load_policy("tuned").with_sampler(sampler, steps)
     with ChunkedVectorEnv(TASK, 1, POLICY["chunk_length"], processes=False) as env:
         outcomes = [evaluate(policy, env, 1) for policy in (tuned, tuned.single())]
     assert [result["zero_compatibility"] for result in results] == [o.zero_compatibility for o in outcomes]
-
-
-def test_evaluation_leaves_the_rest_of_the_sampling_as_the_policy_says(place: Path):
-    load_policy("base").with_sampler("dpm++", 3, 0.5).save("cold", task=TASK)
-    for arguments, said in (
-        ([], ("dpm++", 3, 0.5)),
-        (["--temperature", "0.25"], ("dpm++", 3, 0.25)),
-        (["--sampler-steps", "2"], ("dpm++", 2, 0.5)),
-        (["--sampler", "ddim"], ("ddim", POLICY["denoising_steps"], 0.5)),
-    ):
-        told = ["--episodes", "1", "--num-envs", "1", "--out", "numbers/cold.json"]
-        assert main(["evaluate", "cold", *told, *arguments]) == 0
-        (result,) = json.loads(Path("numbers/cold.json").read_text())
-        assert (result["sampler"], result["sampler_steps"], result["temperature"]) == said
 
 
 def test_info_tells_versions_devices_and_tasks(capsys: pytest.CaptureFixture[str]):
@@ -318,7 +299,6 @@ NUMBERS = [
         ["evaluate", "base", "--sampler-steps", "5"],
         "sampler_steps must lie in 1..4 (the policy's noise levels), given 5.",
     ),
-    (["evaluate", "base", "--temperature", "2"], "temperature must lie in [0, 1], given 2.0."),
     (
         ["evaluate"],
         "There is no policy in runs/pretrain: expected policy.json there or in its folder 'policy'.",

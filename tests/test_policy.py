@@ -24,7 +24,7 @@ KINDS = {
     "resampled": policy(chooser=chooser(u=0.5)),
     "guided": policy(chooser=chooser(alpha=0.4, epsilon=0.3, u=0.5)),
     "untrained": policy(chooser=chooser(trained=False)),
-    "few steps": policy(chooser=chooser(u=0.5)).with_sampler("dpm++", 3, 0.5),
+    "few steps": policy(chooser=chooser(u=0.5)).with_sampler("dpm++", 3),
 }
 SMALL = policy(observation_dim=3, action_dim=2, chooser=chooser(3, 16))
 
@@ -75,26 +75,20 @@ def test_single_draws_once_from_the_same_network():
     np.testing.assert_array_equal(single.act(OBSERVATIONS[0], 3), KINDS["one sample"].act(OBSERVATIONS[0], 3))
 
 
-@pytest.mark.parametrize(
-    ("sampler", "steps", "temperature"),
-    [("ddpm", None, 1.0), ("ddpm", 2, 1.0), ("ddim", 2, 1.0), ("dpm++", 3, 1.0), ("ddpm", None, 0.5)],
-)
-def test_proposes_by_its_sampler(sampler, steps: int | None, temperature: float):
+@pytest.mark.parametrize(("sampler", "steps"), [("ddpm", None), ("ddpm", 2), ("ddim", 2), ("dpm++", 3)])
+def test_proposes_by_its_sampler(sampler, steps: int | None):
     acting, key = KINDS["one sample"], jax.random.key(2)
     state = acting.normalizer(jnp.asarray(OBSERVATIONS[0]))
 
     def predict_noise(chunks, k):
         return jax.vmap(lambda chunk: acting.network(state, chunk, k))(chunks)
 
-    expected = sample(
-        predict_noise, acting.schedule, (5, 32), key, method=sampler, steps=steps, temperature=temperature
-    )
-    told = acting.with_sampler(sampler, steps, temperature)
-    chunks = told.propose(state, key, 5)
+    expected = sample(predict_noise, acting.schedule, (5, 32), key, method=sampler, steps=steps)
+    chunks = acting.with_sampler(sampler, steps).propose(state, key, 5)
     np.testing.assert_allclose(chunks, expected, atol=1e-6)
-    if (sampler, steps, temperature) != ("ddpm", None, 1.0):  # what it does where nothing else is said
+    if (sampler, steps) != ("ddpm", None):  # what it does where nothing else is said
         assert np.abs(chunks - acting.propose(state, key, 5)).max() > 0.01
-    assert (told.single().sampler, told.single().temperature) == (sampler, temperature)
+    assert acting.with_sampler(sampler, steps).single().sampler == sampler
 
 
 def test_sampler_that_can_not_be_is_refused():
@@ -103,9 +97,6 @@ def test_sampler_that_can_not_be_is_refused():
     for steps in (0, -1, 5):
         with pytest.raises(OtprError, match=rf"sampler_steps must lie in 1\.\.4 .*given {steps}\."):
             SMALL.with_sampler("ddim", steps)
-    for temperature in (-0.5, 1.5, float("nan")):
-        with pytest.raises(OtprError, match=rf"temperature must lie in \[0, 1\], given {temperature}\."):
-            SMALL.with_sampler("ddim", temperature=temperature)
 
 
 @pytest.mark.parametrize(
@@ -291,8 +282,7 @@ def test_missing_or_surplus_array_is_named(saved: Path, change: str):
 
 def test_every_key_of_the_document_is_needed(saved: Path):
     document = json.loads((saved / "policy.json").read_text())
-    later = {"sampler", "sampler_steps", "temperature"}  # earlier versions did not write these
-    for name in document.keys() - later:
+    for name in document.keys() - {"sampler", "sampler_steps"}:  # earlier versions did not write these
         (saved / "policy.json").write_text(json.dumps({k: v for k, v in document.items() if k != name}))
         assert refusal(saved) == (
             f"{saved / 'policy.json'} is damaged (KeyError: '{name}'). Copy or save the policy again."
@@ -308,8 +298,6 @@ def test_every_key_of_the_document_is_needed(saved: Path):
         ("denoising_steps", 0),
         ("task", 3),
         ("sampler_steps", 2.0),
-        ("temperature", "cold"),
-        ("temperature", None),
     ],
 )
 def test_impossible_number_in_the_document_is_named(saved: Path, name: str, value: object):
@@ -321,11 +309,10 @@ def test_impossible_number_in_the_document_is_named(saved: Path, name: str, valu
 def test_policy_of_an_earlier_version_samples_as_it_did(tmp_path: Path):
     KINDS["few steps"].save(tmp_path / "policy", task=TASK)
     document = json.loads((tmp_path / "policy" / "policy.json").read_text())
-    said = [document.pop(name) for name in ("sampler", "sampler_steps", "temperature")]
-    assert said == ["dpm++", 3, 0.5]
+    assert (document.pop("sampler"), document.pop("sampler_steps")) == ("dpm++", 3)
     (tmp_path / "policy" / "policy.json").write_text(json.dumps(document))
     loaded = load_policy(tmp_path)
-    assert (loaded.sampler, loaded.sampler_steps, loaded.temperature) == ("ddpm", None, 1.0)
+    assert (loaded.sampler, loaded.sampler_steps) == ("ddpm", None)
     for seed, observation in enumerate(OBSERVATIONS):
         np.testing.assert_array_equal(
             loaded.act(observation, seed), KINDS["resampled"].act(observation, seed)
@@ -337,7 +324,6 @@ def test_policy_of_an_earlier_version_samples_as_it_did(tmp_path: Path):
     [
         ({"sampler": "heun"}, "Unknown sampler 'heun'. Known: ddim, ddpm, dpm++."),
         ({"sampler_steps": 5}, "sampler_steps must lie in 1..4 (the policy's noise levels), given 5."),
-        ({"temperature": 2}, "temperature must lie in [0, 1], given 2."),
     ],
 )
 def test_sampler_in_the_document_that_can_not_be_is_named(saved: Path, change: dict, message: str):

@@ -237,8 +237,6 @@ class Evaluate:
     sampler: Method | None = None
     # noise levels the sampler visits; left out, all of them if --sampler is given, else as each policy says
     sampler_steps: int | None = None
-    # factor in [0, 1] on the noise the sampler draws; left out, as each policy says
-    temperature: float | None = None
     # a JSON file for the numbers
     out: Path | None = None
     # an MP4 file: the first two episodes; with several policies, one file for each, numbered
@@ -293,11 +291,9 @@ class Evaluate:
         return results
 
     def _sampling(self, policy: Policy) -> Policy:
-        steps = self.sampler_steps
-        if self.sampler is None and steps is None:
-            steps = policy.sampler_steps
-        temperature = policy.temperature if self.temperature is None else self.temperature
-        return policy.with_sampler(self.sampler or policy.sampler, steps, temperature)
+        if self.sampler is None and self.sampler_steps is None:
+            return policy
+        return policy.with_sampler(self.sampler or policy.sampler, self.sampler_steps)
 
 
 def check_seed(seed: int) -> None:
@@ -352,7 +348,6 @@ def _as_dict(path: Path, kind: str, task: str, policy: Policy, outcome: Evaluati
         "task": task,
         "sampler": policy.sampler,
         "sampler_steps": policy.sampler_steps or policy.schedule.steps,
-        "temperature": policy.temperature,
         "success_rate": outcome.success_rate,
         "interval_95": list(outcome.interval),
         "episodes": outcome.episodes,

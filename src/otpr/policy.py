@@ -42,10 +42,9 @@ class Policy(eqx.Module):
         candidates: how many samples the chooser has to choose from.
         sampler: how noise becomes a chunk, a method of `otpr.diffusion.sample`.
         sampler_steps: how many of the schedule's levels the sampler visits; None visits all.
-        temperature: factor in [0, 1] on the noise the sampler draws; less than 1 narrows the samples.
 
     Raises:
-        OtprError: there is no such sampler or temperature, or the schedule has not that many levels.
+        OtprError: there is no such sampler, or the schedule has not that many levels.
     """
 
     network: NoiseNetwork
@@ -57,7 +56,6 @@ class Policy(eqx.Module):
     candidates: int = eqx.field(static=True)
     sampler: Method = eqx.field(static=True, default="ddpm")
     sampler_steps: int | None = eqx.field(static=True, default=None)
-    temperature: float = eqx.field(static=True, default=1.0)
 
     def __check_init__(self):
         if self.sampler not in get_args(Method):
@@ -67,16 +65,14 @@ class Policy(eqx.Module):
                 f"sampler_steps must lie in 1..{self.schedule.steps} (the policy's noise levels), "
                 f"given {self.sampler_steps}."
             )
-        if not 0 <= self.temperature <= 1:
-            raise OtprError(f"temperature must lie in [0, 1], given {self.temperature}.")
 
-    def with_sampler(self, sampler: Method, steps: int | None = None, temperature: float = 1.0) -> Policy:
+    def with_sampler(self, sampler: Method, steps: int | None = None) -> Policy:
         """The same policy, its chunks sampled in another way; `steps` None visits every level.
 
         Raises:
-            OtprError: there is no such sampler or temperature, or the schedule has not that many levels.
+            OtprError: there is no such sampler, or the schedule has not that many levels.
         """
-        return dataclasses.replace(self, sampler=sampler, sampler_steps=steps, temperature=temperature)
+        return dataclasses.replace(self, sampler=sampler, sampler_steps=steps)
 
     def single(self) -> Policy:
         """The same score network, one sample, no chooser."""
@@ -96,7 +92,6 @@ class Policy(eqx.Module):
             key,
             method=self.sampler,
             steps=self.sampler_steps,
-            temperature=self.temperature,
         )
 
     @eqx.filter_jit
@@ -230,8 +225,6 @@ def _read_document(folder: Path) -> dict[str, Any]:
                 raise ValueError(f"{name} is {document[name]!r}")
         if type(steps := document.get("sampler_steps")) not in (int, type(None)):
             raise ValueError(f"sampler_steps is {steps!r}")
-        if type(temperature := document.get("temperature", 1.0)) not in (int, float):
-            raise ValueError(f"temperature is {temperature!r}")
     except (OSError, KeyError, TypeError, ValueError) as error:
         raise _damaged(file, error) from error
     return document
@@ -279,7 +272,6 @@ def _architecture(policy: Policy) -> dict[str, Any]:
         "denoising_steps": policy.schedule.steps,
         "sampler": policy.sampler,
         "sampler_steps": policy.sampler_steps,
-        "temperature": policy.temperature,
         "network": {
             "width": policy.network.mlp.width_size,
             "depth": policy.network.mlp.depth,
@@ -332,5 +324,4 @@ def _skeleton(document: dict[str, Any]) -> Policy:
         # files of earlier versions do not say; their policies all sampled so
         sampler=document.get("sampler", "ddpm"),
         sampler_steps=document.get("sampler_steps"),
-        temperature=document.get("temperature", 1.0),
     )

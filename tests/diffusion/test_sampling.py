@@ -212,38 +212,6 @@ def test_recovers_a_gaussian(method) -> None:
         assert stats.kstest(chunks[:, i], stats.norm(MEAN[i], std[i]).cdf).pvalue > 0.01
 
 
-@pytest.mark.parametrize("steps", [None, 5])
-@pytest.mark.parametrize("method", METHODS)
-def test_temperature_scales_the_distance_of_every_sample_from_the_mean(method, steps) -> None:
-    """A Gaussian's exact score is linear, so a sample is a linear map of all the noise that was drawn."""
-    schedule = NoiseSchedule.cosine(20)
-
-    def draw(temperature: float):
-        return np.asarray(
-            sample(gaussian_predictor(schedule), schedule, (50, 2), jax.random.key(5), method=method,
-                   steps=steps, bound=None, temperature=temperature)
-        )  # fmt: skip
-
-    coldest, plain = draw(0.0), draw(1.0)
-    assert plain.std(axis=0).min() > 0.1
-    np.testing.assert_allclose(coldest, np.broadcast_to(coldest[0], coldest.shape), atol=1e-6)
-    for temperature in (0.3, 0.7):
-        np.testing.assert_allclose(
-            draw(temperature), coldest + temperature * (plain - coldest), rtol=0, atol=1e-5
-        )
-
-
-@pytest.mark.parametrize("method", METHODS)
-def test_without_noise_every_key_gives_the_same_chunk(method) -> None:
-    cold, other, warm = (
-        sample(arbitrary_predictor, NoiseSchedule.cosine(6), (1, 4), jax.random.key(seed), method=method,
-               bound=None, temperature=temperature)
-        for seed, temperature in ((0, 0.0), (1, 0.0), (0, 1.0))
-    )  # fmt: skip
-    np.testing.assert_array_equal(cold, other)
-    assert np.abs(np.asarray(cold - warm)).max() > 0.1
-
-
 WEIGHTS, CENTRES, WIDTHS = np.array([0.3, 0.7]), np.array([-0.6, 0.5]), np.array([0.1, 0.15])
 
 
@@ -287,11 +255,3 @@ def test_recovers_two_modes(method) -> None:
 def test_steps_out_of_range(steps: int) -> None:
     with pytest.raises(ValueError, match=rf"1\.\.10 .*got {steps}"):
         sample(arbitrary_predictor, NoiseSchedule.cosine(10), (2, 1), jax.random.key(0), steps=steps)
-
-
-@pytest.mark.parametrize("temperature", [-0.1, 1.01, float("nan")])
-def test_temperature_out_of_range(temperature: float) -> None:
-    with pytest.raises(ValueError, match=rf"temperature must lie in \[0, 1\], got {temperature}"):
-        sample(
-            arbitrary_predictor, NoiseSchedule.cosine(10), (2, 1), jax.random.key(0), temperature=temperature
-        )

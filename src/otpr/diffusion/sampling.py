@@ -2,9 +2,7 @@
 
 Sources: DDPM, Ho et al., 2020 (eq. 6-7, ancestral sampling); DDIM, Song et al., "Denoising diffusion
 implicit models", 2021 (eq. 12, eta = 0); DPM-Solver++(2M), Lu et al., "DPM-Solver++: Fast solver for guided
-sampling of diffusion probabilistic models", 2022 (Algorithm 2, arXiv 2211.01095). Low temperature: Ajay et
-al., "Is conditional generative modeling all you need for decision making?", ICLR 2023 (arXiv 2211.15657);
-they scale the variance of the noise, by what is the square of `temperature` here.
+sampling of diffusion probabilistic models", 2022 (Algorithm 2, arXiv 2211.01095).
 """
 
 from __future__ import annotations
@@ -32,7 +30,6 @@ def sample(
     method: Method = "ddpm",
     steps: int | None = None,
     bound: float | None = 1.0,
-    temperature: float = 1.0,
 ) -> Float[Array, "..."]:
     """Draw chunks by reversing the noise process.
 
@@ -44,20 +41,16 @@ def sample(
         probability-flow ODE, to first and to second order. With few steps "dpm++" is the most accurate.
         steps: how many of the schedule's levels to visit, evenly spaced; None visits all.
         bound: the estimate of the clean chunk is clipped to [-bound, bound] at every step; None never clips.
-        temperature: factor in [0, 1] on all noise that is drawn. 1 samples what was learnt, less samples
-        closer to its middle, 0 draws nothing: the same chunk whatever the key.
 
     Raises:
         OtprError: there is no such method.
-        ValueError: the schedule has not that many levels, or there is no such temperature.
+        ValueError: the schedule has not that many levels.
     """
     if method not in get_args(Method):
         raise unknown_name("sampling method", method, get_args(Method))
     steps = schedule.steps if steps is None else steps
     if not 1 <= steps <= schedule.steps:
         raise ValueError(f"steps must lie in 1..{schedule.steps} (the schedule's levels), got {steps}.")
-    if not 0 <= temperature <= 1:  # hotter noise is noise that the network was not trained on
-        raise ValueError(f"temperature must lie in [0, 1], got {temperature}.")
     levels = (
         np.linspace(schedule.steps - 1, 0, steps).round().astype(int) if steps > 1 else [schedule.steps - 1]
     )
@@ -82,11 +75,11 @@ def sample(
             (1 - ab_next) / (1 - ab) * (1 - ab / ab_next)
         )  # of q(a_next | a_k, a_0); 0 at the last step
         direction = jnp.sqrt(jnp.maximum(1 - ab_next - variance, 0.0))
-        fresh = temperature * jnp.sqrt(variance) * jax.random.normal(noise_key, chunk.shape)
+        fresh = jnp.sqrt(variance) * jax.random.normal(noise_key, chunk.shape)
         return (jnp.sqrt(ab_next) * clean + direction * noise + fresh, clean, key), None
 
     start_key, key = jax.random.split(key)
-    start = temperature * jax.random.normal(start_key, shape)
+    start = jax.random.normal(start_key, shape)
     inputs = (jnp.asarray(levels), alpha_bar, alpha_bar_next, _shares(alpha_bar))
     (chunk, _, _), _ = jax.lax.scan(step, (start, jnp.zeros_like(start), key), inputs)
     return chunk
