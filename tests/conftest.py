@@ -12,7 +12,9 @@ os.environ["JAX_COMPILATION_CACHE_DIR"] = str(Path(__file__).parents[1] / ".pyte
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"
 
 import hypothesis
+import jax
 import jaxtyping
+import pytest
 
 # The mathematics has its array shapes checked at each call. Must precede the first import of an otpr module.
 # The rest of the package stays unchecked: it has few arrays, and beartype refuses plain protocols and `Self`.
@@ -22,3 +24,10 @@ jaxtyping.install_import_hook(CHECKED, "beartype.beartype")
 # No deadline: the first example pays for compilation. Derandomised: what fails once fails always.
 hypothesis.settings.register_profile("otpr", deadline=None, derandomize=True, database=None, max_examples=50)
 hypothesis.settings.load_profile("otpr")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def compiled_programs_do_not_pile_up():
+    """Forget them after each module: Linux ends a process whose code takes more than 65,530 memory maps."""
+    yield
+    jax.clear_caches()
