@@ -206,11 +206,13 @@ def test_info_for_programs_is_json(capsys: pytest.CaptureFixture[str]):
     assert task == {
         "id": TASK,
         "extra": "metaworld",
+        "install": "pip install 'otpr[metaworld]'",
         "installed": True,
         "observation_dim": 39,
         "action_dim": 4,
         "episode_limit": 200,
-        "has_expert": True,
+        "expert": True,
+        "observation_keys": None,
     }
 
 

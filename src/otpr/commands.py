@@ -32,10 +32,12 @@ from otpr.training.run_directory import RunDirectory, write_json
 
 @dataclasses.dataclass(frozen=True)
 class Collect:
-    """Run the task's scripted expert and keep its successes as a Minari data set."""
+    """Run an expert and keep its successes as a Minari data set."""
 
-    # task id, e.g. metaworld/peg-insert-side-v3; `otpr info` lists them
+    # task id, e.g. metaworld/peg-insert-side-v3 (`otpr info` lists them), gym/ID or module:factory
     task: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="TASK")]
+    # module:Class of an expert of your own, with act(observation); left out, the task's scripted one
+    expert: str | None = None
     # folder of the data set
     out: Path = Path("runs/demonstrations")
     # successful episodes to keep
@@ -63,13 +65,18 @@ class Collect:
                 progress.advance(kept - progress.done, attempts=attempted)
 
             episodes = collect(
-                self.task, episodes=self.episodes, noise=self.noise, seed=self.seed, on_episode=show
+                self.task,
+                episodes=self.episodes,
+                noise=self.noise,
+                seed=self.seed,
+                user_expert=self.expert,
+                on_episode=show,
             )
         write_dataset(
             episodes,
             self.out,
             task_id=self.task,
-            expert="scripted expert",
+            expert=self.expert or "scripted expert",
             noise=self.noise,
             seed=self.seed,
             overwrite=self.overwrite,

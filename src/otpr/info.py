@@ -35,7 +35,11 @@ class Info:
         row = "{:40} {:>11} {:>6} {:>11} {:>6}  {}"
         print("\n" + row.format("task", "observation", "action", "steps limit", "expert", "simulator"))
         for task in tasks:
-            simulator = "installed" if task.installed else f"pip install 'otpr[{task.extra}]'"
-            expert = "yes" if task.has_expert else "no"
-            dims = [dim or "?" for dim in (task.observation_dim, task.action_dim)]
-            print(row.format(task.id, *dims, task.episode_limit, expert, simulator))
+            simulator = "installed" if task.installed else task.install
+            expert = "yes" if task.expert else "no"
+            print(
+                row.format(
+                    task.id, task.observation_dim, task.action_dim, task.episode_limit, expert, simulator
+                )
+            )
+        print("and gym/ID (any Gymnasium environment) and module:factory (yours): docs/bring-your-own.md")

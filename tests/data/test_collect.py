@@ -57,7 +57,7 @@ def test_stored_actions_lead_to_the_stored_observations(noisy) -> None:
 
 def test_noise_has_the_standard_deviation_asked_for(noisy) -> None:
     episodes, _ = noisy
-    expert = make_expert(TASK)
+    expert = make_expert(TASK, make_env(TASK))
     planned = np.concatenate([[expert.act(o) for o in episode.observations[:-1]] for episode in episodes])
     noise = np.concatenate([episode.actions for episode in episodes]) - planned
     # The gripper's effort (-1 or .6) less the one that is clipped, the others where the plan is well inside.
@@ -78,7 +78,7 @@ def test_same_arguments_same_episodes_and_fewer_are_a_prefix(noisy) -> None:
 
 
 def test_without_noise_the_expert_s_own_actions_are_stored() -> None:
-    expert = make_expert(TASK)
+    expert = make_expert(TASK, make_env(TASK))
     (episode,) = collect(TASK, episodes=1, noise=0.0, seed=0)
     for observation, action in zip(episode.observations[:-1], episode.actions, strict=True):
         np.testing.assert_array_equal(expert.act(observation), action)

@@ -20,7 +20,8 @@ linux_only = pytest.mark.skipif(sys.platform != "linux", reason="looks into /pro
 
 def expert_actions(seed: int) -> tuple[np.ndarray, np.ndarray]:
     """Actions (T, 4) of a successful episode and the observations (T+1, 39) they lead to."""
-    env, expert = make_env(TASK), make_expert(TASK)
+    env = make_env(TASK)
+    expert = make_expert(TASK, env)
     observation, _ = env.reset(seed=seed)
     observations, actions, terminated = [observation], [], False
     while not terminated:

@@ -219,9 +219,9 @@ def test_film_without_episodes_is_refused(tmp_path: Path):
 
 @pytest.mark.slow
 def test_real_task_is_filmed(tmp_path: Path):
-    from otpr.envs import make_expert
+    from otpr.envs import make_env, make_expert
 
-    expert = make_expert("metaworld/peg-insert-side-v3")
+    expert = make_expert("metaworld/peg-insert-side-v3", make_env("metaworld/peg-insert-side-v3"))
     path = tmp_path / "film.mp4"
     line = video.record("metaworld/peg-insert-side-v3", lambda seen, seed: expert.act(seen)[None], [3], path)
     assert line == f"Video: {path} (1 of 1 episodes succeeded)"

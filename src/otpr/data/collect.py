@@ -22,9 +22,10 @@ def collect(
     episodes: int,
     noise: float,
     seed: int,
+    user_expert: str | None = None,
     on_episode: Callable[[int, int], None] | None = None,
 ) -> list[Episode]:
-    """Run the task's scripted expert until `episodes` of its attempts have succeeded, and return those.
+    """Run an expert until `episodes` of its attempts have succeeded, and return those.
 
     Gaussian noise is added to the expert's action, and the sum clipped to [-1, 1]; the stored action is the
     executed one. Attempt i starts from `demonstration_seed(seed, i)` and draws its noise from a stream of its
@@ -35,6 +36,7 @@ def collect(
         episodes: how many successes to keep, at least 1.
         noise: standard deviation of the action noise, >= 0, in units of the action range's half width.
         seed: the run's seed, >= 0.
+        user_expert: `"module:Class"` of the user's own expert; None: the task's scripted one.
         on_episode: called after each attempt with the numbers kept and attempted so far.
 
     Raises:
@@ -46,15 +48,15 @@ def collect(
         raise OtprError(f"The noise must be a finite number, at least 0, given {noise}.")
     if seed < 0:
         raise OtprError(f"The seed must not be negative, given {seed}.")
-    expert = make_expert(task_id)
     env = make_env(task_id)
     kept: list[Episode] = []
     attempts = 0
     try:
+        expert = make_expert(task_id, env, user_expert)
         while len(kept) < episodes:
             if attempts >= _ATTEMPTS_PER_EPISODE * (len(kept) + 1):
                 raise OtprError(
-                    f"The scripted expert of {task_id!r} succeeded in {len(kept)} of {attempts} attempts "
+                    f"The expert of {task_id!r} succeeded in {len(kept)} of {attempts} attempts "
                     f"with action noise {noise:g}; {episodes} successes are out of reach. Lower the noise."
                 )
             episode = _attempt(env, expert, noise, demonstration_seed(seed, attempts))
@@ -73,6 +75,8 @@ def _attempt(env: gymnasium.Env, expert: Expert, noise: float, seed: int) -> Epi
     # noise must not repeat those draws.
     generator = np.random.default_rng([seed, 1])
     observation, info = env.reset(seed=seed)
+    expert.reset()
+    success = False
     observations, actions, rewards = [observation], [], []
     terminated = truncated = False
     while not (terminated or truncated):
@@ -83,12 +87,13 @@ def _attempt(env: gymnasium.Env, expert: Expert, noise: float, seed: int) -> Epi
         observations.append(observation)
         actions.append(action)
         rewards.append(reward)
+        success |= info["success"]
     return Episode(
         observations=np.stack(observations),
         actions=np.stack(actions),
         rewards=np.array(rewards, np.float32),
         terminated=terminated,
         truncated=truncated,
-        success=info["success"],
+        success=success,
         seed=seed,
     )

@@ -19,7 +19,7 @@ class Episode:
         observations: (T+1, observation_dim) float32: the one after reset, then the one after each step.
         actions: (T, action_dim) float32, in [-1, 1], as executed.
         rewards: (T,) float32.
-        terminated: the episode reached a terminal state (here: success).
+        terminated: the episode reached a terminal state (mostly: success).
         truncated: it was cut off, e.g. by the time limit: the last state has a future that was not seen.
         success: the task was solved.
         seed: the environment's reset seed, in [0, 2**31); None where unknown.

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from otpr.envs.registry import make_env, task_spec
+from otpr.errors import OtprError
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,7 @@ class ChunkStep:
         rewards: (n, h) float32, 0 beyond the last executed step.
         steps: (n,) int32, how many actions were executed: fewer than h where the episode ended, 0 where none
             was running.
-        terminated: (n,) bool, the episode ended in this chunk by success.
+        terminated: (n,) bool, the episode ended in this chunk in a terminal state.
         truncated: (n,) bool, the episode ended in this chunk by its time limit.
         success: (n,) bool, the task was solved in this chunk.
     """
@@ -60,9 +61,7 @@ class EnvGroup:
         self._envs = [make_env(task_id) for _ in range(num_envs)]
         self._chunk_length = chunk_length
         self._running = [False] * num_envs
-        observation_dim = task_spec(task_id).observation_dim
-        assert observation_dim is not None  # make_env succeeded, so the simulator is installed
-        self._observations = np.zeros((num_envs, observation_dim), np.float32)
+        self._observations = np.zeros((num_envs, task_spec(task_id).observation_dim), np.float32)
         self._reply: Any = None
 
     def send(self, method: str, argument: Any) -> None:
@@ -141,12 +140,16 @@ class EnvProcess:
         """Wait for the result of the last `send`.
 
         Raises:
+            OtprError: the environment did something that the user can mend.
             RuntimeError: the process ended, because something raised in it or because it was killed.
         """
         try:
-            return self._connection.recv()
+            reply = self._connection.recv()
         except (EOFError, OSError) as error:
             raise self._died() from error
+        if isinstance(reply, OtprError):
+            raise reply
+        return reply
 
     def _died(self) -> RuntimeError:
         status = self._process.wait()
@@ -166,7 +169,7 @@ class ChunkedVectorEnv:
     do not depend on `processes`. Close it when done, or use it in a `with` statement.
 
     Args:
-        task_id: a name out of `list_tasks()`.
+        task_id: a name that `task_spec` takes.
         num_envs: how many environments, n >= 1.
         chunk_length: actions in a chunk, h >= 1.
         processes: True: spread over simulator processes (POSIX only); False: all in this process.
@@ -182,7 +185,6 @@ class ChunkedVectorEnv:
                 f"num_envs and chunk_length must be at least 1, given {num_envs} and {chunk_length}"
             )
         spec = task_spec(task_id)
-        assert spec.observation_dim is not None and spec.action_dim is not None  # installed
         self.num_envs = num_envs
         self._observation_dim = spec.observation_dim
         self._chunk_shape = (num_envs, chunk_length, spec.action_dim)

@@ -6,17 +6,22 @@ import contextlib
 from multiprocessing.connection import Connection
 
 from otpr.envs.chunked import EnvGroup
+from otpr.errors import OtprError
 
 
 def serve(descriptor: int) -> None:
     """Serve the parent at the other end of the pipe whose file descriptor is given.
 
     The first message is `(task_id, num_envs, chunk_length)`; each later one, `(method, argument)`, is
-    answered by the result. What raises here ends the process, with its traceback on standard error.
+    answered by the result. An `OtprError` is answered too, and ends the process, as does anything else that
+    raises here, with its traceback on standard error.
     """
     # The pipe breaks when the parent closed its end or is gone: the normal end.
     with Connection(descriptor) as connection, contextlib.suppress(EOFError, ConnectionError):
-        group = EnvGroup(*connection.recv())
-        while True:
-            group.send(*connection.recv())
-            connection.send(group.receive())
+        try:
+            group = EnvGroup(*connection.recv())
+            while True:
+                group.send(*connection.recv())
+                connection.send(group.receive())
+        except OtprError as error:
+            connection.send(error)

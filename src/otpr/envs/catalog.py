@@ -1,0 +1,72 @@
+"""What is known of every named task without importing its simulator."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+_METAWORLD = """
+    assembly basketball bin-picking box-close button-press-topdown button-press-topdown-wall button-press
+    button-press-wall coffee-button coffee-pull coffee-push dial-turn disassemble door-close door-lock
+    door-open door-unlock drawer-close drawer-open faucet-close faucet-open hammer hand-insert handle-press
+    handle-press-side handle-pull handle-pull-side lever-pull peg-insert-side peg-unplug-side pick-out-of-hole
+    pick-place pick-place-wall plate-slide plate-slide-back plate-slide-back-side plate-slide-side push
+    push-back push-wall reach reach-wall shelf-place soccer stick-pull stick-push sweep sweep-into
+    window-close window-open
+"""
+
+
+@dataclass(frozen=True)
+class Task:
+    """One task of a simulator.
+
+    Attributes:
+        observation_dim: length of the flat observation.
+        action_dim: length of the action.
+        episode_limit: environment steps after which an episode is truncated.
+        expert: whether there is a scripted policy for it.
+        observation_keys: where the simulator's own observation is a dictionary: the entries that are
+            concatenated, in this order; also how a data set of such observations is read.
+    """
+
+    observation_dim: int
+    action_dim: int
+    episode_limit: int
+    expert: bool
+    observation_keys: tuple[str, ...] | None = None
+
+
+@dataclass(frozen=True)
+class Suite:
+    """The tasks of one simulator, by the part of their id behind the slash.
+
+    Attributes:
+        package: the module that is importable where the simulator is installed.
+        extra: the pip extra that brings it.
+        module: our module for it, with `make_simulator(name, render_mode) -> Simulator` and, where a task has
+            an expert, `make_expert(name, env) -> Expert`.
+        tasks: by name.
+        install: the command that installs it, where the extra alone does not.
+    """
+
+    package: str
+    extra: str
+    module: str
+    tasks: Mapping[str, Task]
+    install: str | None = None
+
+    @property
+    def install_command(self) -> str:
+        """What to type where the simulator is missing."""
+        return self.install or f"pip install 'otpr[{self.extra}]'"
+
+
+SUITES: dict[str, Suite] = {
+    "metaworld": Suite(
+        package="metaworld",
+        extra="metaworld",
+        module="otpr.envs.metaworld",
+        tasks={f"{name}-v3": Task(39, 4, 200, expert=True) for name in _METAWORLD.split()},
+    ),
+}
+"""Every simulator, by the part of its tasks' ids before the slash."""

@@ -1,0 +1,295 @@
+"""Environments and experts that are not ours: any Gymnasium id (`gym/ID`) and any `module:factory`."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import importlib
+import inspect
+import os
+import sys
+import traceback
+from collections.abc import Iterator
+from typing import Any
+
+import gymnasium
+import numpy as np
+from gymnasium.spaces import utils as spaces
+from numpy.typing import NDArray
+
+from otpr.envs.task_env import Outcome, TaskEnv
+from otpr.errors import OtprError
+
+_GYM = "gym/"
+
+
+def is_user_task(task_id: str) -> bool:
+    """Whether the task is named by a Gymnasium id or by a factory, and so not one of ours."""
+    return task_id.startswith(_GYM) or ":" in task_id
+
+
+@functools.lru_cache
+def dimensions(task_id: str) -> tuple[int, int, int]:
+    """The lengths of observation and action, and the episode limit; makes the environment once.
+
+    Raises:
+        OtprError: as in `make_simulator`.
+    """
+    simulator = make_simulator(task_id, None)
+    try:
+        return simulator.observation_dim, simulator.action_dim, simulator.episode_limit
+    finally:
+        simulator.close()
+
+
+def make_simulator(task_id: str, render_mode: str | None) -> GymSimulator:
+    """Make the environment and check that it can be used.
+
+    Args:
+        task_id: `gym/ID`, where ID may be `module:NAME` as in `gymnasium.make`; or `module:factory`, a
+            callable that returns a Gymnasium environment. The module is looked up in the current folder
+            first.
+        render_mode: passed on as a keyword where it is not None.
+
+    Raises:
+        OtprError: it cannot be made; its observations are not vectors (or dictionaries of them); its actions
+            are not a bounded vector; or nothing says when an episode ends at the latest.
+    """
+    keywords: dict[str, Any] = {} if render_mode is None else {"render_mode": render_mode}
+    if task_id.startswith(_GYM):
+        _search_current_folder()
+
+        def make() -> Any:
+            return gymnasium.make(task_id.removeprefix(_GYM), **keywords)
+    else:
+        factory = load_object(task_id, "task")
+        if keywords and not _takes(factory, "render_mode"):
+            raise OtprError(
+                f"{task_id}: the factory takes no render_mode, so it cannot be filmed. Give it a parameter "
+                "`render_mode=None` that it passes on, or leave out the video."
+            )
+
+        def make() -> Any:
+            return factory(**keywords)
+
+    try:
+        env = make()
+    except Exception as error:  # whatever the user's code raises is the user's to mend
+        raise OtprError(f"{task_id}: cannot be made ({type(error).__name__}: {error}).") from error
+    if not isinstance(env, gymnasium.Env):
+        raise OtprError(f"{task_id}: expected a gymnasium.Env, was given {type(env).__name__}.")
+    return GymSimulator(env, task_id)
+
+
+def load_object(name: str, kind: str) -> Any:
+    """The callable that `module:attribute` names, the module looked up in the current folder first.
+
+    Raises:
+        OtprError: there is no such module or attribute, importing it fails, or it cannot be called.
+    """
+    module_name, _, attribute = name.partition(":")
+    if not module_name or not attribute:
+        raise OtprError(f"The {kind} {name!r} must have the form module:name, e.g. my_robot:make_env.")
+    _search_current_folder()
+    try:
+        found = getattr(importlib.import_module(module_name), attribute)
+    except Exception as error:  # whatever the user's module raises is the user's to mend
+        raise OtprError(
+            f"The {kind} {name!r} cannot be loaded from {os.getcwd()} or what is installed "
+            f"({type(error).__name__}: {error})."
+        ) from error
+    if not callable(found):
+        raise OtprError(f"The {kind} {name!r} is {type(found).__name__}; expected a function or a class.")
+    return found
+
+
+def _search_current_folder() -> None:
+    # An installed command does not look where it is called; `python -m` does, and users expect it.
+    if os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())
+
+
+def _takes(function: Any, parameter: str) -> bool:
+    parameters = inspect.signature(function).parameters
+    return parameter in parameters or any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+
+
+class GymSimulator:
+    """A Gymnasium environment as a `Simulator`.
+
+    Dictionaries and tuples of vectors are flattened in the space's own order (`gymnasium.spaces.flatten`).
+    Actions in [-1, 1] are mapped linearly onto the bounds of the action space. Reward, termination and
+    truncation are the environment's own. Success is `info["success"]` or `info["is_success"]`: one of them
+    must be there when an episode ends, since nothing else tells success from failure.
+
+    Args:
+        env: the environment.
+        task_id: its name, for errors.
+
+    Raises:
+        OtprError: as in `make_simulator`.
+    """
+
+    def __init__(self, env: gymnasium.Env, task_id: str):
+        self.env = env
+        self.raw_observation: Any = None
+        """The environment's own observation, before it is flattened: what the user's expert sees."""
+        self._task_id = task_id
+        self.observation_dim = self._observation_length(env.observation_space)
+        self._low, self._high = self._action_bounds(env.action_space)
+        self.action_dim = len(self._low)
+        self.episode_limit = self._limit()
+        self.render_fps = int(env.metadata.get("render_fps") or 30)
+
+    def _observation_length(self, space: gymnasium.Space) -> int:
+        for part in _leaves(space):
+            if not isinstance(part, gymnasium.spaces.Box):
+                raise OtprError(
+                    f"{self._task_id}: observations must be made of Box spaces, and hold {part}. "
+                    "Wrap the environment with gymnasium.wrappers.TransformObservation."
+                )
+            if len(part.shape) > 1:
+                raise OtprError(
+                    f"{self._task_id}: observations must be vectors, and hold arrays of shape {part.shape}. "
+                    "Images are not supported: give the state instead, or features of the image."
+                )
+        return spaces.flatdim(space)
+
+    def _action_bounds(self, space: gymnasium.Space) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        if not isinstance(space, gymnasium.spaces.Box) or len(space.shape) != 1:
+            raise OtprError(
+                f"{self._task_id}: actions must be a vector of numbers (a Box of one axis), and are {space}. "
+                "Wrap the environment with gymnasium.wrappers.TransformAction."
+            )
+        if not space.is_bounded() or not (space.high > space.low).all():
+            raise OtprError(
+                f"{self._task_id}: actions must have finite bounds, low below high, and are {space}. "
+                "Wrap the environment with gymnasium.wrappers.TransformAction and say what the bounds are."
+            )
+        return space.low.astype(np.float64), space.high.astype(np.float64)
+
+    def _limit(self) -> int:
+        layer: Any = self.env
+        while layer is not None:  # TimeLimit, and environments that tell their own limit
+            limit = getattr(layer, "_max_episode_steps", None) or getattr(layer, "max_episode_steps", None)
+            if limit:
+                return int(limit)
+            layer = getattr(layer, "env", None)
+        raise OtprError(
+            f"{self._task_id}: nothing limits the length of an episode. Wrap the environment with "
+            "gymnasium.wrappers.TimeLimit(env, max_episode_steps=...), or register it with max_episode_steps."
+        )
+
+    def reset(self, seed: int) -> NDArray[np.floating]:
+        """See `Simulator.reset`; that the seed fixes the episode is the environment's part."""
+        with self._blamed("reset"):
+            observation, _ = self.env.reset(seed=seed)
+            return self._flat(observation)
+
+    def step(self, action: NDArray[np.float32]) -> Outcome:
+        """See `Simulator.step`."""
+        raw = self._low + (action.astype(np.float64) + 1.0) / 2.0 * (self._high - self._low)
+        space = self.env.action_space
+        with self._blamed("step"):
+            observation, reward, terminated, truncated, info = self.env.step(raw.astype(space.dtype))
+            outcome = Outcome(
+                self._flat(observation), float(reward), False, bool(terminated), bool(truncated)
+            )
+        success = info.get("success", info.get("is_success"))
+        if success is None and (terminated or truncated):
+            raise OtprError(
+                f"{self._task_id}: the info of an episode's last step has neither 'success' nor "
+                "'is_success', so nothing tells success from failure. Add it in a wrapper's step()."
+            )
+        return outcome._replace(success=bool(success))
+
+    @contextlib.contextmanager
+    def _blamed(self, method: str) -> Iterator[None]:
+        """Whatever the user's environment raises is the user's to mend: say where it was."""
+        try:
+            yield
+        except Exception as error:
+            place = traceback.extract_tb(error.__traceback__)[-1]
+            raise OtprError(
+                f"{self._task_id}: {method}() raised {type(error).__name__}: {error} "
+                f"({place.filename}, line {place.lineno})."
+            ) from error
+
+    def _flat(self, observation: Any) -> NDArray[np.floating]:
+        self.raw_observation = observation
+        return np.asarray(spaces.flatten(self.env.observation_space, observation), np.float64)
+
+    def to_unit(self, action: Any) -> NDArray[np.float32]:
+        """An action in the environment's own bounds, mapped into [-1, 1]."""
+        unit = 2.0 * (np.asarray(action, np.float64) - self._low) / (self._high - self._low) - 1.0
+        return np.clip(unit, -1.0, 1.0).astype(np.float32)
+
+    def render(self) -> NDArray[np.uint8]:
+        """See `Simulator.render`."""
+        return np.asarray(self.env.render(), np.uint8)
+
+    def close(self) -> None:
+        """See `Simulator.close`."""
+        self.env.close()
+
+
+def _leaves(space: gymnasium.Space) -> list[gymnasium.Space]:
+    if isinstance(space, gymnasium.spaces.Dict):
+        return [leaf for part in space.values() for leaf in _leaves(part)]
+    if isinstance(space, gymnasium.spaces.Tuple):
+        return [leaf for part in space for leaf in _leaves(part)]
+    return [space]
+
+
+class UserExpert:
+    """The user's expert: an object with `act(observation)`, and `reset()` if it likes.
+
+    In `gym/ID` and `module:factory` it sees the environment's own observation and answers in the
+    environment's own action bounds; in a named task it sees the flat observation and answers in [-1, 1].
+
+    Args:
+        name: `"module:Class"`; the class is made without arguments.
+        env: the environment it acts in.
+
+    Raises:
+        OtprError: it cannot be loaded or made, or has no `act`.
+    """
+
+    def __init__(self, name: str, env: TaskEnv):
+        maker = load_object(name, "expert")
+        try:
+            self._expert = maker()
+        except Exception as error:  # whatever the user's class raises is the user's to mend
+            raise OtprError(
+                f"The expert {name!r} cannot be made ({type(error).__name__}: {error})."
+            ) from error
+        if not callable(getattr(self._expert, "act", None)):
+            raise OtprError(f"The expert {name!r} has no method act(observation).")
+        self._name = name
+        self._env = env
+
+    def reset(self) -> None:
+        """Begin an episode."""
+        if hasattr(self._expert, "reset"):
+            self._expert.reset()
+
+    def act(self, observation: NDArray[np.floating]) -> NDArray[np.float32]:
+        """The user's action, mapped into [-1, 1].
+
+        Raises:
+            OtprError: it raises, its answer is of another shape than an action, or not finite.
+        """
+        simulator = self._env.simulator
+        own = isinstance(simulator, GymSimulator)
+        try:
+            answer = np.asarray(
+                self._expert.act(simulator.raw_observation if own else observation), np.float64
+            )
+        except Exception as error:  # whatever the user's code raises is the user's to mend
+            raise OtprError(f"The expert {self._name!r} failed ({type(error).__name__}: {error}).") from error
+        if answer.shape != self._env.action_space.shape or not np.isfinite(answer).all():
+            raise OtprError(
+                f"The expert {self._name!r} answered {answer}; expected {self._env.action_space.shape} "
+                "finite numbers."
+            )
+        return simulator.to_unit(answer) if own else np.clip(answer, -1.0, 1.0).astype(np.float32)
