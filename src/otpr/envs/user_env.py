@@ -189,6 +189,7 @@ class GymSimulator:
     def step(self, action: NDArray[np.float32]) -> Outcome:
         """See `Simulator.step`."""
         raw = self._low + (action.astype(np.float64) + 1.0) / 2.0 * (self._high - self._low)
+        raw = np.clip(raw, self._low, self._high)  # rounding must not leave the bounds
         space = self.env.action_space
         with self._blamed("step"):
             observation, reward, terminated, truncated, info = self.env.step(raw.astype(space.dtype))
