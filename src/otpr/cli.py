@@ -15,7 +15,7 @@ import tyro
 
 from otpr.errors import OtprError, unknown_name
 
-COMMANDS = ("quickstart", "collect", "pretrain", "finetune", "evaluate", "info")
+COMMANDS = ("quickstart", "collect", "pretrain", "finetune", "evaluate", "data", "info")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -47,15 +47,20 @@ def _run(arguments: list[str]) -> int:
         raise unknown_name("command", arguments[0], COMMANDS)
     # JAX takes seconds to import; a misspelt command need not wait for it
     from otpr.commands import Collect, Evaluate, Finetune, Pretrain
+    from otpr.data_commands import SUBCOMMANDS, Data
     from otpr.info import Info
     from otpr.quickstart import Quickstart
     from otpr.training.compilation import use_compilation_cache
     from otpr.training.stopping import Stopped
 
     commands: dict[str, Any] = dict(
-        zip(COMMANDS, (Quickstart, Collect, Pretrain, Finetune, Evaluate, Info), strict=True)
+        zip(COMMANDS, (Quickstart, Collect, Pretrain, Finetune, Evaluate, Data, Info), strict=True)
     )
-    if arguments and arguments[0] in commands:
+    if arguments[:1] == ["data"] and len(arguments) > 1 and not arguments[1].startswith("-"):
+        if arguments[1] not in SUBCOMMANDS:
+            raise unknown_name("command after `otpr data`:", arguments[1], SUBCOMMANDS)
+        _check_options(f"data {arguments[1]}", SUBCOMMANDS[arguments[1]], arguments[2:])
+    elif arguments and arguments[0] in commands:
         _check_options(arguments[0], commands[arguments[0]], arguments[1:])
     try:
         command = tyro.extras.subcommand_cli_from_dict(

@@ -279,10 +279,73 @@ def test_reads_what_others_wrote(tmp_path: Path, rewards: list[float], infos: di
 
 
 def test_observations_that_are_not_flat_are_refused(tmp_path: Path) -> None:
-    space = gymnasium.spaces.Dict({"goal": gymnasium.spaces.Box(-1, 1, (3,), np.float64)})
-    foreign_dataset(tmp_path / "set", space, {"goal": np.zeros((3, 3))}, [0.0, 1.0], {})
-    with pytest.raises(OtprError, match=r"set/data: observations must be flat vectors, and are Dict"):
+    space = gymnasium.spaces.Dict({"pixels": gymnasium.spaces.Box(0, 1, (4, 3), np.float64)})
+    foreign_dataset(tmp_path / "set", space, {"pixels": np.zeros((3, 4, 3))}, [0.0, 1.0], {})
+    with pytest.raises(OtprError, match=r"set/data: observations pixels must be flat vectors.*--keys"):
         read_dataset(tmp_path / "set")
+
+
+def kitchen_like() -> tuple[gymnasium.spaces.Dict, dict]:
+    """A Dict within a Dict, as Franka Kitchen's. Minari stores its entries by the alphabet."""
+
+    def box(dim: int) -> gymnasium.spaces.Box:
+        return gymnasium.spaces.Box(-np.inf, np.inf, (dim,), np.float64)
+
+    goals = gymnasium.spaces.Dict([("microwave", box(1)), ("kettle", box(2))])
+    space = gymnasium.spaces.Dict([("observation", box(3)), ("achieved_goal", goals)])
+    steps = np.arange(3.0)[:, None]
+    goal = {"microwave": 100 + steps, "kettle": 200 + np.hstack([steps, steps + 10])}
+    return space, {"observation": np.hstack([steps, steps + 10, steps + 20]), "achieved_goal": goal}
+
+
+@pytest.mark.parametrize(
+    ("keys", "first_row"),
+    [
+        (("observation",), [0, 10, 20]),
+        (("achieved_goal/kettle", "observation"), [200, 210, 0, 10, 20]),
+        (("achieved_goal",), [200, 210, 100]),
+        (None, [200, 210, 100, 0, 10, 20]),
+    ],
+)
+def test_dict_observations_are_flattened_in_the_order_given(
+    tmp_path: Path, keys: tuple[str, ...] | None, first_row: list[float]
+) -> None:
+    foreign_dataset(tmp_path / "set", *kitchen_like(), [0.0, 1.0], {})
+    (episode,) = read_dataset(tmp_path / "set", keys).episodes
+    expected = np.array(first_row, np.float32)
+    np.testing.assert_array_equal(episode.observations, expected + np.arange(3)[:, None])
+
+
+def test_unknown_key_is_told_with_those_there_are(tmp_path: Path) -> None:
+    foreign_dataset(tmp_path / "set", *kitchen_like(), [0.0, 1.0], {})
+    with pytest.raises(OtprError, match=r"has no observation key 'goal'; it has: achieved_goal/kettle, "):
+        read_dataset(tmp_path / "set", ("goal",))
+    write(tmp_path / "flat")
+    with pytest.raises(OtprError, match="observations are one vector without parts; leave out --keys"):
+        read_dataset(tmp_path / "flat", ("observation",))
+
+
+def test_iterator_is_written_as_it_comes(tmp_path: Path) -> None:
+    episodes = make_episodes(4)
+    write(tmp_path / "demos", iter(episodes))
+    assert_same(episodes, read_dataset(tmp_path / "demos").episodes)
+
+
+def test_bad_episode_late_in_an_iterator_leaves_nothing_new(tmp_path: Path) -> None:
+    write(tmp_path / "demos")
+    before = tree(tmp_path)
+    bad = make_episodes(4)
+    bad[3].rewards[1] = np.inf
+    narrow = [*make_episodes(2), replace(make_episodes()[0], actions=np.zeros((4, 1), np.float32))]
+    for path in (tmp_path / "demos", tmp_path / "one" / "two" / "demos"):
+        with pytest.raises(OtprError, match="episode 3: rewards hold NaN or infinity, first at step 1; mend"):
+            write(path, iter(bad), overwrite=True)
+        with pytest.raises(OtprError, match=r"episode 2: actions have shape \(4, 1\), expected \(steps, 2\)"):
+            write(path, iter(narrow), overwrite=True)
+    with pytest.raises(OtprError, match="holds no episodes"):
+        write(tmp_path / "one" / "two", iter([]))
+    assert tree(tmp_path) == before
+    assert [entry.name for entry in tmp_path.iterdir()] == ["demos"]
 
 
 def test_metadata_is_plain_json(tmp_path: Path) -> None:

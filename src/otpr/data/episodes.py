@@ -62,39 +62,58 @@ def validate_episodes(
         raise OtprError(f"{source}: holds no episodes; at least one is needed.")
     first = episodes[0]
     for index, episode in enumerate(episodes):
-        where = f"{source}: episode {index}"
-        _check_matrix(where, "observations", episode.observations, first.observations, observation_dim)
-        _check_matrix(where, "actions", episode.actions, first.actions, action_dim)
-        if episode.rewards.ndim != 1:
-            raise OtprError(f"{where}: rewards have shape {episode.rewards.shape}, expected (steps,).")
-        steps = len(episode.actions)
-        if steps == 0:
-            raise OtprError(f"{where}: actions are empty; an episode has at least one step.")
-        if len(episode.observations) != steps + 1:
-            raise OtprError(
-                f"{where}: observations have length {len(episode.observations)}, expected {steps + 1}, "
-                f"one more than the {steps} actions."
-            )
-        if len(episode.rewards) != steps:
-            raise OtprError(
-                f"{where}: rewards have length {len(episode.rewards)}, expected {steps}, as many as actions."
-            )
-        for field in ("observations", "actions", "rewards"):
-            bad = np.argwhere(~np.isfinite(getattr(episode, field)))
-            if len(bad):
-                raise OtprError(f"{where}: {field} hold NaN or infinity, first at step {bad[0, 0]}.")
-        bad = np.argwhere(np.abs(episode.actions) > 1.0)
-        if len(bad):
-            value = episode.actions[tuple(bad[0])]
-            raise OtprError(
-                f"{where}: actions leave [-1, 1], first at step {bad[0, 0]} with {value:.6g}; "
-                "rescale the data to the environment's action range."
-            )
+        validate_episode(
+            episode,
+            where=f"{source}: episode {index}",
+            observation_dim=first.observations.shape[-1] if observation_dim is None else observation_dim,
+            action_dim=first.actions.shape[-1] if action_dim is None else action_dim,
+        )
 
 
-def _check_matrix(
-    where: str, field: str, given: NDArray[np.float32], first: NDArray[np.float32], dim: int | None
+def validate_episode(
+    episode: Episode, *, where: str, observation_dim: int | None = None, action_dim: int | None = None
 ) -> None:
-    expected = dim if dim is not None else first.shape[-1]
-    if given.ndim != 2 or given.shape[1] != expected:
+    """Refuse one episode that cannot be trained on; see `validate_episodes`.
+
+    Args:
+        episode: what was read or collected.
+        where: the file and the place in it; named in the error.
+        observation_dim: the dimension expected; None: its own.
+        action_dim: likewise for the actions.
+    """
+    _check_matrix(where, "observations", episode.observations, observation_dim)
+    _check_matrix(where, "actions", episode.actions, action_dim)
+    if episode.rewards.ndim != 1:
+        raise OtprError(f"{where}: rewards have shape {episode.rewards.shape}, expected (steps,).")
+    steps = len(episode.actions)
+    if steps == 0:
+        raise OtprError(f"{where}: actions are empty; an episode has at least one step.")
+    if len(episode.observations) != steps + 1:
+        raise OtprError(
+            f"{where}: observations have length {len(episode.observations)}, expected {steps + 1}, "
+            f"one more than the {steps} actions."
+        )
+    if len(episode.rewards) != steps:
+        raise OtprError(
+            f"{where}: rewards have length {len(episode.rewards)}, expected {steps}, as many as actions."
+        )
+    for field in ("observations", "actions", "rewards"):
+        bad = np.argwhere(~np.isfinite(getattr(episode, field)))
+        if len(bad):
+            raise OtprError(
+                f"{where}: {field} hold NaN or infinity, first at step {bad[0, 0]}; "
+                "mend or leave out that episode."
+            )
+    bad = np.argwhere(np.abs(episode.actions) > 1.0)
+    if len(bad):
+        value = episode.actions[tuple(bad[0])]
+        raise OtprError(
+            f"{where}: actions leave [-1, 1], first at step {bad[0, 0]} with {value:.6g}; "
+            "rescale the data to the environment's action range."
+        )
+
+
+def _check_matrix(where: str, field: str, given: NDArray[np.float32], dim: int | None) -> None:
+    expected = "dim" if dim is None else dim
+    if given.ndim != 2 or given.shape[1] != (given.shape[-1] if dim is None else dim):
         raise OtprError(f"{where}: {field} have shape {given.shape}, expected (steps, {expected}).")

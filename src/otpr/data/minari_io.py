@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import json
+import contextlib
+import itertools
 import os
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,11 +17,10 @@ import numpy as np
 from minari.data_collector import EpisodeBuffer
 from minari.dataset.minari_storage import METADATA_FILE_NAME, MinariStorage
 
-from otpr.data.episodes import Episode, validate_episodes
+from otpr.data.convert.minari import DATA_FOLDER, open_minari_file
+from otpr.data.convert.recorded import Recorded
+from otpr.data.episodes import Episode, validate_episode, validate_episodes
 from otpr.errors import OtprError
-
-# Minari looks for its files in this folder inside the one a data set is named by.
-_DATA_FOLDER = "data"
 
 
 @dataclass(frozen=True)
@@ -39,66 +39,93 @@ class Demonstrations:
 
 
 def write_dataset(
-    episodes: Sequence[Episode],
+    episodes: Iterable[Episode],
     path: str | os.PathLike[str],
     *,
-    task_id: str,
+    task_id: str | None,
     expert: str,
-    noise: float,
-    seed: int,
+    noise: float | None,
+    seed: int | None,
     overwrite: bool = False,
+    description: str | None = None,
+    more: dict[str, Any] | None = None,
 ) -> None:
     """Write episodes as a Minari data set, whole or not at all.
 
     The folder can be read with `read_dataset(path)` and `minari.MinariDataset(path / "data")`. Its Minari
     id is `TASK-expert-v0`: put at that place in `MINARI_DATASETS_PATH`, Minari also lists it and loads it by
-    id. Each step carries `infos["success"]`.
+    id. Each step carries `infos["success"]`. One episode at a time is in memory, and checked as it passes.
 
     Args:
-        episodes: at least one, all of the same dimensions.
+        episodes: at least one, all of the same dimensions; an iterator is read once.
         path: the folder to make; its parents are made where missing.
-        task_id: the task they were collected on.
+        task_id: the task they were collected on; None where unknown.
         expert: who acted, e.g. `"scripted expert"`.
-        noise: standard deviation of the action noise they were collected with.
-        seed: the run seed they were collected with.
+        noise: standard deviation of the action noise they were collected with; None where unknown.
+        seed: the run seed they were collected with; None where unknown.
         overwrite: replace a data set that is already there. Anything else that is there stays an error.
+        description: what Minari shows of the set; None: what `otpr collect` makes.
+        more: further metadata, in JSON's types.
 
     Raises:
         OtprError: the episodes are not valid, or something is at `path` already. Nothing is written then.
     """
     path = Path(path)
-    validate_episodes(episodes, source=f"episodes for {path}")
     check_free(path, overwrite)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as temporary:
+    source = f"episodes for {path}"
+    if isinstance(episodes, Sequence):  # cheap to refuse as a whole, before anything is written
+        validate_episodes(episodes, source=source)
+    remaining = iter(episodes)
+    first = next(remaining, None)
+    if first is None:
+        raise OtprError(f"{source}: holds no episodes; at least one is needed.")
+    validate_episode(first, where=f"{source}: episode 0")
+    with (
+        _parents_of(path),
+        tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as temporary,
+    ):
         staging = Path(temporary).resolve() / "new"  # absolute: Minari joins a relative path to itself
         staging.mkdir()
-        observation_dim = episodes[0].observations.shape[1]
-        action_dim = episodes[0].actions.shape[1]
         storage = MinariStorage.new(
-            staging / _DATA_FOLDER,
-            observation_space=gymnasium.spaces.Box(-np.inf, np.inf, (observation_dim,), np.float32),
-            action_space=gymnasium.spaces.Box(-1.0, 1.0, (action_dim,), np.float32),
+            staging / DATA_FOLDER,
+            observation_space=gymnasium.spaces.Box(-np.inf, np.inf, first.observations.shape[1:], np.float32),
+            action_space=gymnasium.spaces.Box(-1.0, 1.0, first.actions.shape[1:], np.float32),
             data_format="hdf5",
         )
         storage.update_metadata(
             {
-                "dataset_id": f"{task_id}-expert-v0",
+                "dataset_id": f"{task_id or path.name}-expert-v0",
                 "minari_version": minari.__version__,
                 "algorithm_name": expert,
-                "description": f"Successful episodes of {expert} on {task_id} with action noise {noise:g}.",
+                "description": description
+                or f"Successful episodes of {expert} on {task_id} with action noise {noise:g}.",
                 "task_id": task_id,
                 "expert": expert,
                 "noise": noise,
                 "seed": seed,
+                **(more or {}),
             }
         )
-        storage.update_episodes([_to_buffer(episode) for episode in episodes])
+        storage.update_episodes(_buffers(itertools.chain([first], remaining), first, source))
         # A folder that is not empty cannot be replaced by a rename: the old one is first moved into the
         # temporary folder, and vanishes with it.
         if path.exists():
             path.rename(Path(temporary) / "old")
         staging.rename(path)
+
+
+@contextlib.contextmanager
+def _parents_of(path: Path) -> Iterator[None]:
+    """Make the folders above `path`; where the block fails, remove those that were not there before."""
+    missing = [parent for parent in path.absolute().parents if not parent.exists()]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        yield
+    except BaseException:
+        for parent in missing:  # the innermost first
+            with contextlib.suppress(OSError):  # somebody else has put something there
+                parent.rmdir()
+        raise
 
 
 def check_free(path: Path, overwrite: bool) -> None:
@@ -109,12 +136,24 @@ def check_free(path: Path, overwrite: bool) -> None:
         raise OtprError(f"{path} is a file; give the name of a folder for the data set.")
     if not any(path.iterdir()):
         return
-    if not (path / _DATA_FOLDER / METADATA_FILE_NAME).exists():
+    if not (path / DATA_FOLDER / METADATA_FILE_NAME).exists():
         raise OtprError(f"{path} exists and is not a data set; give another folder.")
     if not overwrite:
         raise OtprError(
             f"{path} already holds a data set; give another folder, or --overwrite to replace it."
         )
+
+
+def _buffers(episodes: Iterable[Episode], first: Episode, source: str) -> Iterator[EpisodeBuffer]:
+    """Episodes in Minari's form, each refused where it is not valid or not like the first."""
+    for index, episode in enumerate(episodes):
+        validate_episode(
+            episode,
+            where=f"{source}: episode {index}",
+            observation_dim=first.observations.shape[1],
+            action_dim=first.actions.shape[1],
+        )
+        yield _to_buffer(episode)
 
 
 def _to_buffer(episode: Episode) -> EpisodeBuffer:
@@ -125,7 +164,7 @@ def _to_buffer(episode: Episode) -> EpisodeBuffer:
         seed=episode.seed,
         observations=episode.observations,  # pyright: ignore[reportArgumentType]: arrays are stored as they are
         actions=episode.actions,  # pyright: ignore[reportArgumentType]
-        rewards=list(episode.rewards),
+        rewards=episode.rewards,  # pyright: ignore[reportArgumentType]
         terminations=last_step(episode.terminated),
         truncations=last_step(episode.truncated),
         # As Minari's own collector has it: one entry for the reset, then one a step.
@@ -133,84 +172,45 @@ def _to_buffer(episode: Episode) -> EpisodeBuffer:
     )
 
 
-def read_dataset(path_or_id: str | os.PathLike[str]) -> Demonstrations:
-    """Read a Minari data set with flat observations and actions: ours, or one of `minari download`.
+def read_dataset(path_or_id: str | os.PathLike[str], keys: tuple[str, ...] | None = None) -> Demonstrations:
+    """Read a Minari data set with flat actions: ours, or one of `minari download`.
 
     Numbers are converted to float32. An episode counts as a success where any of its `infos["success"]` is
-    true; in a data set that records no success, where it was terminated with a positive last reward.
+    true; in a data set that records no success, where it was terminated with a positive last reward. Dict
+    observations become one vector, their parts side by side.
 
     Args:
         path_or_id: the folder of a data set, or the id of one in Minari's own folder (`MINARI_DATASETS_PATH`,
             else `~/.minari/datasets`).
+        keys: parts of dict observations in the order wanted, nested ones as `outer/inner`; the name of a dict
+            stands for all in it. None: all of them, in the order of the stored space, which is the alphabet's.
 
     Raises:
         OtprError: there is none of that name; a file in it is missing, truncated or corrupt (it is named);
             its observations or actions are not flat; or its episodes are not valid (`validate_episodes`).
     """
-    folder = _find(path_or_id)
-    metadata_file = folder / METADATA_FILE_NAME
-    try:
-        raw_metadata = json.loads(metadata_file.read_text())
-        total_episodes = int(raw_metadata["total_episodes"])
-        storage = MinariStorage.read(folder)
-    except (OSError, ValueError, KeyError, TypeError, AssertionError) as error:
-        raise OtprError(f"{metadata_file}: not readable as a Minari data set ({_reason(error)}).") from error
-    observation_dim = _flat_dim(folder, "observations", storage.observation_space)
-    action_dim = _flat_dim(folder, "actions", storage.action_space)
-    data_file = next((file for file in sorted(folder.iterdir()) if file.suffix == ".hdf5"), folder)
-    try:
-        indices = range(total_episodes)
-        seeds = [metadata.get("seed") for metadata in storage.get_episode_metadata(indices)]
-        episodes = [
-            _to_episode(stored, seed)
-            for stored, seed in zip(storage.get_episodes(indices), seeds, strict=True)
-        ]
-    except (OSError, ValueError, KeyError, IndexError, TypeError, AssertionError, RuntimeError) as error:
-        raise OtprError(
-            f"{data_file}: truncated or corrupt ({_reason(error)}); collect or download it again."
-        ) from error
-    validate_episodes(episodes, source=str(data_file), observation_dim=observation_dim, action_dim=action_dim)
-    return Demonstrations(episodes=episodes, task_id=raw_metadata.get("task_id"), metadata=raw_metadata)
-
-
-def _find(path_or_id: str | os.PathLike[str]) -> Path:
-    """The folder with the metadata file."""
-    root = Path(os.environ.get("MINARI_DATASETS_PATH", Path.home() / ".minari" / "datasets"))
-    given = Path(path_or_id)
-    for folder in (given / _DATA_FOLDER, given, root / given / _DATA_FOLDER):
-        if (folder / METADATA_FILE_NAME).exists():
-            return folder
-    if given.exists():
-        raise OtprError(f"{given} is not a Minari data set: it holds no {_DATA_FOLDER}/{METADATA_FILE_NAME}.")
-    raise OtprError(
-        f"No data set at {given}, nor one of that id in {root}. "
-        "Make one with `otpr collect`, or fetch one with `minari download ID`."
+    opened = open_minari_file(path_or_id, tuple(keys or ()))
+    episodes = [_to_episode(recorded) for recorded in opened.episodes()]
+    validate_episodes(
+        episodes,
+        source=str(opened.file),
+        observation_dim=opened.observation_dim,
+        action_dim=opened.action_dim,
     )
+    return Demonstrations(episodes=episodes, task_id=opened.metadata.get("task_id"), metadata=opened.metadata)
 
 
-def _flat_dim(folder: Path, field: str, space: gymnasium.Space[Any]) -> int:
-    if not isinstance(space, gymnasium.spaces.Box) or len(space.shape) != 1:
-        raise OtprError(f"{folder}: {field} must be flat vectors, and are {space}.")
-    return space.shape[0]
-
-
-def _to_episode(stored: dict[str, Any], seed: int | None) -> Episode:
-    terminations, truncations = stored["terminations"], stored["truncations"]
-    rewards = np.asarray(stored["rewards"], np.float32)
-    terminated = bool(np.any(terminations))
-    recorded = (stored["infos"] or {}).get("success")
-    if recorded is None:
-        recorded = terminated and rewards[-1] > 0
+def _to_episode(recorded: Recorded) -> Episode:
+    assert recorded.rewards is not None  # Minari's format has them
+    terminated = bool(recorded.terminated)
+    success = recorded.success
+    solved = terminated and recorded.rewards[-1] > 0 if success is None else success.any()
     return Episode(
-        observations=np.asarray(stored["observations"], np.float32),
-        actions=np.asarray(stored["actions"], np.float32),
-        rewards=rewards,
+        observations=np.asarray(recorded.observations, np.float32),
+        actions=np.asarray(recorded.actions, np.float32),
+        rewards=np.asarray(recorded.rewards, np.float32),
         terminated=terminated,
-        truncated=bool(np.any(truncations)),
-        success=bool(np.any(recorded)),
-        seed=seed,
+        truncated=bool(recorded.truncated),
+        success=bool(solved),
+        seed=recorded.seed,
     )
-
-
-def _reason(error: Exception) -> str:
-    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__

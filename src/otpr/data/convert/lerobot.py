@@ -1,0 +1,233 @@
+"""LeRobotDataset v3.0 (huggingface/lerobot 0.4): low-dimensional features out of parquet, videos left alone.
+
+`meta/info.json` names the features; `data/chunk-000/file-000.parquet` and following hold a row a frame, many
+episodes a file; `meta/episodes/` has their lengths. A frame is an observation and the action taken there: the
+observation after the last action of an episode is nowhere.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from otpr.data.convert.recorded import (
+    Recorded,
+    Source,
+    by_step,
+    check_numbers,
+    columns,
+    missing,
+    reading,
+    reason,
+)
+from otpr.data.convert.rules import sparse_success
+from otpr.errors import OtprError
+
+_VERSION = "v3.0"
+_OBSERVATIONS = ("observation.state", "observation.environment_state")
+# Rows read at once: memory stays small whatever the size of a file.
+_ROWS = 16_384
+
+
+def is_lerobot(path: Path) -> bool:
+    """Whether a folder is a LeRobotDataset."""
+    return (path / "meta" / "info.json").is_file()
+
+
+def open_lerobot(path: Path, keys: tuple[str, ...] = ()) -> Source:
+    """A LeRobotDataset in a folder.
+
+    Args:
+        path: the folder that holds `meta` and `data`.
+        keys: features that make the observation, in this order; none: `observation.state` and
+            `observation.environment_state`, those that are there.
+
+    Raises:
+        OtprError: it is no such folder or of another version, a feature or a file is missing, or pyarrow is.
+    """
+    info = _info(path)
+    features: dict[str, dict[str, Any]] = info["features"]
+    known = {name: dim for name, feature in features.items() if (dim := _dim(feature)) is not None}
+    keys = keys or tuple(key for key in _OBSERVATIONS if key in known)
+    if not keys:
+        raise OtprError(
+            f"{path}: has neither {' nor '.join(_OBSERVATIONS)}; give --keys, out of: {', '.join(known)}."
+        )
+    for key in keys:
+        if key not in known:
+            raise missing(str(path), "low-dimensional feature", key, known)
+    if "action" not in known:
+        raise OtprError(
+            f"{path}: has no low-dimensional feature 'action'; it has {', '.join(known) or 'none'}."
+        )
+    lengths = _lengths(path)
+
+    def episodes() -> Iterator[Recorded]:
+        index = 0
+        names = [*keys, "action", *(name for name in ("next.reward", "next.success") if name in known)]
+        for index, arrays in enumerate(_by_episode(path, names, lengths)):
+            yield _recorded(f"{path}: episode {index}", arrays, keys)
+
+    return Source(
+        format="lerobot",
+        path=path,
+        keys=tuple((key, known[key]) for key in keys),
+        episodes=episodes,
+        last_observation=False,
+        notes=(f"{len(lengths)} episodes, robot {info.get('robot_type') or 'not named'}",),
+    )
+
+
+def _parquet() -> Any:
+    try:
+        import pyarrow.parquet
+    except ImportError as error:
+        raise OtprError("LeRobot data need pyarrow. Install it with: pip install 'otpr[lerobot]'") from error
+    return pyarrow.parquet
+
+
+def _info(path: Path) -> dict[str, Any]:
+    file = path / "meta" / "info.json"
+    if not file.is_file():
+        raise OtprError(
+            f"{path} is not a LeRobotDataset: it holds no meta/info.json; give the folder that does."
+        )
+    try:
+        info = json.loads(file.read_text())
+        version = info["codebase_version"]
+        features = info["features"]
+        if not all(isinstance(feature, dict) for feature in features.values()):
+            raise TypeError("features are no objects")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise OtprError(
+            f"{file}: not readable as LeRobot's metadata ({reason(error)}); download it again."
+        ) from error
+    if version != _VERSION:
+        raise OtprError(
+            f"{file}: codebase_version is {version!r}, expected {_VERSION!r}; LeRobot's own "
+            "convert_dataset_v21_to_v30.py brings version v2.1 to it."
+        )
+    return info
+
+
+def _dim(feature: dict[str, Any]) -> int | None:
+    """The length of a feature that is a vector or a number; None for pictures, videos, texts and matrices."""
+    shape = feature.get("shape") or [1]
+    kind = str(feature.get("dtype"))
+    if len(shape) != 1 or not kind.startswith(("float", "int", "uint", "bool")):
+        return None
+    return int(shape[0])
+
+
+def _files(path: Path, folder: str) -> list[Path]:
+    files = sorted((path / folder).glob("chunk-*/file-*.parquet"))
+    if not files:
+        raise OtprError(f"{path}: holds no {folder}/chunk-*/file-*.parquet; download it again.")
+    return files
+
+
+def _lengths(path: Path) -> list[int]:
+    """The length of each episode, in the order of their index."""
+    parquet = _parquet()
+    lengths: dict[int, int] = {}
+    for file in _files(path, "meta/episodes"):
+        with reading(file):
+            table = parquet.read_table(file, columns=["episode_index", "length"])
+            indices, steps = (table.column(name).to_pylist() for name in ("episode_index", "length"))
+        lengths |= dict(zip(indices, steps, strict=True))
+    if not lengths:
+        raise OtprError(f"{path}: meta/episodes names no episodes; at least one is needed.")
+    if sorted(lengths) != list(range(len(lengths))):
+        raise OtprError(f"{path}: meta/episodes does not number its episodes from 0 on; download it again.")
+    return [lengths[index] for index in range(len(lengths))]
+
+
+def _by_episode(path: Path, names: list[str], lengths: list[int]) -> Iterator[dict[str, NDArray[Any]]]:
+    """The arrays of each episode, in the order of their index, one episode at a time."""
+    index, pieces, have = 0, [], 0
+    for file, arrays in _batches(path, names):
+        owner = arrays.pop("episode_index")
+        start = 0
+        while start < len(owner):
+            if index == len(lengths) or owner[start] != index:
+                raise OtprError(
+                    f"{file}: has frames of episode {owner[start]} where those of episode {index} belong, "
+                    "by meta/episodes; download it again."
+                )
+            stop = min(len(owner), start + lengths[index] - have)
+            if (owner[start:stop] != index).any():
+                raise OtprError(
+                    f"{file}: episode {index} has fewer frames than the {lengths[index]} of meta/episodes; "
+                    "download it again."
+                )
+            pieces.append({name: array[start:stop] for name, array in arrays.items()})
+            have += stop - start
+            start = stop
+            if have == lengths[index]:
+                yield {name: np.concatenate([piece[name] for piece in pieces]) for name in pieces[0]}
+                index, pieces, have = index + 1, [], 0
+    if index < len(lengths):
+        raise OtprError(f"{path}: the data end in episode {index} of {len(lengths)}; download it again.")
+
+
+def _batches(path: Path, names: list[str]) -> Iterator[tuple[Path, dict[str, NDArray[Any]]]]:
+    parquet = _parquet()
+    for file in _files(path, "data"):
+        with reading(file):
+            opened = parquet.ParquetFile(file)
+            absent = set(names) - set(opened.schema_arrow.names)
+            if absent:
+                raise OtprError(
+                    f"{file}: has no column {sorted(absent)[0]!r} of meta/info.json; download it again."
+                )
+            batches = opened.iter_batches(_ROWS, columns=[*names, "episode_index"])
+        while True:
+            with reading(file):
+                batch = next(batches, None)
+                if batch is None:
+                    break
+                arrays = {name: _array(batch.column(name), f"{file}: {name}") for name in batch.schema.names}
+            yield file, arrays
+        opened.close()
+
+
+def _array(column: Any, where: str) -> NDArray[Any]:
+    """A column of numbers or of lists of numbers, all of one length, as (rows,) or (rows, dim)."""
+    import pyarrow as pa
+
+    if column.null_count:
+        raise OtprError(f"{where}: has frames without a value; mend or leave out their episodes.")
+    kind = column.type
+    if not (pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)):
+        values = column.to_numpy(zero_copy_only=False)
+        check_numbers(values.dtype, where)
+        return values
+    values = column.flatten()
+    if values.null_count:
+        raise OtprError(f"{where}: has frames with a missing number; mend or leave out their episodes.")
+    lengths = column.value_lengths().to_numpy(zero_copy_only=False)
+    if len(lengths) and (lengths != lengths[0]).any():
+        raise OtprError(f"{where}: has vectors of different lengths; mend or leave out those episodes.")
+    numbers = values.to_numpy(zero_copy_only=False)
+    check_numbers(numbers.dtype, where)
+    return numbers.reshape(len(column), -1)
+
+
+def _recorded(place: str, arrays: dict[str, NDArray[Any]], keys: tuple[str, ...]) -> Recorded:
+    rewards = by_step(arrays["next.reward"], f"{place}: next.reward") if "next.reward" in arrays else None
+    if "next.success" in arrays:
+        success = by_step(arrays["next.success"], f"{place}: next.success") != 0
+    else:
+        success = None if rewards is None else sparse_success(rewards)
+    return Recorded(
+        place=place,
+        observations=np.concatenate([columns(arrays[key], f"{place}: {key}") for key in keys], axis=1),
+        actions=columns(arrays["action"], f"{place}: action"),
+        rewards=rewards,
+        success=success,
+    )

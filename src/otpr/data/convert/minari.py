@@ -1,0 +1,218 @@
+"""Minari's data sets (HDF5 storage, Minari 0.4 and 0.5): one episode, and only the wanted fields, at a time.
+
+`data/main_data.hdf5` holds `episode_i/{observations, actions, rewards, terminations, truncations, infos}`;
+observations of a Dict space are groups within groups; `data/metadata.json` has the spaces.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import gymnasium
+import h5py
+import numpy as np
+from minari.dataset.minari_storage import METADATA_FILE_NAME, MinariStorage
+from numpy.typing import NDArray
+
+from otpr.data.convert.recorded import (
+    CORRUPT,
+    Recorded,
+    Source,
+    by_step,
+    columns,
+    join,
+    missing,
+    reading,
+    reason,
+    stored,
+    subgroup,
+)
+from otpr.errors import OtprError
+
+DATA_FOLDER = "data"
+"""Minari looks for its files in this folder inside the one a data set is named by."""
+_FILE_NAME = "main_data.hdf5"
+_MEND = "collect or download it again"
+
+
+@dataclass(frozen=True)
+class MinariFile:
+    """A Minari data set, opened but not read.
+
+    Attributes:
+        file: the HDF5 file with the numbers.
+        metadata: what `metadata.json` holds.
+        keys: the parts of the observation with their dimensions; one part named "" where it is no dict.
+        action_dim: length of the action.
+    """
+
+    file: Path
+    metadata: dict[str, Any]
+    keys: tuple[tuple[str, int], ...]
+    action_dim: int
+
+    @property
+    def observation_dim(self) -> int:
+        """The length of the observation, all parts together."""
+        return sum(dim for _, dim in self.keys)
+
+    def episodes(self) -> Iterator[Recorded]:
+        """The episodes in order, as they are stored.
+
+        Raises:
+            OtprError: the file is truncated or corrupt.
+        """
+        with reading(self.file, _MEND):
+            file = h5py.File(self.file, "r")
+        with file:
+            for index in range(int(self.metadata["total_episodes"])):
+                with reading(self.file, _MEND):
+                    recorded = self._read(subgroup(file, f"episode_{index}"), f"{self.file}: episode {index}")
+                yield recorded
+
+    def _read(self, group: h5py.Group, place: str) -> Recorded:
+        parts = [
+            columns(
+                stored(group, f"observations/{key}" if key else "observations"),
+                f"{place}: observations {key}".rstrip(),
+            )
+            for key, _ in self.keys
+        ]
+        actions = columns(stored(group, "actions"), f"{place}: actions")
+        seed = group.attrs.get("seed")
+        return Recorded(
+            place=place,
+            observations=join(parts, [key for key, _ in self.keys], place),
+            actions=actions,
+            rewards=by_step(stored(group, "rewards"), f"{place}: rewards"),
+            success=_success(group, place, len(actions)),
+            terminated=bool(np.any(stored(group, "terminations"))),
+            truncated=bool(np.any(stored(group, "truncations"))),
+            seed=None if seed is None else int(seed),
+        )
+
+
+def open_minari_file(path_or_id: str | os.PathLike[str], keys: tuple[str, ...] = ()) -> MinariFile:
+    """Open a data set without reading it.
+
+    Args:
+        path_or_id: its folder, or the id of one in Minari's own folder.
+        keys: parts of dict observations in the order wanted, nested ones as `outer/inner`; a name of a dict
+            stands for all in it. None: all, in the order of the stored space, which is the alphabet's.
+
+    Raises:
+        OtprError: there is none of that name, its metadata are not readable, an observation is not flat.
+    """
+    folder = _find(path_or_id)
+    metadata_file = folder / METADATA_FILE_NAME
+    try:
+        metadata = json.loads(metadata_file.read_text())
+        if int(metadata["total_episodes"]) < 0:
+            raise ValueError("total_episodes is negative")
+        if metadata.get("data_format", "hdf5") != "hdf5":
+            raise OtprError(
+                f"{folder}: is stored as {metadata['data_format']!r}; only Minari's 'hdf5' is read: "
+                "write it again with data_format='hdf5'."
+            )
+        storage = MinariStorage.read(folder)
+    except CORRUPT as error:
+        raise OtprError(
+            f"{metadata_file}: not readable as a Minari data set ({reason(error)}); {_MEND}."
+        ) from error
+    leaves = _leaves(storage.observation_space)
+    return MinariFile(
+        file=folder / _FILE_NAME,
+        metadata=metadata,
+        keys=tuple(
+            (key, _flat_dim(folder, f"observations {key}".rstrip(), leaves[key]))
+            for key in _choose(folder, leaves, keys)
+        ),
+        action_dim=_flat_dim(folder, "actions", storage.action_space),
+    )
+
+
+def open_minari(path_or_id: str | os.PathLike[str], keys: tuple[str, ...] = ()) -> Source:
+    """A Minari data set; see `open_minari_file`."""
+    opened = open_minari_file(path_or_id, keys)
+    folder = opened.file.parent
+    return Source(
+        format="minari",
+        path=folder.parent if folder.name == DATA_FOLDER else folder,
+        keys=tuple((key or "observations", dim) for key, dim in opened.keys),
+        episodes=opened.episodes,
+        task_id=opened.metadata.get("task_id"),
+    )
+
+
+def _find(path_or_id: str | os.PathLike[str]) -> Path:
+    """The folder with the metadata file."""
+    root = Path(os.environ.get("MINARI_DATASETS_PATH", Path.home() / ".minari" / "datasets"))
+    given = Path(path_or_id)
+    for folder in (given / DATA_FOLDER, given, root / given / DATA_FOLDER):
+        if (folder / METADATA_FILE_NAME).exists():
+            return folder
+    if given.is_file():
+        raise OtprError(f"{given} is a file, not a Minari data set; `otpr data convert` makes one of it.")
+    if given.exists():
+        raise OtprError(f"{given} is not a Minari data set: it holds no {DATA_FOLDER}/{METADATA_FILE_NAME}.")
+    raise OtprError(
+        f"No data set at {given}, nor one of that id in {root}. "
+        "Make one with `otpr collect`, or fetch one with `minari download ID`."
+    )
+
+
+def _leaves(space: gymnasium.Space[Any], prefix: str = "") -> dict[str, gymnasium.Space[Any]]:
+    """The spaces that are no dicts, by their path, in the space's own order."""
+    if not isinstance(space, gymnasium.spaces.Dict):
+        return {prefix: space}
+    leaves: dict[str, gymnasium.Space[Any]] = {}
+    for name, inner in space.spaces.items():
+        leaves |= _leaves(inner, f"{prefix}/{name}" if prefix else str(name))
+    return leaves
+
+
+def _choose(folder: Path, leaves: dict[str, gymnasium.Space[Any]], keys: tuple[str, ...]) -> list[str]:
+    if not keys:
+        return list(leaves)
+    if list(leaves) == [""]:
+        raise OtprError(f"{folder}: observations are one vector without parts; leave out --keys.")
+    chosen = []
+    for key in keys:
+        inside = [leaf for leaf in leaves if leaf == key or leaf.startswith(f"{key}/")]
+        if not inside:
+            raise missing(str(folder), "observation key", key, leaves)
+        chosen += inside
+    return chosen
+
+
+def _flat_dim(folder: Path, field: str, space: gymnasium.Space[Any]) -> int:
+    if (
+        not isinstance(space, gymnasium.spaces.Box)
+        or len(space.shape) > 1
+        or (field == "actions" and not space.shape)
+    ):
+        raise OtprError(
+            f"{folder}: {field} must be flat vectors, and are {space}; "
+            + (
+                "no other actions are supported."
+                if field == "actions"
+                else "name those that are with --keys."
+            )
+        )
+    return space.shape[0] if space.shape else 1
+
+
+def _success(group: h5py.Group, place: str, steps: int) -> NDArray[np.bool_] | None:
+    if "infos/success" not in group:
+        return None
+    recorded = by_step(stored(group, "infos/success"), f"{place}: infos success") != 0
+    # Minari's collector writes an entry for the reset before those of the steps
+    flags = recorded[-steps:] if steps else recorded[:0]
+    if len(recorded) > len(flags) and len(flags):
+        flags[0] |= recorded[: len(recorded) - len(flags)].any()
+    return flags

@@ -1,0 +1,203 @@
+"""robomimic's HDF5 files, layout v1 (robomimic 0.1 to 0.3; Mandlekar et al., CoRL 2021).
+
+`data/demo_i/{obs/KEY, next_obs/KEY, actions, rewards, dones}`, the simulator in the JSON of
+`data.attrs["env_args"]`, and subsets of the demonstrations by name in `mask/NAME`.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+from otpr.data.convert.recorded import (
+    Recorded,
+    Source,
+    by_step,
+    columns,
+    join,
+    missing,
+    open_hdf5,
+    reading,
+    stored,
+    subgroup,
+)
+from otpr.data.convert.rules import sparse_success
+from otpr.errors import OtprError
+
+_TASKS = {
+    "Lift": "robosuite/lift",
+    "PickPlaceCan": "robosuite/can",
+    "NutAssemblySquare": "robosuite/square",
+    "TwoArmTransport": "robosuite/transport",
+    "ToolHang": "robosuite/tool-hang",
+}
+# robomimic's low-dimensional observation of these tasks, in its order; the second arm is Transport's.
+_FIRST_ARM = ("robot0_eef_pos", "robot0_eef_quat", "robot0_gripper_qpos")
+_SECOND_ARM = ("robot1_eef_pos", "robot1_eef_quat", "robot1_gripper_qpos")
+# `type` in env_args of a robosuite environment.
+_ROBOSUITE = 1
+
+
+def is_robomimic(file: h5py.File) -> bool:
+    """Whether an open HDF5 file is one of robomimic's."""
+    data = file.get("data")
+    return isinstance(data, h5py.Group) and (
+        "env_args" in data.attrs or any(str(name).startswith("demo_") for name in data)
+    )
+
+
+def open_robomimic(path: Path, keys: tuple[str, ...] = (), filter_key: str | None = None) -> Source:
+    """A robomimic file.
+
+    Args:
+        path: the HDF5 file.
+        keys: entries of `obs`, in the order wanted; none: robomimic's own low-dimensional ones.
+        filter_key: the entry of `mask` that names the demonstrations to read; None: all.
+
+    Raises:
+        OtprError: it is no such file, or a key is missing.
+    """
+    with open_hdf5(path) as file, reading(path):
+        data = file.get("data")
+        if not isinstance(data, h5py.Group):
+            raise OtprError(
+                f"{path} is not a robomimic file: it has no group 'data', but {', '.join(file) or 'nothing'}."
+            )
+        env_args = _env_args(path, data)
+        demos = _demos(path, file, filter_key)
+        first = _group(path, data, demos[0])
+        known = _low_dimensional(path, first)
+        if not keys:
+            keys = (*_FIRST_ARM, *(key for key in _SECOND_ARM if key in known), "object")
+        for key in keys:
+            if key not in known:
+                raise missing(f"{path}: data/{demos[0]}/obs", "low-dimensional key", key, known)
+        dims = tuple((key, known[key]) for key in keys)
+        complete = {"next_obs" in _group(path, data, demo) for demo in demos}
+
+    def episodes() -> Iterator[Recorded]:
+        with open_hdf5(path) as file:
+            for demo in demos:
+                with reading(path):
+                    recorded = _read(path, file, demo, keys, env_args)
+                yield recorded
+
+    shown = f"{len(demos)} demonstrations" + (f" of filter key {filter_key!r}" if filter_key else "")
+    return Source(
+        format="robomimic",
+        path=path,
+        keys=dims,
+        episodes=episodes,
+        task_id=_TASKS.get(env_args.get("env_name", "")),
+        last_observation=complete.pop() if len(complete) == 1 else None,
+        notes=(f"{shown}, environment {env_args.get('env_name', 'not named')}",),
+    )
+
+
+def _env_args(path: Path, data: h5py.Group) -> dict[str, Any]:
+    if "env_args" not in data.attrs:
+        return {}
+    try:
+        env_args = json.loads(str(data.attrs["env_args"]))
+    except (ValueError, TypeError) as error:
+        raise OtprError(
+            f"{path}: attribute env_args of 'data' is not JSON ({error}); mend or delete it."
+        ) from error
+    if not isinstance(env_args, dict):
+        raise OtprError(f"{path}: attribute env_args of 'data' is not a JSON object; mend or delete it.")
+    return env_args
+
+
+def _demos(path: Path, file: h5py.File, filter_key: str | None) -> list[str]:
+    """The demonstrations' names by number: demo_10 comes after demo_2."""
+    present = [name for name in map(str, subgroup(file, "data")) if re.fullmatch(r"demo_\d+", name)]
+    if not present:
+        raise OtprError(
+            f"{path}: group 'data' holds no demonstrations (demo_0, demo_1, ...); give a file that does."
+        )
+    chosen = present
+    if filter_key is not None:
+        masks = sorted(subgroup(file, "mask").keys()) if "mask" in file else []
+        if not masks:
+            raise OtprError(f"{path} has no filter keys (group 'mask'); leave out --filter-key.")
+        if filter_key not in masks:
+            raise missing(str(path), "filter key", filter_key, masks)
+        chosen = [
+            name.decode() if isinstance(name, bytes) else str(name)
+            for name in stored(file, f"mask/{filter_key}")
+        ]
+        absent = sorted(set(chosen) - set(present))
+        if absent:
+            raise OtprError(
+                f"{path}: mask/{filter_key} names {absent[0]!r}, which is not there; use another one."
+            )
+        if not chosen:
+            raise OtprError(f"{path}: mask/{filter_key} names no demonstrations; use another --filter-key.")
+    return sorted(chosen, key=lambda name: int(name.removeprefix("demo_")))
+
+
+def _group(path: Path, parent: h5py.Group, name: str) -> h5py.Group:
+    group = parent.get(name)
+    if not isinstance(group, h5py.Group):
+        raise OtprError(
+            f"{path}: {parent.name} has no group {name!r}; robomimic's "
+            "dataset_states_to_obs.py makes observations where a file has only states."
+        )
+    return group
+
+
+def _low_dimensional(path: Path, demo: h5py.Group) -> dict[str, int]:
+    """The keys of `obs` that are vectors by step, with their dimensions."""
+    obs = _group(path, demo, "obs")
+    datasets = {name: value for name, value in obs.items() if isinstance(value, h5py.Dataset)}
+    return {name: (*value.shape, 1)[1] for name, value in datasets.items() if value.ndim in (1, 2)}
+
+
+def _read(
+    path: Path, file: h5py.File, demo: str, keys: tuple[str, ...], env_args: dict[str, Any]
+) -> Recorded:
+    group = _group(path, subgroup(file, "data"), demo)
+    place = f"{path}: data/{demo}"
+    observations = join([_columns(group, place, f"obs/{key}") for key in keys], list(keys), place)
+    if "next_obs" in group:
+        last = [_columns(group, place, f"next_obs/{key}", last=True) for key in keys]
+        observations = np.concatenate([observations, join(last, list(keys), place)])
+    rewards = by_step(stored(group, "rewards"), f"{place}/rewards") if "rewards" in group else None
+    return Recorded(
+        place=place,
+        observations=observations,
+        actions=_columns(group, place, "actions"),
+        rewards=rewards,
+        success=_success(group, place, rewards, env_args),
+    )
+
+
+def _success(
+    group: h5py.Group, place: str, rewards: NDArray[Any] | None, env_args: dict[str, Any]
+) -> NDArray[np.bool_] | None:
+    """After which steps the task was solved; None where the file does not say.
+
+    `dones` are asked only where there are no rewards: robomimic can also write them as 1 at the end of every
+    demonstration, and does so in the files it publishes.
+    """
+    if rewards is None:
+        return by_step(stored(group, "dones"), f"{place}/dones") > 0 if "dones" in group else None
+    shaped = env_args.get("type") == _ROBOSUITE and env_args.get("env_kwargs", {}).get("reward_shaping")
+    # robosuite scales its shaped rewards such that 1 is paid for success and less before it
+    return rewards >= 1 if shaped else sparse_success(rewards)
+
+
+def _columns(group: h5py.Group, place: str, name: str, *, last: bool = False) -> NDArray[Any]:
+    entry = group.get(name)
+    if not isinstance(entry, h5py.Dataset):
+        raise OtprError(
+            f"{place}/{name} is missing; leave out that demonstration or choose others by --filter-key."
+        )
+    return columns(np.asarray(entry[-1:] if last else entry[()]), f"{place}/{name}")

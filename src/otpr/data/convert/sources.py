@@ -1,0 +1,194 @@
+"""Which format a data set has, and bringing it into ours."""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Literal, get_args
+
+import h5py
+import numpy as np
+
+from otpr.data.convert.dictionary import open_dictionary
+from otpr.data.convert.lerobot import is_lerobot, open_lerobot
+from otpr.data.convert.minari import open_minari
+from otpr.data.convert.recorded import Source, open_hdf5
+from otpr.data.convert.robomimic import is_robomimic, open_robomimic
+from otpr.data.convert.rules import ActionRangeError, Rules, Tally, finish
+from otpr.data.episodes import Episode
+from otpr.data.minari_io import check_free, write_dataset
+from otpr.envs import list_tasks
+from otpr.errors import OtprError, unknown_name
+
+Format = Literal["auto", "robomimic", "lerobot", "npz", "ogbench", "minari"]
+
+
+def open_source(
+    path_or_id: str | Path,
+    format: Format = "auto",
+    *,
+    keys: tuple[str, ...] = (),
+    filter_key: str | None = None,
+) -> Source:
+    """Open a data set of any format that otpr reads.
+
+    Args:
+        path_or_id: a file or a folder; or the id of a Minari data set.
+        format: its format; `auto`: what the file looks like. `npz` is any dictionary of arrays in a row, in
+            an .npz or an HDF5 file.
+        keys: the parts of the observation in the order wanted; none: the format's own choice.
+        filter_key: a named subset of demonstrations; robomimic's files alone have them.
+
+    Raises:
+        OtprError: there is no such file, it has no format that is read, or not what was asked for.
+    """
+    if format not in get_args(Format):
+        raise unknown_name("format", format, get_args(Format))
+    path = Path(path_or_id)
+    if format == "auto":
+        format = _recognised(path)
+    if filter_key is not None and format != "robomimic":
+        raise OtprError(
+            f"{path}: only robomimic's files have filter keys, this is {format}; leave out --filter-key."
+        )
+    if format == "minari":
+        return open_minari(path_or_id, keys)
+    if not path.exists():
+        raise OtprError(f"There is no {path}; give the file or the folder of a data set.")
+    if format == "lerobot":
+        if path.is_file():
+            raise OtprError(
+                f"{path} is a file; a LeRobotDataset is a folder: give the one that holds meta/info.json."
+            )
+        return open_lerobot(path, keys)
+    if path.is_dir():
+        raise OtprError(f"{path} is a folder; the format {format} is a file: give the file itself.")
+    if format == "robomimic":
+        return open_robomimic(path, keys, filter_key)
+    return open_dictionary(path, keys, ogbench=True if format == "ogbench" else None)
+
+
+def _recognised(path: Path) -> Format:
+    """The format by what is in the file or the folder, whatever its name."""
+    if path.is_dir():
+        return "lerobot" if is_lerobot(path) else "minari"
+    if not path.exists():
+        return "minari"  # an id of Minari's, or nothing, which Minari's reader says
+    if zipfile.is_zipfile(path):
+        return "npz"
+    if h5py.is_hdf5(path):
+        with open_hdf5(path) as file:
+            return "robomimic" if is_robomimic(file) else "npz"
+    raise OtprError(
+        f"{path} is neither an HDF5 nor an NPZ file, whatever its name; otpr reads robomimic's HDF5, "
+        "LeRobot's and Minari's folders, and NPZ or HDF5 files of arrays. Is it whole?"
+    )
+
+
+def convert(
+    source: Source,
+    out: Path,
+    *,
+    task: str | None = None,
+    rules: Rules | None = None,
+    overwrite: bool = False,
+) -> Tally:
+    """Bring a data set into ours, an episode at a time; whole, or nothing is written.
+
+    Args:
+        source: an open data set.
+        out: the folder to make.
+        task: the otpr task it belongs to; None: the one the file names, if any.
+        rules: what the user decides about success, rewards and the range of actions.
+        overwrite: replace a data set that is already at `out`.
+
+    Returns:
+        What was done to the episodes.
+
+    Raises:
+        OtprError: an episode cannot be trained on, or does not fit the task; it names the file and the place.
+    """
+    rules = rules or Rules()
+    check_free(out, overwrite)
+    if (
+        source.path.exists()
+        and out.exists()
+        and (out.samefile(source.path) or out.samefile(source.path.parent))
+    ):
+        raise OtprError(f"{out} is the data set that is read; give another folder.")
+    task = task or source.task_id
+    tally = Tally()
+    stream = _episodes(source, rules, tally, task)
+    scaled = {
+        "action_low": list(rules.action_low),
+        "action_high": list(rules.action_high),
+    }
+    write_dataset(
+        stream,
+        out,
+        task_id=task,
+        expert=f"{source.format} data",
+        noise=None,
+        seed=None,
+        overwrite=overwrite,
+        description=f"Converted from {source.format} data, {source.path.name}.",
+        more={"observation_keys": [key for key, _ in source.keys], **scaled},
+    )
+    return tally
+
+
+def _episodes(source: Source, rules: Rules, tally: Tally, task: str | None) -> Iterator[Episode]:
+    for recorded in source.episodes():
+        try:
+            episode = finish(recorded, rules, tally, last_observation=source.last_observation)
+        except ActionRangeError as error:
+            raise _range_error(source, rules, recorded.place) from error
+        if episode is None:
+            continue
+        if tally.episodes == 1:
+            _check_task(task, source, episode)
+        yield episode
+    if not tally.episodes:
+        raise OtprError(
+            f"{source.path}: holds no episodes of two observations or more; at least one is needed."
+        )
+
+
+def _check_task(task: str | None, source: Source, episode: Episode) -> None:
+    """Refuse a task that is not known, or whose dimensions are others."""
+    if task is None:
+        return
+    tasks = {spec.id: spec for spec in list_tasks()}
+    if task not in tasks:
+        if task == source.task_id or ":" in task or task.startswith("gym/"):
+            return  # the user's own, or one whose simulator this version does not have
+        raise unknown_name("task", task, tasks)
+    spec = tasks[task]
+    have = (episode.observations.shape[1], episode.actions.shape[1])
+    want = (spec.observation_dim, spec.action_dim)
+    if any(a is not None and a != b for a, b in zip(want, have, strict=True)):
+        raise OtprError(
+            f"{source.path} has (observation, action) dimensions {have}, {task} has {want}. "
+            "Choose the parts of the observation with --keys, or name another task with --task."
+        )
+
+
+def _range_error(source: Source, rules: Rules, place: str) -> OtprError:
+    """Where actions leave the range, and the range of the whole set, for which the rest is read."""
+    low, high = np.inf, -np.inf
+    for recorded in source.episodes():
+        with np.errstate(invalid="ignore"):
+            low = np.fmin(low, np.fmin.reduce(recorded.actions, axis=0))
+            high = np.fmax(high, np.fmax.reduce(recorded.actions, axis=0))
+    given = rules.action_low != (-1.0,) or rules.action_high != (1.0,)
+    expected = f"[{_shown(rules.action_low)}] to [{_shown(rules.action_high)}]" if given else "[-1, 1]"
+    return OtprError(
+        f"{place}: actions leave {expected}. In the whole set they run from [{_shown(low)}] to "
+        f"[{_shown(high)}]. Give the environment's own range with --action-low and --action-high, one number "
+        "or one a dimension: it is mapped to [-1, 1]."
+    )
+
+
+def _shown(values: object) -> str:
+    return " ".join(f"{value:.6g}" for value in np.atleast_1d(np.asarray(values, np.float64)))

@@ -1,0 +1,113 @@
+"""A data set at a glance, as a PNG."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+from numpy.typing import NDArray
+
+from otpr.data.inspect import BINS, SATURATED, Inspection
+
+# Blue, orange and grey that the colour-blind tell apart (Okabe and Ito).
+_SOLVED, _FAILED, _UNKNOWN = "#0072B2", "#D55E00", "0.6"
+
+
+def draw(found: Inspection, path: Path) -> None:
+    """Draw lengths, returns, actions and the two directions in which observations vary most.
+
+    Args:
+        found: what `inspect` gave.
+        path: where the PNG goes; the folder is made, an older picture is replaced.
+    """
+    # Not through pyplot: its figures are global, and it may open windows.
+    figure = Figure(figsize=(10.0, 7.4), dpi=130, layout="constrained")
+    FigureCanvasAgg(figure)
+    (lengths, returns), (actions, states) = figure.subplots(2, 2)
+    steps = sum(found.lengths)
+    title = f"{found.source.path}\n{len(found.lengths):,} episodes, {steps:,} steps"
+    figure.suptitle(title, fontsize="medium")
+    _histogram(lengths, np.asarray(found.lengths, float), found, "steps of an episode")
+    if len(set(found.lengths)) > 1:
+        lengths.xaxis.set_major_locator(MaxNLocator(integer=True))
+    _histogram(returns, np.asarray(found.returns), found, "return of an episode (undiscounted)")
+    _draw_actions(figure, actions, found)
+    _draw_states(figure, states, found)
+    for axes in (lengths, returns, actions, states):
+        axes.spines[["top", "right"]].set_visible(False)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    scratch = path.with_name(f".{path.name}.part")
+    figure.savefig(scratch, format="png")
+    os.replace(scratch, path)
+
+
+def _histogram(axes: Axes, values: NDArray[np.float64], found: Inspection, label: str) -> None:
+    """Episodes by a number of theirs, stacked by success."""
+    fine = np.isfinite(values)
+    axes.set(xlabel=label, ylabel="episodes")
+    if not fine.any():
+        axes.text(0.5, 0.5, "the file has no rewards", transform=axes.transAxes, ha="center", color="0.35")
+        axes.set(xticks=[], yticks=[])
+        return
+    groups = (("success", True, _SOLVED), ("no success", False, _FAILED), ("success unknown", None, _UNKNOWN))
+    success = np.array(found.success, object)
+    stacks = [(values[fine & (success == is_)], name, colour) for name, is_, colour in groups]
+    stacks = [stack for stack in stacks if len(stack[0])]
+    low, high = values[fine].min(), values[fine].max()
+    if low == high:  # one bar in the middle
+        edges = np.array([low - 0.25, low + 0.25])
+        axes.set(xlim=(low - 1, high + 1), xticks=[low])
+    else:
+        edges = np.histogram_bin_edges(values[fine], 30)
+    axes.hist(
+        [stack[0] for stack in stacks],
+        bins=list(edges),
+        stacked=True,
+        color=[stack[2] for stack in stacks],
+        label=[f"{stack[1]} ({len(stack[0]):,})" for stack in stacks],
+    )
+    axes.yaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.set_ylim(0, axes.get_ylim()[1] * 1.12)
+    axes.legend(frameon=False, fontsize="small")
+
+
+def _draw_actions(figure: Figure, axes: Axes, found: Inspection) -> None:
+    """A row a dimension, dark where many actions are; the square root lets rare ones be seen."""
+    counts = found.histograms / np.maximum(found.histograms.sum(axis=1, keepdims=True), 1)
+    dims = len(counts)
+    mesh = axes.pcolormesh(BINS, np.arange(dims + 1) - 0.5, np.sqrt(counts), cmap="Blues", vmin=0)
+    axes.invert_yaxis()
+    axes.yaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.set(xlabel="action", ylabel="dimension", xticks=[-1, -0.5, 0, 0.5, 1])
+    bar = figure.colorbar(mesh, ax=axes, label="share of steps", pad=0.02)
+    top = float(np.sqrt(counts.max()))
+    ticks = [0.0, top / 3, top * 2 / 3, top]
+    bar.set_ticks(ticks, labels=[f"{tick**2:.1%}" for tick in ticks])
+    axes.set_title(f"beyond {SATURATED}: {found.saturated.max(initial=0):.0%} at most", fontsize="small")
+
+
+def _draw_states(figure: Figure, axes: Axes, found: Inspection) -> None:
+    """Observations, each dimension at unit deviation, along their first two principal components."""
+    sample = found.sample
+    axes.set(xlabel="first principal component", ylabel="second")
+    std = sample.std(axis=0) if len(sample) else np.zeros(0)
+    varying = std > 1e-9 * np.maximum(np.abs(sample).max(axis=0, initial=0), 1) if len(sample) else std > 0
+    if len(sample) < 3 or varying.sum() < 2:
+        axes.text(0.5, 0.5, "too few that vary", transform=axes.transAxes, ha="center", color="0.35")
+        axes.set(xticks=[], yticks=[])
+        return
+    unit = (sample[:, varying] - sample[:, varying].mean(axis=0)) / std[varying]
+    _, sizes, directions = np.linalg.svd(unit, full_matrices=False)
+    along = unit @ directions[:2].T
+    share = sizes[:2] ** 2 / (sizes**2).sum()
+    dots = axes.scatter(
+        *along.T, c=found.progress, s=6, cmap="viridis", linewidths=0, alpha=0.7, rasterized=True
+    )
+    figure.colorbar(dots, ax=axes, label="progress in the episode", pad=0.02)
+    axes.set_xlabel(f"first principal component of observations ({share[0]:.0%} of variance)")
+    axes.set_ylabel(f"second ({share[1]:.0%})")

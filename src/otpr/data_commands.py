@@ -1,0 +1,164 @@
+"""`otpr data inspect` and `otpr data convert`: what is in a data set, and bringing it into otpr's format."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+
+from otpr.data.convert.rules import Rules
+from otpr.data.convert.sources import Format, convert, open_source
+from otpr.data.inspect import SATURATED, inspect
+from otpr.data.picture import draw
+from otpr.errors import OtprError
+
+
+@dataclasses.dataclass(frozen=True)
+class InspectData:
+    """Tell what is in a data set of any format that otpr reads, be it fit for training or not."""
+
+    # file or folder of the data set, or the id of one of Minari's
+    data: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="PATH_OR_ID")]
+    # a PNG file for a picture; left out, none is drawn
+    picture: Path | None = None
+    # parts of the observation to look at, in this order; left out, the format's own choice
+    keys: tuple[str, ...] = ()
+    # the format; auto goes by what is in the file
+    format: Format = "auto"
+    # as JSON, for programs
+    json: bool = False
+
+    def run(self) -> None:
+        """Read it once and print."""
+        if self.picture is not None and self.picture.is_dir():
+            raise OtprError(f"{self.picture} is a folder; give the name of a PNG file.")
+        found = inspect(open_source(self.data, self.format, keys=self.keys))
+        numbers = found.as_dict()
+        print(json.dumps(numbers, indent=2) if self.json else _described(numbers))
+        if self.picture is not None:
+            draw(found, self.picture)
+            if not self.json:
+                print(f"\npicture       {self.picture}")
+
+
+@dataclasses.dataclass(frozen=True)
+class ConvertData:
+    """Bring a data set of another format into otpr's, which is Minari's."""
+
+    # file or folder of the data set, or the id of one of Minari's
+    source: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="SOURCE")]
+    # folder of the new data set
+    out: Path
+    # its format; auto goes by what is in the file; npz is any dictionary of arrays, in .npz or .hdf5
+    format: Format = "auto"
+    # task the data belong to; left out, the one that a robomimic file names, else none
+    task: str | None = None
+    # parts of the observation in the order wanted; left out, the format's own choice (docs/data.md)
+    keys: tuple[str, ...] = ()
+    # named subset of the demonstrations in a robomimic file
+    filter_key: str | None = None
+    # where the file does not say whether an episode succeeded, it did
+    assume_success: bool = False
+    # rewards become 1 on the step that succeeds and 0 elsewhere
+    sparse_rewards: bool = False
+    # the action range's lower end in the file, mapped to -1: one number, or one a dimension
+    action_low: tuple[float, ...] = (-1.0,)
+    # its upper end, mapped to 1
+    action_high: tuple[float, ...] = (1.0,)
+    # replace the data set that is there
+    overwrite: bool = False
+
+    def run(self) -> None:
+        """Convert, whole or not at all, and say what was done."""
+        rules = Rules(
+            assume_success=self.assume_success,
+            sparse_rewards=self.sparse_rewards,
+            action_low=self.action_low,
+            action_high=self.action_high,
+        )
+        source = open_source(self.source, self.format, keys=self.keys, filter_key=self.filter_key)
+        tally = convert(source, self.out, task=self.task, rules=rules, overwrite=self.overwrite)
+        print(f"{source.path}: {source.format}" + "".join(f"; {note}" for note in source.notes))
+        print("observation: " + ", ".join(f"{key} ({dim})" for key, dim in source.keys))
+        for line in tally.lines():
+            print(f"- {line}")
+        print(
+            f"{tally.episodes:,} episodes, {tally.steps:,} steps, {tally.successes:,} successes, "
+            f"task {self.task or source.task_id or 'not named'}: {self.out}"
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class Data:
+    """Look into data sets, and bring those of other projects into otpr's format."""
+
+    command: (
+        Annotated[InspectData, tyro.conf.subcommand("inspect", prefix_name=False)]
+        | Annotated[ConvertData, tyro.conf.subcommand("convert", prefix_name=False)]
+    )
+
+    def run(self) -> None:
+        """Do it."""
+        self.command.run()
+
+
+SUBCOMMANDS = {"inspect": InspectData, "convert": ConvertData}
+"""What follows `otpr data`."""
+
+
+def _described(found: dict[str, Any]) -> str:
+    """The numbers in words and a table."""
+    length, paid = found["length"], found["return"]
+    unknown = f", {found['success_unknown']:,} unknown" if found["success_unknown"] else ""
+    twice = len(found["duplicates"])
+    ended = (
+        "not told apart"
+        if found["terminated"] is None
+        else f"{found['terminated']:,} terminated, {found['truncated']:,} truncated"
+    )
+    lines = [
+        f"{found['path']}: {found['format']}, task {found['task'] or 'not named'}",
+        f"episodes      {found['episodes']:,}" + (f", {twice:,} of them copies" if twice else ", no copies"),
+        f"steps         {found['steps']:,}",
+        f"length        {length['min']:.0f} to {length['max']:.0f}, median {length['median']:g}",
+        f"success       {found['successes']:,} of {found['episodes']:,}{unknown}",
+        f"ended         {ended}",
+        "return        "
+        + (f"{paid['min']:g} to {paid['max']:g}, median {paid['median']:g}" if paid else "no rewards"),
+        f"observation   {found['observation_dim']} dimensions",
+        f"action        {found['action_dim']} dimensions",
+    ]
+    if found["actions_outside"]:
+        lines.append(f"outside       {found['actions_outside']:,} numbers of the actions are outside [-1, 1]")
+    if found["duplicates"]:
+        shown = ", ".join(f"{b} = {a}" for a, b in found["duplicates"][:5])
+        lines.append(f"copies        episodes {shown}" + (", ..." if twice > 5 else ""))
+    if found["problem_count"]:
+        lines.append(f"problems      {found['problem_count']:,}; the first:")
+        lines += [f"  {problem}" for problem in found["problems"]]
+    else:
+        lines.append("problems      none")
+    rows = [*found["observation"], *found["action"]]
+    width = max(len("dimension"), *(len(row["name"]) for row in rows))
+    lines += ["", f"{'dimension':{width}} {'min':>10} {'max':>10} {'mean':>10} {'std':>10}  notes"]
+    lines += [_row(row, width) for row in rows]
+    return "\n".join(lines)
+
+
+def _row(row: dict[str, Any], width: int) -> str:
+    notes = []
+    if row["constant"]:
+        notes.append("constant")
+    if row.get("saturated"):
+        notes.append(f"beyond {SATURATED}: {row['saturated']:.1%}")
+    notes += [
+        f"{row[kind]:,} {word}" for kind, word in (("nan", "NaN"), ("infinite", "infinite")) if row[kind]
+    ]
+    numbers = " ".join(
+        f"{'-' if row[name] is None else format(row[name], '.4g'):>10}"
+        for name in ("min", "max", "mean", "std")
+    )
+    return f"{row['name']:{width}} {numbers}  {', '.join(notes)}".rstrip()
