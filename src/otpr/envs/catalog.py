@@ -15,6 +15,15 @@ _METAWORLD = """
     window-close window-open
 """
 
+_ROBOMIMIC = ("robot0_eef_pos", "robot0_eef_quat", "robot0_gripper_qpos", "object")
+_ROBOMIMIC_TWO_ARMS = (
+    *_ROBOMIMIC[:-1],
+    "robot1_eef_pos",
+    "robot1_eef_quat",
+    "robot1_gripper_qpos",
+    "object",
+)
+
 
 @dataclass(frozen=True)
 class Task:
@@ -67,6 +76,21 @@ SUITES: dict[str, Suite] = {
         extra="metaworld",
         module="otpr.envs.metaworld",
         tasks={f"{name}-v3": Task(39, 4, 200, expert=True) for name in _METAWORLD.split()},
+    ),
+    "robosuite": Suite(
+        package="robosuite",
+        extra="robosuite",
+        module="otpr.envs.robosuite",
+        # robosuite's own requirements ask for an old NumPy that it does not need.
+        install="pip install 'otpr[robosuite]' && pip install --no-deps robosuite==1.5.2",
+        # The limits are the horizons of robomimic's proficient-human data sets.
+        tasks={
+            "lift": Task(19, 7, 400, expert=False, observation_keys=_ROBOMIMIC),
+            "can": Task(23, 7, 400, expert=False, observation_keys=_ROBOMIMIC),
+            "square": Task(23, 7, 400, expert=False, observation_keys=_ROBOMIMIC),
+            "transport": Task(59, 14, 700, expert=False, observation_keys=_ROBOMIMIC_TWO_ARMS),
+            "tool-hang": Task(53, 7, 700, expert=False, observation_keys=_ROBOMIMIC),
+        },
     ),
 }
 """Every simulator, by the part of its tasks' ids before the slash."""

@@ -1,0 +1,190 @@
+"""The robomimic tasks (Mandlekar et al., 2021) in robosuite 1.5 (Zhu et al., 2020): Panda arms in MuJoCo.
+
+Observation: robomimic's low-dimensional keys in robomimic's order, concatenated. For each arm (`robot0`; in
+`transport` then `robot1`) 9 numbers: `eef_pos` (grip site, metres), `eef_quat` (hand body, x y z w),
+`gripper_qpos` (two finger joints, metres). Then `object`, all positions in metres in the world frame and all
+quaternions x y z w:
+
+- `lift`, 10: cube position and quaternion, grip site minus cube.
+- `can` and `square`, 14: position and quaternion of the can or nut, then the same in the hand's frame.
+- `transport`, 41: position and quaternion of payload (a hammer), trash and lid handle; positions of target
+  bin and trash bin; payload minus grip site 0, lid handle minus 0, payload minus 1, trash minus 1; whether
+  the payload is in the target bin and the trash in the trash bin (0 or 1).
+- `tool-hang`, 44: position and quaternion, then the same in the hand's frame, of stand base, frame and tool;
+  whether the frame is assembled and the tool hangs on it (0 or 1).
+
+Action, shape (7,), twice that in `transport`: displacement of the hand's target along the world's x, y, z
+(1.0 is 5 cm) and its rotation about them (1.0 is 0.5 rad) for one twentieth of a second, measured from where
+the hand is; closing of the gripper (its sign: positive closes).
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from typing import Any
+
+import mujoco
+import numpy as np
+from numpy.typing import NDArray
+
+from otpr.envs.catalog import SUITES
+from otpr.envs.task_env import Outcome, sparse
+
+
+def _only_errors(record: logging.LogRecord) -> bool:
+    return record.levelno >= logging.ERROR
+
+
+# It logs which optional parts are missing when imported, and each configuration it reads. Importing it sets
+# the logger's level, so that only a filter lasts.
+logging.getLogger("robosuite_logs").addFilter(_only_errors)
+_backend = os.environ.get("MUJOCO_GL")
+
+import robosuite  # noqa: E402
+from robosuite.controllers import load_composite_controller_config  # noqa: E402
+
+# Its import forces a rendering backend on this process' children.
+if _backend is None:
+    os.environ.pop("MUJOCO_GL", None)
+else:
+    os.environ["MUJOCO_GL"] = _backend
+
+_PICTURE_SIZE = 256
+_ENVIRONMENTS = {
+    "lift": "Lift",
+    "can": "PickPlaceCan",
+    "square": "NutAssemblySquare",
+    "transport": "TwoArmTransport",
+    "tool-hang": "ToolHang",
+}
+_TOOL_HANG_POSES = tuple(
+    f"{thing}_{value}"
+    for thing in ("base", "frame", "tool")
+    for value in ("pos", "quat", "to_robot0_eef_pos", "to_robot0_eef_quat")
+)
+# What `object` is made of in robosuite up to 1.4, with which robomimic's v1 files were made. robosuite 1.5
+# has another order: relative poses come before those they are computed from, so that they lag behind and are
+# zero in an episode's first observation.
+_OBJECT = {
+    "lift": ("cube_pos", "cube_quat", "gripper_to_cube_pos"),
+    "can": ("Can_pos", "Can_quat", "Can_to_robot0_eef_pos", "Can_to_robot0_eef_quat"),
+    "square": (
+        "SquareNut_pos",
+        "SquareNut_quat",
+        "SquareNut_to_robot0_eef_pos",
+        "SquareNut_to_robot0_eef_quat",
+    ),
+    "transport": (
+        "payload_pos",
+        "payload_quat",
+        "trash_pos",
+        "trash_quat",
+        "lid_handle_pos",
+        "lid_handle_quat",
+        "target_bin_pos",
+        "trash_bin_pos",
+        "gripper0_to_payload",
+        "gripper0_to_lid_handle",
+        "gripper1_to_payload",
+        "gripper1_to_trash",
+        "payload_in_target_bin",
+        "trash_in_trash_bin",
+    ),
+    "tool-hang": (*_TOOL_HANG_POSES, "frame_is_assembled", "tool_on_frame"),
+}
+_CAMERA = {
+    "lift": "sideview",
+    "can": "agentview",
+    "square": "sideview",
+    "transport": "frontview",
+    "tool-hang": "sideview",
+}
+
+
+class RobosuiteSimulator:
+    """One task; `name` is ours, e.g. `"tool-hang"`.
+
+    Attributes:
+        env: robosuite's own environment, for experts.
+    """
+
+    render_fps = 20
+
+    def __init__(self, name: str, render_mode: str | None):
+        two_arms = name == "transport"
+        controller = load_composite_controller_config(robot="Panda")
+        assert controller is not None
+        # As up to robosuite 1.4: the same in all tasks but `transport`, whose arms' bases are turned.
+        controller["body_parts"]["right"]["input_ref_frame"] = "world"
+        self.env: Any = robosuite.make(
+            _ENVIRONMENTS[name],
+            robots=["Panda", "Panda"] if two_arms else "Panda",
+            **({"env_configuration": "opposed"} if two_arms else {}),
+            controller_configs=[controller, controller] if two_arms else controller,
+            control_freq=20,
+            ignore_done=True,
+            has_renderer=False,
+            has_offscreen_renderer=False,
+            use_camera_obs=False,
+            renderer="mujoco",
+            # Building the model anew takes seconds. All the same nothing depends on what was run before:
+            # placements come out of a generator that `reset` sets. Only the size of the cube of `lift`, 40
+            # to 44 mm, is part of the model: this seed fixes it.
+            hard_reset=False,
+            seed=0,
+        )
+        # Its observables sample by a clock of their own, which lags behind the simulation's, and cost a
+        # twentieth of a step. The sensors beneath them are read instead, once a step.
+        self.env._update_observables = lambda force=False: None
+        keys = SUITES["robosuite"].tasks[name].observation_keys
+        assert keys is not None
+        self._proprioception = keys[:-1]
+        self._object = _OBJECT[name]
+        self._sensors = {key: observable._sensor for key, observable in self.env._observables.items()}
+        self._poses = [key for key in self._sensors if key.startswith("world_pose_in_")]
+        self._camera = _CAMERA[name]
+        self._renderer = None
+        if render_mode is not None:
+            self._renderer = mujoco.Renderer(self.env.sim.model._model, _PICTURE_SIZE, _PICTURE_SIZE)
+            self._view = mujoco.MjvOption()  # pyright: ignore[reportAttributeAccessIssue]
+            self._view.geomgroup[0] = 0  # collision shapes
+
+    def reset(self, seed: int) -> NDArray[np.floating]:
+        """See `Simulator.reset`."""
+        # In place: the samplers of the placements hold this very generator.
+        self.env.rng.bit_generator.state = np.random.PCG64(seed).state
+        self.env.reset()
+        return self._observe()
+
+    def step(self, action: NDArray[np.float32]) -> Outcome:
+        """See `Simulator.step`."""
+        self.env.step(action.astype(np.float64))
+        return sparse(self._observe(), bool(self.env._check_success()))
+
+    def _observe(self) -> NDArray[np.floating]:
+        values: dict[str, NDArray[np.floating]] = {}
+        for key in (*self._proprioception, *self._poses, *self._object):
+            values[key] = np.asarray(self._sensors[key](values), np.float64)
+        if "gripper_to_cube_pos" in values:
+            # Turned round in robosuite 1.5.
+            values["gripper_to_cube_pos"] = -values["gripper_to_cube_pos"]
+        return np.concatenate([np.atleast_1d(values[key]) for key in (*self._proprioception, *self._object)])
+
+    def render(self) -> NDArray[np.uint8]:
+        """See `Simulator.render`."""
+        assert self._renderer is not None, "made without a render mode"
+        self._renderer.update_scene(self.env.sim.data._data, self._camera, self._view)
+        return self._renderer.render()
+
+    def close(self) -> None:
+        """See `Simulator.close`."""
+        if self._renderer is not None:
+            self._renderer.close()
+            self._renderer = None
+        self.env.close()
+
+
+def make_simulator(name: str, render_mode: str | None) -> RobosuiteSimulator:
+    """The simulator of the task `robosuite/NAME`."""
+    return RobosuiteSimulator(name, render_mode)
