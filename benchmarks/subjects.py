@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from benchmarks.sizes import Sizes
 from otpr.agents.otpr import OTPR, OTPRConfig
 from otpr.data.chunks import Transitions
+from otpr.data.mixture import Mixture
 from otpr.data.replay import Replay
 from otpr.diffusion import NoiseNetwork, NoiseSchedule
 from otpr.normalization import Normalizer
@@ -42,7 +43,8 @@ def transitions(sizes: Sizes, n: int, chunk_length: int, seed: int) -> Transitio
 def experience(sizes: Sizes, n: int, chunk_length: int) -> Experience:
     """A full replay of `n` transitions that is the target measure too, and 1,000 demonstrations."""
     replay = Replay(transitions(sizes, n, chunk_length, 2), jnp.asarray(n), jnp.asarray(0))
-    return Experience(replay, replay, transitions(sizes, 1000, chunk_length, 3))
+    demonstrations = transitions(sizes, 1000, chunk_length, 3)
+    return Experience(replay, replay, Mixture.single(demonstrations), demonstrations)
 
 
 def base_policy(sizes: Sizes, *, width: int, depth: int, chunk_length: int, levels: int) -> Policy:

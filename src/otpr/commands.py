@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import hashlib
 from pathlib import Path
 from typing import Annotated, Any
 
-import numpy as np
 import tyro
 
 from otpr.agents.otpr import OTPRConfig
 from otpr.agents.presets import agent_config
 from otpr.data.collect import collect
-from otpr.data.episodes import Episode, validate_episodes
-from otpr.data.minari_io import Demonstrations, check_free, read_dataset, write_dataset
+from otpr.data.episodes import Episode
+from otpr.data.loading import DataConfig
+from otpr.data.minari_io import check_free, write_dataset
 from otpr.data.seeds import evaluation_seed
 from otpr.diffusion.sampling import Method
 from otpr.envs import ChunkedVectorEnv, task_spec
@@ -36,8 +35,6 @@ class Collect:
 
     # task id, e.g. metaworld/peg-insert-side-v3 (`otpr info` lists them), gym/ID or module:factory
     task: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="TASK")]
-    # module:Class of an expert of your own, with act(observation); left out, the task's scripted one
-    expert: str | None = None
     # folder of the data set
     out: Path = Path("runs/demonstrations")
     # successful episodes to keep
@@ -46,6 +43,8 @@ class Collect:
     noise: float = 0.7
     # seed of initial conditions and noise
     seed: int = 0
+    # module:Class of an expert of your own, with act(observation); left out, the task's scripted one
+    expert: str | None = None
     # replace the data set that is there
     overwrite: bool = False
 
@@ -90,8 +89,10 @@ class Collect:
 class Pretrain:
     """Learn a diffusion policy over action chunks by imitation of a data set."""
 
-    # folder or Minari id of the demonstrations
-    data: str = "runs/demonstrations"
+    # the demonstrations
+    demonstrations: Annotated[DataConfig, tyro.conf.arg(name="")] = dataclasses.field(
+        default_factory=DataConfig
+    )
     # where everything about this run goes
     run_dir: Path = Path("runs/pretrain")
     # the policy and its training
@@ -110,10 +111,9 @@ class Pretrain:
     def run(self) -> None:
         """Train and save the policy."""
         check_seed(self.seed)
-        demonstrations, task = _demonstrations(self.data, self.task)
+        sets, task = self.demonstrations.read(self.task)
         config = {
-            "data": self.data,
-            "data_sha256": _digest(demonstrations.episodes),
+            **self.demonstrations.record(sets),
             "task": task,
             "seed": self.seed,
             **dataclasses.asdict(self.config),
@@ -121,7 +121,15 @@ class Pretrain:
         with RunDirectory.open(
             self.run_dir, command="pretrain", config=config, resume=self.resume, overwrite=self.overwrite
         ) as run:
-            pretrain(demonstrations.episodes, self.config, run, task=task, seed=self.seed, resume=self.resume)
+            pretrain(
+                sets,
+                self.config,
+                run,
+                task=task,
+                seed=self.seed,
+                resume=self.resume,
+                weights=self.demonstrations.weights,
+            )
         print(f"Policy: {self.run_dir / 'policy'}")
 
 
@@ -131,8 +139,10 @@ class Finetune:
 
     # folder of the pre-trained policy: a policy, or the run directory of `otpr pretrain`
     policy: Path = Path("runs/pretrain")
-    # folder or Minari id of the demonstrations
-    data: str = "runs/demonstrations"
+    # the demonstrations
+    demonstrations: Annotated[DataConfig, tyro.conf.arg(name="")] = dataclasses.field(
+        default_factory=DataConfig
+    )
     # where everything about this run goes
     run_dir: Path = Path("runs/finetune")
     # the loop of interaction and learning
@@ -157,12 +167,11 @@ class Finetune:
         check_seed(self.seed)
         agent = agent_config(self.preset, self.set)
         base = load_policy(self.policy)
-        demonstrations, task = _demonstrations(self.data, self.task or policy_task(self.policy))
-        _check_fits(demonstrations, base, str(self.policy), self.data)
+        sets, task = self.demonstrations.read(self.task or policy_task(self.policy))
+        _check_fits(sets[0][0], base, str(self.policy), self.demonstrations.data[0])
         config = {
             "policy": str(self.policy),
-            "data": self.data,
-            "data_sha256": _digest(demonstrations.episodes),
+            **self.demonstrations.record(sets),
             "task": task,
             "preset": self.preset,
             "seed": self.seed,
@@ -175,7 +184,8 @@ class Finetune:
             fine_tune(
                 run,
                 base,
-                demonstrations.episodes,
+                sets,
+                weights=self.demonstrations.weights,
                 task=task,
                 preset=self.preset,
                 seed=self.seed,
@@ -189,8 +199,9 @@ class Finetune:
 def fine_tune(
     run: RunDirectory,
     base: Policy,
-    episodes: list[Episode],
+    sets: list[list[Episode]],
     *,
+    weights: tuple[float, ...] = (),
     task: str,
     preset: str,
     seed: int,
@@ -202,7 +213,16 @@ def fine_tune(
     """Fine-tune in an open run directory, draw the learning curve, film if wanted and return the summary."""
     with ChunkedVectorEnv(task, loop.num_envs, base.chunk_length, processes=True) as env:
         job = FineTuning(
-            base, episodes, task=task, preset=preset, seed=seed, agent=agent, loop=loop, run=run, env=env
+            base,
+            sets,
+            weights=weights,
+            task=task,
+            preset=preset,
+            seed=seed,
+            agent=agent,
+            loop=loop,
+            run=run,
+            env=env,
         )
         if resume:
             job.restore()
@@ -309,37 +329,9 @@ def check_seed(seed: int) -> None:
         raise OtprError(f"The seed must be in [0, 2**31), given {seed}.")
 
 
-def _demonstrations(data: str, task: str | None) -> tuple[Demonstrations, str]:
-    """The data set, and the task: the one given, else its own."""
-    demonstrations = read_dataset(data)
-    own = demonstrations.task_id
-    if task is not None and own is not None and task != own:
-        raise OtprError(f"The demonstrations in {data} are of the task {own!r}, not of {task!r}.")
-    if task is None and own is None:
-        raise OtprError(f"The data set {data} does not name its task. Give it with --task.")
-    name = task or own
-    assert name is not None
-    spec = task_spec(name)
-    validate_episodes(
-        demonstrations.episodes, source=data, observation_dim=spec.observation_dim, action_dim=spec.action_dim
-    )
-    return demonstrations, name
-
-
-def _digest(episodes: list[Episode]) -> str:
-    """What tells data sets apart: a run is not resumed on others than it began with."""
-    digest = hashlib.sha256()
-    for episode in episodes:
-        for array in (episode.observations, episode.actions, episode.rewards):
-            digest.update(np.ascontiguousarray(array, np.float32).tobytes())
-        digest.update(bytes([episode.terminated, episode.truncated, episode.success]))
-    return digest.hexdigest()
-
-
-def _check_fits(demonstrations: Demonstrations, policy: Policy, policy_path: str, data: str) -> None:
+def _check_fits(episode: Episode, policy: Policy, policy_path: str, data: str) -> None:
     """Refuse demonstrations of other dimensions than the policy's."""
-    first = demonstrations.episodes[0]
-    have = (first.observations.shape[1], first.actions.shape[1])
+    have = (episode.observations.shape[1], episode.actions.shape[1])
     want = (policy.normalizer.mean.shape[0], policy.action_dim)
     if have != want:
         raise OtprError(

@@ -17,6 +17,7 @@ from rich.table import Table
 
 from otpr.agents.presets import agent_config
 from otpr.commands import Collect, Evaluate, Pretrain, check_seed, fine_tune
+from otpr.data.loading import DataConfig
 from otpr.data.minari_io import read_dataset
 from otpr.envs import task_spec
 from otpr.errors import check_at_least
@@ -71,13 +72,18 @@ class Quickstart:
                 Collect(self.task, demonstrations, episodes=self.demos, seed=self.seed).run()
             print("2/4  Imitation")
             if not (pretrained / "policy").exists():
-                Pretrain(str(demonstrations), pretrained, seed=self.seed, resume=pretrained.exists()).run()
+                Pretrain(
+                    DataConfig((str(demonstrations),)),
+                    pretrained,
+                    seed=self.seed,
+                    resume=pretrained.exists(),
+                ).run()
             print("3/4  Fine-tuning with OTPR")
             base = load_policy(pretrained)
             summary = fine_tune(
                 run,
                 base,
-                read_dataset(demonstrations).episodes,
+                [read_dataset(demonstrations).episodes],
                 task=self.task,
                 preset=self.preset,
                 seed=self.seed,

@@ -14,6 +14,7 @@ import pytest
 from otpr.agents.otpr import OTPR, OTPRConfig, TransportProblem, _draw_plan
 from otpr.agents.presets import PRESETS
 from otpr.data.chunks import Transitions, take
+from otpr.data.mixture import Mixture
 from otpr.data.replay import Replay
 from otpr.diffusion import NoiseNetwork, NoiseSchedule, denoising_losses
 from otpr.normalization import Normalizer
@@ -115,13 +116,19 @@ def successful(data: Transitions) -> Transitions:
 def fine_tune(base: Policy, demonstrations: Transitions, config: OTPRConfig) -> OTPR:
     agent = OTPR.create(base, demonstrations, config, jax.random.key(3))
     experience = Experience(
-        Replay.create(1024, 1, 1), Replay.create(1024, 1, 1).add(successful(demonstrations)), demonstrations
+        Replay.create(1024, 1, 1),
+        Replay.create(1024, 1, 1).add(successful(demonstrations)),
+        Mixture.single(demonstrations),
+        demonstrations,
     )
     for i in range(8):
         observation, action = sample(agent.deployed(), 64, seed=i)
         data = one_step(observation, action, reward_of(observation, action))
         experience = Experience(
-            experience.replay.add(data), experience.successes.add(successful(data)), demonstrations
+            experience.replay.add(data),
+            experience.successes.add(successful(data)),
+            Mixture.single(demonstrations),
+            demonstrations,
         )
         agent, _ = update_block(agent, experience, 100, i > 0)
         agent, _ = update_potentials(agent, experience)
@@ -150,7 +157,12 @@ def experience(demonstrations: Transitions) -> Experience:
     observation, action = rng.uniform(-1, 1, 200), rng.uniform(-1, 1, 200)
     data = one_step(observation, action, reward_of(observation, action))
     empty = Replay.create(512, 1, 1)
-    return Experience(empty.add(data), Replay.create(512, 1, 1).add(successful(data)), demonstrations)
+    return Experience(
+        empty.add(data),
+        Replay.create(512, 1, 1).add(successful(data)),
+        Mixture.single(demonstrations),
+        demonstrations,
+    )
 
 
 @pytest.mark.parametrize("preset", sorted(PRESETS))
@@ -214,6 +226,22 @@ def test_the_product_measure_draws_partners_by_compatibility_and_skips_states_wi
     assert abs(np.mean(partners[:, 0] == 30) - 0.75) < 4 * np.sqrt(0.75 * 0.25 / 4000)
 
 
+def test_top_q_keypoints_are_the_best_of_several_draws(base, demonstrations, experience):
+    def mean_q_of_keypoints(strategy):
+        config = dataclasses.replace(
+            CONFIG, potentials_method="ascent", keypoint_share=0.5, keypoint_strategy=strategy
+        )
+        agent = OTPR.create(base, demonstrations, config, jax.random.key(0))
+        problem = draw_problem(experience, agent, jax.random.key(1), 128)
+        rows, columns = np.nonzero(np.asarray(problem.mask & (problem.mask.sum(1, keepdims=True) == 1)))
+        assert len(rows) == 64
+        return float(agent.target_critic.minimum(problem.states[rows], problem.actions[columns]).mean())
+
+    critic = OTPR.create(base, demonstrations, CONFIG, jax.random.key(0)).target_critic
+    spread = float(critic.minimum(base.normalizer(demonstrations.observation), demonstrations.chunk).std())
+    assert mean_q_of_keypoints("top-q") > mean_q_of_keypoints("all") + 0.5 * spread
+
+
 def test_the_critic_learns_what_was_achieved_and_bootstraps_time_outs_only(base, demonstrations):
     """Two states in a row, the second pays. Ending before it is worth 0, a time-out before it V(second)."""
     n = 64
@@ -241,8 +269,9 @@ def test_the_critic_learns_what_was_achieved_and_bootstraps_time_outs_only(base,
         if bound:
             waits = waits._replace(return_to_go=np.full(n, 0.7, np.float32))
         buffers = Replay.create(n, 1, 1)
+        expert = Transitions(*map(jnp.asarray, pays))
         data = Experience(
-            buffers.add(waits), Replay.create(n, 1, 1).add(waits), Transitions(*map(jnp.asarray, pays))
+            buffers.add(waits), Replay.create(n, 1, 1).add(waits), Mixture.single(expert), expert
         )
         agent, _ = update_block(agent, data, 1000, False)
         return float(agent.critic.minimum(jnp.full((1, 1), -0.5), jnp.zeros((1, 1)))[0])

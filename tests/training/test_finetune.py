@@ -58,7 +58,7 @@ def sit(path: Path, env: ChunkedVectorEnv, *, resume: bool = False, seed: int = 
     with RunDirectory.open(path, command="finetune", config=config, resume=resume) as run:
         job = FineTuning(
             BASE,
-            demonstrations(),
+            [demonstrations()],
             task=TASK,
             preset="default",
             seed=seed,

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import os
 import signal
 from pathlib import Path
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 
 from otpr.data.episodes import Episode
+from otpr.data.mixture import split
 from otpr.errors import OtprError
 from otpr.policy import Policy, load_policy
 from otpr.training import checkpoints
@@ -46,7 +48,7 @@ def episodes() -> list[Episode]:
 def run(path: Path, episodes: list[Episode], config: PretrainConfig = CONFIG, **options: Any) -> Policy:
     resume, seed = options.get("resume", False), options.get("seed", 0)
     with RunDirectory.open(path, command="pretrain", config={"seed": seed}, resume=resume) as directory:
-        return pretrain(episodes, config, directory, task=TASK, seed=seed, resume=resume)
+        return pretrain([episodes], config, directory, task=TASK, seed=seed, resume=resume)
 
 
 @pytest.fixture(scope="module")
@@ -168,3 +170,33 @@ def test_numbers_that_make_no_policy_are_refused(changes: dict[str, Any], messag
     with pytest.raises(OtprError) as caught:
         PretrainConfig(**changes)
     assert str(caught.value) == message
+
+
+def test_held_out_episodes_are_not_trained_on_and_their_loss_is_logged(
+    tmp_path: Path, episodes: list[Episode]
+):
+    config = dataclasses.replace(CONFIG, updates=250, held_out=0.25)
+    policy = run(tmp_path / "run", episodes, config)
+    kept, held = split(episodes, 0.25, seed=0)
+    assert (len(kept), len(held)) == (3, 1)
+    # the policy knows the kept episodes alone: so its statistics say
+    observations = np.concatenate([episode.observations for episode in kept])
+    np.testing.assert_allclose(policy.normalizer.mean, observations.mean(axis=0), rtol=1e-5)
+    assert [0 < row["pretrain/held_out_loss"] < 10 for row in read_rows(tmp_path / "run")] == [True]
+
+
+def test_a_set_of_much_weight_is_imitated(tmp_path: Path, episodes: list[Episode]):
+    still = [dataclasses.replace(episode, actions=np.zeros_like(episode.actions)) for episode in episodes]
+    config = dataclasses.replace(CONFIG, updates=1500)
+    observations = np.concatenate([episode.observations[:-1:20] for episode in episodes])
+
+    def size_of_actions(weights: tuple[float, float]) -> float:
+        path = tmp_path / f"{weights[0]}"
+        with RunDirectory.open(path, command="pretrain", config={}) as directory:
+            policy = pretrain(
+                [still, episodes], config, directory, task=TASK, seed=0, resume=False, weights=weights
+            )
+        keys = jax.random.split(jax.random.key(0), len(observations))
+        return float(np.abs(policy.act_batch(jnp.asarray(observations), keys)[0]).mean())
+
+    assert size_of_actions((100.0, 1.0)) < 0.5 * size_of_actions((1.0, 100.0))

@@ -69,10 +69,17 @@ class OTPR(eqx.Module):
     config: OTPRConfig = eqx.field(static=True)
 
     @classmethod
-    def create(cls, base: Policy, demonstrations: Transitions, config: OTPRConfig, key: PRNGKeyArray) -> OTPR:
-        """An agent whose policy is `base` and whose critics and potentials know nothing yet."""
+    def create(cls, base: Policy, keypoints: Transitions, config: OTPRConfig, key: PRNGKeyArray) -> OTPR:
+        """An agent whose policy is `base` and whose critics and potentials know nothing yet.
+
+        Args:
+            base: the pre-trained policy.
+            keypoints: demonstrated chunks that may be keypoints; the guiding cost refers to some of them.
+            config: settings.
+            key: of the networks, and of all randomness to come.
+        """
         c = config
-        state_dim, chunk_dim = demonstrations.observation.shape[1], demonstrations.chunk.shape[1]
+        state_dim, chunk_dim = keypoints.observation.shape[1], keypoints.chunk.shape[1]
         critic_key, value_key, potentials_key, key = jax.random.split(key, 4)
         critic = QEnsemble(
             state_dim,
@@ -84,9 +91,9 @@ class OTPR(eqx.Module):
         )
         value = eqx.nn.MLP(state_dim, "scalar", c.critic_width, c.critic_depth, jax.nn.relu, key=value_key)
         potentials = _new_potentials(c, state_dim, chunk_dim, potentials_key)
-        # evenly over the demonstrations; only the guiding cost looks at them
-        n = min(c.keypoints, demonstrations.reward.shape[0])
-        rows = jnp.linspace(0, demonstrations.reward.shape[0] - 1, n).round().astype(int)
+        # evenly over them; only the guiding cost looks at these
+        n = min(c.keypoints, keypoints.reward.shape[0])
+        rows = jnp.linspace(0, keypoints.reward.shape[0] - 1, n).round().astype(int)
         return cls(
             network=base.network,
             policy=base,
@@ -96,8 +103,8 @@ class OTPR(eqx.Module):
             potentials=potentials,
             scale=jnp.asarray(1.0, jnp.float32),
             trained=jnp.asarray(False),
-            keypoint_states=base.normalizer(jnp.asarray(demonstrations.observation)[rows]),
-            keypoint_actions=jnp.asarray(demonstrations.chunk)[rows],
+            keypoint_states=base.normalizer(jnp.asarray(keypoints.observation)[rows]),
+            keypoint_actions=jnp.asarray(keypoints.chunk)[rows],
             plan=Plan(
                 jnp.zeros((c.ot_block, state_dim)), jnp.zeros((c.ot_block, chunk_dim)), jnp.zeros(c.ot_block)
             ),

@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any, Literal, get_args, get_type_hints
 
+from otpr.data.keypoints import KeypointStrategy
 from otpr.errors import OtprError, unknown_name
 from otpr.ot.neural import Method
 
@@ -58,7 +59,9 @@ class OTPRConfig:
     acting_guiding_share: float = 0.0
     # temperature of the relations to the keypoints
     guiding_temperature: float = 0.1
-    # expert pairs that the guiding cost refers to, spread evenly over the demonstrations
+    # which expert pairs may be keypoints: docs/keypoints.md
+    keypoint_strategy: KeypointStrategy = "all"
+    # expert pairs that the guiding cost refers to, spread evenly over those; and how many "diverse" chooses
     keypoints: int = 64
     # share of a block's pairs that are masked expert keypoints
     keypoint_share: float = 0.0

@@ -11,15 +11,16 @@ import contextlib
 import dataclasses
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 
 from otpr.agents.otpr import OTPR, OTPRConfig
-from otpr.data.chunks import Transitions, chunk_transitions, concatenate
+from otpr.data.chunks import Transitions, chunk_transitions
 from otpr.data.episodes import Episode
+from otpr.data.keypoints import keypoint_rows
+from otpr.data.mixture import Mixture
 from otpr.data.replay import Replay
 from otpr.data.seeds import training_seed
 from otpr.envs import ChunkedVectorEnv, task_spec
@@ -116,7 +117,8 @@ class FineTuning:
 
     Args:
         base: the pre-trained policy.
-        episodes: the demonstrations, already validated.
+        sets: the demonstrations: data sets of episodes, already validated.
+        weights: how often each set is drawn; see `Mixture.of`.
         task: the task to interact with.
         preset: name of the preset that the agent's configuration came from, for the summary.
         seed: every random number of the run derives from it.
@@ -129,8 +131,9 @@ class FineTuning:
     def __init__(
         self,
         base: Policy,
-        episodes: list[Episode],
+        sets: Sequence[Sequence[Episode]],
         *,
+        weights: Sequence[float] = (),
         task: str,
         preset: str,
         seed: int,
@@ -141,23 +144,32 @@ class FineTuning:
     ):
         self.base, self.task, self.preset, self.seed = base, task, preset, seed
         self.loop, self.run, self.env = loop, run, env
-        parts = [chunk_transitions(episode, base.chunk_length, agent.gamma) for episode in episodes]
-        solved = [part for part, episode in zip(parts, episodes, strict=True) if episode.success]
+        demonstrations = Mixture.of(sets, weights, base.chunk_length, agent.gamma)
+        episodes = [episode for part in sets for episode in part]
+        solved = [
+            chunk_transitions(episode, base.chunk_length, agent.gamma)
+            for episode in episodes
+            if episode.success
+        ]
         if not solved and agent.target_measure == "successes":
             raise OtprError(
                 "No demonstration succeeded: there are no successes to transport to. Use demonstrations that "
                 "solve the task, or --set target_measure=replay."
             )
-        demonstrations = Transitions(*map(jnp.asarray, concatenate(parts)))
-        self.agent = OTPR.create(base, demonstrations, agent, jax.random.key(seed))
+        rows = keypoint_rows(
+            agent.keypoint_strategy, episodes, chunk_length=base.chunk_length, count=agent.keypoints
+        )
+        transitions = demonstrations.transitions
+        keypoints = Transitions(*(field[rows] for field in transitions))
+        self.agent = OTPR.create(base, keypoints, agent, jax.random.key(seed))
         longest = task_spec(task).episode_limit * loop.num_envs  # the last round may overshoot by as much
-        n_demonstrated = demonstrations.reward.shape[0]
-        dims = (demonstrations.observation.shape[1], demonstrations.chunk.shape[1])
+        n_demonstrated = transitions.reward.shape[0]
+        dims = (transitions.observation.shape[1], transitions.chunk.shape[1])
         successes = Replay.create(loop.env_steps + longest + n_demonstrated, *dims)
         for part in solved:
             successes = successes.add(part)
         self.experience = Experience(
-            Replay.create(loop.env_steps + longest, *dims), successes, demonstrations
+            Replay.create(loop.env_steps + longest, *dims), successes, demonstrations, keypoints
         )
         self.at = Progression()
         self._stop = StopRequest()
@@ -220,11 +232,10 @@ class FineTuning:
         gamma = self.agent.config.gamma
         for episode in rollout.episodes:
             transitions = chunk_transitions(episode, self.base.chunk_length, gamma)
-            replay, successes, demonstrations = self.experience
-            self.experience = Experience(
-                replay.add(transitions),
-                successes.add(transitions) if episode.success else successes,
-                demonstrations,
+            replay, successes = self.experience.replay, self.experience.successes
+            self.experience = self.experience._replace(
+                replay=replay.add(transitions),
+                successes=successes.add(transitions) if episode.success else successes,
             )
             at.env_steps += len(episode)
             at.updates_due += self.loop.update_ratio * len(episode)
@@ -330,7 +341,7 @@ class FineTuning:
             like = (self.agent, self.experience.replay, self.experience.successes)
             (agent, replay, successes), state = checkpoints.load(self.run.checkpoints, step, like)
             self.agent = agent
-            self.experience = Experience(replay, successes, self.experience.demonstrations)
+            self.experience = self.experience._replace(replay=replay, successes=successes)
             self.at = Progression(**state)
         self.run.rewind("row", self.at.rows)
 

@@ -11,6 +11,7 @@ from jaxtyping import Array, PRNGKeyArray
 
 from otpr.agents.otpr import OTPR, Batch, OTPRConfig, concatenate
 from otpr.data.chunks import Transitions, take
+from otpr.data.mixture import Mixture
 from otpr.data.replay import Replay
 from otpr.ot import NO_KEYPOINT, TransportProblem, keypoint_mask
 from otpr.scanning import scan_state
@@ -21,7 +22,8 @@ class Experience(NamedTuple):
 
     replay: Replay  # everything it did
     successes: Replay  # the demonstrations, then the episodes of its own that succeeded
-    demonstrations: Transitions  # always kept
+    demonstrations: Mixture  # always kept
+    keypoints: Transitions  # those of the demonstrations that may become keypoints
 
 
 def _from_target_measure(
@@ -37,7 +39,7 @@ def draw_batch(experience: Experience, config: OTPRConfig, key: PRNGKeyArray) ->
     n_expert = config.demonstrations_in_batch
     return Batch(
         replay=experience.replay.sample(replay_key, config.batch_size - n_expert),
-        demonstrations=take(experience.demonstrations, expert_key, n_expert),
+        demonstrations=experience.demonstrations.sample(expert_key, n_expert),
         pool=_from_target_measure(experience, config, pool_key, config.pool * config.batch_size),
     )
 
@@ -53,17 +55,30 @@ def draw_problem(experience: Experience, agent: OTPR, key: PRNGKeyArray, n: int)
     n_expert = round(n * config.demonstration_share)
     n_key = round(n * config.keypoint_share)
     states = concatenate(
-        take(experience.demonstrations, expert_key, n_expert),
+        experience.demonstrations.sample(expert_key, n_expert),
         experience.replay.sample(replay_key, n - n_expert),
     )
     actions = _from_target_measure(experience, config, action_key, n)
-    keypoints = take(experience.demonstrations, key_key, n_key)
+    keypoints = _draw_keypoints(experience.keypoints, agent, key_key, n_key)
     row_order, column_order = (jax.random.permutation(k, n) for k in order_keys)
     ids = jnp.where(jnp.arange(n) < n_key, jnp.arange(n), NO_KEYPOINT)
     observation = jnp.concatenate([keypoints.observation, states.observation[n_key:]])[row_order]
     chunk = jnp.concatenate([keypoints.chunk, actions.chunk[n_key:]])[column_order]
     mask = keypoint_mask(ids[row_order], ids[column_order]) if n_key else None
     return TransportProblem(agent.policy.normalizer(observation), chunk, mask)
+
+
+def _draw_keypoints(pool: Transitions, agent: OTPR, key: PRNGKeyArray, n: int) -> Transitions:
+    if agent.config.keypoint_strategy != "top-q":
+        return take(pool, key, n)
+    drawn = take(pool, key, TOP_Q * n)
+    q = agent.target_critic.minimum(agent.policy.normalizer(drawn.observation), drawn.chunk)
+    _, best = jax.lax.top_k(q, n)
+    return Transitions(*(field[best] for field in drawn))
+
+
+TOP_Q = 4
+"""Strategy "top-q" keeps the best of so many times the keypoints needed."""
 
 
 @eqx.filter_jit

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Sequence
 
 import equinox as eqx
 import jax
@@ -13,8 +14,9 @@ import optax
 from jaxtyping import Array, PRNGKeyArray
 
 from otpr.critics import polyak
-from otpr.data.chunks import Transitions, chunk_transitions, concatenate, take
+from otpr.data.chunks import Transitions, chunk_transitions, concatenate
 from otpr.data.episodes import Episode
+from otpr.data.mixture import Mixture, split
 from otpr.diffusion import NoiseNetwork, NoiseSchedule, denoising_losses
 from otpr.errors import OtprError, check_at_least
 from otpr.normalization import Normalizer
@@ -46,6 +48,8 @@ class PretrainConfig:
     learning_rate: float = 1e-3
     # the policy that is kept is a moving average of the weights, moved by this much each step
     ema_rate: float = 0.005
+    # share of each data set's episodes that is not trained on; its loss is logged
+    held_out: float = 0.0
 
     def __post_init__(self):
         """Refuse numbers that make no policy."""
@@ -112,35 +116,38 @@ def _optimizer(config: PretrainConfig) -> optax.GradientTransformation:
 
 
 @eqx.filter_jit
-def _update_block(state: Imitation, data: Transitions, updates: int) -> tuple[Imitation, Array]:
+def _update_block(state: Imitation, data: Mixture, updates: int) -> tuple[Imitation, Array]:
     def step(state: Imitation, _: None) -> tuple[Imitation, Array]:
         key, batch_key = jax.random.split(state.key)
         state = eqx.tree_at(lambda s: s.key, state, key)
-        return state.update(take(data, batch_key, state.config.batch_size))
+        return state.update(data.sample(batch_key, state.config.batch_size))
 
     state, losses = scan_state(step, state, length=updates)
     return state, jnp.mean(losses)
 
 
 def pretrain(
-    episodes: list[Episode],
+    sets: Sequence[Sequence[Episode]],
     config: PretrainConfig,
     run: RunDirectory,
     *,
     task: str,
     seed: int,
     resume: bool,
+    weights: Sequence[float] = (),
 ) -> Policy:
     """Train a policy by imitation and save it as `policy` in the run directory.
 
     Args:
-        episodes: demonstrations, already validated.
+        sets: the demonstrations: data sets of episodes, already validated.
+        weights: how often each set is drawn; see `Mixture.of`.
         run: where metrics, checkpoints and the policy go.
         task: the task's name, stored beside the policy.
         resume: go on from the newest checkpoint in the run directory.
     """
-    data = concatenate([chunk_transitions(episode, config.chunk_length, gamma=1.0) for episode in episodes])
-    data = Transitions(*map(jnp.asarray, data))
+    sets, held_out = _hold_out(sets, config, seed)
+    data = Mixture.of(sets, weights, config.chunk_length, gamma=1.0)
+    episodes = [episode for part in sets for episode in part]
     state, done = Imitation.create(episodes, config, jax.random.key(seed)), 0
     if resume and (step := checkpoints.latest(run.checkpoints)) is not None:
         state, _ = checkpoints.load(run.checkpoints, step, state)
@@ -159,13 +166,41 @@ def pretrain(
                     f"Imitation diverged after {done:,} updates: the loss is not finite. Nothing was "
                     "saved of it; try a smaller learning rate."
                 )
-            run.log({"updates": done, "pretrain/loss": loss})
+            row = {"updates": done, "pretrain/loss": loss}
+            if held_out is not None:
+                row["pretrain/held_out_loss"] = _held_out_loss(state.policy, held_out)
+            run.log(row)
             progress.advance(n, loss=float(loss))
             if stop.requested or done == config.updates:
                 checkpoints.save(run.checkpoints, done, state, {})
                 stop.leave_if_requested(f"pretraining stopped at {done:,} updates")
     state.policy.save(run.path / "policy", task=task)
     return state.policy
+
+
+def _hold_out(
+    sets: Sequence[Sequence[Episode]], config: PretrainConfig, seed: int
+) -> tuple[list[list[Episode]], Transitions | None]:
+    """The episodes to train on, by set; and evenly spread transitions of those held out, if any."""
+    parts = [split(episodes, config.held_out, seed) for episodes in sets]
+    held = [episode for _, held in parts for episode in held]
+    if not held:
+        return [kept for kept, _ in parts], None
+    data = concatenate([chunk_transitions(episode, config.chunk_length, gamma=1.0) for episode in held])
+    rows = np.unique(np.linspace(0, len(data.reward) - 1, _HELD_OUT_ROWS).round().astype(int))
+    return [kept for kept, _ in parts], Transitions(*(jnp.asarray(field[rows]) for field in data))
+
+
+@eqx.filter_jit
+def _held_out_loss(policy: Policy, held_out: Transitions) -> Array:
+    """The loss of the policy as it is kept; the same noise each time, so that its course is smooth."""
+    states = policy.normalizer(held_out.observation)
+    losses = denoising_losses(policy.network, policy.schedule, states, held_out.chunk, jax.random.key(0))
+    return jnp.mean(losses)
+
+
+_HELD_OUT_ROWS = 4096
+"""At most so many held-out transitions are looked at."""
 
 
 _BLOCK = 250
