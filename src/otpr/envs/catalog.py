@@ -71,6 +71,35 @@ class Suite:
 
 
 SUITES: dict[str, Suite] = {
+    "adroit": Suite(
+        package="gymnasium_robotics",
+        extra="robotics",
+        module="otpr.envs.adroit",
+        tasks={
+            "pen": Task(45, 24, 100, expert=False),
+            "door": Task(39, 28, 200, expert=False),
+            "hammer": Task(46, 26, 200, expert=False),
+            "relocate": Task(39, 30, 200, expert=False),
+        },
+    ),
+    "fetch": Suite(
+        package="gymnasium_robotics",
+        extra="robotics",
+        module="otpr.envs.fetch",
+        tasks={
+            name: Task(28, 4, 50, expert=expert, observation_keys=("observation", "desired_goal"))
+            for name, expert in {"push": True, "pick-and-place": True, "slide": False}.items()
+        },
+    ),
+    "kitchen": Suite(
+        package="gymnasium_robotics",
+        extra="robotics",
+        module="otpr.envs.kitchen",
+        tasks={
+            name: Task(59, 9, 280, expert=False, observation_keys=("observation",))
+            for name in ("complete", "partial", "mixed")
+        },
+    ),
     "metaworld": Suite(
         package="metaworld",
         extra="metaworld",

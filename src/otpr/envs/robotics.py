@@ -1,0 +1,62 @@
+"""What the suites of gymnasium-robotics share: a silent import, flat observations, a small picture."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+import numpy as np
+from farama_notifications import notifications
+from numpy.typing import NDArray
+
+_PICTURE_SIZE = 256
+
+
+def environment_class(name: str) -> Any:
+    """A class of the package by `MODULE:CLASS`, the module relative to `gymnasium_robotics.envs`."""
+    # When it is imported, the package prints that the dense rewards of Adroit have changed (we use none of
+    # them): it looks up the text by its version, and prints nothing where there is none.
+    notifications.pop("gymnasium_robotics", None)
+    module, _, class_name = name.partition(":")
+    return getattr(importlib.import_module(f"gymnasium_robotics.envs.{module}"), class_name)
+
+
+class RoboticsSimulator:
+    """An environment of the package as a `Simulator`; a subclass adds `step`.
+
+    The package's classes are made directly: what `gymnasium.make` would put around them (time limit, checks,
+    order of calls) is `TaskEnv`'s business.
+
+    Args:
+        name: the class, as `environment_class` takes it.
+        observation_keys: the entries of the observation that are concatenated; None: it is flat already.
+        render_mode: None or `"rgb_array"`.
+        keywords: further arguments of the class.
+    """
+
+    def __init__(
+        self, name: str, observation_keys: tuple[str, ...] | None, render_mode: str | None, **keywords: Any
+    ):
+        self.env: Any = environment_class(name)(
+            render_mode=render_mode, width=_PICTURE_SIZE, height=_PICTURE_SIZE, **keywords
+        )
+        self.render_fps = int(self.env.metadata["render_fps"])
+        self._observation_keys = observation_keys
+
+    def flat(self, observation: Any) -> NDArray[np.floating]:
+        """The entries of an observation that ours consists of, in a row."""
+        if self._observation_keys is None:
+            return observation
+        return np.concatenate([observation[key] for key in self._observation_keys])
+
+    def reset(self, seed: int) -> NDArray[np.floating]:
+        """See `Simulator.reset`."""
+        return self.flat(self.env.reset(seed=seed)[0])
+
+    def render(self) -> NDArray[np.uint8]:
+        """See `Simulator.render`."""
+        return self.env.render()
+
+    def close(self) -> None:
+        """See `Simulator.close`."""
+        self.env.close()
