@@ -11,7 +11,7 @@ BIN := .venv/bin
 # More arguments for `make quickstart`, e.g. ARGS="--seed 1", or for pytest, e.g. ARGS="-k replay".
 ARGS ?=
 
-.PHONY: help setup quickstart test test-slow bench lint format types lock clean
+.PHONY: help setup quickstart test test-slow bench tasks lint format types lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' Makefile
@@ -29,6 +29,9 @@ test-slow: setup ## set up, then the tests marked slow
 
 bench: setup ## set up, then measure: a table, benchmarks/latest.json and the table in docs/performance.md
 	$(BIN)/python -m benchmarks $(ARGS)
+
+tasks: setup ## set up, then measure every task's expert and take its picture: docs/tasks.md
+	$(BIN)/python -m benchmarks.tasks $(ARGS)
 
 lint: setup ## check style and format
 	$(BIN)/ruff check .

@@ -1,0 +1,186 @@
+"""`make tasks`: every task's expert measured, its picture taken, and both shown in docs/tasks.md.
+
+The measurements are kept in results/tasks.jsonl, a line a task, written as they come: a task that is there is
+not measured again, so a run that was stopped goes on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from otpr.data.seeds import evaluation_seed
+from otpr.envs import TaskSpec, list_tasks, make_env, make_expert
+from otpr.envs.task_env import TaskEnv
+from otpr.training.versions import code_version
+
+ROOT = Path(__file__).resolve().parent.parent
+RESULTS = ROOT / "results" / "tasks.jsonl"
+PAGE = ROOT / "docs" / "tasks.md"
+PICTURES = ROOT / "docs" / "tasks"
+
+EPISODES = 50
+RANDOM_STEPS = 200
+"""Steps of random actions over which the speed of a task without an expert is taken."""
+PICTURE_AT = 25
+"""The step at which the picture is taken: the arm is under way."""
+PICTURE_SIZE = 128
+
+
+def main() -> None:
+    """Measure what is not measured yet, take the missing pictures, write the page."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--only", default="", help="tasks whose id begins with this, e.g. fetch/")
+    only = parser.parse_args().only
+    os.environ.setdefault("MUJOCO_GL", "egl")  # before MuJoCo is imported
+    measured = {row["task"]: row for row in read_results()}
+    for spec in list_tasks():
+        if not spec.installed or not spec.id.startswith(only):
+            continue
+        if spec.id not in measured:
+            measured[spec.id] = measure(spec)
+            print(json.dumps(measured[spec.id]), flush=True)
+            RESULTS.parent.mkdir(exist_ok=True)
+            with RESULTS.open("a") as file:
+                file.write(json.dumps(measured[spec.id]) + "\n")
+        if not picture_path(spec).exists():
+            take_picture(spec)
+    PAGE.write_text(page(list_tasks(), measured))
+
+
+def read_results() -> list[dict[str, Any]]:
+    """The measurements so far."""
+    return [json.loads(line) for line in RESULTS.read_text().splitlines()] if RESULTS.exists() else []
+
+
+def measure(spec: TaskSpec, episodes: int = EPISODES) -> dict[str, Any]:
+    """Success of the expert from the first held-out initial conditions, without noise; and the speed.
+
+    Without an expert, the speed alone, under random actions. The time of the expert itself does not count.
+    """
+    env = make_env(spec.id)
+    row: dict[str, Any] = {"task": spec.id, "code_version": code_version()}
+    steps, seconds, lengths = 0, 0.0, []
+    try:
+        if not spec.expert:
+            steps, seconds = _random_steps(env)
+        else:
+            expert = make_expert(spec.id, env)
+            for i in range(episodes):
+                success, length, spent = _episode(env, expert, evaluation_seed(i))
+                steps, seconds = steps + length, seconds + spent
+                lengths += [length] if success else []
+            row |= {
+                "episodes": episodes,
+                "successes": len(lengths),
+                "median_steps": statistics.median(lengths) if lengths else None,
+            }
+    finally:
+        env.close()
+    return {**row, "steps_per_second": round(steps / seconds)}
+
+
+def _episode(env: TaskEnv, expert: Any, seed: int) -> tuple[bool, int, float]:
+    observation, info = env.reset(seed=seed)
+    expert.reset()
+    steps, seconds, success, over = 0, 0.0, False, False
+    while not over:
+        action = expert.act(observation)
+        started = time.perf_counter()
+        observation, _, terminated, truncated, info = env.step(action)
+        seconds += time.perf_counter() - started
+        steps, success, over = steps + 1, success or info["success"], terminated or truncated
+    return success, steps, seconds
+
+
+def _random_steps(env: TaskEnv) -> tuple[int, float]:
+    generator = np.random.default_rng(0)
+    env.reset(seed=evaluation_seed(0))
+    seconds = 0.0
+    for _ in range(RANDOM_STEPS):
+        action = generator.uniform(-1, 1, env.action_space.shape).astype(np.float32)
+        started = time.perf_counter()
+        *_, terminated, truncated, _ = env.step(action)
+        seconds += time.perf_counter() - started
+        if terminated or truncated:
+            env.reset(seed=evaluation_seed(1))
+    return RANDOM_STEPS, seconds
+
+
+def take_picture(spec: TaskSpec) -> None:
+    """A small picture of the task under way: by the expert, or by random actions where there is none."""
+    env = make_env(spec.id, "rgb_array")
+    generator = np.random.default_rng(0)
+    try:
+        observation, _ = env.reset(seed=evaluation_seed(0))
+        expert = make_expert(spec.id, env) if spec.expert else None
+        if expert is not None:
+            expert.reset()
+        for _ in range(PICTURE_AT):
+            random = generator.uniform(-1, 1, env.action_space.shape).astype(np.float32)
+            action = random if expert is None else expert.act(observation)
+            observation, _, terminated, truncated, _ = env.step(action)
+            if terminated or truncated:
+                break
+        picture = Image.fromarray(env.render()).resize((PICTURE_SIZE, PICTURE_SIZE), Image.Resampling.LANCZOS)
+    finally:
+        env.close()
+    picture_path(spec).parent.mkdir(parents=True, exist_ok=True)
+    picture.save(picture_path(spec), quality=85)
+
+
+def picture_path(spec: TaskSpec) -> Path:
+    """Where the picture of a task goes."""
+    return PICTURES / f"{spec.id}.jpg"
+
+
+def page(tasks: list[TaskSpec], measured: dict[str, dict[str, Any]]) -> str:
+    """docs/tasks.md."""
+    lines = [
+        "# All tasks",
+        "",
+        "Written by `make tasks` out of [results/tasks.jsonl](../results/tasks.jsonl): do not edit.",
+        f"Success of the scripted expert over {EPISODES} held-out initial conditions without action noise and",
+        "its median length. Steps a second of one simulator on one core of a shared machine, without the",
+        "expert's own time (under random actions where there is no expert): good for ratios between tasks,",
+        "not for absolute speeds.",
+        "",
+        "Besides these: `gym/ID`, any Gymnasium environment, and `module:factory`, your own:",
+        "[bring-your-own.md](bring-your-own.md).",
+    ]
+    suite = ""
+    for spec in tasks:
+        if (name := spec.id.split("/")[0]) != suite:
+            suite = name
+            lines += ["", f"## {suite}", "", f"`{spec.install}`" + _more(suite), ""]
+            lines += [
+                "| | task | observation | action | limit | expert | steps | steps/s |",
+                "|" + "---|" * 8,
+            ]
+        row = measured.get(spec.id, {})
+        picture = f"![{spec.id}](tasks/{spec.id}.jpg)" if picture_path(spec).exists() else ""
+        cells = [picture, f"`{spec.id}`", spec.observation_dim, spec.action_dim, spec.episode_limit]
+        if "successes" in row:
+            cells += [f"{row['successes']} of {row['episodes']}", row["median_steps"] or ""]
+        else:
+            cells += ["" if spec.expert else "none", ""]
+        cells.append(row.get("steps_per_second", ""))
+        lines.append("| " + " | ".join(map(str, cells)) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def _more(suite: str) -> str:
+    text = PICTURES / f"{suite}.md"
+    return f" · [what the tasks are](tasks/{suite}.md)" if text.exists() else ""
+
+
+if __name__ == "__main__":
+    main()
