@@ -183,7 +183,7 @@ def read_dataset(path_or_id: str | os.PathLike[str], keys: tuple[str, ...] | Non
         path_or_id: the folder of a data set, or the id of one in Minari's own folder (`MINARI_DATASETS_PATH`,
             else `~/.minari/datasets`).
         keys: parts of dict observations in the order wanted, nested ones as `outer/inner`; the name of a dict
-            stands for all in it. None: all of them, in the order of the stored space, which is the alphabet's.
+            stands for all in it. None: all of them, in the order of the stored space (alphabetical).
 
     Raises:
         OtprError: there is none of that name; a file in it is missing, truncated or corrupt (it is named);
