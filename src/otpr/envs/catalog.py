@@ -114,9 +114,9 @@ SUITES: dict[str, Suite] = {
         install="pip install 'otpr[robosuite]' && pip install --no-deps robosuite==1.5.2",
         # The limits are the horizons of robomimic's proficient-human data sets.
         tasks={
-            "lift": Task(19, 7, 400, expert=False, observation_keys=_ROBOMIMIC),
-            "can": Task(23, 7, 400, expert=False, observation_keys=_ROBOMIMIC),
-            "square": Task(23, 7, 400, expert=False, observation_keys=_ROBOMIMIC),
+            "lift": Task(19, 7, 400, expert=True, observation_keys=_ROBOMIMIC),
+            "can": Task(23, 7, 400, expert=True, observation_keys=_ROBOMIMIC),
+            "square": Task(23, 7, 400, expert=True, observation_keys=_ROBOMIMIC),
             "transport": Task(59, 14, 700, expert=False, observation_keys=_ROBOMIMIC_TWO_ARMS),
             "tool-hang": Task(53, 7, 700, expert=False, observation_keys=_ROBOMIMIC),
         },

@@ -29,7 +29,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from otpr.envs.catalog import SUITES
-from otpr.envs.task_env import Outcome, sparse
+from otpr.envs.robosuite_expert import RobosuiteExpert
+from otpr.envs.task_env import Outcome, TaskEnv, sparse
 
 
 def _only_errors(record: logging.LogRecord) -> bool:
@@ -188,3 +189,10 @@ class RobosuiteSimulator:
 def make_simulator(name: str, render_mode: str | None) -> RobosuiteSimulator:
     """The simulator of the task `robosuite/NAME`."""
     return RobosuiteSimulator(name, render_mode)
+
+
+def make_expert(name: str, env: TaskEnv) -> RobosuiteExpert:
+    """The expert of the task `robosuite/NAME`."""
+    simulator = env.simulator
+    assert isinstance(simulator, RobosuiteSimulator)
+    return RobosuiteExpert(name, simulator.env)
