@@ -46,10 +46,9 @@ def test_the_subtasks_are_those_of_d4rl() -> None:
     assert set(SUBTASKS["complete"]) == {"microwave", "kettle", "light switch", "slide cabinet"}
     assert set(SUBTASKS["partial"]) == {"microwave", "kettle", "light switch", "slide cabinet"}
     assert set(SUBTASKS["mixed"]) == {"microwave", "kettle", "bottom burner", "light switch"}
-    for name, subtasks in SUBTASKS.items():
-        env = make_env(f"kitchen/{name}")
-        assert set(env.simulator.env.goal) == set(subtasks)
-        env.close()
+    env = make_env("kitchen/mixed")
+    assert set(env.simulator.env.goal) == set(SUBTASKS["mixed"])
+    env.close()
 
 
 @pytest.fixture(scope="module")

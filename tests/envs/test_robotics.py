@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import importlib.metadata
 import json
 import os
 import subprocess
@@ -224,6 +225,9 @@ print(json.dumps({task_id: seen(task_id) for task_id in sys.argv[1:]}))
 """
 
 
+QUICKLY_RENDERED = ["adroit/relocate", "fetch/pick-and-place"]
+
+
 def check_pictures(task_ids: list[str]) -> None:
     # In a process of its own, because the rendering backend is chosen once, when MuJoCo is imported.
     try:
@@ -255,9 +259,15 @@ def check_pictures(task_ids: list[str]) -> None:
 
 
 def test_pictures_are_upright_and_looking_changes_nothing() -> None:
-    check_pictures(SOME_TASKS)
+    check_pictures(QUICKLY_RENDERED)
 
 
 @pytest.mark.slow
 def test_pictures_of_the_other_tasks() -> None:
-    check_pictures([task_id for task_id in TASKS if task_id not in SOME_TASKS])
+    check_pictures([task_id for task_id in TASKS if task_id not in QUICKLY_RENDERED])
+
+
+def test_the_extra_pins_the_simulator_that_works() -> None:
+    # With MuJoCo 4 neither Fetch nor the kitchen can be made.
+    needed = [line for line in importlib.metadata.requires("otpr") or [] if "extra == 'robotics'" in line]
+    assert {line.split(";")[0] for line in needed} == {"gymnasium-robotics==1.4.2", "mujoco==3.3.0"}

@@ -14,7 +14,7 @@ Observation: the package's own, positions in metres and angles in radians:
 
 Action (24, 28, 26, 30): what the position servo of each joint is told, linearly from -1 (lower end of its
 range) to 1 (upper end), in the order of the joints above (`door`: before them the arm's slide towards the
-door). The package does the scaling; its data sets hold the same actions.
+door). The package does the scaling; data sets recorded on it hold the same actions.
 """
 
 from __future__ import annotations
