@@ -106,6 +106,18 @@ SUITES: dict[str, Suite] = {
         module="otpr.envs.metaworld",
         tasks={f"{name}-v3": Task(39, 4, 200, expert=True) for name in _METAWORLD.split()},
     ),
+    "ogbench": Suite(
+        package="ogbench",
+        extra="ogbench",
+        module="otpr.envs.ogbench",
+        tasks={
+            "cube-single": Task(28, 5, 200, expert=True),
+            **{f"cube-double-task{i}": Task(37, 5, 500, expert=True) for i in range(1, 6)},
+            **{f"scene-task{i}": Task(40, 5, 750, expert=True) for i in range(1, 6)},
+            **{f"puzzle-3x3-task{i}": Task(55, 5, 500, expert=True) for i in range(1, 6)},
+            **{f"puzzle-4x4-task{i}": Task(83, 5, 500, expert=True) for i in range(1, 6)},
+        },
+    ),
     "robosuite": Suite(
         package="robosuite",
         extra="robosuite",
