@@ -97,13 +97,17 @@ class MinariFile:
         )
 
 
-def open_minari_file(path_or_id: str | os.PathLike[str], keys: tuple[str, ...] = ()) -> MinariFile:
+def open_minari_file(
+    path_or_id: str | os.PathLike[str], keys: tuple[str, ...] = (), *, whole_vectors: bool = False
+) -> MinariFile:
     """Open a data set without reading it.
 
     Args:
         path_or_id: its folder, or the id of one in Minari's own folder.
         keys: parts of dict observations in the order wanted, nested ones as `outer/inner`; a name of a dict
             stands for all in it. None: all, in the order of the stored space, which is the alphabet's.
+        whole_vectors: where observations are stored as one vector, take it whatever the keys; else keys are
+            refused there.
 
     Raises:
         OtprError: there is none of that name, its metadata are not readable, an observation is not flat.
@@ -125,6 +129,8 @@ def open_minari_file(path_or_id: str | os.PathLike[str], keys: tuple[str, ...] =
             f"{metadata_file}: not readable as a Minari data set ({reason(error)}); {_MEND}."
         ) from error
     leaves = _leaves(storage.observation_space)
+    if whole_vectors and list(leaves) == [""]:
+        keys = ()
     return MinariFile(
         file=folder / _FILE_NAME,
         metadata=metadata,

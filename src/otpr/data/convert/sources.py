@@ -139,7 +139,15 @@ def convert(
 
 
 def _episodes(source: Source, rules: Rules, tally: Tally, task: str | None) -> Iterator[Episode]:
+    first: tuple[int, int] | None = None
     for recorded in source.episodes():
+        dims = (recorded.observations.shape[1], recorded.actions.shape[1])
+        first = first or dims
+        if dims != first:
+            raise OtprError(
+                f"{recorded.place}: has (observation, action) dimensions {dims}, the first episode {first}; "
+                "mend or leave out that episode."
+            )
         try:
             episode = finish(recorded, rules, tally, last_observation=source.last_observation)
         except ActionRangeError as error:
@@ -147,7 +155,7 @@ def _episodes(source: Source, rules: Rules, tally: Tally, task: str | None) -> I
         if episode is None:
             continue
         if tally.episodes == 1:
-            _check_task(task, source, episode)
+            _check_task(task, source, dims)
         yield episode
     if not tally.episodes:
         raise OtprError(
@@ -155,7 +163,7 @@ def _episodes(source: Source, rules: Rules, tally: Tally, task: str | None) -> I
         )
 
 
-def _check_task(task: str | None, source: Source, episode: Episode) -> None:
+def _check_task(task: str | None, source: Source, have: tuple[int, int]) -> None:
     """Refuse a task that is not known, or whose dimensions are others."""
     if task is None:
         return
@@ -165,7 +173,6 @@ def _check_task(task: str | None, source: Source, episode: Episode) -> None:
             return  # the user's own, or one whose simulator this version does not have
         raise unknown_name("task", task, tasks)
     spec = tasks[task]
-    have = (episode.observations.shape[1], episode.actions.shape[1])
     want = (spec.observation_dim, spec.action_dim)
     if any(a is not None and a != b for a, b in zip(want, have, strict=True)):
         raise OtprError(
