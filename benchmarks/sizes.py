@@ -58,6 +58,8 @@ class Sizes:
     growth_chunk: tuple[int, ...] = (1, 4, 16)
     growth_block: int = 20
     growth_acts: int = 50
+    # episodes of a data set that is read
+    load_episodes: int = 5000
     # turns in which two sides are timed
     turns: int = 3
     rollout_turns: int = 5
@@ -100,6 +102,7 @@ TINY = Sizes(
     growth_chunk=(1, 2),
     growth_block=2,
     growth_acts=2,
+    load_episodes=4,
     turns=1,
     rollout_turns=1,
 )

@@ -148,7 +148,7 @@ def page(tasks: list[TaskSpec], measured: dict[str, dict[str, Any]]) -> str:
         "# All tasks",
         "",
         "Written by `make tasks` out of [results/tasks.jsonl](../results/tasks.jsonl): do not edit.",
-        f"Success of the scripted expert over {EPISODES} held-out initial conditions without action noise and",
+        f"Success of the scripted expert over {EPISODES} held-out initial conditions without action noise,",
         "its median length. Steps a second of one simulator on one core of a shared machine, without the",
         "expert's own time (under random actions where there is no expert): good for ratios between tasks,",
         "not for absolute speeds.",

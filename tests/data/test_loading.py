@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import warnings
+
 import numpy as np
 import pytest
 
@@ -90,3 +92,55 @@ def test_record_tells_data_and_selections_apart(folder) -> None:
     assert whole == record(DataConfig(("a",)))
     assert record(DataConfig(("a",), first=2))["data_sha256"] == record(DataConfig(("b",)))["data_sha256"]
     assert record(DataConfig(("a",), first=3))["data_sha256"] != whole["data_sha256"]
+
+
+def test_a_task_of_dictionaries_reads_a_set_that_is_flat_already(tmp_path) -> None:
+    zeros = np.zeros((4, 28), np.float32)
+    flat = Episode(zeros, np.zeros((3, 4), np.float32), np.ones(3, np.float32), True, False, True, None)
+    write_dataset([flat], tmp_path / "set", task_id="fetch/push", expert="test", noise=0, seed=0)
+    sets, task = DataConfig((str(tmp_path / "set"),)).read("fetch/push")
+    assert task == "fetch/push"
+    assert sets[0][0].observations.shape == (4, 28)
+
+
+def test_a_task_of_dictionaries_says_which_parts_of_a_foreign_set_are_read(tmp_path) -> None:
+    import gymnasium
+    from minari import create_dataset_from_buffers
+    from minari.data_collector import EpisodeBuffer
+
+    from otpr.data.minari_io import read_dataset
+
+    box = gymnasium.spaces.Box(-9, 9, (3,), np.float32)
+    space = gymnasium.spaces.Dict(
+        {
+            "achieved_goal": box,
+            "desired_goal": box,
+            "observation": gymnasium.spaces.Box(-9, 9, (25,), np.float32),
+        }
+    )
+    parts = {name: np.full((4, *part.shape), i, np.float32) for i, (name, part) in enumerate(space.items())}
+    buffer = EpisodeBuffer(
+        observations=parts,
+        actions=np.zeros((3, 4), np.float32),
+        rewards=[0.0, 0.0, 1.0],
+        terminations=[False, False, True],
+        truncations=[False] * 3,
+        infos={},
+    )
+    with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Minari's, about what the test leaves out
+        patch.setenv("MINARI_DATASETS_PATH", str(tmp_path))
+        create_dataset_from_buffers(
+            "foreign-v0",
+            [buffer],
+            observation_space=space,
+            action_space=gymnasium.spaces.Box(-1, 1, (4,), np.float32),
+            author="a",
+            author_email="b",
+            code_permalink="c",
+            algorithm_name="d",
+            description="e",
+        )
+        sets, _ = DataConfig(("foreign-v0",)).read("fetch/push")
+        assert read_dataset("foreign-v0").episodes[0].observations.shape == (4, 31)
+    np.testing.assert_array_equal(sets[0][0].observations[0], [2.0] * 25 + [1.0] * 3)

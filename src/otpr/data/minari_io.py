@@ -183,13 +183,14 @@ def read_dataset(path_or_id: str | os.PathLike[str], keys: tuple[str, ...] | Non
         path_or_id: the folder of a data set, or the id of one in Minari's own folder (`MINARI_DATASETS_PATH`,
             else `~/.minari/datasets`).
         keys: parts of dict observations in the order wanted, nested ones as `outer/inner`; the name of a dict
-            stands for all in it. None: all of them, in the order of the stored space (alphabetical).
+            stands for all in it. None: all of them, in the order of the stored space (alphabetical). They do
+            not matter where observations are stored as one vector.
 
     Raises:
         OtprError: there is none of that name; a file in it is missing, truncated or corrupt (it is named);
             its observations or actions are not flat; or its episodes are not valid (`validate_episodes`).
     """
-    opened = open_minari_file(path_or_id, tuple(keys or ()))
+    opened = open_minari_file(path_or_id, tuple(keys or ()), whole_vectors=True)
     episodes = [_to_episode(recorded) for recorded in opened.episodes()]
     validate_episodes(
         episodes,
