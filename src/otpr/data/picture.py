@@ -63,11 +63,13 @@ def _histogram(axes: Axes, values: NDArray[np.float64], found: Inspection, label
         edges = np.array([low - 0.25, low + 0.25])
         axes.set(xlim=(low - 1, high + 1), xticks=[low])
     else:
-        edges = np.histogram_bin_edges(values[fine], 30)
+        edges = np.histogram_bin_edges(values[fine], int(np.clip(2 * np.sqrt(fine.sum()), 5, 40)))
     axes.hist(
         [stack[0] for stack in stacks],
         bins=list(edges),
         stacked=True,
+        edgecolor="white",
+        linewidth=0.6,
         color=[stack[2] for stack in stacks],
         label=[f"{stack[1]} ({len(stack[0]):,})" for stack in stacks],
     )
@@ -88,7 +90,10 @@ def _draw_actions(figure: Figure, axes: Axes, found: Inspection) -> None:
     top = float(np.sqrt(counts.max()))
     ticks = [0.0, top / 3, top * 2 / 3, top]
     bar.set_ticks(ticks, labels=[f"{tick**2:.1%}" for tick in ticks])
-    axes.set_title(f"beyond {SATURATED}: {found.saturated.max(initial=0):.0%} at most", fontsize="small")
+    axes.set_title(
+        f"beyond {SATURATED} in up to {found.saturated.max(initial=0):.0%} of steps a dimension",
+        fontsize="small",
+    )
 
 
 def _draw_states(figure: Figure, axes: Axes, found: Inspection) -> None:

@@ -88,7 +88,7 @@ def _recognised(path: Path) -> Format:
 
 def convert(
     source: Source,
-    out: Path,
+    out: str | Path,
     *,
     task: str | None = None,
     rules: Rules | None = None,
@@ -109,7 +109,7 @@ def convert(
     Raises:
         OtprError: an episode cannot be trained on, or does not fit the task; it names the file and the place.
     """
-    rules = rules or Rules()
+    out, rules = Path(out), rules or Rules()
     check_free(out, overwrite)
     if (
         source.path.exists()
