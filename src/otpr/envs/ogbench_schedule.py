@@ -58,7 +58,7 @@ def next_cube(
             continue
         for other in range(len(goals)):
             if other != cube and _in_the_way(positions[other], positions[cube], goals[cube]):
-                return Subgoal("cube", other, _place_for(other, positions, goals, placed))
+                return Subgoal("cube", other, _place_for(other, positions, goals))
         return Subgoal("cube", int(cube), goals[cube])
     return None
 
@@ -70,7 +70,7 @@ def _in_the_way(other: NDArray[np.floating], cube: NDArray[np.floating], goal: N
 
 
 def _place_for(
-    cube: int, positions: NDArray[np.floating], goals: NDArray[np.floating], placed: list[bool]
+    cube: int, positions: NDArray[np.floating], goals: NDArray[np.floating]
 ) -> NDArray[np.floating]:
     """The cube's own goal where that is free and on the table, else the nearest place that nobody needs."""
     others = [other for other in range(len(goals)) if other != cube]
