@@ -352,3 +352,14 @@ def test_metadata_is_plain_json(tmp_path: Path) -> None:
     stored = json.loads((tmp_path / "demos" / "data" / "metadata.json").read_text())
     assert stored["algorithm_name"] == "scripted expert"
     assert stored["data_format"] == "hdf5"
+
+
+@pytest.mark.parametrize("task", ["my_robot:make_env", "gym/MyLift-v0", None])
+def test_any_task_makes_an_id_that_minari_takes(tmp_path: Path, task: str | None) -> None:
+    write(tmp_path / "my demos", task_id=task, noise=None, seed=None)
+    dataset = minari.MinariDataset(tmp_path / "my demos" / "data")
+    assert dataset.spec.dataset_id == dataset.id
+    assert ":" not in dataset.id
+    demonstrations = read_dataset(tmp_path / "my demos")
+    assert demonstrations.task_id == task
+    assert demonstrations.metadata["noise"] is None

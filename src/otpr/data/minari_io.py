@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
+import re
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -94,11 +95,13 @@ def write_dataset(
         )
         storage.update_metadata(
             {
-                "dataset_id": f"{task_id or path.name}-expert-v0",
+                # what Minari takes in an id: a user's task may hold a colon, a folder a space
+                "dataset_id": re.sub(r"[^\w./-]", "-", f"{task_id or path.name}-expert-v0", flags=re.ASCII),
                 "minari_version": minari.__version__,
                 "algorithm_name": expert,
                 "description": description
-                or f"Successful episodes of {expert} on {task_id} with action noise {noise:g}.",
+                or f"Successful episodes of {expert} on {task_id or 'a task without a name'}"
+                + ("." if noise is None else f" with action noise {noise:g}."),
                 "task_id": task_id,
                 "expert": expert,
                 "noise": noise,

@@ -116,6 +116,13 @@ def test_task_by_the_environment_named(lift: Path, name: str, task: str | None) 
     assert open_source(lift).task_id == task
 
 
+def test_environment_named_in_bytes(lift: Path) -> None:
+    """As writers other than h5py leave it."""
+    with h5py.File(lift, "a") as file:
+        file["data"].attrs["env_args"] = np.bytes_(b'{"env_name": "ToolHang"}')
+    assert open_source(lift).task_id == "robosuite/tool-hang"
+
+
 def test_second_arm_comes_before_the_objects(lift: Path) -> None:
     with h5py.File(lift, "a") as file:
         for demo in file["data"].values():

@@ -29,6 +29,8 @@ CORRUPT = (
     zipfile.BadZipFile,
     zlib.error,
 )
+# Names shown where one is missing: a file may hold thousands.
+_SHOWN = 30
 
 
 @dataclass(frozen=True)
@@ -142,7 +144,11 @@ def check_numbers(dtype: np.dtype[Any], where: str) -> None:
 
 def missing(where: str, kind: str, name: str, known: Iterable[str]) -> OtprError:
     """An error for a field that is not in a file: it says what is."""
-    return OtprError(f"{where}: has no {kind} {name!r}; it has: {', '.join(sorted(known)) or 'nothing'}.")
+    names = sorted(known)
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return OtprError(
+        f"{where}: has no {kind} {name!r}; it has: {', '.join(names[:_SHOWN]) or 'nothing'}{more}."
+    )
 
 
 def columns(values: NDArray[Any], where: str) -> NDArray[Any]:

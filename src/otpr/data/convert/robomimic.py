@@ -105,7 +105,8 @@ def _env_args(path: Path, data: h5py.Group) -> dict[str, Any]:
     if "env_args" not in data.attrs:
         return {}
     try:
-        env_args = json.loads(str(data.attrs["env_args"]))
+        text = data.attrs["env_args"]
+        env_args = json.loads(text if isinstance(text, bytes) else str(text))
     except (ValueError, TypeError) as error:
         raise OtprError(
             f"{path}: attribute env_args of 'data' is not JSON ({error}); mend or delete it."

@@ -71,12 +71,12 @@ class Tally:
             (self.assumed, "success unknown: {} counted as success because these are demonstrations"),
             (
                 self.cut,
-                "{} ended at their first success, as in otpr's environments: "
+                "{} ended at the first success, as in otpr's environments: "
                 f"{self.cut_steps:,} later steps left out",
             ),
             (
                 self.last_dropped,
-                "{} lacked the observation after their last step: that step left out, its reward and success "
+                "{} lacked the observation after the last step: that step left out, its reward and success "
                 "given to the step before",
             ),
             (self.too_short, "{} of a single step without the observation after it left out"),
