@@ -100,6 +100,26 @@ def test_it_is_the_package_s_task_of_that_number(env_of, task_id: str, number: i
     assert env_of(f"ogbench/{task_id}").simulator.env.cur_task_id == number
 
 
+def simulator_state(env, seed: int) -> np.ndarray:
+    """All that a step depends on after a reset, the solver's warm start and contact forces included."""
+    import mujoco
+
+    env.reset(seed=seed)
+    package = env.simulator.env
+    parts = mujoco.mjtState.mjSTATE_INTEGRATION
+    state = np.empty(mujoco.mj_stateSize(package.model, parts))
+    mujoco.mj_getState(package.model, package.data, state, parts)
+    return np.concatenate([state, package.data.cfrc_ext.ravel(), package.model.dof_damping])
+
+
+def test_a_reset_leaves_nothing_of_the_past_in_the_simulator(env_of) -> None:
+    # The package takes unseeded random steps in each reset.
+    env = env_of("ogbench/scene-task5")
+    one = simulator_state(env, 7)
+    trajectory(env, "ogbench/scene-task5", 3, 40)
+    np.testing.assert_array_equal(simulator_state(env, 7), one)
+
+
 def check_that_a_seed_fixes_the_episode(used, task_id: str) -> None:
     fresh = make_env(task_id)
     expected = trajectory(fresh, task_id, 7, 60)
@@ -221,6 +241,31 @@ def test_the_drawer_s_travel_is_negative_and_against_the_y_axis(env_of) -> None:
     assert package.data.site_xpos[package._drawer_site_id][1] > -0.1  # towards the robot's middle
 
 
+@pytest.mark.parametrize("held", [False, True])
+def test_expert_hovers_until_it_is_straight_above(held: bool) -> None:
+    from otpr.envs.ogbench_expert import adjusted
+    from otpr.envs.ogbench_schedule import Subgoal
+
+    descend = np.array([1.0, 0, -1, 0, 0])
+
+    def action(beside: float) -> np.ndarray:
+        above = np.array([0.4, 0.0, 0.08])
+        below = np.array([0.4 + beside, 0.0, 0.02])
+        info = {
+            "proprio/effector_pos": above,
+            "proprio/effector_yaw": np.array([0.1]),
+            "proprio/gripper_contact": np.array([float(held)]),
+            "privileged/block_0_pos": above if held else below,
+            "privileged/block_0_yaw": np.array([0.1 + np.pi]),
+            "privileged/target_block_pos": below if held else np.array([0.4, 0.2, 0.02]),
+        }
+        return adjusted(descend, info, Subgoal("cube", 0, info["privileged/target_block_pos"]))
+
+    np.testing.assert_array_equal(action(0.005), descend)
+    np.testing.assert_array_equal(action(0.05), descend)  # far away: the oracle travels
+    np.testing.assert_allclose(action(0.03), [0.6, 0, 0.4, 0, 1 if held else -1], atol=1e-9)
+
+
 def test_locks_hold_the_drawer_and_the_window(env_of) -> None:
     task_id = "ogbench/scene-task5"
     env = env_of(task_id)
@@ -266,7 +311,7 @@ def test_expert_solves_its_task_for_a_reward_of_one(env_of, task_id: str) -> Non
 @pytest.mark.parametrize("task_id", ALL_TASKS)
 def test_expert_solves_nearly_all_episodes_of_every_task(env_of, task_id: str) -> None:
     solved = [run_expert(env_of(task_id), task_id, evaluation_seed(i)) for i in range(50)]
-    assert sum(solved) >= 48
+    assert sum(solved) >= 49
 
 
 def test_collects_demonstrations_despite_noise(tmp_path) -> None:

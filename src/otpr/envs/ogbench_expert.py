@@ -84,7 +84,7 @@ class OGBenchExpert:
         # above wherever it is: demonstrations then depend on nothing that is not observed.
         self._oracle._final_pos = np.array([*position[:2], _RETREAT_HEIGHTS[self._subgoal.kind]])
         self._oracle._final_yaw = info["proprio/effector_yaw"][0]
-        action = _adjusted(self._oracle.select_action(observation, info), info, self._subgoal)
+        action = adjusted(self._oracle.select_action(observation, info), info, self._subgoal)
         return np.clip(action, -1.0, 1.0).astype(np.float32)
 
     def _oracle_for(self, subgoal: Subgoal) -> Any:
@@ -95,7 +95,7 @@ class OGBenchExpert:
         return oracle
 
 
-def _adjusted(action: NDArray[np.floating], info: dict[str, Any], subgoal: Subgoal) -> NDArray[np.floating]:
+def adjusted(action: NDArray[np.floating], info: dict[str, Any], subgoal: Subgoal) -> NDArray[np.floating]:
     """The oracle's action, unless it would descend on a cube, a handle or a target before it is well above.
 
     The oracles descend from 4 cm beside it. A finger that comes down on top of a cube or a handle, instead of
