@@ -13,6 +13,7 @@ import pytest
 from minari.data_collector import EpisodeBuffer
 from minari.dataset.minari_storage import MinariStorage
 
+from otpr.data.convert.minari import open_minari_file
 from otpr.data.episodes import Episode
 from otpr.data.minari_io import read_dataset, write_dataset
 from otpr.errors import OtprError
@@ -276,6 +277,24 @@ def test_reads_what_others_wrote(tmp_path: Path, rewards: list[float], infos: di
     assert episode.rewards.tolist() == rewards
     assert (episode.terminated, episode.truncated, episode.success) == (True, False, success)
     assert episode.seed is None
+
+
+@pytest.mark.parametrize(
+    ("recorded", "by_step"),
+    [
+        ([False, True], [False, True]),
+        ([False, False, True], [False, True]),
+        ([True, False, False], [True, False]),
+    ],
+)
+def test_success_by_step_with_or_without_an_entry_for_the_reset(
+    tmp_path: Path, recorded: list[bool], by_step: list[bool]
+) -> None:
+    space = gymnasium.spaces.Box(-np.inf, np.inf, (3,), np.float64)
+    foreign_dataset(tmp_path / "set", space, np.zeros((3, 3)), [0.0, 0.0], {"success": np.array(recorded)})
+    (episode,) = open_minari_file(tmp_path / "set").episodes()
+    assert episode.success is not None
+    assert episode.success.tolist() == by_step
 
 
 def test_observations_that_are_not_flat_are_refused(tmp_path: Path) -> None:

@@ -236,6 +236,11 @@ def nan_action(folder: Path) -> Path:
     return npz(folder, actions=np.array([[0], [0], [0], [np.nan], [0], [0]]))
 
 
+@case(r"set\.npz: rows 3 to 5: actions hold NaN or infinity, first at step 1")
+def infinite_action(folder: Path) -> Path:
+    return npz(folder, actions=np.array([[0], [0], [0], [0], [-np.inf], [0]]))
+
+
 @case(r"rows 0 to 2: actions leave \[-1, 1\]\. In the whole set they run from \[-3\] to \[2\].*--action-low")
 def actions_outside(folder: Path) -> Path:
     return npz(folder, actions=np.array([[0], [2], [0], [0], [-3], [0]]))

@@ -170,15 +170,14 @@ def _to_unit_range(recorded: Recorded, rules: Rules) -> tuple[NDArray[np.float64
             raise OtprError(
                 f"The action range has {len(end)} dimensions; {recorded.place} has {actions.shape[1]}."
             )
-    low, high = np.asarray(rules.action_low), np.asarray(rules.action_high)
-    if rules.action_low != (-1.0,) or rules.action_high != (
-        1.0,
-    ):  # else they stay what they are, bit for bit
+    if (rules.action_low, rules.action_high) != ((-1.0,), (1.0,)):  # else they stay as they are, bit for bit
+        low, high = np.asarray(rules.action_low), np.asarray(rules.action_high)
         actions = 2 * (actions - low) / (high - low) - 1
-    over = np.abs(actions) > 1  # NaN is not over: it is refused by name later
+    over = (np.abs(actions) > 1) & np.isfinite(actions)  # what is not finite is refused by name later
     if (np.abs(actions[over]) > 1 + _ROUNDING).any():
         raise ActionRangeError(recorded.place)
-    return np.clip(actions, -1, 1), int(over.sum())
+    actions[over] = np.sign(actions[over])
+    return actions, int(over.sum())
 
 
 def _end_at_success(recorded: Recorded, tally: Tally) -> Recorded:
