@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from otpr.envs import ChunkedVectorEnv, ChunkStep, make_env, make_expert
+from otpr.envs import BrokenEnvironmentError, ChunkedVectorEnv, ChunkStep, make_env, make_expert
 from otpr.errors import OtprError
 
 TASK = "metaworld/peg-insert-side-v3"
@@ -167,7 +167,7 @@ def test_killed_process_is_an_error_and_close_still_works() -> None:
     env.reset([0])
     process = env._groups[0]._process
     os.kill(process.pid, signal.SIGKILL)
-    with pytest.raises(RuntimeError, match=r"ended early, with exit status -9"):
+    with pytest.raises(BrokenEnvironmentError, match=r"died in step\(\) \(exit status -9, killed by SIGKILL"):
         env.step(np.zeros((1, 4, 4), np.float32))
     env.close()
     env.close()

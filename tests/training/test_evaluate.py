@@ -19,6 +19,7 @@ class ToyEnv:
 
     def __init__(self, num_envs: int):
         self.num_envs = num_envs
+        self.broken: dict[int, str] = {}
         self.resets: list[list[int | None]] = []
 
     def reset(self, seeds: list[int | None]) -> np.ndarray:

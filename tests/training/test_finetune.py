@@ -299,9 +299,10 @@ def test_finished_run_resumed_changes_nothing(whole: tuple[Path, FineTuning], en
 # ---------------------------------------------------------------------------- refusals
 
 
-def test_divergence_is_an_error_and_is_not_saved(
-    tmp_path: Path, env: InterruptedEnv, monkeypatch: pytest.MonkeyPatch
+def test_divergence_is_an_error_and_the_state_before_it_is_saved(
+    whole: tuple[Path, FineTuning], tmp_path: Path, env: InterruptedEnv, monkeypatch: pytest.MonkeyPatch
 ):
+    """Here it is the block alone that goes wrong: taken one by one its steps do not."""
     path = tmp_path / "run"
     update = finetune.update_block
 
@@ -310,11 +311,16 @@ def test_divergence_is_an_error_and_is_not_saved(
         return agent, metrics | {"critic/loss": jnp.asarray(jnp.nan)}
 
     monkeypatch.setattr(finetune, "update_block", diverge)
-    with pytest.raises(OtprError, match=r"Learning diverged after 0 updates: critic/loss not finite"):
+    with pytest.raises(OtprError) as caught:
         sit(path, env)
+    assert "Learning diverged in the gradient steps 1 to 250" in str(caught.value)
+    assert "--resume goes on" in str(caught.value)
+    assert (path / "faults" / "update-1.npz").is_file()
     assert len(rows(path)) == 2
-    assert checkpoints.latest(path / "checkpoints") is None
+    assert checkpoints.latest(path / "checkpoints") == 2
     assert not (path / "policy").exists()
+    monkeypatch.setattr(finetune, "update_block", update)
+    assert_equal_runs(path, sit(path, env, resume=True), whole)
 
 
 @pytest.mark.parametrize(
@@ -331,6 +337,7 @@ def test_divergence_is_an_error_and_is_not_saved(
         ({"eval_episodes": 0}, "eval_episodes must be at least 1, given 0."),
         ({"final_eval_episodes": 0}, "final_eval_episodes must be at least 1, given 0."),
         ({"checkpoint_every": 0}, "checkpoint_every must be at least 1, given 0."),
+        ({"env_timeout": 0.0}, "env_timeout must be at least 0.001, given 0.0."),
         (
             {"env_steps": 2000},
             "warmup_steps must be below env_steps, or nothing is learnt; given 2000 and 2000.",

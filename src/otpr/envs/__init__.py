@@ -6,9 +6,11 @@ Nothing here imports JAX, so that a simulator process stays small.
 from __future__ import annotations
 
 from otpr.envs.chunked import ChunkedVectorEnv, ChunkStep
+from otpr.envs.env_process import BrokenEnvironmentError
 from otpr.envs.registry import Expert, TaskSpec, list_tasks, make_env, make_expert, task_spec
 
 __all__ = [
+    "BrokenEnvironmentError",
     "ChunkStep",
     "ChunkedVectorEnv",
     "Expert",

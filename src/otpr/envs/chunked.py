@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import os
-import subprocess
-import sys
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from multiprocessing import Pipe
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from otpr.envs.env_process import BrokenEnvironmentError, EnvProcess
 from otpr.envs.registry import make_env, task_spec
-from otpr.errors import OtprError
 
 
 @dataclass(frozen=True)
@@ -106,59 +103,11 @@ class EnvGroup:
             env.close()
 
 
-class EnvProcess:
-    """An `EnvGroup` in a process of its own."""
+RESTARTS = 10
+"""How many simulator processes are started anew ..."""
 
-    def __init__(self, task_id: str, num_envs: int, chunk_length: int):
-        self._connection, child_end = Pipe()
-        # Not `multiprocessing.Process`: forking is unsafe beside JAX's threads, and both other start methods
-        # import the caller's main module again in the child, which would load JAX there (and break a script
-        # that has no main guard). A process group of its own keeps Ctrl-C for the parent; when the parent
-        # goes, the closed pipe ends the child.
-        boot = (
-            "import json, sys; sys.path[:] = json.loads(sys.argv[1]); "
-            "from otpr.envs.worker import serve; serve(int(sys.argv[2]))"
-        )
-        self._process = subprocess.Popen(
-            [sys.executable, "-c", boot, json.dumps(sys.path), str(child_end.fileno())],
-            # The simulator is single-threaded: a BLAS thread pool per process would only cost memory.
-            env={**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
-            pass_fds=[child_end.fileno()],
-            process_group=0,
-        )
-        child_end.close()
-        self._connection.send((task_id, num_envs, chunk_length))
-
-    def send(self, method: str, argument: Any) -> None:
-        """Ask for `method` ("reset" or "step"), without waiting for it."""
-        try:
-            self._connection.send((method, argument))
-        except OSError as error:
-            raise self._died() from error
-
-    def receive(self) -> Any:
-        """Wait for the result of the last `send`.
-
-        Raises:
-            OtprError: the environment did something that the user can mend.
-            RuntimeError: the process ended, because something raised in it or because it was killed.
-        """
-        try:
-            reply = self._connection.recv()
-        except (EOFError, OSError) as error:
-            raise self._died() from error
-        if isinstance(reply, OtprError):
-            raise reply
-        return reply
-
-    def _died(self) -> RuntimeError:
-        status = self._process.wait()
-        return RuntimeError(f"A simulator process ended early, with exit status {status}; see its traceback.")
-
-    def close(self) -> None:
-        """End the process."""
-        self._connection.close()
-        self._process.wait()
+WITHIN = 100
+"""... within so many episodes, before the environment counts as broken for good."""
 
 
 class ChunkedVectorEnv:
@@ -168,32 +117,55 @@ class ChunkedVectorEnv:
     environments are dealt out to as many processes as there are cores: more would only cost memory. Results
     do not depend on `processes`. Close it when done, or use it in a `with` statement.
 
+    Where an environment in a process raises, hangs, dies or returns the wrong shape, the episodes of that
+    process end there: `broken` names their slots, the others go on, and another process takes its place. That
+    ends with `BrokenEnvironmentError` when it would be the restart after `RESTARTS` within the last `WITHIN`
+    episodes started; and at once where no chunk was ever executed and no process beside it works: that is a
+    mistake, not an accident. In this process (`processes=False`) nothing can be contained: what an
+    environment raises is raised.
+
     Args:
         task_id: a name that `task_spec` takes.
         num_envs: how many environments, n >= 1.
         chunk_length: actions in a chunk, h >= 1.
         processes: True: spread over simulator processes (POSIX only); False: all in this process.
+        timeout: seconds that a process may take for a chunk in its environments, and ten times that to make
+            and reset them.
 
     Raises:
         OtprError: the task is unknown or its simulator is not installed.
         ValueError: `num_envs` or `chunk_length` is below 1.
     """
 
-    def __init__(self, task_id: str, num_envs: int, chunk_length: int, processes: bool):
+    def __init__(
+        self, task_id: str, num_envs: int, chunk_length: int, processes: bool, timeout: float = 60.0
+    ):
         if num_envs < 1 or chunk_length < 1:
             raise ValueError(
                 f"num_envs and chunk_length must be at least 1, given {num_envs} and {chunk_length}"
             )
         spec = task_spec(task_id)
+        self.task_id = task_id
         self.num_envs = num_envs
+        self.broken: dict[int, str] = {}
+        """The slots whose episode broke in the last `reset` or `step`, each with the cause."""
         self._observation_dim = spec.observation_dim
         self._chunk_shape = (num_envs, chunk_length, spec.action_dim)
         self._running = np.zeros(num_envs, np.bool_)
+        self._started = 0  # episodes
+        self._restarted_at: deque[int] = deque(maxlen=RESTARTS)  # episodes started by then, of each restart
+        self._has_worked = False
+        self._timeout = timeout if processes else None
         count = min(num_envs, _available_cores()) if processes else 1
         # Dealt out like cards, so that slots left idle at the end of the list do not empty one process.
         self._slots = [list(range(first, num_envs, count)) for first in range(count)]
-        kind = EnvProcess if processes else EnvGroup
-        self._groups = [kind(task_id, len(slots), chunk_length) for slots in self._slots]
+        self._groups = [self._new_group(len(slots)) for slots in self._slots]
+
+    def _new_group(self, num_envs: int) -> EnvGroup | EnvProcess:
+        chunk_length = self._chunk_shape[1]
+        if self._timeout is None:
+            return EnvGroup(self.task_id, num_envs, chunk_length)
+        return EnvProcess(self.task_id, num_envs, chunk_length, self._timeout)
 
     @property
     def running(self) -> NDArray[np.bool_]:
@@ -207,15 +179,21 @@ class ChunkedVectorEnv:
             seeds: n of them, each in [0, 2**31) or None.
 
         Returns:
-            The first observations, (n, observation_dim) float32; the row of an idle slot means nothing.
+            The first observations, (n, observation_dim) float32; the row of an idle slot, or of one that is
+            now in `broken`, means nothing.
+
+        Raises:
+            BrokenEnvironmentError: processes had to be restarted too often; see the class.
         """
         if len(seeds) != self.num_envs:
             raise ValueError(f"Expected {self.num_envs} seeds, given {len(seeds)}")
-        replies = self._ask("reset", [[seeds[slot] for slot in slots] for slots in self._slots])
-        observations = np.empty((self.num_envs, self._observation_dim), np.float32)
-        for slots, reply in zip(self._slots, replies, strict=True):
-            observations[slots] = reply
         self._running = np.array([seed is not None for seed in seeds])
+        self._started += int(self._running.sum())
+        replies = self._ask("reset", [[seeds[slot] for slot in slots] for slots in self._slots])
+        observations = np.zeros((self.num_envs, self._observation_dim), np.float32)
+        for slots, reply in zip(self._slots, replies, strict=True):
+            if reply is not None:
+                observations[slots] = reply
         return observations
 
     def step(self, chunks: NDArray[np.floating]) -> ChunkStep:
@@ -225,9 +203,12 @@ class ChunkedVectorEnv:
             chunks: (n, h, action_dim), finite; values outside [-1, 1] are clipped. Rows of slots that are not
                 running are ignored.
 
+        Returns:
+            What they did; nothing for a slot that is now in `broken`, whose episode is lost.
+
         Raises:
             ValueError: the shape is another one, or the chunk of a running environment is not finite.
-            RuntimeError: a simulator process ended early.
+            BrokenEnvironmentError: processes had to be restarted too often; see the class.
         """
         if chunks.shape != self._chunk_shape:
             raise ValueError(f"Expected chunks of shape {self._chunk_shape}, given {chunks.shape}")
@@ -237,16 +218,58 @@ class ChunkedVectorEnv:
         replies = self._ask("step", [chunks[slots] for slots in self._slots])
         result = ChunkStep.empty(self.num_envs, self._chunk_shape[1], self._observation_dim)
         for slots, reply in zip(self._slots, replies, strict=True):
-            for field in fields(ChunkStep):
-                getattr(result, field.name)[slots] = getattr(reply, field.name)
+            if reply is not None:
+                for field in fields(ChunkStep):
+                    getattr(result, field.name)[slots] = getattr(reply, field.name)
+        self._has_worked |= bool(result.steps.any())
         self._running &= ~(result.terminated | result.truncated)
         return result
 
     def _ask(self, method: str, arguments: list[Any]) -> list[Any]:
+        """The replies of all groups; None of one that broke, or has yet to be reset after it did."""
+        self.broken = {}
+        # Before its first reset there is nothing to step, and perhaps nothing made: do not wait for that.
+        asked = [
+            method == "reset" or not (isinstance(group, EnvProcess) and group.fresh) for group in self._groups
+        ]
         # All are asked before any is waited for: that is what makes them work at the same time.
-        for group, argument in zip(self._groups, arguments, strict=True):
-            group.send(method, argument)
-        return [group.receive() for group in self._groups]
+        for group, argument, wanted in zip(self._groups, arguments, asked, strict=True):
+            if wanted:
+                group.send(method, argument)
+        replies = []
+        causes: dict[int, BrokenEnvironmentError] = {}
+        for number, (group, wanted) in enumerate(zip(self._groups, asked, strict=True)):
+            reply = None
+            if wanted:
+                try:
+                    reply = group.receive()
+                except BrokenEnvironmentError as error:
+                    causes[number] = error
+            replies.append(reply)
+        # Only now that every pipe is read: an error raised here must leave no reply behind.
+        worked = any(
+            reply is not None and (method == "reset" or bool(reply.steps.any())) for reply in replies
+        )
+        for number, error in causes.items():
+            self._replace(number, error, worked)
+        return replies
+
+    def _replace(self, number: int, error: BrokenEnvironmentError, worked: bool) -> None:
+        """Start another process for the one that broke; or give up, for the reasons that the class names."""
+        if not (worked or self._has_worked):
+            raise error
+        if len(self._restarted_at) == RESTARTS and self._restarted_at[0] > self._started - WITHIN:
+            raise BrokenEnvironmentError(
+                f"{self.task_id}: the environment broke {RESTARTS + 1} times within {WITHIN} episodes, "
+                f"the last time so: {error}"
+            ) from error
+        self._restarted_at.append(self._started)
+        self._groups[number].close()
+        self._groups[number] = self._new_group(len(self._slots[number]))
+        for slot in self._slots[number]:
+            if self._running[slot]:
+                self.broken[slot] = str(error)
+                self._running[slot] = False
 
     def close(self) -> None:
         """Close the environments and end their processes; harmless when done twice."""

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from otpr.data.seeds import evaluation_seed
-from otpr.envs import ChunkedVectorEnv
+from otpr.envs import BrokenEnvironmentError, ChunkedVectorEnv
 from otpr.policy import Policy
 from otpr.report.statistics import Interval, wilson_interval
 from otpr.training.rollout import run_episodes
@@ -47,20 +47,36 @@ def evaluate(
 ) -> Evaluation:
     """Run the policy once from each of the first `episodes` held-out initial conditions.
 
-    The conditions and the randomness of the actions are the same for every policy and every run.
+    The conditions and the randomness of the actions are the same for every policy and every run. An episode
+    that the environment breaks can neither be left out nor called a failure without a bias, so it is run once
+    more, from the same condition; the second time it ends the evaluation.
 
     Args:
         policy: with a chooser, as deployed; `policy.single()` for one sample.
         env: environments to run in; their number does not change the conditions.
         episodes: how many, >= 1.
         on_wave: called with the number of episodes finished since the last call.
+
+    Raises:
+        BrokenEnvironmentError: an episode broke twice, or episodes broke too often; see `ChunkedVectorEnv`.
+        NotFiniteError: see `run_episodes`.
     """
-    rollout = run_episodes(
-        env, policy, [evaluation_seed(i) for i in range(episodes)], action_seed=ACTION_SEED, on_wave=on_wave
-    )
+    seeds = [evaluation_seed(i) for i in range(episodes)]
+    rollout = run_episodes(env, policy, seeds, action_seed=ACTION_SEED, on_wave=on_wave)
+    finished, zeros, decisions = rollout.episodes, rollout.zeros, rollout.decisions
+    if rollout.broken:
+        again = run_episodes(env, policy, list(rollout.broken), action_seed=ACTION_SEED, on_wave=on_wave)
+        if again.broken:
+            seed, cause = next(iter(again.broken.items()))
+            raise BrokenEnvironmentError(
+                f"The environment broke twice in the evaluation episode of seed {seed}, so there is no "
+                f"success rate. The second time: {cause}"
+            )
+        finished = finished + again.episodes
+        zeros, decisions = zeros + again.zeros, decisions + again.decisions
     return Evaluation(
-        successes=sum(episode.success for episode in rollout.episodes),
+        successes=sum(episode.success for episode in finished),
         episodes=episodes,
-        mean_length=sum(len(episode) for episode in rollout.episodes) / episodes,
-        zero_compatibility=rollout.zero_compatibility,
+        mean_length=sum(len(episode) for episode in finished) / episodes,
+        zero_compatibility=zeros / decisions,
     )

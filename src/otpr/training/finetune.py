@@ -11,7 +11,7 @@ import contextlib
 import dataclasses
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -23,83 +23,19 @@ from otpr.data.keypoints import keypoint_rows
 from otpr.data.mixture import Mixture
 from otpr.data.replay import Replay
 from otpr.data.seeds import training_seed
-from otpr.envs import ChunkedVectorEnv, task_spec
-from otpr.errors import OtprError, check_at_least
+from otpr.envs import BrokenEnvironmentError, ChunkedVectorEnv, task_spec
+from otpr.errors import OtprError
 from otpr.policy import Policy
 from otpr.training import checkpoints
 from otpr.training.evaluate import evaluate
 from otpr.training.learning import Experience, update_block, update_potentials
+from otpr.training.loop import LoopConfig, Progression
+from otpr.training.numbers import NotFiniteError, agent_arrays, all_finite, bad_update
 from otpr.training.progress import Progress
 from otpr.training.rollout import run_episodes
 from otpr.training.run_directory import RunDirectory
 from otpr.training.stopping import StopRequest
 from otpr.training.versions import code_version
-
-
-@dataclasses.dataclass(frozen=True)
-class LoopConfig:
-    """How interaction and learning alternate."""
-
-    # environment steps in all; the last round may overshoot them by less than its episodes
-    env_steps: int = 40_000
-    # episodes a round, run side by side
-    num_envs: int = 8
-    # gradient steps for each environment step
-    update_ratio: float = 0.25
-    # environment steps before learning starts
-    warmup_steps: int = 2_000
-    # gradient steps of the critics alone at that moment
-    warmup_updates: int = 1_000
-    # environment steps between evaluations
-    eval_every: int = 10_000
-    # episodes of an evaluation on the way
-    eval_episodes: int = 50
-    # episodes of the first evaluation, of the base policy, and of the last
-    final_eval_episodes: int = 100
-    # environment steps between checkpoints
-    checkpoint_every: int = 10_000
-
-    def __post_init__(self):
-        """Refuse numbers that make no loop."""
-        check_at_least(
-            1,
-            self,
-            "env_steps",
-            "num_envs",
-            "eval_every",
-            "eval_episodes",
-            "final_eval_episodes",
-            "checkpoint_every",
-        )
-        check_at_least(0, self, "update_ratio", "warmup_steps", "warmup_updates")
-        if self.warmup_steps >= self.env_steps:
-            raise OtprError(
-                f"warmup_steps must be below env_steps, or nothing is learnt; given {self.warmup_steps} and "
-                f"{self.env_steps}."
-            )
-
-
-@dataclasses.dataclass
-class Progression:
-    """Where a run stands."""
-
-    env_steps: int = 0
-    episodes: int = 0
-    warmup_updates: int = 0
-    updates: int = 0  # gradient steps taken, those of the warm-up included
-    updates_due: float = 0.0  # gradient steps that the environment steps ask for and that are not taken
-    potentials_due: bool = False
-    potential_rounds: int = 0
-    evaluated_at: int = -1
-    checkpointed_at: int = 0
-    rows: int = 0  # of metrics
-    seconds: float = 0.0  # wall-clock, over all sittings
-    recent: list[bool] = dataclasses.field(default_factory=list)  # outcomes of the last training episodes
-    base_success: float | None = None
-    success: float | None = None  # of the last evaluation
-    success_single: float | None = None
-    marginal_error: float | None = None
-
 
 BLOCK = 250
 """Gradient steps in one compiled block."""
@@ -110,6 +46,10 @@ RECENT = 40
 
 class _Abandoned(Exception):  # noqa: N818 - no error
     """A stop was requested in the middle of an evaluation; it has changed nothing yet and is done again."""
+
+
+class _DivergedError(OtprError):
+    """The critics' values are beyond what the rewards allow."""
 
 
 class FineTuning:
@@ -181,6 +121,8 @@ class FineTuning:
 
         Raises:
             Stopped: a signal asked to stop; the state is saved.
+            OtprError: the environment is broken for good, a number is not finite, or learning diverged; the
+                state before that is saved, and what is needed to replay a number's origin.
         """
         loop = self.loop
         progress = Progress(
@@ -189,12 +131,12 @@ class FineTuning:
         with progress, self._stop as stop:
             while (step := self._next()) is not None:
                 before, started = self.at.env_steps, time.monotonic()
-                with contextlib.suppress(_Abandoned):
+                with contextlib.suppress(_Abandoned), self._kept():
                     step(progress)
                 self.at.seconds += time.monotonic() - started
                 done = min(self.at.env_steps, loop.env_steps) - min(before, loop.env_steps)
                 if done:
-                    progress.advance(done, success=sum(self.at.recent) / len(self.at.recent))
+                    progress.advance(done, success=_mean(self.at.recent))
                 if stop.requested or self.at.env_steps - self.at.checkpointed_at >= loop.checkpoint_every:
                     self.save()
                     stop.leave_if_requested(f"fine-tuning stopped at {self.at.env_steps:,} environment steps")
@@ -203,6 +145,21 @@ class FineTuning:
         summary = self.summary()
         self.run.write_summary(summary)
         return summary
+
+    @contextlib.contextmanager
+    def _kept(self) -> Iterator[None]:
+        """Save the state before a step that fails for a reason that is no fault of the program."""
+        try:
+            yield
+        # no step changes the state before it has succeeded
+        except (BrokenEnvironmentError, NotFiniteError, _DivergedError) as error:
+            hint = ""
+            if isinstance(error, NotFiniteError):
+                hint = f" To replay it: {error.save(self.run.path / 'faults')} (docs/run-directory.md)."
+            self.save()
+            raise OtprError(
+                f"{error}{hint} The state before that is saved; --resume goes on from there."
+            ) from error
 
     def _next(self) -> Callable[[Progress], None] | None:
         """What the state calls for; None at the end."""
@@ -239,15 +196,19 @@ class FineTuning:
             )
             at.env_steps += len(episode)
             at.updates_due += self.loop.update_ratio * len(episode)
+            at.potentials_due = True
         at.episodes += n
+        at.broken_episodes += len(rollout.broken)
+        for seed, cause in rollout.broken.items():
+            progress.message(f"Episode of seed {seed} dropped, its simulator restarted. {cause}")
         at.recent = (at.recent + [episode.success for episode in rollout.episodes])[-RECENT:]
-        at.potentials_due = True
         self._log(
             {
                 "rollout/episodes": at.episodes,
-                "rollout/success_rate": sum(episode.success for episode in rollout.episodes) / n,
-                "rollout/success_rate_recent": sum(at.recent) / len(at.recent),
-                "rollout/length": sum(len(episode) for episode in rollout.episodes) / n,
+                "rollout/broken_episodes": at.broken_episodes,
+                "rollout/success_rate": _mean([episode.success for episode in rollout.episodes]),
+                "rollout/success_rate_recent": _mean(at.recent),
+                "rollout/length": _mean([len(episode) for episode in rollout.episodes]),
                 "rollout/zero_compatibility": rollout.zero_compatibility,
             }
         )
@@ -256,33 +217,43 @@ class FineTuning:
         """One block of gradient steps: of the critics alone during warm-up, then of critics and policy."""
         at = self.at
         warming = at.warmup_updates < self.loop.warmup_updates
-        self.agent, metrics = update_block(self.agent, self.experience, BLOCK, not warming)
-        metrics = self._finite(metrics)
+        agent, metrics = update_block(self.agent, self.experience, BLOCK, not warming)
+        plain = _plain(metrics)
+        # a gradient may be NaN where the losses, taken before it, are not
+        if not (all(map(math.isfinite, plain.values())) and bool(all_finite(agent))):
+            raise bad_update(self.agent, self.experience, BLOCK, not warming, at.updates)
+        if self.loop.stop_on_divergence and plain["critic/beyond_bound"] > 0.5:
+            raise _DivergedError(
+                f"The critics diverged by gradient step {at.updates + BLOCK:,}: "
+                f"{plain['critic/beyond_bound']:.0%} of their values are beyond what the rewards allow, "
+                f"{plain['critic/bound_low']:.3g} to {plain['critic/bound_high']:.3g}. Try smaller learning "
+                "rates in another run directory, or leave out --stop-on-divergence."
+            )
+        self.agent = agent
         if warming:
             at.warmup_updates += BLOCK
         else:
             at.updates_due -= BLOCK
         at.updates += BLOCK
-        self._log({"updates": at.updates, **metrics})
+        self._log({"updates": at.updates, **plain})
 
     def _follow(self, progress: Progress) -> None:
         """Let the potentials follow the critic."""
-        self.agent, metrics = update_potentials(self.agent, self.experience)
-        metrics = self._finite(metrics)
-        self.at.potentials_due = False
-        self.at.potential_rounds += 1
-        self.at.marginal_error = metrics["ot/marginal_error"]
-        self._log({"ot/round": self.at.potential_rounds, **metrics})
-
-    def _finite(self, metrics: dict[str, jax.Array]) -> dict[str, float]:
-        """The metrics as plain numbers; an error where learning has diverged, before that is saved."""
-        plain = {name: float(value) for name, value in jax.device_get(metrics).items()}
+        number = self.at.potential_rounds + 1
+        agent, metrics = update_potentials(self.agent, self.experience)
+        plain = _plain(metrics)
         if bad := [name for name, value in plain.items() if not math.isfinite(value)]:
-            raise OtprError(
-                f"Learning diverged after {self.at.updates:,} updates: {', '.join(bad)} not finite. "
-                "Nothing was saved of it; try smaller learning rates in another run directory."
+            raise NotFiniteError(
+                f"Round {number} of the potentials, after {self.at.updates:,} updates: {', '.join(bad)} not "
+                "finite.",
+                f"potentials-{number}",
+                agent_arrays(self.agent),
             )
-        return plain
+        self.agent = agent
+        self.at.potentials_due = False
+        self.at.potential_rounds = number
+        self.at.marginal_error = plain["ot/marginal_error"]
+        self._log({"ot/round": number, **plain})
 
     def _evaluate(self, progress: Progress) -> None:
         """The deployed policy and its single-sample self on the held-out initial conditions."""
@@ -362,3 +333,12 @@ class FineTuning:
             "ot_marginal_error": at.marginal_error,
             "code_version": code_version(),
         }
+
+
+def _mean(values: Sequence[float]) -> float | None:
+    """None where there are none: a round whose episodes all broke."""
+    return sum(values) / len(values) if values else None
+
+
+def _plain(metrics: dict[str, jax.Array]) -> dict[str, float]:
+    return {name: float(value) for name, value in jax.device_get(metrics).items()}

@@ -85,15 +85,60 @@ TOP_Q = 4
 def update_block(
     agent: OTPR, experience: Experience, updates: int, update_policy: bool
 ) -> tuple[OTPR, dict[str, Array]]:
-    """Take `updates` gradient steps; the metrics are their means."""
+    """Take `updates` gradient steps; the metrics are their means, and `beyond_bound` at their end."""
 
     def step(agent: OTPR, key: PRNGKeyArray) -> tuple[OTPR, dict[str, Array]]:
         return agent.update(draw_batch(experience, agent.config, key), update_policy)
 
-    key, scan_key = jax.random.split(agent.key)
-    agent = eqx.tree_at(lambda a: a.key, agent, key)
+    agent, scan_key = _split_key(agent)
     agent, metrics = scan_state(step, agent, jax.random.split(scan_key, updates))
-    return agent, jax.tree.map(jnp.mean, metrics)
+    means = jax.tree.map(jnp.mean, metrics)
+    return agent, means | beyond_bound(agent, experience, jax.random.fold_in(scan_key, updates))
+
+
+def update_keys(agent: OTPR, updates: int) -> tuple[OTPR, PRNGKeyArray]:
+    """The agent as `update_block` begins with it, and the keys of its batches, one a gradient step."""
+    agent, scan_key = _split_key(agent)
+    return agent, jax.random.split(scan_key, updates)
+
+
+def _split_key(agent: OTPR) -> tuple[OTPR, PRNGKeyArray]:
+    key, scan_key = jax.random.split(agent.key)
+    return eqx.tree_at(lambda a: a.key, agent, key), scan_key
+
+
+def return_bounds(experience: Experience) -> tuple[Array, Array]:
+    """The least and the greatest Q that the rewards seen so far allow; 0, where critics begin, included.
+
+    A transition of reward R (of its chunk, discounted) and discount D asks for Q = R + D * V(s'), D being 0
+    after a termination and else gamma to the steps taken. So no Q exceeds M, the largest R / (1 - D) of all
+    transitions: from V <= M follows R + D * V <= M * (1 - D) + D * M = M; likewise below. For a reward of 1
+    that ends the episode that is [0, 1], for a reward of r at every step r / (1 - gamma), and so on, without
+    knowing which. A chunk with a reward and D = 1 (gamma = 1) bounds nothing: infinite.
+    """
+    replay = experience.replay
+    low, high = jnp.asarray(0.0), jnp.asarray(0.0)
+    known = jnp.arange(replay.capacity) < replay.size
+    for data, real in ((replay.data, known), (experience.demonstrations.transitions, True)):
+        # 0 / 0, no reward and no discount, asks for nothing
+        bound = jnp.where((data.reward != 0) & real, data.reward / (1 - data.discount), 0.0)
+        low, high = jnp.minimum(low, jnp.min(bound)), jnp.maximum(high, jnp.max(bound))
+    return low, high
+
+
+MARGIN = 0.1
+"""A critic may leave its bounds by so much of their distance: it is an estimate, not the truth."""
+
+
+def beyond_bound(agent: OTPR, experience: Experience, key: PRNGKeyArray) -> dict[str, Array]:
+    """Metrics: the share of replayed pairs whose Q is beyond its bounds, and these; no reward, no bounds."""
+    low, high = return_bounds(experience)
+    margin = MARGIN * (high - low)
+    pairs = experience.replay.sample(key, SPREAD)
+    q = agent.critic(agent.policy.normalizer(pairs.observation), pairs.chunk)
+    beyond = (q < low - margin) | (q > high + margin)
+    share = jnp.where(high > low, jnp.mean(beyond), 0.0)
+    return {"critic/beyond_bound": share, "critic/bound_low": low, "critic/bound_high": high}
 
 
 @eqx.filter_jit

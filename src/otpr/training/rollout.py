@@ -12,13 +12,21 @@ import numpy as np
 from otpr.data.episodes import Episode
 from otpr.envs import ChunkedVectorEnv
 from otpr.policy import Policy
+from otpr.training.numbers import NotFiniteError
 
 
 class Rollout(NamedTuple):
     """Finished episodes, and how they were decided."""
 
-    episodes: list[Episode]
-    zero_compatibility: float  # share of decisions at which every candidate's H was zero
+    episodes: list[Episode]  # those that the environment did not break, in the order of their seeds
+    zeros: int  # decisions at which every candidate's H was zero
+    decisions: int
+    broken: dict[int, str]  # seeds of the others, each with the cause; nothing is kept of them
+
+    @property
+    def zero_compatibility(self) -> float:
+        """Share of decisions at which every candidate's H was zero."""
+        return self.zeros / max(self.decisions, 1)
 
 
 def run_episodes(
@@ -32,25 +40,31 @@ def run_episodes(
     """One whole episode for each seed, `env.num_envs` at a time, in the order of `seeds`.
 
     The randomness of an episode's actions comes from `action_seed`, its own environment seed and the number
-    of the decision, so that it does not depend on which episodes ran beside it.
+    of the decision, so that it does not depend on which episodes ran beside it, or broke.
 
     Args:
         env: environments to step; their chunk length must be the policy's.
         policy: what acts.
         seeds: environment seeds, each fixing an initial condition.
         action_seed: seed of the policy's sampling.
-        on_wave: called with the number of episodes of each finished wave.
+        on_wave: called with the number of finished episodes of each wave.
+
+    Raises:
+        NotFiniteError: an observation, a reward or an action is NaN or infinite. It carries the episode.
+        BrokenEnvironmentError: the environment broke too often; see `ChunkedVectorEnv`.
     """
-    episodes, zeros, decisions = [], 0, 0
+    episodes, broken, zeros, decisions = [], {}, 0, 0
     for start in range(0, len(seeds), env.num_envs):
         wave = [_Trace(seed) for seed in seeds[start : start + env.num_envs]]
         wave_zeros, wave_decisions = _run_wave(env, policy, wave, action_seed)
-        episodes += [trace.episode() for trace in wave]
+        finished = [trace.episode() for trace in wave if trace.broken is None]
+        broken |= {trace.seed: trace.broken for trace in wave if trace.broken is not None}
+        episodes += finished
         zeros += wave_zeros
         decisions += wave_decisions
         if on_wave is not None:
-            on_wave(len(wave))
-    return Rollout(episodes, zeros / max(decisions, 1))
+            on_wave(len(finished))
+    return Rollout(episodes, zeros, decisions, broken)
 
 
 class _Trace:
@@ -62,10 +76,11 @@ class _Trace:
         self.actions: list[np.ndarray] = []
         self.rewards: list[float] = []
         self.terminated = self.truncated = self.success = False
+        self.broken: str | None = None
 
     @property
     def over(self) -> bool:
-        return self.terminated or self.truncated
+        return self.terminated or self.truncated or self.broken is not None
 
     def episode(self) -> Episode:
         return Episode(
@@ -83,20 +98,28 @@ def _run_wave(env: ChunkedVectorEnv, policy: Policy, wave: list[_Trace], action_
     """Run each trace to its end; the number of decisions without a positive H, and of all decisions."""
     idle = env.num_envs - len(wave)
     observations = env.reset([*(trace.seed for trace in wave), *([None] * idle)]).copy()
-    for trace, observation in zip(wave, observations, strict=False):
-        trace.observations.append(observation.copy())
+    for slot, trace in enumerate(wave):
+        trace.broken = env.broken.get(slot)
+        trace.observations.append(observations[slot].copy())
+        if trace.broken is None:
+            _check_finite(env, slot, trace)
     seeds = jnp.asarray([*(trace.seed for trace in wave), *([0] * idle)], jnp.uint32)
     zeros = decisions = decision = 0
     while running := [i for i, trace in enumerate(wave) if not trace.over]:
         keys = _decision_keys(action_seed, seeds, decision)
         device_chunks, none = policy.act_batch(jnp.asarray(observations), keys)
         chunks = np.asarray(device_chunks)
+        if not np.isfinite(chunks[running]).all():
+            raise _bad_action(env, wave, running, chunks)
         step = env.step(chunks)
         decision += 1
         decisions += len(running)
         zeros += int(np.asarray(none)[running].sum())
         for i in running:
             trace, n = wave[i], int(step.steps[i])
+            if i in env.broken:
+                trace.broken = env.broken[i]
+                continue
             trace.observations.extend(step.observations[i, :n].copy())
             trace.actions.extend(chunks[i, :n])
             trace.rewards.extend(step.rewards[i, :n])
@@ -104,7 +127,48 @@ def _run_wave(env: ChunkedVectorEnv, policy: Policy, wave: list[_Trace], action_
             trace.truncated = bool(step.truncated[i])
             trace.success = trace.success or bool(step.success[i])
             observations[i] = trace.observations[-1]
+            if not (np.isfinite(step.observations[i]).all() and np.isfinite(step.rewards[i]).all()):
+                _check_finite(env, i, trace)
     return zeros, decisions
+
+
+def _check_finite(env: ChunkedVectorEnv, slot: int, trace: _Trace) -> None:
+    """Refuse an episode that holds NaN or infinity, with the first place of it."""
+    episode = trace.episode()
+    for place, values in (("observation", episode.observations), ("reward", episode.rewards[:, None])):
+        bad = ~np.isfinite(values).all(axis=1)
+        if bad.any():
+            # observation t is that after t steps, reward t that of step t + 1
+            step = int(bad.argmax()) + (place == "reward")
+            raise NotFiniteError(
+                f"{env.task_id}: {place} not finite at step {step} of the episode of seed {trace.seed} "
+                f"(environment {slot}): {values[bad.argmax()]}. Mend the environment.",
+                f"episode-{trace.seed}",
+                _record(trace),
+            )
+
+
+def _bad_action(
+    env: ChunkedVectorEnv, wave: list[_Trace], running: list[int], chunks: np.ndarray
+) -> NotFiniteError:
+    slot = next(i for i in running if not np.isfinite(chunks[i]).all())
+    trace = wave[slot]
+    return NotFiniteError(
+        f"{env.task_id}: the policy's actions are not finite after step {len(trace.actions)} of the episode "
+        f"of seed {trace.seed} (environment {slot}); the environment was not given them.",
+        f"episode-{trace.seed}",
+        {**_record(trace), "refused_chunk": chunks[slot]},
+    )
+
+
+def _record(trace: _Trace) -> dict[str, np.ndarray]:
+    episode = trace.episode()
+    return {
+        "seed": np.asarray(episode.seed),
+        "observations": episode.observations,
+        "actions": episode.actions,
+        "rewards": episode.rewards,
+    }
 
 
 @jax.jit

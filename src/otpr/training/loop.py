@@ -1,0 +1,78 @@
+"""What a fine-tuning run is told about its loop, and where it stands in it."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from otpr.errors import OtprError, check_at_least
+
+
+@dataclasses.dataclass(frozen=True)
+class LoopConfig:
+    """How interaction and learning alternate."""
+
+    # environment steps in all; the last round may overshoot them by less than its episodes
+    env_steps: int = 40_000
+    # episodes a round, run side by side
+    num_envs: int = 8
+    # gradient steps for each environment step
+    update_ratio: float = 0.25
+    # environment steps before learning starts
+    warmup_steps: int = 2_000
+    # gradient steps of the critics alone at that moment
+    warmup_updates: int = 1_000
+    # environment steps between evaluations
+    eval_every: int = 10_000
+    # episodes of an evaluation on the way
+    eval_episodes: int = 50
+    # episodes of the first evaluation, of the base policy, and of the last
+    final_eval_episodes: int = 100
+    # environment steps between checkpoints
+    checkpoint_every: int = 10_000
+    # seconds that a simulator process may take for a chunk; ten times as many to make and reset environments
+    env_timeout: float = 60.0
+    # end the run once more than half of the critics' values are beyond what the rewards allow
+    stop_on_divergence: bool = False
+
+    def __post_init__(self):
+        """Refuse numbers that make no loop."""
+        check_at_least(
+            1,
+            self,
+            "env_steps",
+            "num_envs",
+            "eval_every",
+            "eval_episodes",
+            "final_eval_episodes",
+            "checkpoint_every",
+        )
+        check_at_least(0, self, "update_ratio", "warmup_steps", "warmup_updates")
+        check_at_least(0.001, self, "env_timeout")
+        if self.warmup_steps >= self.env_steps:
+            raise OtprError(
+                f"warmup_steps must be below env_steps, or nothing is learnt; given {self.warmup_steps} and "
+                f"{self.env_steps}."
+            )
+
+
+@dataclasses.dataclass
+class Progression:
+    """Where a run stands."""
+
+    env_steps: int = 0
+    episodes: int = 0  # started
+    broken_episodes: int = 0  # of these, lost to the environment
+    warmup_updates: int = 0
+    updates: int = 0  # gradient steps taken, those of the warm-up included
+    updates_due: float = 0.0  # gradient steps that the environment steps ask for and that are not taken
+    potentials_due: bool = False
+    potential_rounds: int = 0
+    evaluated_at: int = -1
+    checkpointed_at: int = 0
+    rows: int = 0  # of metrics
+    seconds: float = 0.0  # wall-clock, over all sittings
+    recent: list[bool] = dataclasses.field(default_factory=list)  # outcomes of the last training episodes
+    base_success: float | None = None
+    success: float | None = None  # of the last evaluation
+    success_single: float | None = None
+    marginal_error: float | None = None

@@ -1,0 +1,177 @@
+"""Numbers that are not finite: where they came up, and what is needed to see it happen again.
+
+Whoever meets NaN or infinity raises `NotFiniteError` with the arrays at hand; fine-tuning writes them into
+the run directory's folder `faults` (docs/run-directory.md shows how to replay each kind).
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from otpr.agents.otpr import OTPR, Batch, OTPRConfig
+from otpr.data.chunks import Transitions
+from otpr.errors import OtprError
+from otpr.policy import Policy
+from otpr.training.learning import Experience, draw_batch, update_keys
+
+
+class NotFiniteError(OtprError):
+    """NaN or infinity came up; the message says where and when.
+
+    Attributes:
+        name: a short name for the file of `arrays`, e.g. "update-3017".
+        arrays: by name, what to replay it with.
+    """
+
+    def __init__(self, message: str, name: str, arrays: Mapping[str, np.ndarray]):
+        super().__init__(message)
+        self.name, self.arrays = name, dict(arrays)
+
+    def save(self, folder: Path) -> Path:
+        """Write `arrays` to `folder`, as NumPy's .npz without pickle; the file."""
+        folder.mkdir(parents=True, exist_ok=True)
+        file = folder / f"{self.name}.npz"
+        arrays: dict[str, Any] = self.arrays
+        np.savez(file, **arrays)
+        return file
+
+
+@eqx.filter_jit
+def all_finite(tree: Any) -> jax.Array:
+    """Whether no floating-point array of a pytree holds NaN or infinity; a bool that lies on the device."""
+    leaves = jax.tree.leaves(eqx.filter(tree, eqx.is_inexact_array))
+    return jnp.all(jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in leaves]))
+
+
+def bad_update(
+    agent: OTPR, experience: Experience, updates: int, update_policy: bool, done: int
+) -> NotFiniteError:
+    """The gradient step of a block at which NaN or infinity came up: the block done again, step by step.
+
+    Args:
+        agent: as it was before the block.
+        experience: what the block learnt from.
+        updates: gradient steps of the block.
+        update_policy: as in `update_block`.
+        done: gradient steps of the run before the block.
+    """
+    agent, keys = update_keys(agent, updates)
+    for i, key in enumerate(keys):
+        batch = _draw(experience, agent.config, key)
+        after, metrics = _update(agent, batch, update_policy)
+        odd = _places(batch, metrics, after)
+        if odd:
+            number = done + i + 1
+            arrays = {**_flat("agent", agent), **_flat("batch", batch)}
+            arrays["update_policy"] = np.asarray(update_policy)
+            return NotFiniteError(
+                f"Learning diverged at gradient step {number:,}: {', '.join(odd)} not finite.",
+                f"update-{number}",
+                arrays,
+            )
+        agent = after
+    return NotFiniteError(
+        f"Learning diverged in the gradient steps {done + 1:,} to {done + updates:,}, in a way that does not "
+        "show when they are taken one by one.",
+        f"update-{done + 1}",
+        _flat("agent", agent),
+    )
+
+
+@eqx.filter_jit
+def _draw(experience: Experience, config: OTPRConfig, key: jax.Array) -> Batch:
+    return draw_batch(experience, config, key)
+
+
+@eqx.filter_jit
+def _update(agent: OTPR, batch: Batch, update_policy: bool) -> tuple[OTPR, dict[str, jax.Array]]:
+    return agent.update(batch, update_policy)
+
+
+def _places(batch: Batch, metrics: dict[str, jax.Array], after: OTPR) -> list[str]:
+    """What is not finite: fields of the batch, else losses, else what a gradient moved."""
+    parts = {f"{part}.{name}": x for part, t in batch._asdict().items() for name, x in t._asdict().items()}
+    for name in [name for name in parts if name.endswith("return_to_go")]:
+        parts[name] = jnp.where(jnp.isneginf(parts[name]), 0.0, parts[name])  # -inf stands for "unknown"
+    moved = ("value", "critic", "network", "value_state", "critic_state", "policy_state")
+    stages = [
+        {f"{name} of the batch": x for name, x in parts.items()},
+        metrics,
+        {f"the gradient of the {name}": getattr(after, name) for name in moved[:3]},
+        {f"the optimiser's {name}": getattr(after, name) for name in moved[3:]},
+        {"the agent": after},
+    ]
+    for stage in stages:
+        if odd := [name for name, tree in stage.items() if not bool(all_finite(tree))]:
+            return odd
+    return []
+
+
+def agent_arrays(agent: OTPR) -> dict[str, np.ndarray]:
+    """Every array of an agent by name, as it goes into a file of `NotFiniteError`."""
+    return _flat("agent", agent)
+
+
+def _flat(name: str, tree: Any) -> dict[str, np.ndarray]:
+    leaves = jax.tree_util.tree_leaves_with_path(eqx.filter(tree, eqx.is_array))
+    return {name + jax.tree_util.keystr(path): _plain(leaf) for path, leaf in leaves}
+
+
+def _is_key(leaf: Any) -> bool:
+    return jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+
+
+def _plain(leaf: Any) -> np.ndarray:
+    return np.asarray(jax.random.key_data(leaf) if _is_key(leaf) else leaf)
+
+
+def load_update(file: str | os.PathLike[str], base: Policy, config: OTPRConfig) -> tuple[OTPR, Batch, bool]:
+    """A gradient step that went wrong: `agent.update(batch, update_policy)` takes it again.
+
+    Args:
+        file: `faults/update-N.npz` of a run directory.
+        base: the pre-trained policy the run started from, for its architecture.
+        config: the agent's settings in that run, for the architecture of critics and potentials.
+
+    Returns:
+        the agent before the step, its batch, and whether the step trained the policy too.
+
+    Raises:
+        OtprError: the file cannot be read, or is of a run with another policy or other settings.
+    """
+    try:
+        with open(file, "rb") as stream, np.load(stream, allow_pickle=False) as stored:
+            arrays = {name: stored[name] for name in stored.files}
+        parts = {
+            part: Transitions(*(jnp.asarray(arrays[f"batch.{part}.{name}"]) for name in Transitions._fields))
+            for part in Batch._fields
+        }
+        keypoints = Transitions(*(field[: config.keypoints] for field in parts["pool"]))
+        like = OTPR.create(base, keypoints, config, jax.random.key(0))
+        update_policy = bool(arrays["update_policy"])
+
+        def fill(path: Any, leaf: Any) -> Any:
+            if not eqx.is_array(leaf):
+                return leaf
+            name = "agent" + jax.tree_util.keystr(path)
+            value = jnp.asarray(arrays[name])
+            if _is_key(leaf):
+                return jax.random.wrap_key_data(value, impl=jax.random.key_impl(leaf))
+            if value.shape != leaf.shape and "keypoint_" not in name:  # of those there may be fewer
+                raise ValueError(f"{name} has shape {value.shape}, expected {leaf.shape}")
+            return value
+
+        return jax.tree_util.tree_map_with_path(fill, like), Batch(**parts), update_policy
+    # all that the zip and NumPy readers raise on other files, and a missing or misfitting array
+    except (OSError, EOFError, KeyError, ValueError) as error:
+        raise OtprError(
+            f"{file} holds no gradient step of this policy and these settings ({error!r})."
+        ) from error
