@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -16,7 +17,7 @@ import otpr
 from otpr.diffusion import sample
 from otpr.errors import OtprError
 from otpr.policy import Policy, load_policy, policy_task
-from tiny import TASK, arrays, assert_same_arrays, chooser, files, policy, weights
+from tiny import TASK, arrays, assert_same_arrays, chooser, files, policy, reseal, weights
 
 OBSERVATIONS = np.random.default_rng(0).normal(size=(5, 39)).astype(np.float32)
 KINDS = {
@@ -122,7 +123,7 @@ def test_saved_policy_comes_back_bit_for_bit(kind: str, tmp_path: Path):
     for seed, observation in enumerate(OBSERVATIONS):
         np.testing.assert_array_equal(loaded.act(observation, seed), saved.act(observation, seed))
     assert policy_task(tmp_path / "deep" / "policy") == TASK
-    assert sorted(files(tmp_path)) == ["deep/policy/policy.json", "deep/policy/weights.npz"]
+    assert sorted(files(tmp_path / "deep" / "policy")) == ["SHA256SUMS", "policy.json", "weights.npz"]
 
 
 def test_run_directory_stands_for_the_policy_in_it(tmp_path: Path):
@@ -159,7 +160,7 @@ def test_saving_replaces_an_older_policy_whole(tmp_path: Path):
     SMALL.save(tmp_path / "policy", task=TASK)
     assert_same_arrays(arrays(load_policy(tmp_path / "policy")), arrays(SMALL))
     assert policy_task(tmp_path / "policy") == TASK
-    assert len(files(tmp_path)) == 2
+    assert len(files(tmp_path)) == 3
 
 
 def test_failure_while_saving_leaves_the_older_policy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -167,10 +168,10 @@ def test_failure_while_saving_leaves_the_older_policy(tmp_path: Path, monkeypatc
     before = files(tmp_path)
 
     def disk_full(*_: object, **__: object) -> None:
-        raise OSError("No space left on device")
+        raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(np, "savez", disk_full)
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(OtprError, match=r"policy cannot be written \(No space left on device\)"):
         KINDS["resampled"].save(tmp_path / "policy", task=TASK)
     assert files(tmp_path) == before
 
@@ -193,9 +194,16 @@ def saved(tmp_path: Path) -> Path:
 
 
 def refusal(folder: Path) -> str:
+    """The message, where somebody changed the files of a policy without changing the checksums."""
     with pytest.raises(OtprError) as caught:
         load_policy(folder)
     return str(caught.value)
+
+
+def refusal_of_forged(folder: Path) -> str:
+    """The message, where the checksums were made to fit."""
+    reseal(folder)
+    return refusal(folder)
 
 
 def test_missing_policy_is_said_to_be_missing(tmp_path: Path):
@@ -216,7 +224,32 @@ def test_truncated_weights_are_refused(saved: Path, share: float):
     assert refusal(saved).startswith(f"{saved / 'weights.npz'} is damaged (")
 
 
-def test_flipped_bit_anywhere_is_refused_or_harmless(saved: Path):
+@pytest.mark.parametrize("name", ["weights.npz", "policy.json", "SHA256SUMS"])
+def test_flipped_bit_anywhere_is_seen(saved: Path, name: str):
+    content = (saved / name).read_bytes()
+    generator = np.random.default_rng(0)
+    for position in [0, 1, len(content) - 1, *generator.integers(0, len(content), 40)]:
+        damaged = bytearray(content)
+        damaged[position] ^= 1 << int(generator.integers(8))
+        (saved / name).write_bytes(damaged)
+        assert re.match(rf"{saved}/\S+ is damaged \(.*\)\. Copy or save the policy again\.$", refusal(saved))
+        with pytest.raises(OtprError, match="is damaged"):
+            policy_task(saved)
+
+
+def test_missing_checksums_are_missed(saved: Path):
+    (saved / "SHA256SUMS").unlink()
+    assert refusal(saved) == (
+        f"{saved / 'SHA256SUMS'} is damaged (expected the sums of policy.json and weights.npz). "
+        "Copy or save the policy again."
+    )
+
+
+def test_flipped_bit_in_a_policy_without_checksums_is_refused_or_harmless(saved: Path):
+    """Format 1 had none but the archive's own."""
+    document = json.loads((saved / "policy.json").read_text())
+    (saved / "policy.json").write_text(json.dumps({**document, "format": 1}))
+    (saved / "SHA256SUMS").unlink()
     content = (saved / "weights.npz").read_bytes()
     generator = np.random.default_rng(0)
     refusals = []
@@ -247,7 +280,7 @@ def test_pickle_among_the_weights_is_not_opened(saved: Path, tmp_path: Path):
     name = next(iter(content))
     content[name] = np.array([Trap()], dtype=object)
     np.savez(saved / "weights.npz", **content)  # pyright: ignore[reportArgumentType]
-    assert "allow_pickle=False" in refusal(saved)
+    assert "is no plain array of numbers; pickled objects are not loaded" in refusal_of_forged(saved)
     assert not (tmp_path / "sprung").exists()
 
 
@@ -255,7 +288,7 @@ def test_array_of_another_shape_is_named(saved: Path):
     content: dict[str, np.ndarray] = weights(saved)
     content[".normalizer.mean"] = np.zeros(4, np.float32)
     np.savez(saved / "weights.npz", **content)  # pyright: ignore[reportArgumentType]
-    assert refusal(saved) == (
+    assert refusal_of_forged(saved) == (
         f"{saved / 'weights.npz'} is damaged (.normalizer.mean is float32[4], by policy.json it is "
         "float32[3]). Copy or save the policy again."
     )
@@ -265,7 +298,7 @@ def test_array_of_another_dtype_is_named(saved: Path):
     content: dict[str, np.ndarray] = weights(saved)
     content[".normalizer.mean"] = np.zeros(3, np.float64)
     np.savez(saved / "weights.npz", **content)  # pyright: ignore[reportArgumentType]
-    assert ".normalizer.mean is float64[3], by policy.json it is float32[3]" in refusal(saved)
+    assert ".normalizer.mean is float64[3], by policy.json it is float32[3]" in refusal_of_forged(saved)
 
 
 @pytest.mark.parametrize("change", ["drop", "add"])
@@ -277,14 +310,14 @@ def test_missing_or_surplus_array_is_named(saved: Path, change: str):
         content[".more"] = np.zeros(1)
     np.savez(saved / "weights.npz", **content)  # pyright: ignore[reportArgumentType]
     name = ".normalizer.mean" if change == "drop" else ".more"
-    assert f"disagree on whether there is '{name}'" in refusal(saved)
+    assert f"disagree on whether there is '{name}'" in refusal_of_forged(saved)
 
 
 def test_every_key_of_the_document_is_needed(saved: Path):
     document = json.loads((saved / "policy.json").read_text())
     for name in document.keys() - {"sampler", "sampler_steps"}:  # earlier versions did not write these
         (saved / "policy.json").write_text(json.dumps({k: v for k, v in document.items() if k != name}))
-        assert refusal(saved) == (
+        assert refusal_of_forged(saved) == (
             f"{saved / 'policy.json'} is damaged (KeyError: '{name}'). Copy or save the policy again."
         )
 
@@ -298,19 +331,24 @@ def test_every_key_of_the_document_is_needed(saved: Path):
         ("denoising_steps", 0),
         ("task", 3),
         ("sampler_steps", 2.0),
+        ("chunk_length", 10**9),
+        ("denoising_steps", 10**9),
+        ("observation_dim", True),
+        ("candidates", 10**30),
     ],
 )
 def test_impossible_number_in_the_document_is_named(saved: Path, name: str, value: object):
     document = json.loads((saved / "policy.json").read_text())
     (saved / "policy.json").write_text(json.dumps({**document, name: value}))
-    assert f"{saved / 'policy.json'} is damaged (ValueError: {name} is {value!r})" in refusal(saved)
+    assert f"{saved / 'policy.json'} is damaged (ValueError: {name} is {value!r})" in refusal_of_forged(saved)
 
 
 def test_policy_of_an_earlier_version_samples_as_it_did(tmp_path: Path):
     KINDS["few steps"].save(tmp_path / "policy", task=TASK)
     document = json.loads((tmp_path / "policy" / "policy.json").read_text())
     assert (document.pop("sampler"), document.pop("sampler_steps")) == ("dpm++", 3)
-    (tmp_path / "policy" / "policy.json").write_text(json.dumps(document))
+    (tmp_path / "policy" / "policy.json").write_text(json.dumps({**document, "format": 1}))
+    (tmp_path / "policy" / "SHA256SUMS").unlink()
     loaded = load_policy(tmp_path)
     assert (loaded.sampler, loaded.sampler_steps) == ("ddpm", None)
     for seed, observation in enumerate(OBSERVATIONS):
@@ -329,13 +367,60 @@ def test_policy_of_an_earlier_version_samples_as_it_did(tmp_path: Path):
 def test_sampler_in_the_document_that_can_not_be_is_named(saved: Path, change: dict, message: str):
     document = json.loads((saved / "policy.json").read_text())
     (saved / "policy.json").write_text(json.dumps({**document, **change}))
-    assert refusal(saved) == f"{saved / 'policy.json'}: {message}"
+    assert refusal_of_forged(saved) == f"{saved / 'policy.json'}: {message}"
+
+
+@pytest.mark.parametrize(
+    ("part", "name", "value"),
+    [
+        ("network", "depth", 10**9),
+        ("network", "width", 10**12),
+        ("chooser", "keypoints", -1),
+        ("chooser", "alpha", "0"),
+        ("chooser", "epsilon", 10**400),
+        ("chooser.critic", "depth", 10**9),
+        ("chooser.critic", "size", 0),
+        ("chooser.value", "width_size", None),
+        ("chooser.potentials", "activation", "os.system"),
+    ],
+)
+def test_impossible_part_of_the_document_is_named(saved: Path, part: str, name: str, value: object):
+    document = json.loads((saved / "policy.json").read_text())
+    inner = document
+    for step in part.split("."):
+        inner = inner[step]
+    inner[name] = value
+    (saved / "policy.json").write_text(json.dumps(document))
+    assert f"{saved / 'policy.json'} is damaged (ValueError: {part}.{name} is " in refusal_of_forged(saved)
+
+
+@pytest.mark.parametrize("text", ["[]", "3", "null", '"a"', '{"format": []}', '{"format": 2, "task": "t"}'])
+def test_document_that_is_no_such_object_is_refused(saved: Path, text: str):
+    (saved / "policy.json").write_text(text)
+    assert refusal_of_forged(saved).startswith(f"{saved / 'policy.json'} is damaged (")
+
+
+@pytest.mark.parametrize("part", ["network", "chooser"])
+def test_part_of_the_document_that_is_no_object_is_refused(saved: Path, part: str):
+    document = json.loads((saved / "policy.json").read_text())
+    for wrong in ([], "width", 7):
+        (saved / "policy.json").write_text(json.dumps({**document, part: wrong}))
+        assert refusal_of_forged(saved).startswith(f"{saved / 'policy.json'} is damaged (")
+
+
+@pytest.mark.parametrize("number", [1, 2])
+def test_policy_of_every_format_loads(number: int):
+    """See tests/fixtures/README.md."""
+    folder = Path(__file__).parent / "fixtures" / f"policy-{number}"
+    assert_same_arrays(arrays(load_policy(folder)), arrays(SMALL))
+    assert json.loads((folder / "policy.json").read_text())["format"] == number
+    assert policy_task(folder) == TASK
 
 
 def test_torn_document_is_refused(saved: Path):
     text = (saved / "policy.json").read_text()
     (saved / "policy.json").write_text(text[: len(text) // 2])
-    assert refusal(saved).startswith(f"{saved / 'policy.json'} is damaged (JSONDecodeError")
+    assert refusal_of_forged(saved).startswith(f"{saved / 'policy.json'} is damaged (JSONDecodeError")
     with pytest.raises(OtprError, match=r"policy\.json is damaged"):
         policy_task(saved)
 
@@ -343,7 +428,8 @@ def test_torn_document_is_refused(saved: Path):
 def test_later_format_asks_for_an_upgrade_whatever_else_it_holds(saved: Path):
     (saved / "policy.json").write_text('{"format": 99}')
     assert (
-        refusal(saved) == f"{saved / 'policy.json'} is of format 99; this otpr reads up to 1. Upgrade otpr."
+        refusal_of_forged(saved)
+        == f"{saved / 'policy.json'} is of format 99; this otpr reads up to 2. Upgrade otpr."
     )
 
 

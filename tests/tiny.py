@@ -6,6 +6,7 @@ All use the same shapes, so that what one test compiles the others reuse.
 from __future__ import annotations
 
 import functools
+import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -143,3 +144,10 @@ def weights(folder: Path) -> dict[str, np.ndarray]:
 def files(folder: Path) -> dict[str, bytes]:
     """Every file below the folder, to see that nothing was written."""
     return {str(file.relative_to(folder)): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
+
+
+def reseal(folder: Path) -> None:
+    """Write the checksums of what is in a folder now, as somebody does who forges it."""
+    files = [file for file in sorted(folder.iterdir()) if file.name != "SHA256SUMS"]
+    sums = [f"{hashlib.sha256(file.read_bytes()).hexdigest()}  {file.name}\n" for file in files]
+    (folder / "SHA256SUMS").write_text("".join(sums))

@@ -25,8 +25,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: without the program's name; None takes the process's.
 
     Returns:
-        The exit status: 0 done, 1 the output was cut off, 2 something the user can mend, 130 stopped by a
-        signal.
+        The exit status: 0 done, or stopped by a signal with everything saved; 1 the output was cut off; 2
+        something the user can mend; 130 stopped by a signal at once.
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     try:
@@ -77,7 +77,7 @@ def _run(arguments: list[str]) -> int:
         command.run()
     except Stopped as stopped:
         print(f"otpr: {stopped}. Go on with:\n  {_again(arguments)}")
-        return 130
+        return 0
     except KeyboardInterrupt:
         print("\notpr: interrupted.", file=sys.stderr)
         run_dir = getattr(command, "run_dir", None)

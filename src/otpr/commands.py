@@ -22,11 +22,12 @@ from otpr.errors import OtprError, check_at_least
 from otpr.policy import Policy, load_policy, policy_task
 from otpr.report.curve import learning_curve
 from otpr.report.video import record
+from otpr.storage import write_json
 from otpr.training.evaluate import Evaluation, evaluate
 from otpr.training.finetune import FineTuning, LoopConfig
 from otpr.training.pretrain import PretrainConfig, pretrain
 from otpr.training.progress import Progress
-from otpr.training.run_directory import RunDirectory, write_json
+from otpr.training.run_directory import RunDirectory
 
 
 @dataclasses.dataclass(frozen=True)

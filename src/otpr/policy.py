@@ -1,16 +1,14 @@
 """The policy as deployed: observation in, action chunk out, with everything it needs inside.
 
-On disk a policy is a folder of two files: `policy.json`, its architecture, and `weights.npz`, its arrays by
-name. Neither can carry code, so a policy from a stranger is safe to load.
+On disk a policy is a sealed folder (`otpr.storage`): `policy.json`, its architecture, `weights.npz`, its
+arrays by name, and the checksums of both. None of them can carry code, and no more memory is taken than they
+have bytes, so a policy from a stranger is safe to load.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
-import tempfile
-import zipfile
 from pathlib import Path
 from typing import Any, get_args
 
@@ -20,6 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
+from otpr import storage
 from otpr.compatibility import Compatibility, TransportCost
 from otpr.critics import QEnsemble
 from otpr.diffusion import NoiseNetwork, NoiseSchedule, sample
@@ -27,6 +26,7 @@ from otpr.diffusion.sampling import Method
 from otpr.errors import OtprError, unknown_name
 from otpr.normalization import Normalizer
 from otpr.ot import Potentials
+from otpr.storage import DamagedFile
 
 
 class Policy(eqx.Module):
@@ -149,26 +149,22 @@ class Policy(eqx.Module):
             task: the task it was trained on, for whoever finds the file.
 
         Raises:
-            OtprError: something else than a policy is at `path`; it stays as it is.
+            OtprError: something else than a policy is at `path`, or it cannot be written; what was there
+                stays as it is.
         """
         path = Path(path)
         if path.exists() and not (path / "policy.json").is_file():
             raise OtprError(f"{path} exists and is not a policy; give the name of a new folder.")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as scratch:
-            new = Path(scratch) / "new"
-            new.mkdir()
-            document = {"format": FORMAT, "task": task, **_architecture(self)}
-            (new / "policy.json").write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
+        with storage.writing(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+        with storage.sealed_folder(path) as new:
+            storage.write_json(new / "policy.json", {"format": FORMAT, "task": task, **_architecture(self)})
             weights: dict[str, Any] = {name: np.asarray(leaf) for name, leaf in _arrays(self).items()}
             np.savez(new / "weights.npz", **weights)
-            if path.exists():
-                path.rename(Path(scratch) / "old")
-            new.rename(path)
 
 
-FORMAT = 1
-"""Version of the files; it rises when older code could no longer read them."""
+FORMAT = 2
+"""Version of the files; it rises when older code could no longer read them. 1 had no checksums."""
 
 
 def load_policy(path: str | os.PathLike[str]) -> Policy:
@@ -188,7 +184,10 @@ def load_policy(path: str | os.PathLike[str]) -> Policy:
         raise _damaged(folder / "policy.json", error) from error
     except OtprError as error:  # a sampler of another version, or edited by hand
         raise OtprError(f"{folder / 'policy.json'}: {error}") from error
-    weights = _read_weights(folder / "weights.npz")
+    try:
+        weights = storage.read_arrays(folder / "weights.npz")
+    except DamagedFile as error:
+        raise _again(error) from error
     wanted = _arrays(skeleton)
     if odd := sorted(set(wanted) ^ set(weights)):
         raise _damaged(folder / "weights.npz", f"it and policy.json disagree on whether there is {odd[0]!r}")
@@ -210,40 +209,61 @@ def policy_task(path: str | os.PathLike[str]) -> str:
 
 
 def _read_document(folder: Path) -> dict[str, Any]:
-    """What policy.json says, its first layer checked."""
+    """What policy.json says, checked against its checksum and against what can be."""
     file = folder / "policy.json"
     try:
-        document = json.loads(file.read_text(encoding="utf-8"))
+        sealed = storage.check_seal(folder) if (folder / storage.SEAL).exists() else None
+        document = storage.read_json(file)
+    except DamagedFile as error:
+        raise _again(error) from error
+    try:
         if document["format"] > FORMAT:
             raise OtprError(
                 f"{file} is of format {document['format']}; this otpr reads up to {FORMAT}. Upgrade otpr."
             )
-        if not isinstance(document["task"], str):
-            raise ValueError(f"task is {document['task']!r}")
-        for name in ("observation_dim", "action_dim", "chunk_length", "candidates", "denoising_steps"):
-            if not (type(document[name]) is int and document[name] >= 1):
-                raise ValueError(f"{name} is {document[name]!r}")
-        if type(steps := document.get("sampler_steps")) not in (int, type(None)):
-            raise ValueError(f"sampler_steps is {steps!r}")
-    except (OSError, KeyError, TypeError, ValueError) as error:
+        if document["format"] > 1 and sealed != {"policy.json", "weights.npz"}:
+            raise _damaged(folder / storage.SEAL, "expected the sums of policy.json and weights.npz")
+        _check_document(document)
+    except (KeyError, TypeError, ValueError) as error:
         raise _damaged(file, error) from error
     return document
 
 
-def _read_weights(file: Path) -> dict[str, np.ndarray]:
-    try:
-        # opened here, because NumPy leaves a damaged archive open
-        with open(file, "rb") as stream, np.load(stream, allow_pickle=False) as stored:
-            return {name: stored[name] for name in stored.files}
-    # all that the zip and NumPy readers raise on damaged bytes
-    except (OSError, EOFError, KeyError, TypeError, ValueError, RuntimeError, zipfile.BadZipFile) as error:
-        raise _damaged(file, error) from error
+def _check_document(document: dict[str, Any]) -> None:
+    """Refuse what no policy has, before anything is built by it.
+
+    Raises:
+        ValueError: names the field. (Or KeyError: a field is missing, TypeError: it is no object.)
+    """
+    if not isinstance(document["task"], str):
+        raise ValueError(f"task is {document['task']!r}")
+    if type(steps := document.get("sampler_steps")) not in (int, type(None)):
+        raise ValueError(f"sampler_steps is {steps!r}")
+    parts = {"": {name: document[name] for name in _COUNTS}, "network.": dict(document["network"])}
+    if (chooser := document["chooser"]) is not None:
+        numbers = {name: chooser[name] for name in ("alpha", "temperature", "epsilon")}
+        for name, number in numbers.items():
+            if type(number) not in (int, float) or abs(number) > 1e9:
+                raise ValueError(f"chooser.{name} is {number!r}")
+        parts["chooser."] = {"keypoints": chooser["keypoints"]}
+        parts |= {f"chooser.{name}.": dict(chooser[name]) for name in ("critic", "value", "potentials")}
+    for part, counts in parts.items():
+        for name, count in counts.items():
+            # depth and noise levels are built one by one, before the weights show whether they are so many
+            largest = 10_000 if name in ("depth", "denoising_steps") else 1_000_000
+            if not (type(count) is int and (0 if name == "depth" else 1) <= count <= largest):
+                raise ValueError(f"{part}{name} is {count!r}")
+
+
+_COUNTS = ("observation_dim", "action_dim", "chunk_length", "candidates", "denoising_steps")
 
 
 def _damaged(file: Path, reason: Exception | str) -> OtprError:
-    if isinstance(reason, Exception):
-        reason = f"{type(reason).__name__}: {reason}"
-    return OtprError(f"{file} is damaged ({reason}). Copy or save the policy again.")
+    return _again(DamagedFile(file, reason))
+
+
+def _again(error: DamagedFile) -> OtprError:
+    return OtprError(f"{error} Copy or save the policy again.")
 
 
 def _folder(path: str | os.PathLike[str]) -> Path:

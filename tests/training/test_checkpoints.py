@@ -1,7 +1,7 @@
 from __future__ import annotations
 
-import subprocess
-import sys
+import hashlib
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ import pytest
 
 from otpr.errors import OtprError
 from otpr.training import checkpoints
+from tiny import reseal
 
 
 def make_tree(seed: int) -> dict[str, Any]:
@@ -56,10 +57,8 @@ def assert_identical(one: Any, other: Any) -> None:
 def test_round_trip_is_exact_to_the_bit(tmp_path: Path):
     saved = make_tree(0)
     state = {"env_steps": 10, "rates": [0.1, 1 / 3], "nested": {"none": None}}
-    checkpoints.save(tmp_path / "new" / "folder", 7, saved, state)
-    loaded, loaded_state = checkpoints.load(
-        tmp_path / "new" / "folder", 7, {**make_tree(0), **make_other_values()}
-    )
+    checkpoints.save(tmp_path / "new", 7, saved, state)
+    loaded, loaded_state = checkpoints.load(tmp_path / "new", 7, {**make_tree(0), **make_other_values()})
     assert_identical(loaded, saved)
     assert loaded_state == state
 
@@ -116,24 +115,6 @@ def test_latest_of_nothing_is_none(tmp_path: Path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_checkpoint_that_a_killed_process_left_half_written_does_not_count(tmp_path: Path):
-    checkpoints.save(tmp_path, 1, {"x": jnp.ones(2)}, {})
-    killed = """
-import os, sys
-import numpy as np
-import orbax.checkpoint as ocp
-from otpr.training import checkpoints
-async def kill(*args, **kwargs): os._exit(9)
-ocp.JsonCheckpointHandler.async_save = kill
-checkpoints.save(sys.argv[1], 2, {"x": np.zeros(2)}, {})
-"""
-    assert subprocess.run([sys.executable, "-c", killed, str(tmp_path)]).returncode == 9
-    assert len(list(tmp_path.iterdir())) == 2
-    assert checkpoints.latest(tmp_path) == 1
-    checkpoints.save(tmp_path, 3, {"x": jnp.zeros(2)}, {})
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["1", "3"]
-
-
 @pytest.mark.parametrize(
     ("like", "line"),
     [
@@ -164,25 +145,151 @@ def test_missing_step_is_an_error_that_says_which_there_is(tmp_path: Path):
         checkpoints.load(tmp_path, 1, {"x": jnp.zeros(2)})
     checkpoints.save(tmp_path, 4, {"x": jnp.zeros(2)}, {})
     with pytest.raises(OtprError, match=r"No checkpoint of step 1 in .* The latest is of step 4\."):
-        checkpoints.load_state(tmp_path, 1)
+        checkpoints.load(tmp_path, 1, {"x": jnp.zeros(2)})
 
 
-def test_damaged_checkpoint_is_an_error_and_the_one_before_it_still_loads(tmp_path: Path):
+@pytest.fixture
+def two(tmp_path: Path) -> Path:
+    """A folder with two checkpoints."""
     for step in (1, 2):
-        checkpoints.save(tmp_path, step, {"x": jnp.full(50, step, float)}, {})
-    damaged = [file for file in (tmp_path / "2" / "arrays").rglob("d/*") if file.is_file()]
-    assert damaged
-    for file in damaged:
-        file.write_bytes(file.read_bytes()[:1])
-    with pytest.raises(OtprError, match=r"step 2 .* cannot be read .* Delete the folder"):
-        checkpoints.load(tmp_path, 2, {"x": jnp.zeros(50)})
-    loaded, _ = checkpoints.load(tmp_path, 1, {"x": jnp.zeros(50)})
+        checkpoints.save(tmp_path, step, {"x": jnp.full(50, step, float), "n": 3}, {"step": step})
+    return tmp_path
+
+
+LIKE = {"x": jnp.zeros(50), "n": 3}
+
+
+def refusal(folder: Path, step: int = 2) -> str:
+    with pytest.raises(OtprError) as caught:
+        checkpoints.load(folder, step, LIKE)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["arrays.npz", "checkpoint.json", "SHA256SUMS"])
+def test_damage_anywhere_is_seen_and_the_checkpoint_before_it_is_offered(two: Path, name: str):
+    file = two / "2" / name
+    whole = file.read_bytes()
+    spots = {0, 1, 9, len(whole) // 3, len(whole) // 2, len(whole) - 70, len(whole) - 2, len(whole) - 1}
+    flipped = [whole[:spot] + bytes([whole[spot] ^ 1]) + whole[spot + 1 :] for spot in sorted(spots)]
+    cut = [whole[:length] for length in sorted(spots)]
+    for content in [*flipped, *cut, whole + b"\n", b"", bytes(len(whole))]:
+        file.write_bytes(content)
+        message = refusal(two)
+        assert message.startswith(f"{two / '2'}/") and " is damaged (" in message
+        if name != "SHA256SUMS":  # there a changed name is first missed as a file
+            assert message.startswith(f"{two / '2' / name} is damaged (")
+        assert "The checkpoint of step 1 before it is whole. To go on from there, delete" in message
+        assert f"the folder {two / '2'} and resume." in message
+    file.write_bytes(whole)
+    assert checkpoints.load(two, 2, LIKE)[1] == {"step": 2}
+
+
+def test_after_the_damaged_one_is_deleted_the_one_before_it_is_the_latest(two: Path):
+    (two / "2" / "arrays.npz").unlink()
+    assert "FileNotFoundError" in refusal(two)
+    shutil.rmtree(two / "2")
+    assert checkpoints.latest(two) == 1
+    loaded, state = checkpoints.load(two, 1, LIKE)
     assert loaded["x"].tolist() == [1.0] * 50
+    assert state == {"step": 1}
 
 
-def test_state_can_be_read_alone(tmp_path: Path):
-    checkpoints.save(tmp_path, 1, {"x": jnp.ones(2)}, {"observation_dim": 39, "pair": (1, 2)})
-    assert checkpoints.load_state(tmp_path, 1) == {"observation_dim": 39, "pair": [1, 2]}
+def test_where_all_are_damaged_none_is_offered(two: Path):
+    for step in (1, 2):
+        (two / str(step) / "arrays.npz").write_bytes(b"")
+    assert "There is no whole checkpoint before it" in refusal(two)
+
+
+def test_checkpoint_is_one_that_sha256sum_finds_whole(two: Path):
+    lines = (two / "2" / "SHA256SUMS").read_text().splitlines()
+    sums = {name: hashlib.sha256((two / "2" / name).read_bytes()).hexdigest() for name in checkpoints.FILES}
+    assert sorted(lines) == sorted(f"{digest}  {name}" for name, digest in sums.items())
+
+
+def test_what_a_killed_process_left_behind_does_not_count_and_goes_with_the_next_save(two: Path):
+    (two / ".3.abcdef" / "new").mkdir(parents=True)
+    (two / "2").rename(two / "2.replaced")  # killed in the instant of replacing it
+    assert checkpoints.latest(two) == 2
+    assert checkpoints.load(two, 2, LIKE)[1] == {"step": 2}
+    checkpoints.save(two, 2, LIKE, {"step": "2 again"})
+    assert sorted(path.name for path in two.iterdir()) == ["1", "2"]
+    assert checkpoints.load(two, 2, LIKE)[1] == {"step": "2 again"}
+
+
+def test_folder_of_a_run_that_is_gone_is_not_made_again(tmp_path: Path):
+    with pytest.raises(OtprError, match=r"run/checkpoints cannot be written \(No such file or directory\)"):
+        checkpoints.save(tmp_path / "run" / "checkpoints", 1, LIKE, {})
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("document", "message"),
+    [
+        ("[]", "does not say of which format it is"),
+        ("7", "does not say of which format it is"),
+        ("{}", "does not say of which format it is"),
+        ('{"format": "2"}', "does not say of which format it is"),
+        ('{"format": true}', "does not say of which format it is"),
+        ('{"format": 2, "state": [], "leaves": {}}', "state and leaves should be objects"),
+        ('{"format": 2, "state": {}, "leaves": 3}', "state and leaves should be objects"),
+        ('{"format": 2, "state": {}, "leaves": {}}', "does not fit the agent"),
+        ('{"format": 2, "state": {}, "leaves": {"x": [[1]]}}', "does not fit the agent"),
+        ('{"format": 99}', "is of format 99; this otpr reads format 2. Resume with the otpr that"),
+        ("[" * 100_000, "RecursionError"),
+        ('{"format": ' + "9" * 10_000 + "}", "Exceeds the limit"),
+        ('{"format": 2, "state": {"rate": NaN}}', "NaN is no JSON"),
+        ('{"format": 2, "state": {"rate": 1e999}}', "too large"),
+    ],
+)
+def test_forged_document_is_refused(two: Path, document: str, message: str):
+    (two / "2" / "checkpoint.json").write_text(document)
+    reseal(two / "2")
+    assert message in refusal(two)
+
+
+def test_forged_arrays_are_refused(two: Path):
+    file = two / "2" / "arrays.npz"
+    for arrays in ({}, {"['x']": np.zeros(49, np.float32)}, {"['x']": np.zeros(50)}, {"../x": np.zeros(50)}):
+        np.savez(file, **arrays)
+        reseal(two / "2")
+        assert "['x'] is not as its own table says" in refusal(two)
+
+
+def test_seal_of_other_files_is_refused(two: Path):
+    (two / "2" / "more").write_text("x")
+    reseal(two / "2")
+    assert "SHA256SUMS is damaged (expected the sums of arrays.npz and checkpoint.json)" in refusal(two)
+    (two / "2" / "SHA256SUMS").write_text("0" * 64 + "  ../../secret\n")
+    assert "SHA256SUMS is damaged (it is no list" in refusal(two)
+
+
+# ------------------------------------------------------- formats: see tests/fixtures/README.md
+
+FIXTURES = Path(__file__).parents[1] / "fixtures"
+
+
+def fixture_tree(number: int = 5) -> dict[str, Any]:
+    """What the stored checkpoints hold; with another number, a tree of the same form."""
+    return {
+        "weights": jnp.arange(6, dtype=jnp.float32).reshape(2, 3) / (number + 2),
+        "half": jnp.asarray([1.0, 1 / (number - 2)], jnp.bfloat16),
+        "key": jax.random.key(number),
+        "count": np.int64(2 ** (8 * number)),
+        "empty": np.zeros((0, 5), np.float32),
+        "rate": 0.5,
+    }
+
+
+def test_checkpoint_of_this_format_stored_earlier_loads():
+    loaded, state = checkpoints.load(FIXTURES / "checkpoint-2", 7, fixture_tree(7))
+    assert_identical(loaded, fixture_tree())
+    assert state == {"env_steps": 10, "recent": [True, False]}
+
+
+def test_checkpoint_of_format_1_says_what_is_needed():
+    assert checkpoints.latest(FIXTURES / "checkpoint-1") == 7
+    with pytest.raises(OtprError, match=r"is of format 1, .* Finish the run with the commit"):
+        checkpoints.load(FIXTURES / "checkpoint-1", 7, fixture_tree(7))
 
 
 def test_tree_without_arrays_is_refused(tmp_path: Path):

@@ -202,6 +202,7 @@ def test_overwrite_starts_anew(tmp_path: Path):
         "config.json",
         "versions.json",
         "metrics.jsonl",
+        "lock",
         "tensorboard",
     }
     assert json.loads((path / "config.json").read_text())["config"] == {"seed": 4}
@@ -267,7 +268,7 @@ def test_resume_of_nothing_is_an_error_and_makes_nothing(tmp_path: Path):
 def test_unreadable_configuration_is_an_error_that_names_the_file(tmp_path: Path):
     open_run(tmp_path / "run").close()
     (tmp_path / "run" / "config.json").write_text('{"command": ')
-    with pytest.raises(OtprError, match=r"config\.json cannot be read"):
+    with pytest.raises(OtprError, match=r"config\.json is damaged \(JSONDecodeError"):
         open_run(tmp_path / "run", resume=True)
 
 

@@ -10,12 +10,12 @@ from otpr.training.stopping import Stopped, StopRequest
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_first_signal_only_asks_and_the_second_interrupts_at_once(number: signal.Signals, capsys):
+def test_first_signal_only_asks_and_the_second_interrupts_at_once(number: signal.Signals, capfd):
     with StopRequest() as stop:
         assert not stop.requested
         os.kill(os.getpid(), number)
         assert stop.requested
-        assert "Once more stops at once" in capsys.readouterr().out
+        assert "Once more stops at once" in capfd.readouterr().out
         with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), number)
 

@@ -1,23 +1,44 @@
-"""Atomic, bit-exact checkpoints of a pytree and a little JSON state, kept with Orbax.
+"""Atomic, bit-exact checkpoints of a pytree and a little JSON state.
 
-Orbax restores an array into a target of another shape or dtype without a word (it slices, pads and casts), so
-every checkpoint carries its own table of leaves, and a tree is only restored into a tree with the same table.
+A checkpoint is a sealed folder (`otpr.storage`) named by its step:
+
+checkpoint.json   the format's number, the JSON state, and a table of all leaves, which must agree on loading
+arrays.npz        the arrays by their paths in the tree
+SHA256SUMS        the checksums of both
 """
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import orbax.checkpoint as ocp
 
 from otpr.errors import OtprError
+from otpr.storage import (
+    SEAL,
+    DamagedFile,
+    check_seal,
+    read_arrays,
+    read_json,
+    sealed_folder,
+    write_json,
+    writing,
+)
 
 KEPT_CHECKPOINTS = 2
 """How many checkpoints a directory holds: the last, and the one before it should the last be damaged."""
+
+FORMAT = 2
+"""Version of the files; 1 was Orbax's, without a number in it."""
+
+FILES = {"arrays.npz", "checkpoint.json"}
+
+REPLACED = ".replaced"
+"""Suffix of a checkpoint in the instant in which another of the same step takes its place."""
 
 Tree = TypeVar("Tree")
 
@@ -25,51 +46,47 @@ Tree = TypeVar("Tree")
 def save(directory: str | Path, step: int, arrays: Any, state: dict[str, Any]) -> None:
     """Write one checkpoint; it appears whole or not at all. Older ones than the last two are deleted.
 
-    A checkpoint already saved under `step` is replaced.
+    A checkpoint already saved under `step` is replaced. One process at a time may save into a directory.
 
     Args:
-        directory: folder of the checkpoints, created where missing.
+        directory: folder of the checkpoints, created where missing; its parent is not.
         step: number of the checkpoint, >= 0.
         arrays: any pytree. Array leaves (JAX or NumPy, typed PRNG keys included) are stored; Python numbers
             and strings are only remembered, so that `load` can compare them; the rest, functions, is skipped.
         state: a JSON-able dict. It comes back as JSON returns it: tuples as lists, keys as strings.
 
     Raises:
-        ValueError: `arrays` has no array leaf.
+        ValueError: `arrays` has no array leaf, or the state cannot be JSON.
+        OtprError: it cannot be written: the disk is full or read-only, or the run's folder is gone. Earlier
+            checkpoints stay.
     """
-    leaves = _leaves_by_path(arrays)
-    stored = {path: _to_numpy(leaf) for path, leaf in leaves.items() if _is_array(leaf) and leaf.size > 0}
-    if not stored:
+    directory, leaves = Path(directory), _leaves_by_path(arrays)
+    stored: dict[str, Any] = {path: _to_numpy(leaf) for path, leaf in leaves.items() if _is_array(leaf)}
+    if not any(array.size for array in stored.values()):
         raise ValueError("A checkpoint needs at least one array with an element in it.")
-    document = {"state": state, "leaves": _table(leaves), "key_types": _key_types(leaves)}
-    options = ocp.CheckpointManagerOptions(
-        max_to_keep=KEPT_CHECKPOINTS, enable_async_checkpointing=False, cleanup_tmp_directories=True
-    )
-    with ocp.CheckpointManager(Path(directory).resolve(), options=options) as manager:
-        if step in manager.all_steps():
-            manager.delete(step)
-        manager.save(
-            step,
-            args=ocp.args.Composite(arrays=ocp.args.StandardSave(stored), state=ocp.args.JsonSave(document)),
-            force=True,
-        )
+    document = {
+        "format": FORMAT,
+        "state": state,
+        "leaves": _table(leaves),
+    }
+    with writing(directory):
+        directory.mkdir(exist_ok=True)
+        for left_over in directory.glob(".*"):  # by a process that was killed while it saved or deleted
+            shutil.rmtree(left_over)
+    folder = directory / str(step)
+    with sealed_folder(folder, aside=directory / f"{step}{REPLACED}") as new:
+        write_json(new / "checkpoint.json", document)
+        with open(new / "arrays.npz", "wb") as stream:
+            np.savez(stream, **stored)
+    with writing(directory):
+        _discard(directory / f"{step}{REPLACED}")
+        for old in _steps(directory)[:-KEPT_CHECKPOINTS]:
+            _discard(_folder(directory, old))
 
 
 def latest(directory: str | Path) -> int | None:
-    """The step of the newest whole checkpoint in `directory`, or None where there is none."""
-    if not Path(directory).is_dir():
-        return None
-    with _reader(directory) as manager:
-        return manager.latest_step()
-
-
-def load_state(directory: str | Path, step: int) -> dict[str, Any]:
-    """The JSON state alone, for whoever needs it to build the tree that `load` fills.
-
-    Raises:
-        OtprError: there is no such checkpoint, or it cannot be read.
-    """
-    return _load_document(directory, step)["state"]
+    """The step of the newest checkpoint in `directory`, or None where there is none."""
+    return max(_steps(Path(directory)), default=None)
 
 
 def load(directory: str | Path, step: int, like: Tree) -> tuple[Tree, dict[str, Any]]:
@@ -85,51 +102,110 @@ def load(directory: str | Path, step: int, like: Tree) -> tuple[Tree, dict[str, 
         The tree, equal bit for bit to the one saved, and the JSON state.
 
     Raises:
-        OtprError: there is no such checkpoint, it cannot be read, or its leaves differ from those of `like`.
+        OtprError: there is no such checkpoint, it is of another format, it is damaged, or its leaves differ
+            from those of `like`.
     """
-    document = _load_document(directory, step)
+    directory = Path(directory)
+    document = _read_document(directory, step)
     leaves = _leaves_by_path(like)
     _check_table(document["leaves"], _table(leaves), f"{directory}, step {step}")
-    # NumPy targets keep Orbax from placing arrays on the devices they were saved from, which may be gone.
-    targets = {
-        path: np.zeros(*_stored_form(leaf, document["key_types"].get(path)))
-        for path, leaf in leaves.items()
-        if _is_array(leaf) and leaf.size > 0
-    }
-    restored = _restore(directory, step, arrays=ocp.args.StandardRestore(targets))["arrays"]
-    filled = [
-        _from_numpy(restored.get(path), leaf, document["key_types"].get(path)) if _is_array(leaf) else leaf
-        for path, leaf in leaves.items()
-    ]
+    file = _folder(directory, step) / "arrays.npz"
+    try:
+        restored = read_arrays(file)
+    except DamagedFile as error:
+        raise _unusable(directory, step, error) from error
+    filled = []
+    for path, leaf in leaves.items():
+        if not _is_array(leaf):
+            filled.append(leaf)
+            continue
+        key_type = _key_type(leaf)
+        shape, dtype = _stored_form(leaf, key_type)
+        array = restored.get(path)
+        if array is None or (array.shape, array.dtype) != (shape, dtype):
+            raise _unusable(directory, step, DamagedFile(file, f"{path} is not as its own table says"))
+        filled.append(_from_numpy(array, leaf, key_type))
     return jax.tree.unflatten(jax.tree.structure(like), filled), document["state"]
 
 
-def _reader(directory: str | Path) -> ocp.CheckpointManager:
-    return ocp.CheckpointManager(
-        Path(directory).resolve(), options=ocp.CheckpointManagerOptions(create=False)
-    )
+def _steps(directory: Path) -> list[int]:
+    """The steps of the whole checkpoints, ascending."""
+    if not directory.is_dir():
+        return []
+    names = {path.name.removesuffix(REPLACED) for path in directory.iterdir()}
+    return sorted(int(name) for name in names if name.isascii() and name.isdigit())
 
 
-def _restore(directory: str | Path, step: int, **items: Any) -> Any:
-    try:
-        with _reader(directory) as manager:
-            return manager.restore(step, args=ocp.args.Composite(**items))
-    # What Orbax and TensorStore raise on missing, cut or overwritten files.
-    except (ValueError, KeyError, OSError) as error:
-        # TensorStore appends its whole configuration.
-        reason = f"{type(error).__name__}: {error}"[:200].replace("\n", " ")
-        raise OtprError(
-            f"The checkpoint of step {step} in {directory} cannot be read ({reason}). "
-            f"Delete the folder {Path(directory) / str(step)} and resume to continue from the one before it."
-        ) from error
+def _folder(directory: Path, step: int) -> Path:
+    """Where a checkpoint lies; a process killed while it replaced one has left it under its other name."""
+    folder, replaced = directory / str(step), directory / f"{step}{REPLACED}"
+    return replaced if replaced.is_dir() and not folder.is_dir() else folder
 
 
-def _load_document(directory: str | Path, step: int) -> dict[str, Any]:
-    if not (Path(directory) / str(step)).is_dir():
+def _discard(folder: Path) -> None:
+    """Delete a checkpoint, at once as far as its name goes: half a checkpoint is never seen."""
+    if folder.is_dir():
+        hidden = folder.rename(folder.with_name(f".{folder.name}"))
+        shutil.rmtree(hidden)
+
+
+def _read_document(directory: Path, step: int) -> dict[str, Any]:
+    folder = _folder(directory, step)
+    if not folder.is_dir():
         found = latest(directory)
         hint = "There is none in it." if found is None else f"The latest is of step {found}."
         raise OtprError(f"No checkpoint of step {step} in {directory}. {hint}")
-    return _restore(directory, step, state=ocp.args.JsonRestore())["state"]
+    try:
+        return _checked_document(folder)
+    except DamagedFile as error:
+        raise _unusable(directory, step, error) from error
+
+
+def _checked_document(folder: Path) -> dict[str, Any]:
+    """What checkpoint.json says, after all checksums were compared.
+
+    Raises:
+        DamagedFile: something is not as it was saved.
+        OtprError: the checkpoint is of another format.
+    """
+    file = folder / "checkpoint.json"
+    if (folder / "_CHECKPOINT_METADATA").is_file() and not file.exists():
+        raise OtprError(
+            f"{folder} is of format 1, which otpr 0.1.0 wrote with Orbax, without checksums; "
+            f"this otpr reads format {FORMAT}. Finish the run with the commit that its versions.json names, "
+            "or start it anew. Its saved policies load as they are."
+        )
+    sealed, document = check_seal(folder), read_json(file)
+    if not isinstance(document, dict) or type(document.get("format")) is not int:
+        raise DamagedFile(file, "it does not say of which format it is")
+    if document["format"] != FORMAT:
+        raise OtprError(
+            f"{folder} is of format {document['format']}; this otpr reads format {FORMAT}. Resume with the "
+            "otpr that the run's versions.json names."
+        )
+    if sealed != FILES:
+        raise DamagedFile(folder / SEAL, f"expected the sums of {' and '.join(sorted(FILES))}")
+    if not isinstance(document.get("state"), dict) or not isinstance(document.get("leaves"), dict):
+        raise DamagedFile(file, "state and leaves should be objects")
+    return document
+
+
+def _unusable(directory: Path, step: int, error: DamagedFile) -> OtprError:
+    """What is damaged, and which checkpoint before it could be used instead."""
+    folder = _folder(directory, step)
+    for earlier in reversed([other for other in _steps(directory) if other < step]):
+        try:
+            _checked_document(_folder(directory, earlier))
+        except OtprError:
+            continue
+        return OtprError(
+            f"{error} The checkpoint of step {earlier} before it is whole. To go on from there, delete the "
+            f"folder {folder} and resume."
+        )
+    return OtprError(
+        f"{error} There is no whole checkpoint before it: bring the file back from a copy, or start the run "
+        "anew."
+    )
 
 
 def _is_array(leaf: Any) -> bool:
@@ -172,32 +248,37 @@ def _check_table(stored: dict[str, str], wanted: dict[str, str], where: str) -> 
     )
 
 
-def _key_types(leaves: dict[str, Any]) -> dict[str, str]:
-    """The generator (e.g. "threefry2x32") of every leaf that is an array of typed PRNG keys."""
-    return {
-        path: str(jax.random.key_impl(leaf))
-        for path, leaf in leaves.items()
-        if _is_array(leaf) and _is_key(leaf)
-    }
-
-
 def _to_numpy(leaf: Any) -> np.ndarray:
-    return np.asarray(jax.random.key_data(leaf) if _is_key(leaf) else leaf)
+    array = np.asarray(jax.random.key_data(leaf) if _is_key(leaf) else leaf)
+    return array.view(_plain(array.dtype))
 
 
-def _stored_form(leaf: Any, key_type: str | None) -> tuple[tuple[int, ...], Any]:
+def _plain(dtype: np.dtype) -> np.dtype:
+    """The type of the same bits that a .npy file can hold: bfloat16 and its like are not NumPy's own."""
+    return np.dtype(dtype if dtype.kind in "?biufc" else f"u{dtype.itemsize}")
+
+
+def _key_type(leaf: Any) -> str | None:
+    """The generator (e.g. "threefry2x32") of an array of typed PRNG keys; None of any other."""
+    if not _is_key(leaf):
+        return None
+    found: list[str] = []
+    jax.eval_shape(lambda keys: found.append(str(jax.random.key_impl(keys))), leaf)
+    return found[0]
+
+
+def _stored_form(leaf: Any, key_type: str | None) -> tuple[tuple[int, ...], np.dtype]:
     """Shape and dtype under which a leaf lies on disk."""
     if key_type is None:
-        return leaf.shape, leaf.dtype
+        return leaf.shape, _plain(np.dtype(leaf.dtype))
     words = jax.eval_shape(lambda: jax.random.key_data(jax.random.key(0, impl=key_type)))
-    return (*leaf.shape, *words.shape), words.dtype
+    return (*leaf.shape, *words.shape), np.dtype(words.dtype)
 
 
-def _from_numpy(value: np.ndarray | None, like: Any, key_type: str | None) -> Any:
-    if value is None:  # an array without elements, which Orbax does not store
-        value = np.zeros(*_stored_form(like, key_type))
+def _from_numpy(array: np.ndarray, like: Any, key_type: str | None) -> Any:
     if key_type is not None:
-        return jax.random.wrap_key_data(jnp.asarray(value), impl=key_type)
+        return jax.random.wrap_key_data(jnp.asarray(array), impl=key_type)
+    array = array.view(like.dtype)
     if isinstance(like, np.generic):
-        return value[()]
-    return value if isinstance(like, np.ndarray) else jnp.asarray(value)
+        return array[()]
+    return array if isinstance(like, np.ndarray) else jnp.asarray(array)

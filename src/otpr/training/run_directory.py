@@ -3,6 +3,7 @@
 config.json      the command and its whole configuration
 versions.json    the software and devices of every start of the run: the first, then each resume
 metrics.jsonl    one JSON object a line, only appended to
+lock             who is running in it; see `otpr.training.lock`
 summary.json     the outcome, written at the end
 tensorboard/     the numbers of metrics.jsonl as TensorBoard scalars
 checkpoints/     see `otpr.training.checkpoints`
@@ -11,10 +12,10 @@ videos/
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
-import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -23,14 +24,12 @@ from typing import Any, Self
 
 import jax
 import numpy as np
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from tensorboard.summary import Writer
 
 from otpr.errors import OtprError
+from otpr.storage import DamagedFile, read_json, write_json, write_text, writing
+from otpr.training.lock import RunLock
+from otpr.training.scalars import STEP_KEYS, Scalars, step_key
 from otpr.training.versions import software_versions
-
-STEP_KEYS = ("env_steps", "updates")
-"""The keys a row of metrics is placed by; the first that it has is its TensorBoard step."""
 
 Row = dict[str, Any]
 
@@ -44,12 +43,13 @@ class RunDirectory:
         config: its configuration, as JSON returns it (tuples as lists).
     """
 
-    def __init__(self, path: Path, command: str, config: dict[str, Any]) -> None:
+    def __init__(self, path: Path, command: str, config: dict[str, Any], lock: RunLock) -> None:
         self.path = path
         self.command = command
         self.config = config
-        self._metrics = open(path / "metrics.jsonl", "a", encoding="utf-8")  # noqa: SIM115 - closed in close()
-        self._scalars = Writer(str(path / "tensorboard"))
+        self._lock = lock
+        self._metrics = self._open_metrics()
+        self._scalars = Scalars(path / "tensorboard")
 
     @classmethod
     def open(
@@ -75,7 +75,7 @@ class RunDirectory:
         Raises:
             OtprError: the directory holds something and neither `resume` nor `overwrite` is given, or both
                 are; `overwrite` of something that is not a run of this command; `resume` of a missing run or
-                of one that was configured otherwise.
+                of one that was configured otherwise; another process runs in it; it cannot be written.
         """
         path = Path(path).resolve()
         config = json.loads(json.dumps(config, allow_nan=False))
@@ -83,13 +83,22 @@ class RunDirectory:
             raise OtprError("--resume and --overwrite exclude each other: one keeps the run, one deletes it.")
         if resume:
             _check_same_run(path, {"command": command, "config": config})
-            starts = _read_json(path / "versions.json")
-            _drop_torn_line(path / "metrics.jsonl")
-            write_json(path / "versions.json", [*starts, software_versions()])
+            starts = read_json(path / "versions.json")
+            if not isinstance(starts, list):
+                raise DamagedFile(path / "versions.json", "it is no list")
+            lock = RunLock.take(path)
         else:
             _check_free(path, command, overwrite)
-            _create(path, {"command": command, "config": config})
-        return cls(path, command, config)
+            lock = _create(path, {"command": command, "config": config})
+        try:
+            if resume:
+                with writing(path / "metrics.jsonl"):
+                    _drop_torn_line(path / "metrics.jsonl")
+                write_json(path / "versions.json", [*starts, software_versions()])
+            return cls(path, command, config, lock)
+        except BaseException:
+            lock.release()
+            raise
 
     @property
     def checkpoints(self) -> Path:
@@ -111,15 +120,17 @@ class RunDirectory:
         Raises:
             ValueError: the row has neither.
             TypeError: a value is none of these.
+            OtprError: it cannot be written, or the directory is no longer where it was.
         """
-        if _step_key(row) is None:
+        if step_key(row) is None:
             raise ValueError(f"A row of metrics needs one of {STEP_KEYS}; got {sorted(row)}.")
         plain = {name: _scalar(name, value) for name, value in row.items()}
-        self._metrics.write(_line(plain))
-        self._metrics.flush()
-        for name, value, step in _tensorboard_scalars(plain):
-            self._scalars.add_scalar(name, value, step)
-        self._scalars.flush()
+        self._check_in_place()
+        with writing(self.path / "metrics.jsonl"):
+            _write_all(self._metrics, _line(plain).encode())
+            # to the disk: a checkpoint that outlives a power cut must not lack rows before it
+            os.fsync(self._metrics)
+        self._scalars.add(plain)
 
     def rows(self) -> list[Row]:
         """Every row logged so far, oldest first; see `read_rows`."""
@@ -133,10 +144,10 @@ class RunDirectory:
             value: rows with more than this are dropped.
         """
         kept = [row for row in self.rows() if row.get(key) is None or row[key] <= value]
-        self._metrics.close()
-        _write_text(self.path / "metrics.jsonl", "".join(_line(row) for row in kept))
-        self._metrics = open(self.path / "metrics.jsonl", "a", encoding="utf-8")  # noqa: SIM115 - closed in close()
-        self._rewrite_scalars(kept)
+        os.close(self._metrics)
+        write_text(self.path / "metrics.jsonl", "".join(_line(row) for row in kept))
+        self._metrics = self._open_metrics()
+        self._scalars.replace(kept)
 
     def write_summary(self, summary: Mapping[str, Any]) -> None:
         """Write summary.json, whole or not at all. Values as in `log`."""
@@ -145,29 +156,33 @@ class RunDirectory:
         )
 
     def close(self) -> None:
-        """Close the files. Nothing can be logged afterwards; a second call does nothing."""
-        if not self._metrics.closed:
-            self._metrics.close()
-            self._scalars.close()
+        """Close the files and give up the lock. Nothing can be logged afterwards; a second call does nothing.
 
-    def _rewrite_scalars(self, rows: list[Row]) -> None:
-        """Make TensorBoard show these rows and no others, at the times at which they were logged."""
-        folder = self.path / "tensorboard"
-        self._scalars.close()
-        # 0: all of them, rather than a sample.
-        events = EventAccumulator(str(folder), size_guidance={"tensors": 0})
-        events.Reload()
-        times = {
-            (tag, event.step): event.wall_time
-            for tag in events.Tags()["tensors"]
-            for event in events.Tensors(tag)
-        }
-        shutil.rmtree(folder)
-        self._scalars = Writer(str(folder))
-        for row in rows:
-            for name, value, step in _tensorboard_scalars(row):
-                self._scalars.add_scalar(name, value, step, wall_time=times.get((name, step)))
-        self._scalars.flush()
+        Raises:
+            OtprError: what TensorBoard had yet to write cannot be written.
+        """
+        try:
+            if self._metrics >= 0:
+                os.close(self._metrics)
+                self._metrics = -1
+                self._scalars.close()
+        finally:
+            self._lock.release()
+
+    def _open_metrics(self) -> int:
+        with writing(self.path / "metrics.jsonl"):
+            return os.open(self.path / "metrics.jsonl", os.O_WRONLY | os.O_APPEND)
+
+    def _check_in_place(self) -> None:
+        """Refuse to go on where the directory was removed or moved: the open file would take rows unseen."""
+        file = self.path / "metrics.jsonl"
+        with contextlib.suppress(OSError):
+            if os.path.samestat(os.stat(file), os.fstat(self._metrics)):
+                return
+        raise OtprError(
+            f"{file} was removed, moved or replaced while its run was going on. Bring {self.path} back and "
+            "go on with --resume, or start anew."
+        )
 
     def __enter__(self) -> Self:
         return self
@@ -175,7 +190,9 @@ class RunDirectory:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.close()
+        # where the run has failed, that is the news
+        with contextlib.suppress(OtprError) if kind else contextlib.nullcontext():
+            self.close()
 
 
 def read_rows(path: str | Path) -> list[Row]:
@@ -198,7 +215,7 @@ def read_rows(path: str | Path) -> list[Row]:
     for number, line in enumerate(lines, start=1):
         try:
             row = json.loads(line)
-        except json.JSONDecodeError as error:
+        except (ValueError, RecursionError) as error:
             raise OtprError(
                 f"{file}, line {number} is not JSON ({error}). Mend or delete that line."
             ) from error
@@ -225,7 +242,7 @@ def _check_free(path: Path, command: str, overwrite: bool) -> None:
     # A mistyped directory must not cost somebody's files, nor the policy that this run starts from.
     if not _is_run(path):
         raise OtprError(f"{path} holds no run, so --overwrite will not delete it. Use another directory.")
-    stored = _read_json(path / "config.json")["command"]
+    stored = _read_config(path)["command"]
     if stored != command:
         raise OtprError(
             f"{path} holds a run of `{stored}`, so --overwrite of a `{command}` run will not delete it. "
@@ -233,24 +250,33 @@ def _check_free(path: Path, command: str, overwrite: bool) -> None:
         )
 
 
-def _create(path: Path, document: dict[str, Any]) -> None:
-    """Make the directory under another name and rename it: a half-made run directory never exists."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as scratch:
+def _create(path: Path, document: dict[str, Any]) -> RunLock:
+    """Make the directory, locked, under another name and rename it: a half-made one never exists."""
+    with writing(path), contextlib.ExitStack() as stack:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if (path / "config.json").exists():  # it is to be overwritten: not while somebody runs in it
+            stack.callback(RunLock.take(path).release)
+        scratch = stack.enter_context(tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}."))
         new = Path(scratch) / "new"
         new.mkdir()
         write_json(new / "config.json", document)
         write_json(new / "versions.json", [software_versions()])
         (new / "metrics.jsonl").touch()
-        if path.exists():
-            path.rename(Path(scratch) / "old")
-        new.rename(path)
+        lock = RunLock.take(new)
+        try:
+            if path.exists():
+                path.rename(Path(scratch) / "old")
+            new.rename(path)
+        except BaseException:
+            lock.release()
+            raise
+    return lock
 
 
 def _check_same_run(path: Path, given: dict[str, Any]) -> None:
     if not _is_run(path):
         raise OtprError(f"There is no run to resume in {path}. Leave out --resume to start one.")
-    stored = _read_json(path / "config.json")
+    stored = _read_config(path)
     differing = list(_differences(given, stored))
     if differing:
         raise OtprError(
@@ -277,18 +303,6 @@ def _shown(value: Any) -> str:
     return "nothing" if value is _ABSENT else json.dumps(value)
 
 
-def _step_key(row: Mapping[str, Any]) -> str | None:
-    return next((key for key in STEP_KEYS if row.get(key) is not None), None)
-
-
-def _tensorboard_scalars(row: Row) -> Iterator[tuple[str, float, int]]:
-    """Name, value and step of every number in a row."""
-    key = _step_key(row)
-    for name, value in row.items():
-        if isinstance(value, int | float) and key is not None and name != key:
-            yield name, value, row[key]
-
-
 def _scalar(name: str, value: Any) -> str | bool | int | float | None:
     if isinstance(value, np.generic | np.ndarray | jax.Array) and value.ndim == 0:
         value = value.item()
@@ -309,23 +323,14 @@ def _drop_torn_line(file: Path) -> None:
     os.truncate(file, content.rfind(b"\n") + 1)
 
 
-def _read_json(file: Path) -> Any:
-    try:
-        return json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise OtprError(f"{file} cannot be read ({error}).") from error
+def _write_all(descriptor: int, content: bytes) -> None:
+    """Append everything: a disk that fills up takes a part, and says so only when asked again."""
+    while content:
+        content = content[os.write(descriptor, content) :]
 
 
-def write_json(file: Path, value: Any) -> None:
-    """Write a value as JSON, whole or not at all."""
-    _write_text(file, json.dumps(value, indent=2, allow_nan=False) + "\n")
-
-
-def _write_text(file: Path, text: str) -> None:
-    """Write a file whole or not at all."""
-    scratch = file.with_name(f".{file.name}.part")
-    with open(scratch, "w", encoding="utf-8") as stream:
-        stream.write(text)
-        stream.flush()
-        os.fsync(stream.fileno())
-    os.replace(scratch, file)
+def _read_config(path: Path) -> dict[str, Any]:
+    document = read_json(path / "config.json")
+    if not isinstance(document, dict) or not isinstance(document.get("command"), str):
+        raise DamagedFile(path / "config.json", "it does not say of which command it is")
+    return document

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 from types import FrameType, TracebackType
@@ -32,7 +33,8 @@ class StopRequest:
         if self.requested:
             raise KeyboardInterrupt
         self.requested = True
-        print("\nStopping: saving first, which takes a few seconds. Once more stops at once.", flush=True)
+        # not `print`: the signal may have come in the middle of one, which may not be entered twice
+        os.write(1, b"\nStopping: saving first, which takes a few seconds. Once more stops at once.\n")
 
     def leave_if_requested(self, message: str) -> None:
         """Raise `Stopped` with the message if a stop was requested."""
