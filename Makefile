@@ -11,7 +11,7 @@ BIN := .venv/bin
 # More arguments for `make quickstart`, e.g. ARGS="--seed 1", or for pytest, e.g. ARGS="-k replay".
 ARGS ?=
 
-.PHONY: help setup quickstart test test-slow bench tasks lint format types lock clean
+.PHONY: help setup quickstart test test-slow faults bench tasks lint format types lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' Makefile
@@ -26,6 +26,9 @@ test: setup ## set up, then the fast tests
 
 test-slow: setup ## set up, then the tests marked slow
 	$(BIN)/python -m pytest -m slow $(ARGS)
+
+faults: setup ## set up, then kill, fill disks and break things for some minutes: docs/reliability.md
+	$(BIN)/python -m pytest tests/faults -m "faults or not slow" -rP $(ARGS)
 
 bench: setup ## set up, then measure: a table, benchmarks/latest.json and the table in docs/performance.md
 	$(BIN)/python -m benchmarks $(ARGS)

@@ -71,8 +71,12 @@ def save(directory: str | Path, step: int, arrays: Any, state: dict[str, Any]) -
     }
     with writing(directory):
         directory.mkdir(exist_ok=True)
-        for left_over in directory.glob(".*"):  # by a process that was killed while it saved or deleted
+        # by a process that was killed while it saved, replaced or deleted
+        for left_over in directory.glob(".*"):
             shutil.rmtree(left_over)
+        for replaced in directory.glob(f"*{REPLACED}"):
+            if replaced.with_suffix("").is_dir():
+                _discard(replaced)
     folder = directory / str(step)
     with sealed_folder(folder, aside=directory / f"{step}{REPLACED}") as new:
         write_json(new / "checkpoint.json", document)
