@@ -161,15 +161,21 @@ def page(tasks: list[TaskSpec], measured: dict[str, dict[str, Any]]) -> str:
         if (name := spec.id.split("/")[0]) != suite:
             suite = name
             lines += ["", f"## {suite}", "", f"`{spec.install}`" + _more(suite), ""]
-            lines += [
-                "| | task | observation | action | limit | expert | steps | steps/s |",
-                "|" + "---|" * 8,
-            ]
+            if not spec.extra:  # an environment of its own, where nothing was measured
+                count = sum(task.id.startswith(f"{suite}/") for task in tasks)
+                lines += [f"{count} tasks, in an environment of its own; not measured here."]
+            else:
+                lines += [
+                    "| | task | observation | action | limit | expert | steps | steps/s |",
+                    "|" + "---|" * 8,
+                ]
+        if not spec.extra:
+            continue
         row = measured.get(spec.id, {})
         picture = f"![{spec.id}](tasks/{spec.id}.jpg)" if picture_path(spec).exists() else ""
         cells = [picture, f"`{spec.id}`", spec.observation_dim, spec.action_dim, spec.episode_limit]
         if "successes" in row:
-            cells += [f"{row['successes']} of {row['episodes']}", row["median_steps"] or ""]
+            cells += [f"{row['successes']} of {row['episodes']}", f"{row['median_steps'] or 0:g}"]
         else:
             cells += ["" if spec.expert else "none", ""]
         cells.append(row.get("steps_per_second", ""))

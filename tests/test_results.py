@@ -4,8 +4,13 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import get_args
 
 import pytest
+
+from benchmarks.tasks import page, picture_path, read_results
+from otpr.data.keypoints import KeypointStrategy
+from otpr.envs import list_tasks
 
 ROOT = Path(__file__).resolve().parents[1]
 RUNS = [
@@ -50,3 +55,45 @@ def test_the_readme_shows_the_quickstart_that_is_kept():
         assert f"| {run[key]:.0%} |" in readme
     for key in ("base_success", "final_success", "final_success_single"):
         assert f"{mean(DEFAULT, key):.0%}" in readme
+
+
+KEYPOINTS = {
+    path.stem: json.loads(path.read_text()) for path in (ROOT / "results" / "keypoints").glob("*.json")
+}
+
+
+@pytest.mark.parametrize("name", KEYPOINTS)
+def test_the_table_of_keypoint_strategies_is_of_the_runs_that_are_kept(name):
+    run = KEYPOINTS[name]
+    label = "none (`keypoint_share=0`)" if name == "no-mask" else f"`{name}`"
+    row = (
+        f"| {label} | {run['base_success']:.0%} | {run['final_success']:.0%} "
+        f"| {run['final_success_single']:.0%} | {run['ot_marginal_error']:.2f} |"
+    )
+    assert row in (ROOT / "docs" / "keypoints.md").read_text()
+
+
+def test_every_keypoint_strategy_was_compared():
+    assert set(KEYPOINTS) == {"no-mask", *get_args(KeypointStrategy)}
+
+
+SUITES = [json.loads(path.read_text()) for path in sorted((ROOT / "results" / "suites").glob("*.json"))]
+
+
+@pytest.mark.parametrize("run", SUITES, ids=lambda run: run["task"])
+def test_the_table_of_suites_is_of_the_runs_that_are_kept(run):
+    row = (
+        f"| {run['base_success']:.0%} | {run['final_success']:.0%} | {run['final_success_single']:.0%} "
+        f"| {run['env_steps']:,} |"
+    )
+    lines = (ROOT / "docs" / "results.md").read_text().splitlines()
+    assert any(line.startswith(f"| `{run['task']}`") and row in line for line in lines)
+
+
+def test_docs_tasks_is_what_make_tasks_writes_of_the_measurements():
+    measured = {row["task"]: row for row in read_results()}
+    assert (ROOT / "docs" / "tasks.md").read_text() == page(list_tasks(), measured)
+    for spec in list_tasks():
+        if spec.extra:  # LIBERO has none: it needs an environment of its own
+            assert spec.id in measured
+            assert picture_path(spec).stat().st_size > 1000
