@@ -24,10 +24,8 @@ from tests.faults.small import rows
 from tiny import assert_same_arrays, weights
 
 ROOT = Path(__file__).parents[2]
-ENVIRONMENT = {
-    **os.environ,
-    "PYTHONPATH": os.pathsep.join(str(ROOT / name) for name in ("src", "tests", ".")),
-}
+PLACES = [str(ROOT / name) for name in ("src", "tests", ".")]
+ENVIRONMENT = {**os.environ, "PYTHONPATH": os.pathsep.join(PLACES)}
 
 
 def test_killed_before_any_operation_on_files_leaves_the_old_or_the_new(tmp_path: Path):
