@@ -212,7 +212,9 @@ def fine_tune(
     video: bool,
 ) -> dict[str, Any]:
     """Fine-tune in an open run directory, draw the learning curve, film if wanted and return the summary."""
-    with ChunkedVectorEnv(task, loop.num_envs, base.chunk_length, processes=True) as env:
+    with ChunkedVectorEnv(
+        task, loop.num_envs, base.chunk_length, processes=True, timeout=loop.env_timeout
+    ) as env:
         job = FineTuning(
             base,
             sets,

@@ -19,6 +19,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
 from otpr import storage
+from otpr.acting import act_within, checked_chunk, checked_observation
 from otpr.compatibility import Compatibility, TransportCost
 from otpr.critics import QEnsemble
 from otpr.diffusion import NoiseNetwork, NoiseSchedule, sample
@@ -116,30 +117,31 @@ class Policy(eqx.Module):
         chunks, none = jax.vmap(act_one)(observations, keys)
         return chunks.reshape(-1, self.chunk_length, self.action_dim), none
 
-    def act(self, observation: np.ndarray, seed: int) -> np.ndarray:
-        """Draw an action chunk for one observation.
+    def act(self, observation: np.ndarray, seed: int, *, budget_seconds: float | None = None) -> np.ndarray:
+        """Draw an action chunk for one observation; safe to call from several threads.
+
+        Values far from the demonstrations are clipped at `Normalizer.LIMIT` scales from their mean.
 
         Args:
             observation: (o,), raw: as the environment gives it.
             seed: of the draw; the same seed gives the same chunk.
+            budget_seconds: where there is a chooser, choose among the candidates that there is time for (at
+                least `otpr.acting.SLICE`): then the time decides too, and the draws are others than without.
+                The first call compiles, whatever the budget: make one beforehand.
 
         Returns:
             (h, action_dim) float32, entries in [-1, 1].
 
         Raises:
             ValueError: the observation has another shape or is not finite.
+            OtprError: the actions are not finite, because the weights are not.
         """
-        observation = np.asarray(observation, np.float32)
-        if observation.shape != self.normalizer.mean.shape:
-            raise ValueError(
-                f"observation has shape {observation.shape}, the policy expects {self.normalizer.mean.shape}."
-            )
-        if not np.isfinite(observation).all():
-            raise ValueError(
-                f"observation is not finite at indices {np.flatnonzero(~np.isfinite(observation)).tolist()}."
-            )
-        chunks, _ = self.act_batch(jnp.asarray(observation[None]), jax.random.key(seed)[None])
-        return np.asarray(chunks[0])
+        given = jnp.asarray(checked_observation(observation, self.normalizer.mean.shape[0]))
+        key = jax.random.key(seed)
+        if budget_seconds is not None and self.chooser is not None:
+            return checked_chunk(act_within(self, given, key, budget_seconds))
+        chunks, _ = self.act_batch(given[None], key[None])
+        return checked_chunk(np.asarray(chunks[0]))
 
     def save(self, path: str | os.PathLike[str], *, task: str) -> None:
         """Write the policy to the folder `path`, whole or not at all; a policy already there is replaced.

@@ -39,8 +39,10 @@ class Point(gymnasium.Env):
         self.state[:2] += 0.3 * action
         success = bool(np.abs(self.state).max() < 0.6)
         observation, reward = self.observed(self.state), float(success)
-        if self.due("nan_reward"):
+        if self.due("infinite_reward"):
             reward = np.inf
+        if self.due("huge_reward"):  # a number yet, whose square is none
+            reward = 1e30
         return observation, reward, False, self.steps == LIMIT, {"success": success}
 
     def observed(self, state: Any) -> Any:

@@ -60,7 +60,9 @@ def inject(monkeypatch: pytest.MonkeyPatch, folder: Path, *faults: dict[str, Any
     monkeypatch.setenv("OTPR_TEST_FAULTS", json.dumps(requests))
 
 
-def fine_tune(path: Path, env: ChunkedVectorEnv, *, resume: bool = False, **loop: Any) -> FineTuning:
+def fine_tune(
+    path: Path, env: ChunkedVectorEnv, *, resume: bool = False, agent: tuple[str, ...] = (), **loop: Any
+) -> FineTuning:
     """A run in `path`, from its start or its checkpoint to its end."""
     config = {**LOOP, **loop}
     with RunDirectory.open(path, command="finetune", config=config, resume=resume) as run:
@@ -70,7 +72,7 @@ def fine_tune(path: Path, env: ChunkedVectorEnv, *, resume: bool = False, **loop
             task=env.task_id,
             preset="default",
             seed=0,
-            agent=agent_config("default", AGENT),
+            agent=agent_config("default", (*AGENT, *agent)),
             loop=LoopConfig(**config),
             run=run,
             env=env,

@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from otpr import storage
 from otpr.agents.otpr import OTPR, Batch, OTPRConfig
 from otpr.data.chunks import Transitions
 from otpr.errors import OtprError
@@ -105,8 +106,8 @@ def _places(batch: Batch, metrics: dict[str, jax.Array], after: OTPR) -> list[st
     stages = [
         {f"{name} of the batch": x for name, x in parts.items()},
         metrics,
-        {f"the gradient of the {name}": getattr(after, name) for name in moved[:3]},
-        {f"the optimiser's {name}": getattr(after, name) for name in moved[3:]},
+        {f"the {name} after its gradient step": getattr(after, name) for name in moved[:3]},
+        {f"{name} of the optimiser": getattr(after, name) for name in moved[3:]},
         {"the agent": after},
     ]
     for stage in stages:
@@ -148,8 +149,7 @@ def load_update(file: str | os.PathLike[str], base: Policy, config: OTPRConfig) 
         OtprError: the file cannot be read, or is of a run with another policy or other settings.
     """
     try:
-        with open(file, "rb") as stream, np.load(stream, allow_pickle=False) as stored:
-            arrays = {name: stored[name] for name in stored.files}
+        arrays = storage.read_arrays(Path(file))
         parts = {
             part: Transitions(*(jnp.asarray(arrays[f"batch.{part}.{name}"]) for name in Transitions._fields))
             for part in Batch._fields
@@ -170,8 +170,7 @@ def load_update(file: str | os.PathLike[str], base: Policy, config: OTPRConfig) 
             return value
 
         return jax.tree_util.tree_map_with_path(fill, like), Batch(**parts), update_policy
-    # all that the zip and NumPy readers raise on other files, and a missing or misfitting array
-    except (OSError, EOFError, KeyError, ValueError) as error:
+    except (KeyError, ValueError) as error:  # an array is missing or does not fit
         raise OtprError(
             f"{file} holds no gradient step of this policy and these settings ({error!r})."
         ) from error

@@ -1,0 +1,293 @@
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import equinox as eqx
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from otpr.agents.presets import agent_config
+from otpr.data.chunks import chunk_transitions
+from otpr.data.episodes import Episode
+from otpr.data.mixture import Mixture
+from otpr.data.replay import Replay
+from otpr.data.seeds import evaluation_seed, training_seed
+from otpr.envs import ChunkedVectorEnv, make_env
+from otpr.errors import OtprError
+from otpr.training import checkpoints
+from otpr.training.learning import Experience, draw_batch, return_bounds, update_keys
+from otpr.training.numbers import NotFiniteError, bad_update, load_update
+from otpr.training.rollout import run_episodes
+from tests.faults.small import BASE, CHUNK, LOOP, TASK, fine_tune, inject, rows
+from tiny import AGENT
+
+LEARNING = {"warmup_steps": 48, "warmup_updates": 250, "env_steps": 72}
+
+
+@pytest.fixture
+def env() -> Iterator[ChunkedVectorEnv]:
+    with ChunkedVectorEnv(TASK, LOOP["num_envs"], CHUNK, processes=False) as env:
+        yield env
+
+
+@pytest.fixture(scope="module")
+def learner(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """A run that has taken 250 gradient steps of its critics, of a replay of 72 transitions."""
+    with ChunkedVectorEnv(TASK, LOOP["num_envs"], CHUNK, processes=False) as env:
+        return fine_tune(tmp_path_factory.mktemp("learner") / "run", env, **LEARNING)
+
+
+# ---------------------------------------------------------------------------------- of the environment
+
+
+@pytest.mark.parametrize(
+    ("kind", "step", "expected"),
+    [
+        ("nan_observation", 0, "observation not finite at step 0"),
+        ("nan_observation", 4, "observation not finite at step 4"),
+        ("infinite_reward", 6, "reward not finite at step 6"),
+    ],
+)
+def test_bad_number_of_the_environment_stops_the_run_and_can_be_replayed(
+    kind: str,
+    step: int,
+    expected: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    env: ChunkedVectorEnv,
+) -> None:
+    seed, path = training_seed(0, 6), tmp_path / "run"  # round 1, slot 2
+    inject(monkeypatch, tmp_path, {"kind": kind, "seed": seed, "step": step, "times": 2})
+    with pytest.raises(OtprError) as caught:
+        fine_tune(path, env)
+    message = str(caught.value)
+    assert f"{TASK}: {expected} of the episode of seed {seed} (environment 2)" in message
+    file = path / "faults" / f"episode-{seed}.npz"
+    assert str(file) in message
+    assert len(rows(path)) == 2  # nothing of that round
+    assert checkpoints.latest(path / "checkpoints") == 2
+    # as docs/run-directory.md says
+    with np.load(file, allow_pickle=False) as saved:
+        replayed = make_env(TASK)
+        observation, _ = replayed.reset(seed=int(saved["seed"]))
+        steps = [(observation, 0.0), *(replayed.step(action)[:2] for action in saved["actions"])]
+        np.testing.assert_array_equal([observation for observation, _ in steps], saved["observations"])
+        np.testing.assert_array_equal([reward for _, reward in steps[1:]], saved["rewards"])
+        assert not (np.isfinite(saved["observations"]).all() and np.isfinite(saved["rewards"]).all())
+    # the environment mended, the run goes on with that very round
+    job = fine_tune(path, env, resume=True)
+    assert job.at.episodes == 20
+    assert np.isfinite(np.asarray(job.experience.replay.data.observation)).all()
+
+
+def test_bad_number_in_an_evaluation_stops_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, env: ChunkedVectorEnv
+) -> None:
+    seed = evaluation_seed(3)
+    inject(monkeypatch, tmp_path, {"kind": "nan_observation", "seed": seed, "step": 6})
+    with pytest.raises(OtprError, match=f"observation not finite at step 6 of the episode of seed {seed}"):
+        fine_tune(tmp_path / "run", env)
+    assert rows(tmp_path / "run") == []
+
+
+# --------------------------------------------------------------------------------------- of the policy
+
+
+def test_actions_that_are_not_finite_never_reach_the_environment(env: ChunkedVectorEnv) -> None:
+    bad = eqx.tree_at(lambda p: p.network.mlp.layers[-1].bias, BASE, replace_fn=lambda bias: bias * jnp.nan)
+    with pytest.raises(NotFiniteError) as caught:
+        run_episodes(env, bad, [7, 8], action_seed=0)
+    assert "the policy's actions are not finite after step 0 of the episode of seed 7" in str(caught.value)
+    assert caught.value.name == "episode-7"
+    assert caught.value.arrays["refused_chunk"].shape == (CHUNK, 2)
+    assert caught.value.arrays["observations"].shape == (1, 3)
+    simulators: Any = [e.simulator for e in env._groups[0]._envs]  # pyright: ignore[reportAttributeAccessIssue]
+    assert [simulator.env.steps for simulator in simulators[:2]] == [0, 0]
+
+
+def test_actions_out_of_bounds_reach_the_environment_clipped(env: ChunkedVectorEnv) -> None:
+    """Which refuses others."""
+    env.reset([1, 2, 3, None])
+    assert env.step(np.full((4, CHUNK, 2), [7.0, -1e30])).steps.tolist() == [6, 6, 6, 0]
+
+
+# --------------------------------------------------------------------------------------- of learning
+
+
+def test_loss_that_overflows_stops_the_run_at_its_gradient_step(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, env: ChunkedVectorEnv
+) -> None:
+    path = tmp_path / "run"
+    inject(monkeypatch, tmp_path, {"kind": "huge_reward", "seed": training_seed(0, 6), "step": 6})
+    with pytest.raises(OtprError) as caught:
+        fine_tune(path, env, **LEARNING)
+    found = re.search(r"Learning diverged at gradient step (\d+): critic/loss not finite", str(caught.value))
+    assert found, str(caught.value)
+    file = path / "faults" / f"update-{found[1]}.npz"
+    assert str(file) in str(caught.value)
+    assert checkpoints.latest(path / "checkpoints") == len(rows(path)) == 3
+    # as docs/run-directory.md says
+    agent, batch, update_policy = load_update(file, BASE, agent_config("default", AGENT))
+    assert float(batch.replay.reward.max()) > 1e29
+    assert not update_policy
+    _, metrics = agent.update(batch, update_policy)
+    assert np.isinf(metrics["critic/loss"])
+    assert np.isfinite(metrics["critic/value_loss"])
+
+
+def with_bad_row(experience: Experience, row: int) -> Experience:
+    replay = experience.replay
+    data = replay.data._replace(reward=replay.data.reward.at[row].set(jnp.nan))
+    return experience._replace(replay=eqx.tree_at(lambda r: r.data, replay, data))
+
+
+@pytest.mark.parametrize("row", [3, 40, 71])
+def test_first_bad_gradient_step_is_found(row: int, learner: Any) -> None:
+    experience = with_bad_row(learner.experience, row)
+    _, keys = update_keys(learner.agent, 250)
+    draw = eqx.filter_jit(lambda key: draw_batch(experience, learner.agent.config, key).replay.reward)
+    first = next(i for i, key in enumerate(keys, start=1) if bool(jnp.isnan(draw(key)).any()))
+    error = bad_update(learner.agent, experience, 250, False, 1000)
+    assert f"diverged at gradient step {1000 + first:,}: replay.reward of the batch not" in str(error)
+    assert error.name == f"update-{1000 + first}"
+    assert np.isfinite(error.arrays["agent.value.layers[0].weight"]).all()  # as it was before
+
+
+def test_gradient_that_is_not_finite_where_the_losses_are_stops_the_run(
+    learner: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Adam's second moment made negative: its root is NaN, in the step after losses that are none."""
+    second = lambda agent: agent.critic_state[0].nu.members.out.weight  # noqa: E731
+    agent = eqx.tree_at(second, learner.agent, replace_fn=lambda nu: nu - 1.0)
+    error = bad_update(agent, learner.experience, 250, False, 500)
+    assert "diverged at gradient step 501: the critic after its gradient step not finite" in str(error)
+    file = error.save(tmp_path / "faults")
+    before, batch, update_policy = load_update(file, BASE, agent_config("default", AGENT))
+    after, metrics = before.update(batch, update_policy)
+    assert np.isfinite(metrics["critic/loss"])
+    assert np.isnan(np.asarray(after.critic.members.out.weight)).any()
+    # and the loop asks for more than the losses
+    monkeypatch.setattr(learner, "agent", agent)
+    monkeypatch.setattr(learner, "at", dataclasses.replace(learner.at, warmup_updates=0))
+    with pytest.raises(NotFiniteError, match="critic after its gradient step"):
+        learner._learn(SimpleNamespace())
+
+
+@pytest.mark.parametrize("damage", ["cut", "other policy", "no update"])
+def test_file_that_does_not_fit_is_refused(damage: str, learner: Any, tmp_path: Path) -> None:
+    error = bad_update(learner.agent, with_bad_row(learner.experience, 3), 250, False, 0)
+    if damage == "no update":
+        error.arrays = {"seed": np.asarray(3)}
+    file = error.save(tmp_path)
+    config = agent_config("default", AGENT if damage != "other policy" else (*AGENT, "critic_width=24"))
+    if damage == "cut":
+        file.write_bytes(file.read_bytes()[:5000])
+    with pytest.raises(
+        OtprError, match="is damaged" if damage == "cut" else "holds no gradient step of this"
+    ):
+        load_update(file, BASE, config)
+
+
+# --------------------------------------------------------------------------------- divergence of critics
+
+
+def episode(rewards: list[float], *, terminated: bool) -> Episode:
+    steps = len(rewards)
+    return Episode(
+        observations=np.zeros((steps + 1, 3), np.float32),
+        actions=np.zeros((steps, 2), np.float32),
+        rewards=np.asarray(rewards, np.float32),
+        terminated=terminated,
+        truncated=not terminated,
+        success=terminated,
+        seed=0,
+    )
+
+
+@pytest.mark.parametrize(
+    ("demonstrated", "done", "low", "high"),
+    [
+        # 1 at the end, which ends the episode: no more than that
+        (episode([0, 0, 0, 0, 1], terminated=True), [episode([0] * 9, terminated=False)], 0.0, 1.0),
+        # the same reward, but for ever: 1 / (1 - 0.9)
+        (episode([0, 1], terminated=True), [episode([1] * 9, terminated=False)], 0.0, 10.0),
+        # -1 a step, until it ends or for ever: -1 / (1 - 0.9), and 0 beyond the end
+        (episode([-1, -1], terminated=True), [episode([-1] * 9, terminated=False)], -10.0, 0.0),
+        # a cost, and a prize that outweighs it
+        (episode([-1, 5], terminated=True), [episode([-0.5] * 9, terminated=False)], -5.0, 5.0),
+        (episode([0, 0], terminated=True), [], 0.0, 0.0),
+    ],
+)
+def test_bounds_are_those_of_the_returns_that_rewards_allow(
+    demonstrated: Episode, done: list[Episode], low: float, high: float
+) -> None:
+    replay = Replay.create(50, 3, 8)
+    for e in done:
+        replay = replay.add(chunk_transitions(e, 4, 0.9))
+    demonstrations = Mixture.of([[demonstrated]], (), 4, 0.9)
+    experience = Experience(replay, replay, demonstrations, demonstrations.transitions)
+    np.testing.assert_allclose(return_bounds(experience), (low, high), rtol=1e-5)
+
+
+def test_no_return_is_beyond_the_bounds() -> None:
+    """Random rewards, random ends: the exact returns, bootstrapped from any value within, stay within."""
+    generator = np.random.default_rng(0)
+    for _ in range(20):
+        scale, shift = generator.uniform(0.1, 5), generator.uniform(-2, 2)
+        parts = [
+            chunk_transitions(
+                episode(list(generator.normal(shift, scale, 12)), terminated=bool(generator.integers(2))),
+                4,
+                0.9,
+            )
+            for _ in range(3)
+        ]
+        replay = Replay.create(64, 3, 8)
+        for part in parts:
+            replay = replay.add(part)
+        demonstrations = Mixture.of([[episode([0, 1], terminated=True)]], (), 4, 0.9)
+        experience = Experience(replay, replay, demonstrations, demonstrations.transitions)
+        low, high = map(float, return_bounds(experience))
+        for part in parts:
+            for value in (low, high):
+                target = part.reward + part.discount * value
+                assert low - 1e-3 <= target.min() and target.max() <= high + 1e-3
+
+
+def test_without_discount_a_reward_bounds_nothing() -> None:
+    replay = Replay.create(20, 3, 8).add(chunk_transitions(episode([1] * 5, terminated=False), 4, 1.0))
+    demonstrations = Mixture.of([[episode([0, 0, 1], terminated=True)]], (), 4, 1.0)
+    experience = Experience(replay, replay, demonstrations, demonstrations.transitions)
+    low, high = return_bounds(experience)
+    assert (float(low), float(high)) == (0.0, np.inf)
+
+
+def test_share_beyond_the_bounds_is_reported_and_stops_the_run_if_wanted(
+    learner: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    row = next(row for row in rows(learner.run.path) if "critic/beyond_bound" in row)
+    assert row["critic/beyond_bound"] == 0.0
+    assert row["critic/bound_low"] == 0.0
+    # no chunk of six steps was all reward: less than the 1 / (1 - gamma) of a reward of 1 at every step
+    assert 1.0 < row["critic/bound_high"] < 1 / (1 - learner.agent.config.gamma)
+    bias = lambda agent: agent.critic.members.out.bias  # noqa: E731
+    wild = eqx.tree_at(bias, learner.agent, replace_fn=lambda bias: bias + 1000.0)
+    monkeypatch.setattr(learner, "agent", wild)
+    logged: list[dict[str, Any]] = []
+    monkeypatch.setattr(learner, "_log", logged.append)
+    monkeypatch.setattr(learner, "at", dataclasses.replace(learner.at, warmup_updates=0))
+    learner._learn(SimpleNamespace())
+    assert logged[0]["critic/beyond_bound"] == 1.0
+    monkeypatch.setattr(learner, "agent", wild)
+    monkeypatch.setattr(learner, "at", dataclasses.replace(learner.at, warmup_updates=0, updates=250))
+    monkeypatch.setattr(learner, "loop", dataclasses.replace(learner.loop, stop_on_divergence=True))
+    with pytest.raises(OtprError, match=r"The critics diverged by gradient step 500: 100% of their values"):
+        learner._learn(SimpleNamespace())
+    assert learner.agent is wild
+    assert len(logged) == 1
