@@ -34,7 +34,7 @@ _SEAL_LINES = re.compile(rb"(?:[0-9a-f]{64}  \w[\w.-]*\n)+")
 """What SHA256SUMS holds. A name leads nowhere else: it has no slash and does not begin with a dot."""
 
 _HEADER = re.compile(
-    rb"\{'descr': '([<|][?biufc]\d{1,2})', 'fortran_order': (False|True), "
+    rb"\{'descr': '([<>|][?biufc]\d{1,2})', 'fortran_order': (False|True), "
     rb"'shape': \(((?:\d{1,18}, ?)*(?:\d{1,18})?)\), \} *\n"
 )
 """A .npy header as NumPy writes it. NumPy's own reader evaluates it as Python literals; this one need not."""
@@ -165,7 +165,7 @@ def read_json(file: Path) -> Any:
     """
     text = _read(file, JSON_LIMIT)
     try:
-        return json.loads(text, parse_constant=_no_constant, parse_float=_finite)
+        return json.loads(text.decode(), parse_constant=_no_constant, parse_float=_finite)
     except (ValueError, RecursionError) as error:
         raise DamagedFile(file, error) from error
 
