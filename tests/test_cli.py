@@ -532,11 +532,9 @@ def test_second_ctrl_c_stops_at_once(place: Path):
         assert process.poll() is None
     signalled = time.monotonic()
     process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=60)
+    _, err = process.communicate(timeout=60)
     assert time.monotonic() - signalled < 30
-    assert process.returncode == 130
-    assert err == "\notpr: interrupted.\n"
-    assert out.rstrip().split("\n")[-2] == "Go on from what was saved last with:"
+    assert (process.returncode, err) == (-signal.SIGINT, "")
 
 
 @pytest.mark.slow

@@ -240,8 +240,8 @@ def test_run_stopped_while_acting_is_the_uninterrupted_run(
     path = tmp_path / "run"
     stops = {
         1: 0,  # in the first evaluation, before anything else: it is done again
-        60: 2,  # in the first collection, after the evaluation's 50 chunks
-        26: 8,  # in the second evaluation, of the deployed policy, after the second collection
+        60: 1,  # in the first collection, after the evaluation's 50 chunks: that is done again too
+        51: 8,  # in the second evaluation, of the deployed policy, after both collections
         30: 8,  # in the second evaluation again, of the single sample
     }
     for sitting, (chunk, rows_kept) in enumerate(stops.items()):
@@ -259,7 +259,7 @@ def test_evaluation_is_left_at_once_and_done_again(
     env.interrupt_at = 1
     with pytest.raises(Stopped, match="at 0 environment steps"):
         sit(tmp_path / "run", env)
-    assert env.chunks == 25  # one wave of 200 steps of two
+    assert env.chunks == 1
     assert rows(tmp_path / "run") == []
 
 

@@ -44,6 +44,7 @@ def evaluate(
     episodes: int,
     *,
     on_wave: Callable[[int], None] | None = None,
+    on_chunk: Callable[[], None] | None = None,
 ) -> Evaluation:
     """Run the policy once from each of the first `episodes` held-out initial conditions.
 
@@ -56,16 +57,18 @@ def evaluate(
         env: environments to run in; their number does not change the conditions.
         episodes: how many, >= 1.
         on_wave: called with the number of episodes finished since the last call.
+        on_chunk: called before each chunk; what it raises ends the evaluation.
 
     Raises:
         BrokenEnvironmentError: an episode broke twice, or episodes broke too often; see `ChunkedVectorEnv`.
         NotFiniteError: see `run_episodes`.
     """
     seeds = [evaluation_seed(i) for i in range(episodes)]
-    rollout = run_episodes(env, policy, seeds, action_seed=ACTION_SEED, on_wave=on_wave)
+    watched = {"on_wave": on_wave, "on_chunk": on_chunk}
+    rollout = run_episodes(env, policy, seeds, action_seed=ACTION_SEED, **watched)
     finished, zeros, decisions = rollout.episodes, rollout.zeros, rollout.decisions
     if rollout.broken:
-        again = run_episodes(env, policy, list(rollout.broken), action_seed=ACTION_SEED, on_wave=on_wave)
+        again = run_episodes(env, policy, list(rollout.broken), action_seed=ACTION_SEED, **watched)
         if again.broken:
             seed, cause = next(iter(again.broken.items()))
             raise BrokenEnvironmentError(

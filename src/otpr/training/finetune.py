@@ -45,7 +45,7 @@ RECENT = 40
 
 
 class _Abandoned(Exception):  # noqa: N818 - no error
-    """A stop was requested in the middle of an evaluation; it has changed nothing yet and is done again."""
+    """A stop was requested while the policy acted; that has changed nothing yet and is done again."""
 
 
 class _DivergedError(OtprError):
@@ -185,6 +185,7 @@ class FineTuning:
             self.agent.deployed() if at.updates else self.agent.policy,
             [training_seed(self.seed, at.episodes + i) for i in range(n)],
             action_seed=self.seed,
+            on_chunk=self._leave_if_requested,
         )
         gamma = self.agent.config.gamma
         for episode in rollout.episodes:
@@ -212,6 +213,11 @@ class FineTuning:
                 "rollout/zero_compatibility": rollout.zero_compatibility,
             }
         )
+
+    def _leave_if_requested(self) -> None:
+        """Episodes of a slow simulator take minutes: too long to wait for."""
+        if self._stop.requested:
+            raise _Abandoned
 
     def _learn(self, progress: Progress) -> None:
         """One block of gradient steps: of the critics alone during warm-up, then of critics and policy."""
@@ -265,14 +271,9 @@ class FineTuning:
         # before fine-tuning the deployed policy and its single sample are one, the base policy
         total = episodes if first else 2 * episodes
         with Progress(total, "evaluation", "episodes", closing_line=False) as bar:
-
-            def on_wave(finished: int) -> None:
-                bar.advance(finished)
-                if self._stop.requested:
-                    raise _Abandoned
-
-            chosen = evaluate(deployed, self.env, episodes, on_wave=on_wave)
-            single = chosen if first else evaluate(deployed.single(), self.env, episodes, on_wave=on_wave)
+            watched = {"on_wave": bar.advance, "on_chunk": self._leave_if_requested}
+            chosen = evaluate(deployed, self.env, episodes, **watched)
+            single = chosen if first else evaluate(deployed.single(), self.env, episodes, **watched)
         at.evaluated_at = at.env_steps
         at.success, at.success_single = chosen.success_rate, single.success_rate
         if first:

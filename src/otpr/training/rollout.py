@@ -36,6 +36,7 @@ def run_episodes(
     *,
     action_seed: int,
     on_wave: Callable[[int], None] | None = None,
+    on_chunk: Callable[[], None] | None = None,
 ) -> Rollout:
     """One whole episode for each seed, `env.num_envs` at a time, in the order of `seeds`.
 
@@ -48,6 +49,7 @@ def run_episodes(
         seeds: environment seeds, each fixing an initial condition.
         action_seed: seed of the policy's sampling.
         on_wave: called with the number of finished episodes of each wave.
+        on_chunk: called before each chunk; what it raises leaves the episodes as they are.
 
     Raises:
         NotFiniteError: an observation, a reward or an action is NaN or infinite. It carries the episode.
@@ -56,7 +58,7 @@ def run_episodes(
     episodes, broken, zeros, decisions = [], {}, 0, 0
     for start in range(0, len(seeds), env.num_envs):
         wave = [_Trace(seed) for seed in seeds[start : start + env.num_envs]]
-        wave_zeros, wave_decisions = _run_wave(env, policy, wave, action_seed)
+        wave_zeros, wave_decisions = _run_wave(env, policy, wave, action_seed, on_chunk)
         finished = [trace.episode() for trace in wave if trace.broken is None]
         broken |= {trace.seed: trace.broken for trace in wave if trace.broken is not None}
         episodes += finished
@@ -94,7 +96,13 @@ class _Trace:
         )
 
 
-def _run_wave(env: ChunkedVectorEnv, policy: Policy, wave: list[_Trace], action_seed: int) -> tuple[int, int]:
+def _run_wave(
+    env: ChunkedVectorEnv,
+    policy: Policy,
+    wave: list[_Trace],
+    action_seed: int,
+    on_chunk: Callable[[], None] | None,
+) -> tuple[int, int]:
     """Run each trace to its end; the number of decisions without a positive H, and of all decisions."""
     idle = env.num_envs - len(wave)
     observations = env.reset([*(trace.seed for trace in wave), *([None] * idle)]).copy()
@@ -106,6 +114,8 @@ def _run_wave(env: ChunkedVectorEnv, policy: Policy, wave: list[_Trace], action_
     seeds = jnp.asarray([*(trace.seed for trace in wave), *([0] * idle)], jnp.uint32)
     zeros = decisions = decision = 0
     while running := [i for i, trace in enumerate(wave) if not trace.over]:
+        if on_chunk is not None:
+            on_chunk()
         keys = _decision_keys(action_seed, seeds, decision)
         device_chunks, none = policy.act_batch(jnp.asarray(observations), keys)
         chunks = np.asarray(device_chunks)

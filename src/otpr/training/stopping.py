@@ -6,7 +6,7 @@ import os
 import signal
 import threading
 from types import FrameType, TracebackType
-from typing import Self
+from typing import Any, Self
 
 
 class Stopped(Exception):  # noqa: N818 - no error
@@ -14,7 +14,7 @@ class Stopped(Exception):  # noqa: N818 - no error
 
 
 class StopRequest:
-    """While entered, it turns the first SIGINT or SIGTERM into `requested`; a second one interrupts at once.
+    """While entered, it turns the first SIGINT or SIGTERM into `requested`; a second one ends the process.
 
     Whoever loops looks at `requested` between steps that leave a consistent state, saves, and calls
     `leave_if_requested`. Outside the main thread signals stay as they are.
@@ -23,16 +23,18 @@ class StopRequest:
     requested: bool = False
 
     def __enter__(self) -> Self:
-        self._before = {}
+        self._before: dict[signal.Signals, Any] = {}
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGINT, signal.SIGTERM):
                 self._before[number] = signal.signal(number, self._handle)
         return self
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
-        if self.requested:
-            raise KeyboardInterrupt
         self.requested = True
+        # A second signal is the operating system's: it ends the process even in the middle of compiled code,
+        # where an exception would have to wait. What is on disk bears that at any instant.
+        for other in self._before:
+            signal.signal(other, signal.SIG_DFL)
         # not `print`: the signal may have come in the middle of one, which may not be entered twice
         os.write(1, b"\nStopping: saving first, which takes a few seconds. Once more stops at once.\n")
 
