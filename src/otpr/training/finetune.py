@@ -314,7 +314,7 @@ class FineTuning:
             (agent, replay, successes), state = checkpoints.load(self.run.checkpoints, step, like)
             self.agent = agent
             self.experience = self.experience._replace(replay=replay, successes=successes)
-            self.at = Progression(**state)
+            self.at = Progression.of(state)
         self.run.rewind("row", self.at.rows)
 
     def summary(self) -> dict[str, Any]:

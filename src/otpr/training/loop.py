@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 from otpr.errors import OtprError, check_at_least
 
@@ -76,3 +77,22 @@ class Progression:
     success: float | None = None  # of the last evaluation
     success_single: float | None = None
     marginal_error: float | None = None
+
+    @classmethod
+    def of(cls, state: dict[str, Any]) -> Progression:
+        """From what a checkpoint says; fields that are newer than it keep their defaults.
+
+        Raises:
+            OtprError: names the first field that is unknown or of another type.
+        """
+        defaults = dataclasses.asdict(cls())
+        for name, value in state.items():
+            default = defaults.get(name, ...)
+            # None stands for a number that is not known yet; JSON may write 1.0 as 1
+            number = default is None or isinstance(default, float)
+            if type(value) not in ((int, float, type(default)) if number else (type(default),)):
+                raise OtprError(
+                    f"The checkpoint says {name} = {value!r}, which no run can be in. Resume with the "
+                    "otpr that the run's versions.json names."
+                )
+        return cls(**state)
