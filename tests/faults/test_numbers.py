@@ -18,7 +18,7 @@ from otpr.data.episodes import Episode
 from otpr.data.mixture import Mixture
 from otpr.data.replay import Replay
 from otpr.data.seeds import evaluation_seed, training_seed
-from otpr.envs import ChunkedVectorEnv, make_env
+from otpr.envs import ChunkedVectorEnv
 from otpr.errors import OtprError
 from otpr.training import checkpoints
 from otpr.training.learning import Experience, draw_batch, return_bounds, update_keys
@@ -28,6 +28,24 @@ from tests.faults.small import BASE, CHUNK, LOOP, TASK, fine_tune, inject, rows
 from tiny import AGENT
 
 LEARNING = {"warmup_steps": 48, "warmup_updates": 250, "env_steps": 72}
+
+
+FILES = {
+    "episode-": "runs/finetune/faults/episode-1073741830.npz",
+    "update-": "runs/finetune/faults/update-3017.npz",
+}
+
+
+def documented(kind: str, instead: dict[str, str]) -> dict[str, Any]:
+    """Run the piece of docs/run-directory.md that replays this kind, with other names; its variables."""
+    page = (Path(__file__).parents[2] / "docs" / "run-directory.md").read_text()
+    (code,) = [part for part in re.findall(r"```python\n(.*?)```", page, re.DOTALL) if FILES[kind] in part]
+    for name, other in instead.items():
+        assert name in code
+        code = code.replace(name, other)
+    variables: dict[str, Any] = {}
+    exec(code, variables)
+    return variables
 
 
 @pytest.fixture
@@ -72,14 +90,15 @@ def test_bad_number_of_the_environment_stops_the_run_and_can_be_replayed(
     assert str(file) in message
     assert len(rows(path)) == 2  # nothing of that round
     assert checkpoints.latest(path / "checkpoints") == 2
-    # as docs/run-directory.md says
+    replayed = documented("episode-", {"metaworld/peg-insert-side-v3": TASK, FILES["episode-"]: str(file)})
     with np.load(file, allow_pickle=False) as saved:
-        replayed = make_env(TASK)
-        observation, _ = replayed.reset(seed=int(saved["seed"]))
-        steps = [(observation, 0.0), *(replayed.step(action)[:2] for action in saved["actions"])]
-        np.testing.assert_array_equal([observation for observation, _ in steps], saved["observations"])
-        np.testing.assert_array_equal([reward for _, reward in steps[1:]], saved["rewards"])
         assert not (np.isfinite(saved["observations"]).all() and np.isfinite(saved["rewards"]).all())
+        assert len(saved["observations"]) == len(saved["actions"]) + 1 == 6 * (step > 0) + 1
+        np.testing.assert_array_equal(replayed["first"], saved["observations"][0])
+        for t, (observation, reward, *_) in enumerate(replayed["steps"]):
+            np.testing.assert_array_equal(observation, saved["observations"][t + 1])
+            assert reward == saved["rewards"][t]
+    # the request of `times` 2 is used up
     # the environment mended, the run goes on with that very round
     job = fine_tune(path, env, resume=True)
     assert job.at.episodes == 20
@@ -132,11 +151,12 @@ def test_loss_that_overflows_stops_the_run_at_its_gradient_step(
     file = path / "faults" / f"update-{found[1]}.npz"
     assert str(file) in str(caught.value)
     assert checkpoints.latest(path / "checkpoints") == len(rows(path)) == 3
-    # as docs/run-directory.md says
-    agent, batch, update_policy = load_update(file, BASE, agent_config("default", AGENT))
-    assert float(batch.replay.reward.max()) > 1e29
-    assert not update_policy
-    _, metrics = agent.update(batch, update_policy)
+    BASE.save(tmp_path / "base", task=TASK)
+    paths = {"runs/pretrain": str(tmp_path / "base"), FILES["update-"]: str(file)}
+    replayed = documented("update-", {**paths, '"default"': f'"default", {AGENT}'})
+    assert float(replayed["batch"].replay.reward.max()) > 1e29
+    assert not replayed["update_policy"]
+    metrics = replayed["metrics"]
     assert np.isinf(metrics["critic/loss"])
     assert np.isfinite(metrics["critic/value_loss"])
 
