@@ -51,7 +51,9 @@ def first_observations(job: Any) -> np.ndarray:
     return np.asarray(replay.data.observation)[: int(replay.size) : 6]
 
 
-@pytest.mark.parametrize("kind", CAUSES)
+@pytest.mark.parametrize(
+    "kind", [pytest.param(kind, marks=[pytest.mark.faults] * (kind in ("raise", "shape"))) for kind in CAUSES]
+)
 def test_episodes_of_a_broken_process_are_dropped_and_counted_and_the_run_goes_on(
     kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, undisturbed: Any, capfd: Any
 ) -> None:
@@ -96,7 +98,7 @@ def test_run_is_the_same_with_one_and_with_two_processes(
     assert_same_arrays(arrays(job.experience.replay), arrays(undisturbed[1].experience.replay))
 
 
-@pytest.mark.parametrize("step", [0, 2])
+@pytest.mark.parametrize("step", [0, pytest.param(2, marks=pytest.mark.faults)])
 def test_round_in_which_every_episode_breaks_adds_nothing(
     step: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -112,6 +114,7 @@ def test_round_in_which_every_episode_breaks_adds_nothing(
     np.testing.assert_array_equal(first_observations(job), starts)
 
 
+@pytest.mark.faults
 def test_environment_that_keeps_breaking_ends_the_run_which_can_be_resumed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, undisturbed: Any
 ) -> None:
@@ -171,6 +174,7 @@ def test_evaluation_runs_a_broken_episode_once_more_and_is_the_same(
     assert 0 < expected.successes < 7
 
 
+@pytest.mark.faults
 def test_episode_that_breaks_twice_ends_the_evaluation(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -214,6 +218,7 @@ def test_closing_does_not_wait_for_a_hung_environment(
     assert group._process.poll() == -9
 
 
+@pytest.mark.faults
 def test_restarts_leave_no_process_and_no_file_open(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     faults = [{"kind": "exit", "seed": seed, "step": 1} for seed in range(1, 4)]
     inject(monkeypatch, tmp_path, *faults)
@@ -238,6 +243,7 @@ def test_restarts_leave_no_process_and_no_file_open(tmp_path: Path, monkeypatch:
     assert len(os.listdir("/proc/self/fd")) == before
 
 
+@pytest.mark.faults
 def test_rate_limit_forgets_what_was_long_ago(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Restarts as many as are tolerated, again and again, each lot 100 episodes after the last."""
     faults = [{"kind": "raise", "seed": seed, "step": 0} for seed in range(1, 6)]

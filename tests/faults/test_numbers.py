@@ -139,6 +139,7 @@ def test_actions_out_of_bounds_reach_the_environment_clipped(env: ChunkedVectorE
 # --------------------------------------------------------------------------------------- of learning
 
 
+@pytest.mark.faults
 def test_loss_that_overflows_stops_the_run_at_its_gradient_step(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, env: ChunkedVectorEnv
 ) -> None:
