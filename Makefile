@@ -27,7 +27,7 @@ test: setup ## set up, then the fast tests
 test-slow: setup ## set up, then the tests marked slow
 	$(BIN)/python -m pytest -m slow $(ARGS)
 
-faults: setup ## set up, then kill, fill disks and break things for some minutes: docs/reliability.md
+faults: setup ## set up, then kill, fill disks and break things for 10 to 30 minutes: docs/reliability.md
 	$(BIN)/python -m pytest tests/faults -m "faults or not slow" -rP $(ARGS)
 
 bench: setup ## set up, then measure: a table, benchmarks/latest.json and the table in docs/performance.md
