@@ -92,7 +92,7 @@ def test_run_directory_has_what_was_promised(place: Path):
         "learning_curve.png",
     }
     config = json.loads(Path("tuned/config.json").read_text())["config"]
-    assert config["loop"] == LOOP
+    assert config["loop"] == {**LOOP, "env_timeout": 60.0, "stop_on_divergence": False}
     assert config["task"] == TASK
     assert config["agent"]["critic_width"] == 16
     summary = json.loads(Path("tuned/summary.json").read_text())
