@@ -49,7 +49,6 @@ def test_every_locked_package_has_one_version_and_hashes_and_no_host():
         "jax",
         "equinox",
         "optax",
-        "orbax-checkpoint",
         "gymnasium",
         "metaworld",
         "mujoco",

@@ -139,7 +139,7 @@ def test_loading_needs_nothing_but_the_folder(tmp_path: Path):
     script = """if True:
         import sys
         for name in ("otpr.training", "otpr.agents", "otpr.envs", "otpr.data", "otpr.commands", "otpr.report",
-                     "gymnasium", "metaworld", "mujoco", "minari", "orbax", "tyro", "rich",
+                     "gymnasium", "metaworld", "mujoco", "minari", "tyro", "rich",
                      "tensorboard", "matplotlib"):
             sys.modules[name] = None
         import hashlib

@@ -12,7 +12,7 @@ from typing import Any
 import jax
 
 PACKAGES = (
-    "otpr", "jax", "jaxlib", "equinox", "optax", "orbax-checkpoint", "numpy", "scipy",
+    "otpr", "jax", "jaxlib", "equinox", "optax", "numpy", "scipy",
     "gymnasium", "minari", "mujoco", "metaworld",
 )  # fmt: skip
 """The packages whose versions can change a result."""
