@@ -21,8 +21,8 @@ setup: .venv/.package ## prepare .venv with the locked versions (once, and again
 quickstart: setup ## set up, then demonstrations, imitation, OTPR and evaluation on a Meta-World task
 	$(BIN)/otpr quickstart $(ARGS)
 
-test: setup ## set up, then the fast tests
-	$(BIN)/python -m pytest $(ARGS)
+test: setup ## set up, then the fast tests, in two processes
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile $(ARGS)
 
 test-slow: setup ## set up, then the tests marked slow
 	$(BIN)/python -m pytest -m slow $(ARGS)

@@ -147,6 +147,7 @@ def test_divergence_is_an_error_and_is_not_saved(episodes: list[Episode], tmp_pa
     assert read_rows(tmp_path / "run") == []
     assert sorted(file.name for file in (tmp_path / "run").iterdir() if not file.is_dir()) == [
         "config.json",
+        "lock",
         "metrics.jsonl",
         "versions.json",
     ]
