@@ -24,6 +24,8 @@ from otpr.data.convert.recorded import (
     Source,
     by_step,
     check_numbers,
+    check_own,
+    check_size,
     columns,
     missing,
     open_hdf5,
@@ -31,6 +33,8 @@ from otpr.data.convert.recorded import (
 )
 from otpr.errors import OtprError
 
+# Each open member of an archive takes memory for what unpacks it.
+_MOST_ARRAYS = 1000
 _FIELDS = ("actions", "rewards", "terminals", "timeouts", "next_observations", "success")
 
 
@@ -58,19 +62,20 @@ class NpyRows:
     Rows are cheap from front to back; going back starts again from the front.
     """
 
-    def __init__(self, file: IO[bytes], name: str):
+    def __init__(self, file: IO[bytes], name: str, size: int):
         self._file = file
-        version = np.lib.format.read_magic(file)
-        read_header = {
-            (1, 0): np.lib.format.read_array_header_1_0,
-            (2, 0): np.lib.format.read_array_header_2_0,
-        }.get(version)
-        if read_header is None:
-            raise ValueError(f"{name} has version {version} of NumPy's format")
-        self.shape, fortran, self.dtype = read_header(file)
+        # Version 2 is for headers beyond 64 KiB: no array of numbers has one, and it could unpack to 4 GB.
+        if (version := np.lib.format.read_magic(file)) != (1, 0):
+            raise ValueError(f"{name} has version {version} of NumPy's format, expected (1, 0)")
+        self.shape, fortran, self.dtype = np.lib.format.read_array_header_1_0(file)
         if fortran and len(self.shape) > 1:
             raise OtprError(f"{name}: is stored column by column; write it with numpy.ascontiguousarray.")
         self._start = file.tell()
+        if self.dtype.hasobject:
+            return  # pickled, and refused by whoever asks for it
+        claimed = math.prod(self.shape) * self.dtype.itemsize
+        if any(n < 0 for n in self.shape) or claimed != size - self._start:
+            raise ValueError(f"{name} claims shape {self.shape} of {self.dtype} and has {size} bytes")
 
     def __getitem__(self, rows: slice) -> NDArray[Any]:
         start, stop, _ = rows.indices(self.shape[0])
@@ -137,12 +142,12 @@ def _arrays(path: Path) -> Iterator[dict[str, Rows]]:
         with reading(path):
             if zipfile.is_zipfile(path):
                 archive = stack.enter_context(zipfile.ZipFile(path))
-                names = [name for name in archive.namelist() if name.endswith(".npy")]
+                members = [member for member in archive.infolist() if member.filename.endswith(".npy")]
+                if len(members) > _MOST_ARRAYS:
+                    raise ValueError(f"{len(members)} arrays are more than the {_MOST_ARRAYS} it may have")
                 arrays: dict[str, Rows] = {
-                    name.removesuffix(".npy"): NpyRows(
-                        stack.enter_context(archive.open(name)), f"{path}: {name}"
-                    )
-                    for name in names
+                    member.filename.removesuffix(".npy"): _npy_rows(stack, archive, member, path)
+                    for member in members
                 }
             else:
                 file = stack.enter_context(open_hdf5(path))
@@ -150,14 +155,26 @@ def _arrays(path: Path) -> Iterator[dict[str, Rows]]:
 
                 def visit(name: str, entry: object) -> None:
                     if isinstance(entry, h5py.Dataset):
+                        check_own(entry)
                         arrays[name] = entry
 
                 file.visititems(visit)
         yield arrays
 
 
+def _npy_rows(
+    stack: contextlib.ExitStack, archive: zipfile.ZipFile, member: zipfile.ZipInfo, path: Path
+) -> NpyRows:
+    # Python unpacks these two as far as asked; the others, which NumPy does not write, as far as they go.
+    if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        raise ValueError(f"{member.filename} is compressed in a way that NumPy does not write")
+    return NpyRows(stack.enter_context(archive.open(member)), f"{path}: {member.filename}", member.file_size)
+
+
 def _check(path: Path, arrays: dict[str, Rows], wanted: list[str]) -> None:
     """Refuse what is no numbers by row, before any of it is read."""
+    if not arrays["actions"].shape:
+        raise OtprError(f"{path}: actions: have no shape, expected (steps, dim); mend the file.")
     for name in wanted:
         where, array = f"{path}: {name}", arrays[name]
         check_numbers(array.dtype, where)
@@ -182,6 +199,7 @@ def _ends(path: Path, arrays: dict[str, Rows]) -> tuple[list[int], bool]:
         )
     ends = np.zeros(arrays["actions"].shape[0], bool)
     for name in names:
+        check_size(arrays[name].shape, arrays[name].dtype, f"{path}: {name}")
         with reading(path):
             flags = by_step(np.asarray(arrays[name][:]), f"{path}: {name}")
         if not np.isin(flags, (0, 1)).all():
@@ -204,7 +222,9 @@ def _read(
     place = f"{path}: rows {start} to {end}"
 
     def rows(name: str, first: int = start) -> NDArray[Any]:
-        return np.asarray(arrays[name][first : end + 1])
+        array = arrays[name]
+        check_size((end + 1 - first, *array.shape[1:]), array.dtype, f"{place}: {name}")
+        return np.asarray(array[first : end + 1])
 
     def flag(name: str) -> bool:
         return bool(rows(name, end).any()) if name in wanted else False

@@ -20,6 +20,7 @@ from otpr.data.convert.recorded import (
     Source,
     by_step,
     check_numbers,
+    check_size,
     columns,
     missing,
     reading,
@@ -30,6 +31,7 @@ from otpr.errors import OtprError
 
 _VERSION = "v3.0"
 _OBSERVATIONS = ("observation.state", "observation.environment_state")
+_MOST_EPISODES = 1_000_000
 # Rows read at once: memory stays small whatever the size of a file.
 _ROWS = 16_384
 
@@ -66,11 +68,12 @@ def open_lerobot(path: Path, keys: tuple[str, ...] = ()) -> Source:
             f"{path}: has no low-dimensional feature 'action'; it has {', '.join(known) or 'none'}."
         )
     lengths = _lengths(path)
+    names = (*keys, "action", *(name for name in ("next.reward", "next.success") if name in known))
+    dims = {name: known[name] for name in names}
+    check_size((max(lengths), sum(dims.values())), np.dtype(float), f"{path}: its longest episode")
 
     def episodes() -> Iterator[Recorded]:
-        index = 0
-        names = [*keys, "action", *(name for name in ("next.reward", "next.success") if name in known)]
-        for index, arrays in enumerate(_by_episode(path, names, lengths)):
+        for index, arrays in enumerate(_by_episode(path, dims, lengths)):
             yield _recorded(f"{path}: episode {index}", arrays, keys)
 
     return Source(
@@ -103,7 +106,7 @@ def _info(path: Path) -> dict[str, Any]:
         features = info["features"]
         if not all(isinstance(feature, dict) for feature in features.values()):
             raise TypeError("features are no objects")
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise OtprError(
             f"{file}: not readable as LeRobot's metadata ({reason(error)}); download it again."
         ) from error
@@ -118,10 +121,12 @@ def _info(path: Path) -> dict[str, Any]:
 def _dim(feature: dict[str, Any]) -> int | None:
     """The length of a feature that is a vector or a number; None for pictures, videos, texts and matrices."""
     shape = feature.get("shape") or [1]
+    if not isinstance(shape, list) or not all(type(n) is int and n > 0 for n in shape):
+        return None
     kind = str(feature.get("dtype"))
     if len(shape) != 1 or not kind.startswith(("float", "int", "uint", "bool")):
         return None
-    return int(shape[0])
+    return shape[0]
 
 
 def _files(path: Path, folder: str) -> list[Path]:
@@ -137,8 +142,15 @@ def _lengths(path: Path) -> list[int]:
     lengths: dict[int, int] = {}
     for file in _files(path, "meta/episodes"):
         with reading(file):
-            table = parquet.read_table(file, columns=["episode_index", "length"])
+            opened = parquet.ParquetFile(file)
+            if opened.metadata.num_rows > _MOST_EPISODES:
+                raise ValueError(f"it claims {opened.metadata.num_rows:,} episodes")
+            _check_counts(opened, {"episode_index": 1, "length": 1})
+            table = opened.read(columns=["episode_index", "length"])
+            opened.close()
             indices, steps = (table.column(name).to_pylist() for name in ("episode_index", "length"))
+            if not all(type(n) is int and n > 0 for n in steps):
+                raise ValueError("episodes have lengths that are no positive numbers")
         lengths |= dict(zip(indices, steps, strict=True))
     if not lengths:
         raise OtprError(f"{path}: meta/episodes names no episodes; at least one is needed.")
@@ -147,10 +159,10 @@ def _lengths(path: Path) -> list[int]:
     return [lengths[index] for index in range(len(lengths))]
 
 
-def _by_episode(path: Path, names: list[str], lengths: list[int]) -> Iterator[dict[str, NDArray[Any]]]:
+def _by_episode(path: Path, dims: dict[str, int], lengths: list[int]) -> Iterator[dict[str, NDArray[Any]]]:
     """The arrays of each episode, in the order of their index, one episode at a time."""
     index, pieces, have = 0, [], 0
-    for file, arrays in _batches(path, names):
+    for file, arrays in _batches(path, dims):
         owner = arrays.pop("episode_index")
         start = 0
         while start < len(owner):
@@ -175,17 +187,19 @@ def _by_episode(path: Path, names: list[str], lengths: list[int]) -> Iterator[di
         raise OtprError(f"{path}: the data end in episode {index} of {len(lengths)}; download it again.")
 
 
-def _batches(path: Path, names: list[str]) -> Iterator[tuple[Path, dict[str, NDArray[Any]]]]:
+def _batches(path: Path, dims: dict[str, int]) -> Iterator[tuple[Path, dict[str, NDArray[Any]]]]:
     parquet = _parquet()
     for file in _files(path, "data"):
         with reading(file):
             opened = parquet.ParquetFile(file)
-            absent = set(names) - set(opened.schema_arrow.names)
+            absent = set(dims) - set(opened.schema_arrow.names)
             if absent:
                 raise OtprError(
                     f"{file}: has no column {sorted(absent)[0]!r} of meta/info.json; download it again."
                 )
-            batches = opened.iter_batches(_ROWS, columns=[*names, "episode_index"])
+            _check_counts(opened, {**dims, "episode_index": 1})
+            check_size((min(_ROWS, opened.metadata.num_rows), max(dims.values())), np.dtype(float), str(file))
+            batches = opened.iter_batches(_ROWS, columns=[*dims, "episode_index"])
         while True:
             with reading(file):
                 batch = next(batches, None)
@@ -194,6 +208,17 @@ def _batches(path: Path, names: list[str]) -> Iterator[tuple[Path, dict[str, NDA
                 arrays = {name: _array(batch.column(name), f"{file}: {name}") for name in batch.schema.names}
             yield file, arrays
         opened.close()
+
+
+def _check_counts(opened: Any, dims: dict[str, int]) -> None:
+    """Refuse columns with more numbers than their dimensions allow: runs of one number take no room."""
+    for index in range(opened.metadata.num_row_groups):
+        group = opened.metadata.row_group(index)
+        for column in map(group.column, range(group.num_columns)):
+            # a list's path goes on below the name of its column
+            name = next((name for name in dims if f"{column.path_in_schema}.".startswith(f"{name}.")), None)
+            if name is not None and column.num_values > group.num_rows * dims[name]:
+                raise ValueError(f"{name} has {column.num_values:,} numbers in {group.num_rows:,} rows")
 
 
 def _array(column: Any, where: str) -> NDArray[Any]:

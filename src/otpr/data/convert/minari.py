@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +17,8 @@ from typing import Any
 import gymnasium
 import h5py
 import numpy as np
-from minari.dataset.minari_storage import METADATA_FILE_NAME, MinariStorage
+from minari.dataset.minari_storage import METADATA_FILE_NAME
+from minari.serialization import deserialize_space
 from numpy.typing import NDArray
 
 from otpr.data.convert.recorded import (
@@ -24,6 +26,7 @@ from otpr.data.convert.recorded import (
     Recorded,
     Source,
     by_step,
+    check_links,
     columns,
     join,
     missing,
@@ -70,6 +73,7 @@ class MinariFile:
         with reading(self.file, _MEND):
             file = h5py.File(self.file, "r")
         with file:
+            check_links(self.file, file)
             for index in range(int(self.metadata["total_episodes"])):
                 with reading(self.file, _MEND):
                     recorded = self._read(subgroup(file, f"episode_{index}"), f"{self.file}: episode {index}")
@@ -123,12 +127,14 @@ def open_minari_file(
                 f"{folder}: is stored as {metadata['data_format']!r}; only Minari's 'hdf5' is read: "
                 "write it again with data_format='hdf5'."
             )
-        storage = MinariStorage.read(folder)
+        if not (folder / _FILE_NAME).is_file():
+            raise ValueError(f"No data found: there is no {_FILE_NAME}")
+        observations, actions = (_space(metadata, name) for name in ("observation_space", "action_space"))
     except CORRUPT as error:
         raise OtprError(
             f"{metadata_file}: not readable as a Minari data set ({reason(error)}); {_MEND}."
         ) from error
-    leaves = _leaves(storage.observation_space)
+    leaves = _leaves(observations)
     if whole_vectors and list(leaves) == [""]:
         keys = ()
     return MinariFile(
@@ -138,7 +144,7 @@ def open_minari_file(
             (key, _flat_dim(folder, f"observations {key}".rstrip(), leaves[key]))
             for key in _choose(folder, leaves, keys)
         ),
-        action_dim=_flat_dim(folder, "actions", storage.action_space),
+        action_dim=_flat_dim(folder, "actions", actions),
     )
 
 
@@ -170,6 +176,27 @@ def _find(path_or_id: str | os.PathLike[str]) -> Path:
         f"No data set at {given}, nor one of that id in {root}. "
         "Make one with `otpr collect`, or fetch one with `minari download ID`."
     )
+
+
+def _space(metadata: dict[str, Any], name: str) -> gymnasium.Space[Any]:
+    """A stored space. Minari makes the stored environment where there is none, which runs any code."""
+    if not isinstance(metadata.get(name), str):
+        raise ValueError(f"it has no {name}")
+    description = json.loads(metadata[name])
+    _check_types(description)
+    return deserialize_space(description)
+
+
+def _check_types(description: Any) -> None:
+    """Refuse types of which a single entry may have any size, such as S1000000000."""
+    if isinstance(description, dict):
+        if not re.fullmatch(r"(float|u?int)\d{1,2}|bool", str(description.get("dtype", "bool"))):
+            raise ValueError(f"a space is of {str(description['dtype'])[:50]!r}")
+        for inside in description.values():
+            _check_types(inside)
+    elif isinstance(description, list):
+        for inside in description:
+            _check_types(inside)
 
 
 def _leaves(space: gymnasium.Space[Any], prefix: str = "") -> dict[str, gymnasium.Space[Any]]:

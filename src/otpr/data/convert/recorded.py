@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import zipfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator
@@ -12,6 +13,7 @@ from typing import Any
 
 import h5py
 import numpy as np
+from h5py import h5l  # pyright: ignore[reportAttributeAccessIssue]: compiled, and there
 from numpy.typing import NDArray
 
 from otpr.errors import OtprError
@@ -28,7 +30,12 @@ CORRUPT = (
     EOFError,
     zipfile.BadZipFile,
     zlib.error,
+    MemoryError,  # what it claims to hold is more than there is room for
 )
+
+READ_LIMIT = 256 * 2**20
+"""Bytes of the largest array that is read at once: a million steps of 64 numbers. A file of a few bytes can
+claim, or be unpacked to, any size; whoever reads it all must not run out of memory."""
 # Names shown where one is missing: a file may hold thousands.
 _SHOWN = 30
 
@@ -104,14 +111,34 @@ def open_hdf5(path: Path) -> h5py.File:
     """Open an HDF5 file for reading; whoever calls closes it.
 
     Raises:
-        OtprError: it is no HDF5 file, or not whole.
+        OtprError: it is no HDF5 file, not whole, or has links to other files.
     """
     with reading(path):
         if path.stat().st_size == 0:
             raise OtprError(f"{path} is empty; copy or download it again.")
         if not h5py.is_hdf5(path):
             raise OtprError(f"{path} is not an HDF5 file, whatever its name; give the data file itself.")
-        return h5py.File(path, "r")
+        file = h5py.File(path, "r")
+        try:
+            check_links(path, file)
+        except BaseException:
+            file.close()
+            raise
+        return file
+
+
+def check_links(path: Path, file: h5py.File) -> None:
+    """Refuse a file with links out of it, before one is followed: HDF5 opens whatever file they name."""
+
+    def visit(name: bytes, info: Any) -> bytes | None:
+        return None if info.type in (h5l.TYPE_HARD, h5l.TYPE_SOFT) else name
+
+    # anything but None ends the visit; an error may not pass through HDF5
+    if (name := file.id.links.visit(visit, info=True)) is not None:
+        raise OtprError(
+            f"{path}: {name.decode(errors='replace')} is a link out of the file, and is not followed; "
+            "copy the data into the file."
+        )
 
 
 def subgroup(group: h5py.Group, name: str) -> h5py.Group:
@@ -127,12 +154,42 @@ def dataset(group: h5py.Group, name: str) -> h5py.Dataset:
     entry = group.get(name)
     if not isinstance(entry, h5py.Dataset):
         raise KeyError(f"no data set {name!r}")
+    check_own(entry)
     return entry
 
 
 def stored(group: h5py.Group, name: str) -> NDArray[Any]:
     """All the numbers of a data set inside a group; KeyError where there is none of that name."""
-    return np.asarray(dataset(group, name)[()])
+    entry = dataset(group, name)
+    where = f"{group.file.filename}: {entry.name}"
+    check_numbers(entry.dtype, where)
+    check_size(entry.shape, entry.dtype, where)
+    return np.asarray(entry[()])
+
+
+def check_own(entry: h5py.Dataset) -> None:
+    """Refuse a data set whose numbers lie in other files, or in pieces too large to unpack.
+
+    To be called before anything else is asked of it: HDF5 may open the other files to tell the shape.
+    """
+    where = f"{entry.file.filename}: {entry.name}"
+    layout = entry.id.get_create_plist()
+    if layout.get_layout() == h5py.h5d.VIRTUAL or layout.get_external_count():
+        raise OtprError(
+            f"{where}: its numbers lie in other files, which are not read; copy them into the file."
+        )
+    if layout.get_layout() == h5py.h5d.CHUNKED and entry.ndim <= 2:  # pictures are not read
+        check_size(layout.get_chunk(), entry.dtype, f"{where} (a chunk)")
+
+
+def check_size(shape: tuple[int, ...] | None, dtype: np.dtype[Any], where: str) -> None:
+    """Refuse an array of more than `READ_LIMIT` bytes, before memory is taken for it."""
+    size = math.prod(shape or ()) * dtype.itemsize
+    if size > READ_LIMIT:
+        raise OtprError(
+            f"{where}: claims shape {shape} of {dtype}, {size:,} bytes, where at most {READ_LIMIT:,} are "
+            "read at once; cut it into shorter episodes or files."
+        )
 
 
 def check_numbers(dtype: np.dtype[Any], where: str) -> None:

@@ -20,7 +20,10 @@ from otpr.data.convert.recorded import (
     Recorded,
     Source,
     by_step,
+    check_numbers,
+    check_size,
     columns,
+    dataset,
     join,
     missing,
     open_hdf5,
@@ -113,6 +116,12 @@ def _env_args(path: Path, data: h5py.Group) -> dict[str, Any]:
         ) from error
     if not isinstance(env_args, dict):
         raise OtprError(f"{path}: attribute env_args of 'data' is not a JSON object; mend or delete it.")
+    if not isinstance(env_args.get("env_kwargs", {}), dict) or not isinstance(
+        env_args.get("env_name", ""), str
+    ):
+        raise OtprError(
+            f"{path}: attribute env_args of 'data' is not as robomimic writes it; mend or delete it."
+        )
     return env_args
 
 
@@ -131,8 +140,7 @@ def _demos(path: Path, file: h5py.File, filter_key: str | None) -> list[str]:
         if filter_key not in masks:
             raise missing(str(path), "filter key", filter_key, masks)
         chosen = [
-            name.decode() if isinstance(name, bytes) else str(name)
-            for name in stored(file, f"mask/{filter_key}")
+            name.decode() if isinstance(name, bytes) else str(name) for name in _names(file, filter_key)
         ]
         absent = sorted(set(chosen) - set(present))
         if absent:
@@ -142,6 +150,12 @@ def _demos(path: Path, file: h5py.File, filter_key: str | None) -> list[str]:
         if not chosen:
             raise OtprError(f"{path}: mask/{filter_key} names no demonstrations; use another --filter-key.")
     return sorted(chosen, key=lambda name: int(name.removeprefix("demo_")))
+
+
+def _names(file: h5py.File, filter_key: str) -> NDArray[Any]:
+    entry = dataset(file, f"mask/{filter_key}")
+    check_size(entry.shape, entry.dtype, f"{file.filename}: {entry.name}")
+    return np.atleast_1d(entry[()])
 
 
 def _group(path: Path, parent: h5py.Group, name: str) -> h5py.Group:
@@ -157,7 +171,8 @@ def _group(path: Path, parent: h5py.Group, name: str) -> h5py.Group:
 def _low_dimensional(path: Path, demo: h5py.Group) -> dict[str, int]:
     """The keys of `obs` that are vectors by step, with their dimensions."""
     obs = _group(path, demo, "obs")
-    datasets = {name: value for name, value in obs.items() if isinstance(value, h5py.Dataset)}
+    names = [name for name in map(str, obs) if isinstance(obs.get(name), h5py.Dataset)]
+    datasets = {name: dataset(obs, name) for name in names}
     return {name: (*value.shape, 1)[1] for name, value in datasets.items() if value.ndim in (1, 2)}
 
 
@@ -196,9 +211,13 @@ def _success(
 
 
 def _columns(group: h5py.Group, place: str, name: str, *, last: bool = False) -> NDArray[Any]:
-    entry = group.get(name)
-    if not isinstance(entry, h5py.Dataset):
+    if not isinstance(group.get(name), h5py.Dataset):
         raise OtprError(
             f"{place}/{name} is missing; leave out that demonstration or choose others by --filter-key."
         )
-    return columns(np.asarray(entry[-1:] if last else entry[()]), f"{place}/{name}")
+    if not last:
+        return columns(stored(group, name), f"{place}/{name}")
+    entry = dataset(group, name)
+    check_numbers(entry.dtype, f"{place}/{name}")
+    check_size((1, *entry.shape[1:]), entry.dtype, f"{place}/{name}")
+    return columns(np.asarray(entry[-1:]), f"{place}/{name}")
