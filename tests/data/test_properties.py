@@ -7,7 +7,7 @@ import math
 
 import jax
 import numpy as np
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from numpy.typing import NDArray
@@ -134,8 +134,17 @@ def as_stated(data: NDArray[np.float32]) -> tuple[NDArray[np.float64], NDArray[n
 
 
 class TestNormalizer:
-    @given(data=matrices, constant=finite, where=st.integers(0, DIMS - 1))
-    def test_fit_is_mean_and_deviation(self, data: NDArray[np.float32], constant: float, where: int) -> None:
+    @given(
+        data=matrices,
+        unit=st.sampled_from([1.0, 1e-4, 1e-8, 1e-9, 1e-10, 1e-12]),
+        constant=finite,
+        where=st.integers(0, DIMS - 1),
+    )
+    @example(np.outer([1, -1] * 3, [0.99, 1.01, 50]).astype(np.float32), 1e-4, 0.0, 2)
+    def test_fit_is_mean_and_deviation(
+        self, data: NDArray[np.float32], unit: float, constant: float, where: int
+    ) -> None:
+        data = data * np.float32(unit)
         data[:, where] = constant
         normalizer = Normalizer.fit(data)
         assert normalizer.mean.dtype == normalizer.scale.dtype == np.float32
