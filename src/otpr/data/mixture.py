@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
-from otpr.data.chunks import Transitions, chunk_transitions, concatenate
+from otpr.data.chunks import Transitions, chunk_transitions, concatenate, take
 from otpr.data.episodes import Episode
 from otpr.errors import OtprError
 
@@ -86,11 +86,10 @@ class Mixture(NamedTuple):
     def sample(self, key: PRNGKeyArray, n: int) -> Transitions:
         """`n` transitions with replacement: a set by its weight, then any of its rows."""
         if self.weights.shape[0] == 1:
-            rows = jax.random.randint(key, (n,), 0, self.transitions.reward.shape[0])
-        else:
-            set_key, row_key = jax.random.split(key)
-            chosen = jax.random.categorical(set_key, jnp.log(self.weights), shape=(n,))
-            rows = self.starts[chosen] + jax.random.randint(row_key, (n,), 0, self.sizes[chosen])
+            return take(self.transitions, key, n)
+        set_key, row_key = jax.random.split(key)
+        chosen = jax.random.categorical(set_key, jnp.log(self.weights), shape=(n,))
+        rows = self.starts[chosen] + jax.random.randint(row_key, (n,), 0, self.sizes[chosen])
         return Transitions(*(field[rows] for field in self.transitions))
 
 
