@@ -59,7 +59,10 @@ def _row(sizes: Sizes, policy: Policy, candidates: int) -> Row:
 
 @eqx.filter_jit
 def _predict(network: Any, state: Any, chunks: Any, k: Any) -> Float[Array, "n a"]:
-    return jax.vmap(lambda chunk: network(state, chunk, k))(chunks)
+    def of_chunk(chunk: Array) -> Array:
+        return network(state, chunk, k)
+
+    return jax.vmap(of_chunk)(chunks)
 
 
 @eqx.filter_jit

@@ -8,6 +8,7 @@ target takes its next action from the one-step policy.
 from __future__ import annotations
 
 import dataclasses
+from typing import Any, TypeVar
 
 import equinox as eqx
 import jax
@@ -19,6 +20,8 @@ from otpr.critics import QEnsemble, polyak
 from otpr.data.chunks import Transitions
 from otpr.data.replay import Replay
 from otpr.scanning import scan_state
+
+Model = TypeVar("Model")
 
 LEARNING_RATE = 3e-4
 TARGET_RATE = 0.005
@@ -130,8 +133,8 @@ class FQL(eqx.Module):
         return imitation + ALPHA * distillation - q, losses
 
 
-def _step(gradient, state, model):
-    updates, state = optax.adam(LEARNING_RATE).update(gradient, state, model)
+def _step(gradient: Any, state: optax.OptState, model: Model) -> tuple[Model, optax.OptState]:
+    updates, state = optax.adam(LEARNING_RATE).update(gradient, state)
     return eqx.apply_updates(model, updates), state
 
 
@@ -143,6 +146,6 @@ def fql_block(learner: FQL, replay: Replay, updates: int, batch: int) -> tuple[F
         return learner.update(replay.sample(key, batch))
 
     key, scan_key = jax.random.split(learner.key)
-    learner = eqx.tree_at(lambda learner: learner.key, learner, key)
+    learner = dataclasses.replace(learner, key=key)
     learner, metrics = scan_state(step, learner, jax.random.split(scan_key, updates))
     return learner, jax.tree.map(jnp.mean, metrics)

@@ -25,7 +25,8 @@ def growth_replay(sizes: Sizes) -> list[Row]:
     calls, memory = {}, {}
     for n in sizes.growth_replay:
         data = experience(sizes, n, DEFAULT_CHUNK)
-        lowered = eqx.filter_jit(update_block).lower(agent, data, sizes.growth_block, True)
+        jitted: Any = eqx.filter_jit(update_block)  # typed as the plain function, which cannot be lowered
+        lowered = jitted.lower(agent, data, sizes.growth_block, True)
         compiled: Any = lowered.compile()
         calls[n] = lambda compiled=compiled, data=data: compiled(agent, data, sizes.growth_block, True)
         stats = compiled.compiled.memory_analysis()

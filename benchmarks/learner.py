@@ -209,7 +209,7 @@ def marginal_error(sizes: Sizes) -> list[Row]:
     )
     ours = _held_out_error(compatibility, agent, data, sizes.error_block)
     theirs = _held_out_error(
-        eqx.tree_at(lambda c: c.potentials, compatibility, released), agent, data, sizes.error_block
+        dataclasses.replace(compatibility, potentials=released), agent, data, sizes.error_block
     )
     return [
         Row(

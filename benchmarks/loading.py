@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +24,7 @@ def loading(sizes: Sizes) -> list[Row]:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "set"
         written = _timed(lambda: _write(path, sizes))
-        episodes = []
+        episodes: list[Episode] = []
         read = _timed(lambda: episodes.extend(read_dataset(path).episodes))
         cut = _timed(lambda: Mixture.of([episodes], (), sizes.default_chunk, 0.99))
     million = 1_000_000 / (sizes.load_episodes * STEPS)
@@ -41,7 +41,7 @@ def loading(sizes: Sizes) -> list[Row]:
     ]
 
 
-def _timed(work) -> float:
+def _timed(work: Callable[[], object]) -> float:
     started = time.perf_counter()
     work()
     return time.perf_counter() - started

@@ -36,7 +36,11 @@ class NaiveEnsemble(eqx.Module):
 
     def minimum(self, pairs: Float[Array, "n s+a"]) -> Float[Array, " n"]:
         """The least of the members' values, of each pair."""
-        values = eqx.filter_vmap(lambda member: jax.vmap(member)(pairs))(self.members)
+
+        def of_member(member: ConcatenatedMLP) -> Array:
+            return jax.vmap(member)(pairs)
+
+        values = eqx.filter_vmap(of_member)(self.members)
         return jnp.min(values, axis=0)
 
     def pairwise_minimum(
@@ -52,5 +56,9 @@ def _concatenated(member: StateActionMLP) -> ConcatenatedMLP:
     weight = jnp.concatenate([member.state_layer.weight, member.action_layer.weight], axis=1)
     joined = eqx.nn.Linear(weight.shape[1], weight.shape[0], key=jax.random.key(0))
     bias = member.state_layer.bias  # the action's layer has none
-    joined = eqx.tree_at(lambda layer: (layer.weight, layer.bias), joined, (weight, bias))
+
+    def parameters(layer: eqx.nn.Linear) -> tuple[Array, Array | None]:
+        return layer.weight, layer.bias
+
+    joined = eqx.tree_at(parameters, joined, (weight, bias))
     return ConcatenatedMLP((joined, *member.hidden), member.norms, member.out)

@@ -37,9 +37,11 @@ def naive(
     if rows_at_once is None:
         return critic.pairwise_minimum(states, actions)
     blocks = states.reshape(-1, rows_at_once, states.shape[1])
-    return jax.lax.map(lambda block: critic.pairwise_minimum(block, actions), blocks).reshape(
-        states.shape[0], actions.shape[0]
-    )
+
+    def of_block(block: Array) -> Array:
+        return critic.pairwise_minimum(block, actions)
+
+    return jax.lax.map(of_block, blocks).reshape(states.shape[0], actions.shape[0])
 
 
 def _row(sizes: Sizes, n: int) -> Row:

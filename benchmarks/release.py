@@ -64,14 +64,16 @@ def fit_potentials(
     """
     optimizer = optax.adam(LEARNING_RATE)
 
-    def step(carry, key):
+    def step(
+        carry: tuple[Potentials, optax.OptState], key: PRNGKeyArray
+    ) -> tuple[tuple[Potentials, optax.OptState], None]:
         potentials, optimizer_state = carry
         row_key, column_key = jax.random.split(key)
         rows = states[jax.random.randint(row_key, (batch,), 0, states.shape[0])]
         columns = actions[jax.random.randint(column_key, (batch,), 0, actions.shape[0])]
         block = cost.pairwise(rows, columns)
 
-        def loss(potentials):
+        def loss(potentials: Potentials) -> Array:
             return -dual_objective(potentials.u(rows), potentials.v(columns), block, epsilon)
 
         gradient = eqx.filter_grad(loss)(potentials)

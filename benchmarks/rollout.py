@@ -80,14 +80,12 @@ def replay(
         RuntimeError: another episode came of it than `expected`, so the two sides do not do the same.
     """
     env.reset(seeds)
-    taken = np.zeros(len(seeds), int)
-    for chunk in chunks:
-        step = env.step(chunk)
-        taken += step.steps
+    steps = [env.step(chunk) for chunk in chunks]
     if expected is not None:
+        taken = np.sum([step.steps for step in steps], axis=0)
         same = np.array([len(episode) for episode in expected]) == taken
         last = np.array([episode.observations[-1] for episode in expected])
-        if not (same.all() and np.array_equal(step.observations[:, -1], last)):
+        if not (same.all() and np.array_equal(steps[-1].observations[:, -1], last)):
             raise RuntimeError(
                 "The replayed episodes differ from the recorded ones; expected the same states."
             )

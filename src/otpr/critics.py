@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import functools
 import operator
-from typing import cast
+from typing import Any, TypeVar, cast
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
+
+Network = TypeVar("Network")
 
 
 class StateActionMLP(eqx.Module):
@@ -88,10 +90,14 @@ class QEnsemble(eqx.Module):
     ):
         self.size, self.width, self.depth = size, width, depth
 
-        def make(key):
+        def make(key: PRNGKeyArray) -> StateActionMLP:
             return StateActionMLP(state_dim, action_dim, width=width, depth=depth, key=key)
 
         self.members = eqx.filter_vmap(make)(jax.random.split(key, size))
+
+    def about(self) -> dict[str, int]:
+        """The sizes that are free: with the dimensions, what the constructor takes beside a key."""
+        return {"size": self.size, "width": self.width, "depth": self.depth}
 
     @property
     def unstacked(self) -> list[StateActionMLP]:
@@ -113,16 +119,13 @@ class QEnsemble(eqx.Module):
         """`minimum` of every pair (s_i, a_j), some at a time: memory stays bounded, and in the cache."""
         members, m = self.unstacked, actions.shape[0]
 
-        def of_pair(state_parts, action_parts):
-            parts = zip(members, state_parts, action_parts, strict=True)
-            return functools.reduce(jnp.minimum, [member.from_parts(s + a) for member, s, a in parts])
+        def of_row(state_parts: list[Array]) -> Float[Array, " m"]:
+            def of_pair(action_parts: list[Array]) -> Float[Array, ""]:
+                parts = zip(members, state_parts, action_parts, strict=True)
+                return functools.reduce(jnp.minimum, [member.from_parts(s + a) for member, s, a in parts])
 
-        def of_row(state_parts):
-            return jax.lax.map(
-                lambda action_parts: of_pair(state_parts, action_parts),
-                [member.action_part(actions) for member in members],
-                batch_size=min(m, _PAIRS_AT_ONCE),
-            )
+            action_parts = [member.action_part(actions) for member in members]
+            return jax.lax.map(of_pair, action_parts, batch_size=min(m, _PAIRS_AT_ONCE))
 
         state_parts = [member.state_part(states) for member in members]
         return jax.lax.map(of_row, state_parts, batch_size=max(1, _PAIRS_AT_ONCE // m))
@@ -137,6 +140,10 @@ def expectile_loss(difference: Float[Array, "*n"], expectile: float) -> Float[Ar
     return jnp.where(difference >= 0, expectile, 1 - expectile) * difference**2
 
 
-def polyak(target, online, rate: float):
+def polyak(target: Network, online: Network, rate: float) -> Network:
     """Move `target` towards `online`: target + rate * (online - target), leaf by leaf."""
-    return jax.tree.map(lambda t, o: t + rate * (o - t) if eqx.is_inexact_array(t) else t, target, online)
+
+    def move(t: Any, o: Any) -> Any:
+        return t + rate * (o - t) if eqx.is_inexact_array(t) else t
+
+    return jax.tree.map(move, target, online)

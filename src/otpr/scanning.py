@@ -30,7 +30,7 @@ def scan_state(
     """
     arrays, static = eqx.partition(state, eqx.is_array)
 
-    def body(arrays, x):
+    def body(arrays: Any, x: Any) -> tuple[Any, Any]:
         state, output = step(eqx.combine(arrays, static), x)
         return eqx.filter(state, eqx.is_array), output
 

@@ -17,7 +17,7 @@ import re
 import stat
 import tempfile
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +53,7 @@ class DamagedFile(OtprError):  # noqa: N818 - it says what the file is
 
 
 @contextlib.contextmanager
-def writing(path: str | Path) -> Iterator[None]:
+def writing(path: str | Path) -> Generator[None]:
     """Tell in words what the operating system refused while `path` was written.
 
     Raises:
@@ -69,7 +69,7 @@ def writing(path: str | Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def sealed_folder(path: Path, aside: Path | None = None) -> Iterator[Path]:
+def sealed_folder(path: Path, aside: Path | None = None) -> Generator[Path]:
     """A new folder to write files into; when the block ends, it is sealed and takes the place of `path`.
 
     If the block raises, what was at `path` stays.

@@ -7,7 +7,7 @@ import itertools
 import os
 import re
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -118,7 +118,7 @@ def write_dataset(
 
 
 @contextlib.contextmanager
-def _parents_of(path: Path) -> Iterator[None]:
+def _parents_of(path: Path) -> Generator[None]:
     """Make the folders above `path`; where the block fails, remove those that were not there before."""
     missing = [parent for parent in path.absolute().parents if not parent.exists()]
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -18,7 +18,7 @@ from otpr.diffusion.schedule import NoiseSchedule
 
 
 def denoising_losses(
-    network: Callable,
+    network: Callable[[Array, Array, Array], Array],
     schedule: NoiseSchedule,
     observations: Float[Array, "n o"],
     chunks: Float[Array, "n a"],

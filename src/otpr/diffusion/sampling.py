@@ -22,7 +22,7 @@ Method = Literal["ddpm", "ddim", "dpm++"]
 
 
 def sample(
-    predict_noise: Callable,
+    predict_noise: Callable[[Array, Array], Array],
     schedule: NoiseSchedule,
     shape: tuple[int, ...],
     key: PRNGKeyArray,
@@ -58,7 +58,9 @@ def sample(
     alpha_bar = schedule.alpha_bar[levels]
     alpha_bar_next = jnp.append(schedule.alpha_bar[levels[1:]], 1.0)  # after the last step the chunk is clean
 
-    def step(carry, inputs):
+    def step(
+        carry: tuple[Array, Array, PRNGKeyArray], inputs: tuple[Array, Array, Array, Array]
+    ) -> tuple[tuple[Array, Array, PRNGKeyArray], None]:
         chunk, previous, key = carry
         k, ab, ab_next, share = inputs
         noise = predict_noise(chunk, k)

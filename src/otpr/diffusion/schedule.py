@@ -14,6 +14,7 @@ import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
+from numpy.typing import NDArray
 
 
 class NoiseSchedule(eqx.Module):
@@ -27,7 +28,7 @@ class NoiseSchedule(eqx.Module):
         if steps < 1:
             raise ValueError(f"A noise schedule needs at least 1 step, got {steps}.")
 
-        def f(t):
+        def f(t: NDArray[np.float64]) -> NDArray[np.float64]:
             return np.cos((t + 0.008) / 1.008 * np.pi / 2) ** 2
 
         t = np.arange(steps + 1) / steps

@@ -104,7 +104,7 @@ def adjusted(action: NDArray[np.floating], info: dict[str, Any], subgoal: Subgoa
     if subgoal.kind == "button":
         return action
     moves_cube = subgoal.kind in ("cube", "stow")
-    name = f"block_{subgoal.index}" if moves_cube else f"{subgoal.kind}_handle"
+    name = f"block_{subgoal.number}" if moves_cube else f"{subgoal.kind}_handle"
     target = info[f"privileged/target_{'block' if moves_cube else name}_pos"]
     position, hand_yaw = info[f"privileged/{name}_pos"], info["proprio/effector_yaw"][0]
     contact = info["proprio/gripper_contact"][0]

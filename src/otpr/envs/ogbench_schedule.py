@@ -26,13 +26,13 @@ class Subgoal(NamedTuple):
     Attributes:
         kind: `"cube"` (move it), `"stow"` (put it into the open drawer), `"button"`, `"drawer"` or
             `"window"`.
-        index: which cube or button.
+        number: which cube or button.
         target: where it should be: the position (3,) of a cube, the travel of a drawer or window, or the
             state (0 or 1) of a button.
     """
 
     kind: str
-    index: int
+    number: int
     target: Any
 
 

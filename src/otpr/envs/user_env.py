@@ -9,7 +9,7 @@ import inspect
 import os
 import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Generator
 from typing import Any
 
 import gymnasium
@@ -141,7 +141,7 @@ class GymSimulator:
         self.episode_limit = self._limit()
         self.render_fps = int(env.metadata.get("render_fps") or 30)
 
-    def _observation_length(self, space: gymnasium.Space) -> int:
+    def _observation_length(self, space: gymnasium.Space[Any]) -> int:
         for part in _leaves(space):
             if not isinstance(part, gymnasium.spaces.Box):
                 raise OtprError(
@@ -155,7 +155,7 @@ class GymSimulator:
                 )
         return spaces.flatdim(space)
 
-    def _action_bounds(self, space: gymnasium.Space) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    def _action_bounds(self, space: gymnasium.Space[Any]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         if not isinstance(space, gymnasium.spaces.Box) or len(space.shape) != 1:
             raise OtprError(
                 f"{self._task_id}: actions must be a vector of numbers (a Box of one axis), and are {space}. "
@@ -205,7 +205,7 @@ class GymSimulator:
         return outcome._replace(success=bool(success))
 
     @contextlib.contextmanager
-    def _blamed(self, method: str) -> Iterator[None]:
+    def _blamed(self, method: str) -> Generator[None]:
         """Whatever the user's environment raises is the user's to mend: say where it was."""
         try:
             yield
@@ -234,7 +234,7 @@ class GymSimulator:
         self.env.close()
 
 
-def _leaves(space: gymnasium.Space) -> list[gymnasium.Space]:
+def _leaves(space: gymnasium.Space[Any]) -> list[gymnasium.Space[Any]]:
     if isinstance(space, gymnasium.spaces.Dict):
         return [leaf for part in space.values() for leaf in _leaves(part)]
     if isinstance(space, gymnasium.spaces.Tuple):

@@ -100,7 +100,7 @@ def solve_discrete(
     column_weights = None if column_weights is None else jnp.asarray(column_weights, dtype)
     epsilon, relaxation = jnp.asarray(epsilon, dtype), jnp.asarray(column_relaxation, dtype)
     tolerance = jnp.asarray(tolerance, dtype)
-    _check_numbers(epsilon, relaxation, tolerance, max_iterations)
+    _check_numbers(epsilon, relaxation, tolerance, jnp.asarray(max_iterations))
     _check_values(cost, mask, row_weights, column_weights, relaxation)
     solution = _solve(cost, mask, row_weights, column_weights, epsilon, relaxation, tolerance, max_iterations)
     if (
@@ -113,7 +113,16 @@ def solve_discrete(
 
 
 @jax.jit
-def _solve(cost, mask, row_weights, column_weights, epsilon, relaxation, tolerance, max_iterations):
+def _solve(
+    cost: Float[Array, "n m"],
+    mask: Bool[Array, "n m"] | None,
+    row_weights: Float[Array, " n"] | None,
+    column_weights: Float[Array, " m"] | None,
+    epsilon: Float[Array, ""],
+    relaxation: Float[Array, ""],
+    tolerance: Float[Array, ""],
+    max_iterations: Int[Array, ""],
+) -> DiscreteSolution:
     with jax.default_matmul_precision("highest"):  # else some accelerators round the factors of a product
         if mask is not None:
             cost = jnp.where(mask, cost, 0.0)
@@ -141,11 +150,13 @@ def _solve(cost, mask, row_weights, column_weights, epsilon, relaxation, toleran
         )
 
 
-def _known(*values) -> bool:
+def _known(*values: object) -> bool:
     return not any(isinstance(value, Tracer) for value in values)
 
 
-def _check_shapes(cost, mask, row_weights, column_weights) -> None:
+def _check_shapes(
+    cost: Array, mask: Array | None, row_weights: ArrayLike | None, column_weights: ArrayLike | None
+) -> None:
     if cost.ndim != 2 or 0 in cost.shape:
         raise ValueError(f"cost must be a matrix of at least one row and column, given shape {cost.shape}.")
     if cost.dtype not in (jnp.float32, jnp.float64):
@@ -165,7 +176,7 @@ def _check_shapes(cost, mask, row_weights, column_weights) -> None:
             )
 
 
-def _check_numbers(epsilon, relaxation, tolerance, max_iterations) -> None:
+def _check_numbers(epsilon: Array, relaxation: Array, tolerance: Array, max_iterations: Array) -> None:
     if _known(epsilon) and not 0 < epsilon < jnp.inf:
         raise ValueError(f"epsilon must be positive and finite, given {epsilon}.")
     if _known(relaxation) and not relaxation >= 0:
@@ -176,7 +187,13 @@ def _check_numbers(epsilon, relaxation, tolerance, max_iterations) -> None:
         raise ValueError(f"max_iterations must be at least 1, given {max_iterations}.")
 
 
-def _check_values(cost, mask, row_weights, column_weights, relaxation) -> None:
+def _check_values(
+    cost: Float[Array, "n m"],
+    mask: Bool[Array, "n m"] | None,
+    row_weights: Float[Array, " n"] | None,
+    column_weights: Float[Array, " m"] | None,
+    relaxation: Float[Array, ""],
+) -> None:
     if _known(cost, mask):
         wrong = ~np.isfinite(cost) if mask is None else ~np.isfinite(cost) & np.asarray(mask)
         if wrong.any():
@@ -207,7 +224,7 @@ def _check_values(cost, mask, row_weights, column_weights, relaxation) -> None:
         raise ValueError(_lonely("column", "row", lonely_columns) + " Or relax the columns.")
 
 
-def _lonely(kind, other, lonely) -> str:
+def _lonely(kind: str, other: str, lonely: Bool[np.ndarray, " n"]) -> str:
     points = name_points(kind, np.flatnonzero(lonely))
     return (
         f"The mask leaves {points} without any {other} of positive weight. "
@@ -215,7 +232,11 @@ def _lonely(kind, other, lonely) -> str:
     )
 
 
-def _check_feasible(mask, row_weights, column_weights) -> None:
+def _check_feasible(
+    mask: Bool[Array, "n m"],
+    row_weights: Float[Array, " n"] | None,
+    column_weights: Float[Array, " m"] | None,
+) -> None:
     n, m = mask.shape
     p = np.full(n, 1 / n) if row_weights is None else np.asarray(row_weights, np.float64)
     q = np.full(m, 1 / m) if column_weights is None else np.asarray(column_weights, np.float64)

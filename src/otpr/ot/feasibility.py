@@ -11,8 +11,11 @@ from scipy.sparse.csgraph import connected_components
 # Masses closer than this are taken to agree: the linear programme's own tolerance is 1e-7.
 _TOLERANCE = 1e-6
 
+Indices = NDArray[np.int64]
+Weights = NDArray[np.float64]
 
-def name_points(kind: str, indices: NDArray[np.int64]) -> str:
+
+def name_points(kind: str, indices: Indices) -> str:
     """`row 3`, or `rows 0, 1, 2, 3, 4 and 7 more`."""
     if len(indices) == 1:
         return f"{kind} {indices[0]}"
@@ -20,9 +23,11 @@ def name_points(kind: str, indices: NDArray[np.int64]) -> str:
     return f"{kind}s " + ", ".join(map(str, indices[:5])) + more
 
 
-def _overfull_rows(mask, p, q, rows) -> tuple[NDArray, NDArray] | None:
-    """The connected part of `rows` that most exceeds the columns it may use, and these columns."""
-    rows = np.flatnonzero(rows)
+def _overfull_rows(
+    mask: NDArray[np.bool_], p: Weights, q: Weights, allowed: NDArray[np.bool_]
+) -> tuple[Indices, Indices] | None:
+    """The connected part of the `allowed` rows that most exceeds the columns it may use, and those."""
+    rows = np.flatnonzero(allowed)
     columns = np.flatnonzero(mask[rows].any(axis=0))
     row, column = np.nonzero(mask[np.ix_(rows, columns)])
     size = len(rows) + len(columns)
@@ -35,7 +40,7 @@ def _overfull_rows(mask, p, q, rows) -> tuple[NDArray, NDArray] | None:
     return rows[worst[: len(rows)]], columns[worst[len(rows) :]]
 
 
-def why_infeasible(mask: NDArray[np.bool_], p: NDArray, q: NDArray) -> str | None:
+def why_infeasible(mask: NDArray[np.bool_], p: Weights, q: Weights) -> str | None:
     """Why no plan with marginals p and q stays within the mask, or None where one does.
 
     The greatest mass that can be moved is a linear programme; where it is below 1 its dual is a least cut,
@@ -69,7 +74,8 @@ def why_infeasible(mask: NDArray[np.bool_], p: NDArray, q: NDArray) -> str | Non
     cut_rows = short[row_group.ravel()]
     cut_columns = ~np.any(merged[short], axis=0)[column_group.ravel()]
     p, q = p[rows], q[columns]
-    causes = []
+    # a side's name, its points and their weights, then the same of the other side
+    causes: list[tuple[str, Indices, Weights, str, Indices, Weights]] = []
     if (found := _overfull_rows(kept, p, q, cut_rows)) is not None:
         causes.append(("row", rows[found[0]], p[found[0]], "column", columns[found[1]], q[found[1]]))
     if (found := _overfull_rows(kept.T, q, p, cut_columns)) is not None:

@@ -27,7 +27,7 @@ def keypoint_mask(row_ids: Int[Array, " n"], column_ids: Int[Array, " m"]) -> Bo
 
 
 def _cosine_distance(x: Float[Array, "n d"], y: Float[Array, "k d"]) -> Float[Array, "n k"]:
-    def unit(z):
+    def unit(z: Float[Array, "n d"]) -> Float[Array, "n d"]:
         return z / jnp.maximum(jnp.linalg.norm(z, axis=-1, keepdims=True), 1e-8)
 
     return 1.0 - unit(x) @ unit(y).T
@@ -49,10 +49,10 @@ def guiding_cost(rows: Float[Array, "n k"], columns: Float[Array, "m k"]) -> Flo
     A state and an action that stand alike to the keypoints of their spaces are cheap to couple.
     """
 
-    def entropy(p):
+    def entropy(p: Float[Array, "*n k"]) -> Float[Array, "*n"]:
         return -jnp.sum(jnp.where(p > 0, p * jnp.log(jnp.where(p > 0, p, 1.0)), 0.0), axis=-1)
 
-    def against_all_columns(row):
+    def against_all_columns(row: Float[Array, " k"]) -> Float[Array, " m"]:
         return entropy((row[None, :] + columns) / 2)
 
     mixed = jax.lax.map(against_all_columns, rows)  # one row at a time: (n, m, k) need not fit in memory

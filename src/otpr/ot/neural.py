@@ -8,7 +8,7 @@ sample: potentials that were trained long on few pairs satisfy the conditions th
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal
+from typing import Any, Literal
 
 import equinox as eqx
 import jax
@@ -17,12 +17,23 @@ import optax
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from otpr.ot.dual import compatibility, marginal_errors
-from otpr.ot.potentials import Potentials, TransportProblem, ascend, exact_potentials, regress
+from otpr.ot.potentials import (
+    ExactPotentials,
+    Potentials,
+    TransportProblem,
+    ascend,
+    exact_potentials,
+    regress,
+)
 from otpr.scanning import scan_state
 
 Method = Literal["regression", "ascent"]
 Draw = Callable[[PRNGKeyArray, int], TransportProblem]
 Cost = Callable[[Float[Array, "n s"], Float[Array, "m a"]], Float[Array, "n m"]]
+
+# Of a fit after some passes: the arrays of the potentials, (row error, column error, support), the share of
+# unsolved blocks and the number of passes.
+_Progress = tuple[Any, tuple[Array, Array, Array], Array, Array]
 
 HELD_OUT = 256
 """States and actions of the held-out sample; a block's where that is larger or masked. Even perfect
@@ -135,19 +146,23 @@ def fit(
         draw_keys = jax.random.split(draw_key, blocks)
         if method == "regression":
 
-            def target(key):
+            def target(key: PRNGKeyArray) -> ExactPotentials:
                 problem = draw(key, block)
                 return exact_potentials(potentials, problem, cost(problem.states, problem.actions), epsilon)
 
-            exact = jax.lax.map(target, draw_keys)
-            exact = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), exact)
+            def merge(stacked: Array) -> Array:
+                return stacked.reshape(-1, *stacked.shape[2:])
+
+            exact = jax.tree.map(merge, jax.lax.map(target, draw_keys))
             trained = regress(
                 potentials, exact, learning_rate=learning_rate, steps=steps, batch=batch, key=step_key
             )
             return trained, 1 - jnp.mean(exact.solved)
         optimizer = optax.adam(learning_rate)
 
-        def climb(carry, keys):
+        def climb(
+            carry: tuple[Potentials, optax.OptState], keys: Array
+        ) -> tuple[tuple[Potentials, optax.OptState], None]:
             potentials, state = carry
             problem = draw(keys[0], block)
             c = cost(problem.states, problem.actions)
@@ -161,11 +176,11 @@ def fit(
         (trained, _), _ = scan_state(climb, start, keys)
         return trained, jnp.zeros(())
 
-    def unfinished(state):
+    def unfinished(state: _Progress) -> Bool[Array, ""]:
         _, (rows, columns, _), _, passes = state
         return ~((rows + columns) / 2 <= tolerance) & (passes < max_passes)
 
-    def one_pass(state):
+    def one_pass(state: _Progress) -> _Progress:
         arrays, _, unsolved, passes = state
         trained, share = train(eqx.combine(arrays, static), jax.random.fold_in(key, passes))
         unsolved = unsolved + (share - unsolved) / (passes + 1)

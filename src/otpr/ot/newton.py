@@ -65,17 +65,19 @@ class State(NamedTuple):
     iterations: Int[Array, ""]
 
 
-def _positive(x):
+def _positive(x: Float[Array, "*n"]) -> Float[Array, "*n"]:
     return jnp.maximum(x, 0.0)
 
 
-def _gradients(problem: Problem, z, slack, stage):
+def _gradients(
+    problem: Problem, z: Float[Array, " m"], slack: Float[Array, "n m"], stage: Float[Array, ""]
+) -> tuple[Float[Array, " n"], Float[Array, " m"]]:
     p, q, s, b = problem
     H = _positive(slack) / stage
     return 1 - H @ q, s - b * z / stage - s * (p @ H)
 
 
-def _norm(problem: Problem, state: State):
+def _norm(problem: Problem, state: State) -> Float[Array, ""]:
     return jnp.sqrt(problem.p @ state.rows**2 + problem.q @ state.columns**2)
 
 
@@ -89,13 +91,15 @@ def violation(problem: Problem, state: State) -> Float[Array, ""]:
     return jnp.maximum(jnp.max(rows), jnp.max(columns))
 
 
-def _start(problem: Problem, cost, mask, unit) -> State:
+def _start(
+    problem: Problem, cost: Float[Array, "n m"], mask: Bool[Array, "n m"] | None, unit: Float[Array, ""]
+) -> State:
     p, q, s, b = problem
     pairs = p[:, None] * q
     if mask is not None:
         pairs = jnp.where(mask, pairs, 0.0)
 
-    def mean(x, axis):
+    def mean(x: Float[Array, "n m"], axis: int | None) -> Float[Array, "*k"]:
         weight = jnp.sum(pairs, axis)
         return jnp.sum(x * pairs, axis) / jnp.where(weight > 0, weight, 1.0)
 
@@ -147,24 +151,30 @@ def _direction(problem: Problem, state: State) -> tuple[Float[Array, " n"], Floa
     return state.stage * du, state.stage * dz
 
 
-def _line_search(problem: Problem, state: State, du, dz, move):
+def _line_search(
+    problem: Problem,
+    state: State,
+    du: Float[Array, " n"],
+    dz: Float[Array, " m"],
+    move: Float[Array, "n m"],
+) -> Float[Array, ""]:
     """The first of 1, 1/2, 1/4, ... that gains enough (Armijo), or 0 where none does."""
     p, q, _, b = problem
     ascent = p @ (state.rows * du) + q @ (state.columns * dz)
     H = _positive(state.slack)
 
-    def enough(t):
+    def enough(t: Float[Array, ""]) -> Bool[Array, ""]:
         # The gain itself, not a difference of two values of the dual, which would drown in their rounding.
         moved = state.slack + t * move
         change = _positive(moved) - H
         bend = p @ (H * jnp.minimum(moved, 0.0) - change**2 / 2) @ q - b * (q @ (t * dz) ** 2) / 2
         return t * ascent + bend / state.stage >= 1e-4 * t * ascent
 
-    def halve(carry):
+    def halve(carry: tuple[Array, Array]) -> tuple[Array, Array]:
         t = carry[0] / 2
         return t, enough(t)
 
-    def go_on(carry):
+    def go_on(carry: tuple[Array, Array]) -> Bool[Array, ""]:
         return ~carry[1] & (carry[0] > LEAST_STEP)
 
     t, accepted = jax.lax.while_loop(go_on, halve, (jnp.full_like(ascent, 2.0), jnp.asarray(False)))
@@ -175,10 +185,12 @@ def _step(problem: Problem, state: State) -> State:
     du, dz = _direction(problem, state)
     move = du[:, None] + problem.s * dz
     t = _line_search(problem, state, du, dz, move)
+
     # where no step was accepted the direction may hold NaN (no Cholesky factor): more damping, same place
-    u, z, slack = jax.tree.map(
-        lambda x, dx: jnp.where(t > 0, x + t * dx, x), (state.u, state.z, state.slack), (du, dz, move)
-    )
+    def advance(x: Float[Array, "*n"], dx: Float[Array, "*n"]) -> Float[Array, "*n"]:
+        return jnp.where(t > 0, x + t * dx, x)
+
+    u, z, slack = advance(state.u, du), advance(state.z, dz), advance(state.slack, move)
     damping = jnp.where(t == 1, jnp.maximum(state.damping / 4, 1.0), state.damping)
     damping = jnp.where(t > 0, damping, state.damping * 100)
     rows, columns = _gradients(problem, z, slack, state.stage)
@@ -187,7 +199,7 @@ def _step(problem: Problem, state: State) -> State:
     return _at_stage(problem, moved, jnp.where(_norm(problem, moved) < STAGE_RESIDUAL, lower, state.stage))
 
 
-def _at_stage(problem: Problem, state: State, stage) -> State:
+def _at_stage(problem: Problem, state: State, stage: Float[Array, ""]) -> State:
     ratio = state.stage / stage  # H and z / stage grow by it
     rows, columns = 1 - (1 - state.rows) * ratio, problem.s - (problem.s - state.columns) * ratio
     return state._replace(stage=stage, rows=rows, columns=columns)
@@ -244,7 +256,7 @@ def maximise_dual(
     # Means of H are not known more finely: a smaller tolerance would use up the iterations for nothing.
     within_reach = jnp.maximum(tolerance, 4 * jnp.finfo(cost.dtype).eps)
 
-    def unsolved(state: State):
+    def unsolved(state: State) -> Bool[Array, ""]:
         solved = (state.stage == 1) & (violation(problem, state) <= within_reach)
         return ~solved & (state.iterations < max_iterations) & (state.damping < MOST_DAMPING)
 

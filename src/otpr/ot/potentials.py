@@ -12,7 +12,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Bool, Float, PRNGKeyArray
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from otpr.ot.discrete import solve_discrete
 from otpr.ot.dual import dual_objective
@@ -85,8 +85,8 @@ def ascend(
         raise ValueError(f"batch ({batch}) must not exceed the block's rows and columns, {cost.shape}.")
     tiles = jnp.asarray([cost.shape[0] // batch, cost.shape[1] // batch])
 
-    def loss(potentials, row, column):
-        def tile(matrix):
+    def loss(potentials: Potentials, row: Int[Array, ""], column: Int[Array, ""]) -> Float[Array, ""]:
+        def tile(matrix: Array) -> Array:
             return jax.lax.dynamic_slice(matrix, (row, column), (batch, batch))
 
         rows = jax.lax.dynamic_slice_in_dim(states, row, batch)
@@ -94,7 +94,9 @@ def ascend(
         tile_mask = None if mask is None else tile(mask)
         return -dual_objective(potentials.u(rows), potentials.v(columns), tile(cost), epsilon, tile_mask)
 
-    def step(carry, key):
+    def step(
+        carry: tuple[Potentials, optax.OptState], key: PRNGKeyArray
+    ) -> tuple[tuple[Potentials, optax.OptState], None]:
         potentials, optimizer_state = carry
         row, column = jax.random.randint(key, (2,), 0, tiles) * batch
         gradient = eqx.filter_grad(loss)(potentials, row, column)
@@ -142,14 +144,18 @@ def regress(
     """
     optimizer = optax.adam(optax.cosine_decay_schedule(learning_rate, steps))
 
-    def loss(potentials, rows, columns):
+    def loss(
+        potentials: Potentials, rows: Int[Array, " batch"], columns: Int[Array, " batch"]
+    ) -> Float[Array, ""]:
         u_error = potentials.u(exact.states[rows]) - exact.u[rows]
         v_error = potentials.v(exact.actions[columns]) - exact.v[columns]
         return jnp.mean(
             _where(exact.solved[rows], u_error) ** 2 + _where(exact.solved[columns], v_error) ** 2
         )
 
-    def step(carry, key):
+    def step(
+        carry: tuple[Potentials, optax.OptState], key: PRNGKeyArray
+    ) -> tuple[tuple[Potentials, optax.OptState], None]:
         potentials, state = carry
         rows, columns = jax.random.randint(key, (2, batch), 0, exact.u.shape[0])
         gradient = eqx.filter_grad(loss)(potentials, rows, columns)

@@ -7,7 +7,7 @@ import os
 import platform
 import subprocess
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -208,7 +208,7 @@ class _Film:
 
 
 @contextlib.contextmanager
-def _rendering_backend() -> Iterator[None]:
+def _rendering_backend() -> Generator[None]:
     """Render through EGL where there is no screen and no other wish.
 
     Set only while filming: with MUJOCO_GL=egl and no EGL MuJoCo cannot even be imported, so a variable set

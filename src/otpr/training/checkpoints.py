@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import PRNGKeyArray
 
 from otpr.errors import OtprError
 from otpr.storage import (
@@ -267,7 +268,11 @@ def _key_type(leaf: Any) -> str | None:
     if not _is_key(leaf):
         return None
     found: list[str] = []
-    jax.eval_shape(lambda keys: found.append(str(jax.random.key_impl(keys))), leaf)
+
+    def look(keys: PRNGKeyArray) -> None:
+        found.append(str(jax.random.key_impl(keys)))
+
+    jax.eval_shape(look, leaf)
     return found[0]
 
 

@@ -81,6 +81,7 @@ class RunDirectory:
         config = json.loads(json.dumps(config, allow_nan=False))
         if resume and overwrite:
             raise OtprError("--resume and --overwrite exclude each other: one keeps the run, one deletes it.")
+        starts = None
         if resume:
             _check_same_run(path, {"command": command, "config": config})
             starts = read_json(path / "versions.json")
@@ -91,7 +92,7 @@ class RunDirectory:
             _check_free(path, command, overwrite)
             lock = _create(path, {"command": command, "config": config})
         try:
-            if resume:
+            if starts is not None:
                 with writing(path / "metrics.jsonl"):
                     _drop_torn_line(path / "metrics.jsonl")
                 write_json(path / "versions.json", [*starts, software_versions()])

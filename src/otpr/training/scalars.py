@@ -57,10 +57,9 @@ class Scalars:
         # 0: all of them, rather than a sample.
         events = EventAccumulator(str(self._folder), size_guidance={"tensors": 0})
         events.Reload()
+        tags: Any = events.Tags()  # lists by kind, although some kinds have a flag instead
         return {
-            (tag, event.step): event.wall_time
-            for tag in events.Tags()["tensors"]
-            for event in events.Tensors(tag)
+            (tag, event.step): event.wall_time for tag in tags["tensors"] for event in events.Tensors(tag)
         }
 
 

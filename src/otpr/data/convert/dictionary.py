@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import math
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import IO, Any, Protocol
 
@@ -136,7 +136,7 @@ def open_dictionary(path: Path, keys: tuple[str, ...] = (), *, ogbench: bool | N
 
 
 @contextlib.contextmanager
-def _arrays(path: Path) -> Iterator[dict[str, Rows]]:
+def _arrays(path: Path) -> Generator[dict[str, Rows]]:
     """The arrays of the file by name, open as long as the block lasts; nested names are joined by `/`."""
     with contextlib.ExitStack() as stack:
         with reading(path):

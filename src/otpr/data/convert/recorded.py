@@ -6,7 +6,7 @@ import contextlib
 import math
 import zipfile
 import zlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -94,7 +94,7 @@ class Source:
 
 
 @contextlib.contextmanager
-def reading(path: Path, mend: str = "copy or download it again") -> Iterator[None]:
+def reading(path: Path, mend: str = "copy or download it again") -> Generator[None]:
     """Turn what the libraries raise on a broken file into an error that names the file and the mend."""
     try:
         yield

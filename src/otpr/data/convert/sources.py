@@ -174,7 +174,7 @@ def _check_task(task: str | None, source: Source, have: tuple[int, int]) -> None
         raise unknown_name("task", task, tasks)
     spec = tasks[task]
     want = (spec.observation_dim, spec.action_dim)
-    if any(a is not None and a != b for a, b in zip(want, have, strict=True)):
+    if want != have:
         raise OtprError(
             f"{source.path} has (observation, action) dimensions {have}, {task} has {want}. "
             "Choose the parts of the observation with --keys, or name another task with --task."
