@@ -9,12 +9,12 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import Array, Float, Int, PRNGKeyArray, UInt32
 
 from otpr.errors import OtprError
 
 if TYPE_CHECKING:
-    from otpr.compatibility import Compatibility
+    from otpr.choosers import Chooser
     from otpr.policy import Policy
 
 SLICE = 4
@@ -66,34 +66,45 @@ def act_within(
     assert policy.chooser is not None
     started = begun = time.perf_counter()
     propose_key, choose_key = jax.random.split(key)
-    count = -(-policy.candidates // SLICE)
     parts = []
-    for i in range(count):
+    for i in range(-(-policy.candidates // SLICE)):
         parts.append(_slice(policy, policy.chooser, observation, jax.random.fold_in(propose_key, i)))
         jax.block_until_ready(parts[-1])
         now = time.perf_counter()
         if now - started + (now - begun) > seconds:
             break
         begun = now
-    chunks, H, idql = (np.concatenate(field)[: policy.candidates] for field in zip(*parts, strict=True))
-    # of one length, so that the draw compiles once
-    weights = np.zeros(policy.candidates, np.float32)
-    weights[: len(H)] = H if (H > 0).any() else idql
-    chosen = int(jax.random.categorical(choose_key, jnp.log(jnp.asarray(weights))))
+    n = policy.candidates
+    chunks = np.concatenate([chunks for chunks, _ in parts])[:n]
+    scores = [np.concatenate(field)[:n] for field in zip(*(scores for _, scores in parts), strict=True)]
+    # of one length, so that the choice compiles once; -infinity is never picked
+    padded = [np.pad(score, (0, n - len(score)), constant_values=-np.inf) for score in scores]
+    chosen = int(_pick(policy.chooser, tuple(map(jnp.asarray, padded)), choose_key))
     return chunks[chosen].reshape(policy.chunk_length, policy.action_dim)
 
 
 @eqx.filter_jit
 def _slice(
-    policy: Policy, chooser: Compatibility, observation: Float[Array, " o"], key: PRNGKeyArray
-) -> tuple[Float[Array, "n a"], Float[Array, " n"], Float[Array, " n"]]:
-    """`SLICE` candidates, the H of each (0 before there are potentials), and its weight by IDQL's rule.
-
-    The rules are those of `Compatibility.choose`, which sees all candidates at once.
-    """
+    policy: Policy, chooser: Chooser, observation: Float[Array, " o"], key: PRNGKeyArray
+) -> tuple[Float[Array, "n a"], tuple[Float[Array, " n"], ...]]:
+    """`SLICE` candidates, and their scores."""
     state = policy.normalizer(observation)
     chunks = policy.propose(state, key, SLICE)
-    states = jnp.broadcast_to(state, (SLICE, *state.shape))
-    q = chooser.cost.critic.minimum(states, chunks)
-    idql = jnp.where(q > chooser.cost.value(state), 0.7, 0.3)
-    return chunks, jnp.where(chooser.trained, chooser(states, chunks), 0.0), idql
+    return chunks, chooser.scores(state, chunks)
+
+
+@eqx.filter_jit
+def _pick(chooser: Chooser, scores: tuple[Float[Array, " n"], ...], key: PRNGKeyArray) -> Int[Array, ""]:
+    return chooser.pick(scores, key)[0]
+
+
+@jax.jit
+def decision_keys(
+    action_seed: int | np.int32, seeds: UInt32[Array, " n"] | np.ndarray, decision: int | np.uint32
+) -> PRNGKeyArray:
+    """The key of a decision in each of n episodes: from the run's seed, the episode's own and the number."""
+
+    def key_of(seed: UInt32[Array, ""]) -> PRNGKeyArray:
+        return jax.random.fold_in(jax.random.fold_in(jax.random.key(action_seed), seed), decision)
+
+    return jax.vmap(key_of)(jnp.asarray(seeds))

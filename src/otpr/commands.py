@@ -9,8 +9,8 @@ from typing import Annotated, Any
 
 import tyro
 
-from otpr.agents.otpr import OTPRConfig
-from otpr.agents.presets import agent_config
+from otpr.agents import agent_config
+from otpr.agents.parts.agent import AgentConfig
 from otpr.data.collect import collect
 from otpr.data.episodes import Episode
 from otpr.data.loading import DataConfig
@@ -19,6 +19,7 @@ from otpr.data.seeds import evaluation_seed
 from otpr.diffusion.sampling import Method
 from otpr.envs import ChunkedVectorEnv, task_spec
 from otpr.errors import OtprError, check_at_least
+from otpr.generators import Diffusion
 from otpr.policy import Policy, load_policy, policy_task
 from otpr.report.curve import learning_curve
 from otpr.report.video import record
@@ -136,7 +137,7 @@ class Pretrain:
 
 @dataclasses.dataclass(frozen=True)
 class Finetune:
-    """Improve a policy by interaction with OTPR, without forgetting the demonstrations."""
+    """Improve a policy by interaction, with OTPR or one of its peers."""
 
     # folder of the pre-trained policy: a policy, or the run directory of `otpr pretrain`
     policy: Path = Path("runs/pretrain")
@@ -148,7 +149,9 @@ class Finetune:
     run_dir: Path = Path("runs/finetune")
     # the loop of interaction and learning
     config: Annotated[LoopConfig, tyro.conf.arg(name="")] = dataclasses.field(default_factory=LoopConfig)
-    # default, paper or release: see docs/fidelity.md
+    # otpr, or a peer: see docs/algorithms
+    algorithm: str = "otpr"
+    # settings of the algorithm by name; OTPR has default, paper and release, see docs/fidelity.md
     preset: str = "default"
     # fields of the preset to change, as field=value, e.g. --set epsilon=0.1 candidates=32
     set: tuple[str, ...] = ()
@@ -166,7 +169,7 @@ class Finetune:
     def run(self) -> None:
         """Fine-tune, evaluate, save the policy and draw the learning curve."""
         check_seed(self.seed)
-        agent = agent_config(self.preset, self.set)
+        agent = agent_config(self.algorithm, self.preset, self.set)
         base = load_policy(self.policy)
         sets, task = self.demonstrations.read(self.task or policy_task(self.policy))
         _check_fits(sets[0][0], base, str(self.policy), self.demonstrations.data[0])
@@ -174,6 +177,7 @@ class Finetune:
             "policy": str(self.policy),
             **self.demonstrations.record(sets),
             "task": task,
+            "algorithm": self.algorithm,
             "preset": self.preset,
             "seed": self.seed,
             "agent": dataclasses.asdict(agent),
@@ -206,14 +210,14 @@ def fine_tune(
     task: str,
     preset: str,
     seed: int,
-    agent: OTPRConfig,
+    agent: AgentConfig,
     loop: LoopConfig,
     resume: bool,
     video: bool,
 ) -> dict[str, Any]:
     """Fine-tune in an open run directory, draw the learning curve, film if wanted and return the summary."""
     with ChunkedVectorEnv(
-        task, loop.num_envs, base.chunk_length, processes=True, timeout=loop.env_timeout
+        task, loop.num_envs, agent.chunk_length(base), processes=True, timeout=loop.env_timeout
     ) as env:
         job = FineTuning(
             base,
@@ -234,7 +238,7 @@ def fine_tune(
     learning_curve(
         run.rows(),
         curve,
-        title=f"{task}, preset {preset}, seed {seed}",
+        title=f"{task}, {agent.algorithm} ({preset}), seed {seed}",
         base_success=summary["base_success"],
     )
     print(f"Policy: {run.path / 'policy'}   Learning curve: {curve}")
@@ -302,7 +306,7 @@ class Evaluate:
                     envs[h] = stack.enter_context(ChunkedVectorEnv(task, self.num_envs, h, processes=True))
                 kinds = [("one sample", policy.single())]
                 if policy.chooser is not None:
-                    kinds.insert(0, (f"best compatible of {policy.candidates}", policy))
+                    kinds.insert(0, (f"chosen of {policy.candidates}", policy))
                 for kind, variant in kinds:
                     with Progress(
                         self.episodes, f"evaluating {path}", "episodes", closing_line=False
@@ -323,7 +327,7 @@ class Evaluate:
     def _sampling(self, policy: Policy) -> Policy:
         if self.sampler is None and self.sampler_steps is None:
             return policy
-        return policy.with_sampler(self.sampler or policy.sampler, self.sampler_steps)
+        return policy.with_sampler(self.sampler or policy.diffusion.sampler, self.sampler_steps)
 
 
 def check_seed(seed: int) -> None:
@@ -348,11 +352,21 @@ def _as_dict(path: Path, kind: str, task: str, policy: Policy, outcome: Evaluati
         "policy": str(path),
         "kind": kind,
         "task": task,
-        "sampler": policy.sampler,
-        "sampler_steps": policy.sampler_steps or policy.schedule.steps,
+        **_sampling(policy),
         "success_rate": outcome.success_rate,
         "interval_95": list(outcome.interval),
         "episodes": outcome.episodes,
         "mean_length": outcome.mean_length,
         "zero_compatibility": outcome.zero_compatibility,
+    }
+
+
+def _sampling(policy: Policy) -> dict[str, Any]:
+    """How a policy samples; nothing of one that is no diffusion policy."""
+    diffusion = policy.generator
+    if not isinstance(diffusion, Diffusion):
+        return {"sampler": None, "sampler_steps": None}
+    return {
+        "sampler": diffusion.sampler,
+        "sampler_steps": diffusion.sampler_steps or diffusion.schedule.steps,
     }

@@ -6,11 +6,14 @@ block) and where H is evaluated (candidate actions, replayed pairs): the two can
 
 from __future__ import annotations
 
+from typing import Any, ClassVar
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
+from otpr.choosers import Chooser
 from otpr.critics import QEnsemble
 from otpr.ot import Potentials, compatibility, guiding_cost, relation
 
@@ -66,30 +69,29 @@ class TransportCost(eqx.Module):
         return guiding_cost(*self._relations(states, actions))
 
 
-class Compatibility(eqx.Module):
-    """H(s, a) = (u(s) + v(a) - c(s, a))_+ / (2 epsilon), and the choice among candidate actions by it."""
+class Compatibility(Chooser):
+    """H(s, a) = (u(s) + v(a) - c(s, a))_+ / (2 epsilon), and the choice among candidate actions by it.
+
+    A candidate is drawn with probability proportional to H. Where there is no H to go by (untrained
+    potentials, or every H zero) IDQL's rule decides: weight 0.7 where Q > V, 0.3 elsewhere (Hansen-Estruch et
+    al., 2023, with expectile 0.7).
+    """
 
     cost: TransportCost
     potentials: Potentials
     trained: Bool[Array, ""]  # False until the potentials have seen data
     epsilon: float = eqx.field(static=True)
+    kind: ClassVar[str] = "compatibility"
 
     def __call__(self, states: Float[Array, "n s"], actions: Float[Array, "n a"]) -> Float[Array, " n"]:
         """H of each pair (s_i, a_i)."""
         excess = self.potentials.u(states) + self.potentials.v(actions) - self.cost(states, actions)
         return jnp.maximum(excess, 0.0) / (2 * self.epsilon)
 
-    def choose(
-        self, state: Float[Array, " s"], candidates: Float[Array, "N a"], key: PRNGKeyArray
-    ) -> tuple[Int[Array, ""], Bool[Array, ""]]:
-        """Draw one candidate with probability proportional to H.
-
-        Where there is no H to go by (untrained potentials, or every H zero) IDQL's rule is used: weight 0.7
-        where Q > V, 0.3 elsewhere (Hansen-Estruch et al., 2023, with expectile 0.7).
-
-        Returns:
-            the index of the candidate, and whether every H was zero.
-        """
+    def scores(
+        self, state: Float[Array, " s"], candidates: Float[Array, "N a"]
+    ) -> tuple[Float[Array, " N"], ...]:
+        """Logarithms of H (-infinity before there are potentials), and of the weights by IDQL's rule."""
         # u, V and the critics' part of the state are computed once, not once a candidate
         states = state[None]
         q = self.cost.critic.pairwise_minimum(states, candidates)
@@ -97,6 +99,45 @@ class Compatibility(eqx.Module):
         cost = self.cost.mix(q, value, self.cost.pairwise_guide(states, candidates))
         H = compatibility(self.potentials.u(states), self.potentials.v(candidates), cost, self.epsilon)[0]
         idql = jnp.where(q[0] > value, 0.7, 0.3)
-        none = jnp.all(H <= 0)
-        weights = jnp.where(self.trained & ~none, H, idql)
-        return jax.random.categorical(key, jnp.log(weights)), none & self.trained
+        return jnp.log(jnp.where(self.trained, H, 0.0)), jnp.log(idql)
+
+    def pick(
+        self, scores: tuple[Float[Array, " N"], ...], key: PRNGKeyArray
+    ) -> tuple[Int[Array, ""], Bool[Array, ""]]:
+        """A candidate drawn by H, and whether every H was zero."""
+        by_H, by_idql = scores
+        none = jnp.all(jnp.isneginf(by_H))
+        return jax.random.categorical(key, jnp.where(none, by_idql, by_H)), none & self.trained
+
+    def about(self) -> dict[str, Any]:
+        """Sizes of its networks, and its settings."""
+        cost = self.cost
+        return {
+            "critic": cost.critic.about(),
+            "value": {"width_size": cost.value.width_size, "depth": cost.value.depth},
+            "potentials": {
+                "width": self.potentials.state_network.width_size,
+                "depth": self.potentials.state_network.depth,
+            },
+            "keypoints": cost.keypoint_states.shape[0],
+            "alpha": cost.alpha,
+            "temperature": cost.temperature,
+            "epsilon": self.epsilon,
+        }
+
+    @classmethod
+    def skeleton(
+        cls, about: dict[str, Any], state_dim: int, chunk_dim: int, key: PRNGKeyArray
+    ) -> Compatibility:
+        """See `Chooser.skeleton`."""
+        cost = TransportCost(
+            critic=QEnsemble(state_dim, chunk_dim, **about["critic"], key=key),
+            value=eqx.nn.MLP(state_dim, "scalar", activation=jax.nn.relu, **about["value"], key=key),
+            scale=jnp.asarray(1.0),
+            keypoint_states=jnp.zeros((about["keypoints"], state_dim)),
+            keypoint_actions=jnp.zeros((about["keypoints"], chunk_dim)),
+            alpha=about["alpha"],
+            temperature=about["temperature"],
+        )
+        potentials = Potentials(state_dim, chunk_dim, **about["potentials"], key=key)
+        return cls(cost, potentials, jnp.asarray(False), about["epsilon"])

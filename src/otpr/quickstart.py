@@ -15,7 +15,7 @@ from pathlib import Path
 import rich
 from rich.table import Table
 
-from otpr.agents.presets import agent_config
+from otpr.agents import agent_config
 from otpr.commands import Collect, Evaluate, Pretrain, check_seed, fine_tune
 from otpr.data.loading import DataConfig
 from otpr.data.minari_io import read_dataset
@@ -54,7 +54,7 @@ class Quickstart:
         task_spec(self.task)
         # a trial of few steps is to learn something too
         warmup_steps = min(LoopConfig.warmup_steps, self.env_steps // 5)
-        agent, loop = agent_config(self.preset), LoopConfig(self.env_steps, warmup_steps=warmup_steps)
+        agent, loop = agent_config("otpr", self.preset), LoopConfig(self.env_steps, warmup_steps=warmup_steps)
         config = {
             "task": self.task,
             "seed": self.seed,

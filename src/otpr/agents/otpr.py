@@ -1,21 +1,19 @@
 """OTPR: a diffusion policy fine-tuned with optimal transport.
 
 Source: Sun, Ding, Zhang, Wang, "Score-Based Diffusion Policy Compatible with Reinforcement Learning via
-Optimal
-Transport", ICML 2025, arXiv 2502.12631. docs/fidelity.md compares paper, authors' release and this file.
+Optimal Transport", ICML 2025, arXiv 2502.12631. docs/fidelity.md compares paper, authors' release and this
+file.
 
 Critics learn from interaction (implicit Q-learning over action chunks). Their negative is the cost of an
-optimal
-transport from states to actions, whose potentials u, v give the compatibility H(s, a). H says which pairs
-the score
-matching trains on, and which of several sampled chunks is executed. Demonstrations stay in every batch.
+optimal transport from states to actions, whose potentials u, v give the compatibility H(s, a). H says which
+pairs the score matching trains on, and which of several sampled chunks is executed. Demonstrations stay in
+every batch.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import equinox as eqx
 import jax
@@ -23,21 +21,17 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
-from otpr.agents.presets import OTPRConfig
+from otpr.agents.parts.agent import Agent
+from otpr.agents.parts.otpr_config import PRESETS, OTPRConfig
+from otpr.agents.parts.steps import gradient_step
+from otpr.agents.parts.transport_batches import OTPRBatch, concatenate, draw_batch, draw_problem
 from otpr.compatibility import Compatibility, TransportCost
 from otpr.critics import QEnsemble, expectile_loss, polyak
 from otpr.data.chunks import Transitions
+from otpr.data.experience import Experience
 from otpr.diffusion import NoiseNetwork, denoising_losses
 from otpr.ot import Potentials, TransportProblem, fit
 from otpr.policy import Policy
-
-
-class Batch(NamedTuple):
-    """What one update learns from."""
-
-    replay: Transitions  # (batch_size - demonstrations_in_batch) transitions of the agent's own
-    demonstrations: Transitions  # demonstrations_in_batch of the experts'
-    pool: Transitions  # (pool * batch_size) drawn from the target measure, among which H chooses
 
 
 class Plan(NamedTuple):
@@ -48,7 +42,7 @@ class Plan(NamedTuple):
     weights: Float[Array, " n"]  # 1, or 0 for a state whose row of H has no positive entry
 
 
-class OTPR(eqx.Module):
+class OTPR(Agent):
     """The agent, one immutable pytree. States are normalised observations; actions are flattened chunks."""
 
     network: NoiseNetwork  # of the policy, as trained
@@ -67,13 +61,15 @@ class OTPR(eqx.Module):
     value_state: optax.OptState
     key: PRNGKeyArray
     config: OTPRConfig = eqx.field(static=True)
+    follows: ClassVar[bool] = True
+    batch_type: ClassVar[type[Any]] = OTPRBatch
 
     @classmethod
     def create(cls, base: Policy, keypoints: Transitions, config: OTPRConfig, key: PRNGKeyArray) -> OTPR:
         """An agent whose policy is `base` and whose critics and potentials know nothing yet.
 
         Args:
-            base: the pre-trained policy.
+            base: the pre-trained policy, a diffusion policy.
             keypoints: demonstrated chunks that may be keypoints; the guiding cost refers to some of them.
             config: settings.
             key: of the networks, and of all randomness to come.
@@ -95,7 +91,7 @@ class OTPR(eqx.Module):
         n = min(c.keypoints, keypoints.reward.shape[0])
         rows = jnp.linspace(0, keypoints.reward.shape[0] - 1, n).round().astype(int)
         return cls(
-            network=base.network,
+            network=base.diffusion.network,
             policy=base,
             critic=critic,
             target_critic=critic,
@@ -108,7 +104,9 @@ class OTPR(eqx.Module):
             plan=Plan(
                 jnp.zeros((c.ot_block, state_dim)), jnp.zeros((c.ot_block, chunk_dim)), jnp.zeros(c.ot_block)
             ),
-            policy_state=optax.adam(c.policy_learning_rate).init(eqx.filter(base.network, eqx.is_array)),
+            policy_state=optax.adam(c.policy_learning_rate).init(
+                eqx.filter(base.diffusion.network, eqx.is_array)
+            ),
             critic_state=optax.adam(c.learning_rate).init(eqx.filter(critic, eqx.is_array)),
             value_state=optax.adam(c.learning_rate).init(eqx.filter(value, eqx.is_array)),
             key=key,
@@ -135,7 +133,15 @@ class OTPR(eqx.Module):
 
     # --- critics and policy
 
-    def update(self, batch: Batch, update_policy: bool = True) -> tuple[OTPR, dict[str, Array]]:
+    def draw(self, experience: Experience, key: PRNGKeyArray) -> OTPRBatch:
+        """Replayed and demonstrated transitions, and a pool to choose pairs from."""
+        return draw_batch(experience, self.config, key)
+
+    def q_values(self, pairs: Transitions) -> Float[Array, "size n"]:
+        """Q of transitions, by each member of the ensemble."""
+        return self.critic(self.policy.normalizer(pairs.observation), pairs.chunk)
+
+    def update(self, batch: OTPRBatch, update_policy: bool = True) -> tuple[OTPR, dict[str, Array]]:
         """One gradient step of V, Q and their targets, and (unless warming up) of the score network."""
         key, pair_key, noise_key = jax.random.split(self.key, 3)
         agent, metrics = dataclasses.replace(self, key=key)._update_critics(batch)
@@ -144,7 +150,7 @@ class OTPR(eqx.Module):
             metrics |= policy_metrics
         return agent, metrics
 
-    def _update_critics(self, batch: Batch) -> tuple[OTPR, dict[str, Array]]:
+    def _update_critics(self, batch: OTPRBatch) -> tuple[OTPR, dict[str, Array]]:
         """Implicit Q-learning (Kostrikov et al., 2022) with chunk-level rewards and discounts."""
         c = self.config
         data = concatenate(batch.replay, batch.demonstrations)
@@ -157,7 +163,9 @@ class OTPR(eqx.Module):
             return jnp.mean(expectile_loss(target_q - v, c.expectile)), jnp.mean(v)
 
         (v_loss, mean_v), gradient = eqx.filter_value_and_grad(value_loss, has_aux=True)(self.value)
-        value, value_state = _step(optax.adam(c.learning_rate), gradient, self.value_state, self.value)
+        value, value_state = gradient_step(
+            optax.adam(c.learning_rate), gradient, self.value_state, self.value
+        )
 
         # `discount` is 0 after a termination and gamma^(steps taken) otherwise, time-outs included
         target = data.reward + data.discount * jax.vmap(value)(next_states)
@@ -169,7 +177,9 @@ class OTPR(eqx.Module):
             return jnp.mean((q - target) ** 2), q
 
         (q_loss, q), gradient = eqx.filter_value_and_grad(critic_loss, has_aux=True)(self.critic)
-        critic, critic_state = _step(optax.adam(c.learning_rate), gradient, self.critic_state, self.critic)
+        critic, critic_state = gradient_step(
+            optax.adam(c.learning_rate), gradient, self.critic_state, self.critic
+        )
         agent = dataclasses.replace(
             self,
             value=value,
@@ -187,7 +197,7 @@ class OTPR(eqx.Module):
         }
 
     def _update_policy(
-        self, batch: Batch, pair_key: PRNGKeyArray, noise_key: PRNGKeyArray
+        self, batch: OTPRBatch, pair_key: PRNGKeyArray, noise_key: PRNGKeyArray
     ) -> tuple[OTPR, dict[str, Array]]:
         """Score matching on pairs drawn by compatibility, beside demonstrations taken as they are."""
         c = self.config
@@ -197,25 +207,27 @@ class OTPR(eqx.Module):
         chunks = jnp.concatenate([chunks, batch.demonstrations.chunk])
         weights = jnp.concatenate([weights, jnp.ones(expert_states.shape[0])])
 
+        diffusion = self.policy.diffusion
+
         def loss_of(network):
-            losses = denoising_losses(network, self.policy.schedule, states, chunks, noise_key)
+            losses = denoising_losses(network, diffusion.schedule, states, chunks, noise_key)
             return jnp.mean(weights * losses)
 
         loss, gradient = eqx.filter_value_and_grad(loss_of)(self.network)
-        network, policy_state = _step(
+        network, policy_state = gradient_step(
             optax.adam(c.policy_learning_rate), gradient, self.policy_state, self.network
         )
-        average = polyak(self.policy.network, network, c.ema_rate)
+        average = diffusion.with_network(polyak(diffusion.network, network, c.ema_rate))
         agent = dataclasses.replace(
             self,
             network=network,
-            policy=dataclasses.replace(self.policy, network=average),
+            policy=dataclasses.replace(self.policy, generator=average),
             policy_state=policy_state,
         )
         return agent, {"policy/loss": loss, **metrics}
 
     def _pairs(
-        self, batch: Batch, key: PRNGKeyArray
+        self, batch: OTPRBatch, key: PRNGKeyArray
     ) -> tuple[Float[Array, "n s"], Float[Array, "n a"], Float[Array, " n"], dict[str, Array]]:
         """States, the chunks they are paired with, and weight 1, or 0 where H left a state without a partner.
 
@@ -245,7 +257,14 @@ class OTPR(eqx.Module):
 
     # --- transport
 
-    def begin_round(self, occurring: Transitions) -> OTPR:
+    def follow(self, experience: Experience) -> tuple[OTPR, dict[str, Array]]:
+        """Let the potentials follow the critic until they hold on pairs they were not trained on."""
+        key, occurring_key = jax.random.split(self.key)
+        agent = dataclasses.replace(self, key=key)
+        agent = agent._begin_round(experience.replay.sample(occurring_key, SPREAD))
+        return agent._update_potentials(experience)
+
+    def _begin_round(self, occurring: Transitions) -> OTPR:
         """Follow the spread of Q over replayed pairs; forget the potentials if they are not to stay warm."""
         c = self.config
         key, new_key = jax.random.split(self.key)
@@ -259,14 +278,10 @@ class OTPR(eqx.Module):
         state_dim, chunk_dim = self.keypoint_states.shape[1], self.keypoint_actions.shape[1]
         return dataclasses.replace(agent, potentials=_new_potentials(c, state_dim, chunk_dim, new_key))
 
-    def update_potentials(
-        self, draw: Callable[[PRNGKeyArray, int], TransportProblem]
-    ) -> tuple[OTPR, dict[str, Array]]:
-        """Let u and v follow the critic until they hold on pairs they were not trained on.
+    def _update_potentials(self, experience: Experience) -> tuple[OTPR, dict[str, Array]]:
+        def draw(key: PRNGKeyArray, n: int) -> TransportProblem:
+            return draw_problem(experience, self, key, n)
 
-        Args:
-            draw: from a key and n to a fresh problem of n states and n actions.
-        """
         c = self.config
         key, fit_key, problem_key, plan_key = jax.random.split(self.key, 4)
         transport = fit(
@@ -302,6 +317,10 @@ class OTPR(eqx.Module):
         }
 
 
+SPREAD = 256
+"""Replayed pairs over which the spread of Q is taken."""
+
+
 def _draw_plan(problem: TransportProblem, H: Float[Array, "n n"], key: PRNGKeyArray) -> Plan:
     """For each state a partner, by H (a keypoint's is its own: the mask leaves it no other)."""
     has_partner = jnp.any(H > 0, axis=1)
@@ -315,11 +334,6 @@ def _new_potentials(config: OTPRConfig, state_dim: int, chunk_dim: int, key: PRN
     )
 
 
-def _step(optimizer, gradient, state, model):
-    updates, state = optimizer.update(gradient, state, model)
-    return eqx.apply_updates(model, updates), state
+__all__ = ["AGENT", "OTPR", "PRESETS"]
 
-
-def concatenate(*parts: Transitions) -> Transitions:
-    """Batches of transitions, one after the other."""
-    return Transitions(*(jnp.concatenate(field) for field in zip(*parts, strict=True)))
+AGENT = OTPR

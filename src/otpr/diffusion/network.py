@@ -44,6 +44,17 @@ class NoiseNetwork(eqx.Module):
             observation_dim + chunk_dim + time_width, chunk_dim, width, depth, jax.nn.silu, key=key
         )
 
+    @property
+    def chunk_dim(self) -> int:
+        """Length of a flattened chunk."""
+        size = self.mlp.out_size
+        assert isinstance(size, int)
+        return size
+
+    def about(self) -> dict[str, int]:
+        """The sizes that are free: with the dimensions, what the constructor takes beside a key."""
+        return {"width": self.mlp.width_size, "depth": self.mlp.depth, "time_width": self.time_width}
+
     def __call__(
         self, observation: Float[Array, " o"], chunk: Float[Array, " a"], k: Int[Array, ""]
     ) -> Float[Array, " a"]:

@@ -15,11 +15,13 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
+import numpy as np
 
-from otpr.agents.otpr import OTPR, OTPRConfig
+from otpr.agents import agent_class
+from otpr.agents.parts.agent import Agent, AgentConfig, Round
 from otpr.data.chunks import Transitions, chunk_transitions
 from otpr.data.episodes import Episode
-from otpr.data.keypoints import keypoint_rows
+from otpr.data.experience import Experience
 from otpr.data.mixture import Mixture
 from otpr.data.replay import Replay
 from otpr.data.seeds import training_seed
@@ -28,7 +30,7 @@ from otpr.errors import OtprError
 from otpr.policy import Policy
 from otpr.training import checkpoints
 from otpr.training.evaluate import evaluate
-from otpr.training.learning import Experience, update_block, update_potentials
+from otpr.training.learning import beyond_bound, follow, update_block, update_keys
 from otpr.training.loop import LoopConfig, Progression
 from otpr.training.numbers import NotFiniteError, agent_arrays, all_finite, bad_update
 from otpr.training.progress import Progress
@@ -38,7 +40,10 @@ from otpr.training.stopping import StopRequest
 from otpr.training.versions import code_version
 
 BLOCK = 250
-"""Gradient steps in one compiled block."""
+"""Gradient steps between two rows of metrics."""
+
+PIECE = 50
+"""Gradient steps of a block in one compiled call: a signal waits for no more than these."""
 
 RECENT = 40
 """Training episodes over which the rolling success rate is taken."""
@@ -62,10 +67,10 @@ class FineTuning:
         task: the task to interact with.
         preset: name of the preset that the agent's configuration came from, for the summary.
         seed: every random number of the run derives from it.
-        agent: the algorithm's settings.
+        agent: the algorithm's settings, which name it.
         loop: the loop's settings.
         run: where metrics, checkpoints and the policy go.
-        env: environments with the policy's chunk length.
+        env: environments with the algorithm's chunk length.
     """
 
     def __init__(
@@ -77,31 +82,28 @@ class FineTuning:
         task: str,
         preset: str,
         seed: int,
-        agent: OTPRConfig,
+        agent: AgentConfig,
         loop: LoopConfig,
         run: RunDirectory,
         env: ChunkedVectorEnv,
     ):
         self.base, self.task, self.preset, self.seed = base, task, preset, seed
         self.loop, self.run, self.env = loop, run, env
-        demonstrations = Mixture.of(sets, weights, base.chunk_length, agent.gamma)
+        h = self.chunk_length = agent.chunk_length(base)
+        demonstrations = Mixture.of(sets, weights, h, agent.gamma)
         episodes = [episode for part in sets for episode in part]
-        solved = [
-            chunk_transitions(episode, base.chunk_length, agent.gamma)
-            for episode in episodes
-            if episode.success
-        ]
-        if not solved and agent.target_measure == "successes":
+        solved = [chunk_transitions(episode, h, agent.gamma) for episode in episodes if episode.success]
+        if not solved and agent.needs_success:
             raise OtprError(
                 "No demonstration succeeded: there are no successes to transport to. Use demonstrations that "
                 "solve the task, or --set target_measure=replay."
             )
-        rows = keypoint_rows(
-            agent.keypoint_strategy, episodes, chunk_length=base.chunk_length, count=agent.keypoints
-        )
+        rows = agent.keypoint_rows(episodes, h)
         transitions = demonstrations.transitions
         keypoints = Transitions(*(field[rows] for field in transitions))
-        self.agent = OTPR.create(base, keypoints, agent, jax.random.key(seed))
+        self.agent = agent_class(agent.algorithm).create(base, keypoints, agent, jax.random.key(seed))
+        if loop.stop_on_divergence and self.agent.q_values(keypoints) is None:
+            raise OtprError(f"--stop-on-divergence needs critics Q(s, a), and {agent.algorithm} has none.")
         longest = task_spec(task).episode_limit * loop.num_envs  # the last round may overshoot by as much
         n_demonstrated = transitions.reward.shape[0]
         dims = (transitions.observation.shape[1], transitions.chunk.shape[1])
@@ -112,6 +114,8 @@ class FineTuning:
             Replay.create(loop.env_steps + longest, *dims), successes, demonstrations, keypoints
         )
         self.at = Progression()
+        if loop.no_base_evaluation and self.agent.starts_from_base:
+            self.at.evaluated_at = 0
         self._stop = StopRequest()
 
     # ------------------------------------------------------------------------------------------- the machine
@@ -163,13 +167,19 @@ class FineTuning:
 
     def _next(self) -> Callable[[Progress], None] | None:
         """What the state calls for; None at the end."""
-        at, loop = self.at, self.loop
-        if at.evaluated_at < 0:
+        at, loop, agent = self.at, self.loop, self.agent
+        offline = at.offline_updates < agent.config.offline_updates
+        # the pre-trained policy, or the first policy of an algorithm that makes its own
+        if at.evaluated_at < 0 and (agent.starts_from_base or not offline):
             return self._evaluate
+        if not agent.learns:
+            return None
+        if offline:
+            return self._learn
         if at.env_steps >= loop.warmup_steps:
-            if at.warmup_updates < loop.warmup_updates or at.updates_due >= BLOCK:
+            if at.warmup_updates < agent.config.warmup_updates or at.updates_due >= BLOCK:
                 return self._learn
-            if at.potentials_due:
+            if at.follow_due:
                 return self._follow
         over = at.env_steps >= loop.env_steps
         if at.evaluated_at < at.env_steps and (over or at.env_steps - at.evaluated_at >= loop.eval_every):
@@ -179,25 +189,27 @@ class FineTuning:
     def _collect(self, progress: Progress) -> None:
         """One round of episodes."""
         at, n = self.at, self.loop.num_envs
+        explorer = self.agent.exploring()
         rollout = run_episodes(
             self.env,
             # critics that have learnt nothing choose no better than chance: one sample will do
-            self.agent.deployed() if at.updates else self.agent.policy,
+            explorer if at.updates else explorer.single(),
             [training_seed(self.seed, at.episodes + i) for i in range(n)],
             action_seed=self.seed,
             on_chunk=self._leave_if_requested,
         )
-        gamma = self.agent.config.gamma
+        config = self.agent.config
+        learnt = self._learn_round(rollout.episodes) if self.agent.on_policy else {}
         for episode in rollout.episodes:
-            transitions = chunk_transitions(episode, self.base.chunk_length, gamma)
+            transitions = chunk_transitions(episode, self.chunk_length, config.gamma)
             replay, successes = self.experience.replay, self.experience.successes
             self.experience = self.experience._replace(
                 replay=replay.add(transitions),
                 successes=successes.add(transitions) if episode.success else successes,
             )
             at.env_steps += len(episode)
-            at.updates_due += self.loop.update_ratio * len(episode)
-            at.potentials_due = True
+            at.updates_due += config.update_ratio * len(episode)
+            at.follow_due = self.agent.follows
         at.episodes += n
         at.broken_episodes += len(rollout.broken)
         for seed, cause in rollout.broken.items():
@@ -211,6 +223,7 @@ class FineTuning:
                 "rollout/success_rate_recent": _mean(at.recent),
                 "rollout/length": _mean([len(episode) for episode in rollout.episodes]),
                 "rollout/zero_compatibility": rollout.zero_compatibility,
+                **learnt,
             }
         )
 
@@ -219,15 +232,40 @@ class FineTuning:
         if self._stop.requested:
             raise _Abandoned
 
-    def _learn(self, progress: Progress) -> None:
-        """One block of gradient steps: of the critics alone during warm-up, then of critics and policy."""
-        at = self.at
-        warming = at.warmup_updates < self.loop.warmup_updates
-        agent, metrics = update_block(self.agent, self.experience, BLOCK, not warming)
+    def _learn_round(self, episodes: list[Episode]) -> dict[str, float]:
+        """Let an on-policy algorithm learn from the round's episodes; its metrics."""
+        agent, updates, metrics = self.agent.learn_round(Round(episodes, self.seed))
         plain = _plain(metrics)
+        if bad := _odd(plain, agent):
+            number = self.at.updates + updates
+            raise NotFiniteError(
+                f"Learning diverged in the gradient steps {self.at.updates + 1:,} to {number:,}: "
+                f"{', '.join(bad)} not finite.",
+                f"round-{number}",
+                agent_arrays(self.agent),
+            )
+        self.agent = agent
+        self.at.updates += updates
+        return {"updates": self.at.updates, **plain}
+
+    def _learn(self, progress: Progress) -> None:
+        """A block of gradient steps: offline, then of the critics alone, then of critics and policy."""
+        at = self.at
+        offline = at.offline_updates < self.agent.config.offline_updates
+        warming = not offline and at.warmup_updates < self.agent.config.warmup_updates
+        agent, keys, bound_key = update_keys(self.agent, BLOCK)
+        pieces: list[dict[str, np.ndarray]] = []
+        for start in range(0, BLOCK, PIECE):
+            agent, metrics = update_block(
+                agent, self.experience, keys[start : start + PIECE], update_policy=not warming
+            )
+            pieces.append(jax.device_get(metrics))
+            self._leave_if_requested()
+        plain = {name: float(np.mean([piece[name] for piece in pieces])) for name in pieces[0]}
         # a gradient may be NaN where the losses, taken before it, are not
-        if not (all(map(math.isfinite, plain.values())) and bool(all_finite(agent))):
+        if _odd(plain, agent):
             raise bad_update(self.agent, self.experience, BLOCK, not warming, at.updates)
+        plain |= _plain(beyond_bound(agent, self.experience, bound_key))
         if self.loop.stop_on_divergence and plain["critic/beyond_bound"] > 0.5:
             raise _DivergedError(
                 f"The critics diverged by gradient step {at.updates + BLOCK:,}: "
@@ -236,7 +274,9 @@ class FineTuning:
                 "rates in another run directory, or leave out --stop-on-divergence."
             )
         self.agent = agent
-        if warming:
+        if offline:
+            at.offline_updates += BLOCK
+        elif warming:
             at.warmup_updates += BLOCK
         else:
             at.updates_due -= BLOCK
@@ -244,11 +284,11 @@ class FineTuning:
         self._log({"updates": at.updates, **plain})
 
     def _follow(self, progress: Progress) -> None:
-        """Let the potentials follow the critic."""
-        number = self.at.potential_rounds + 1
-        agent, metrics = update_potentials(self.agent, self.experience)
+        """What the agent has to do once a round: potentials that follow the critic."""
+        number = self.at.follow_rounds + 1
+        agent, metrics = follow(self.agent, self.experience)
         plain = _plain(metrics)
-        if bad := [name for name, value in plain.items() if not math.isfinite(value)]:
+        if bad := _odd(plain, agent):
             raise NotFiniteError(
                 f"Round {number} of the potentials, after {self.at.updates:,} updates: {', '.join(bad)} not "
                 "finite.",
@@ -256,9 +296,9 @@ class FineTuning:
                 agent_arrays(self.agent),
             )
         self.agent = agent
-        self.at.potentials_due = False
-        self.at.potential_rounds = number
-        self.at.marginal_error = plain["ot/marginal_error"]
+        self.at.follow_due = False
+        self.at.follow_rounds = number
+        self.at.marginal_error = plain.get("ot/marginal_error")
         self._log({"ot/round": number, **plain})
 
     def _evaluate(self, progress: Progress) -> None:
@@ -267,28 +307,35 @@ class FineTuning:
         first, last = at.evaluated_at < 0, at.env_steps >= loop.env_steps
         episodes = loop.final_eval_episodes if first or last else loop.eval_episodes
         started = time.monotonic()
-        deployed = self.base if first else self.agent.deployed()
-        # before fine-tuning the deployed policy and its single sample are one, the base policy
-        total = episodes if first else 2 * episodes
+        deployed = self.agent.deployed()
+        if first:  # nothing has been learnt that could choose
+            deployed = deployed.single()
+        both = deployed.chooser is not None and (loop.single == "always" or (loop.single == "end" and last))
+        total = 2 * episodes if both else episodes
         with Progress(total, "evaluation", "episodes", closing_line=False) as bar:
             watched = {"on_wave": bar.advance, "on_chunk": self._leave_if_requested}
             chosen = evaluate(deployed, self.env, episodes, **watched)
-            single = chosen if first else evaluate(deployed.single(), self.env, episodes, **watched)
+            single = chosen if deployed.chooser is None else None
+            if both:
+                single = evaluate(deployed.single(), self.env, episodes, **watched)
         at.evaluated_at = at.env_steps
-        at.success, at.success_single = chosen.success_rate, single.success_rate
+        at.success = chosen.success_rate
+        at.success_single = None if single is None else single.success_rate
         if first:
             at.base_success = chosen.success_rate
         self._log(
             {
                 "eval/success_rate": chosen.success_rate,
-                "eval/success_rate_single": single.success_rate,
+                "eval/success_rate_single": at.success_single,
                 "eval/episodes": episodes,
                 "eval/length": chosen.mean_length,
                 "eval/zero_compatibility": chosen.zero_compatibility,
                 "eval/seconds": time.monotonic() - started,
             }
         )
-        name = "base policy" if first else f"single sample {single.success_rate:.0%}, deployed"
+        name = "deployed" if single is None else f"single sample {single.success_rate:.0%}, deployed"
+        if first:
+            name = "base policy" if self.agent.starts_from_base else "first policy"
         progress.message(f"{at.env_steps:>7,} steps: {name} {chosen}")
 
     # -------------------------------------------------------------------------------------------- the record
@@ -322,7 +369,7 @@ class FineTuning:
         at = self.at
         return {
             "task": self.task,
-            "algorithm": "otpr",
+            "algorithm": self.agent.config.algorithm,
             "preset": self.preset,
             "seed": self.seed,
             "env_steps": at.env_steps,
@@ -339,6 +386,12 @@ class FineTuning:
 def _mean(values: Sequence[float]) -> float | None:
     """None where there are none: a round whose episodes all broke."""
     return sum(values) / len(values) if values else None
+
+
+def _odd(plain: dict[str, float], agent: Agent) -> list[str]:
+    """The metrics that are not finite, and "the agent" where its arrays are not."""
+    odd = [name for name, value in plain.items() if not math.isfinite(value)]
+    return odd if all_finite(agent) else [*odd, "the agent"]
 
 
 def _plain(metrics: dict[str, jax.Array]) -> dict[str, float]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from typing import Any, Literal
 
 from otpr.errors import OtprError, check_at_least
 
@@ -16,18 +16,18 @@ class LoopConfig:
     env_steps: int = 40_000
     # episodes a round, run side by side
     num_envs: int = 8
-    # gradient steps for each environment step
-    update_ratio: float = 0.25
     # environment steps before learning starts
     warmup_steps: int = 2_000
-    # gradient steps of the critics alone at that moment
-    warmup_updates: int = 1_000
     # environment steps between evaluations
     eval_every: int = 10_000
     # episodes of an evaluation on the way
     eval_episodes: int = 50
     # episodes of the first evaluation, of the base policy, and of the last
     final_eval_episodes: int = 100
+    # when one sample, without a chooser, is evaluated beside the policy as deployed
+    single: Literal["always", "end", "never"] = "always"
+    # do not evaluate the pre-trained policy first, where the algorithm starts from it
+    no_base_evaluation: bool = False
     # environment steps between checkpoints
     checkpoint_every: int = 10_000
     # seconds that a simulator process may take for a chunk; ten times as many to make and reset environments
@@ -47,7 +47,7 @@ class LoopConfig:
             "final_eval_episodes",
             "checkpoint_every",
         )
-        check_at_least(0, self, "update_ratio", "warmup_steps", "warmup_updates")
+        check_at_least(0, self, "warmup_steps")
         check_at_least(0.001, self, "env_timeout")
         if self.warmup_steps >= self.env_steps:
             raise OtprError(
@@ -63,11 +63,12 @@ class Progression:
     env_steps: int = 0
     episodes: int = 0  # started
     broken_episodes: int = 0  # of these, lost to the environment
+    offline_updates: int = 0  # gradient steps taken before the first environment step
     warmup_updates: int = 0
-    updates: int = 0  # gradient steps taken, those of the warm-up included
+    updates: int = 0  # gradient steps taken, all of them
     updates_due: float = 0.0  # gradient steps that the environment steps ask for and that are not taken
-    potentials_due: bool = False
-    potential_rounds: int = 0
+    follow_due: bool = False  # what an agent does once a round, after its updates: for OTPR, potentials
+    follow_rounds: int = 0
     evaluated_at: int = -1
     checkpointed_at: int = 0
     rows: int = 0  # of metrics

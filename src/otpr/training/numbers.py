@@ -6,6 +6,7 @@ the run directory's folder `faults` (docs/run-directory.md shows how to replay e
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,11 +18,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from otpr import storage
-from otpr.agents.otpr import OTPR, Batch, OTPRConfig
+from otpr.agents import agent_class
+from otpr.agents.parts.agent import Agent, AgentConfig
 from otpr.data.chunks import Transitions
+from otpr.data.experience import Experience
 from otpr.errors import OtprError
 from otpr.policy import Policy
-from otpr.training.learning import Experience, draw_batch, update_keys
+from otpr.training.learning import update_keys
 
 
 class NotFiniteError(OtprError):
@@ -53,7 +56,7 @@ def all_finite(tree: Any) -> jax.Array:
 
 
 def bad_update(
-    agent: OTPR, experience: Experience, updates: int, update_policy: bool, done: int
+    agent: Agent, experience: Experience, updates: int, update_policy: bool, done: int
 ) -> NotFiniteError:
     """The gradient step of a block at which NaN or infinity came up: the block done again, step by step.
 
@@ -64,9 +67,9 @@ def bad_update(
         update_policy: as in `update_block`.
         done: gradient steps of the run before the block.
     """
-    agent, keys = update_keys(agent, updates)
+    agent, keys, _ = update_keys(agent, updates)
     for i, key in enumerate(keys):
-        batch = _draw(experience, agent.config, key)
+        batch = _draw(agent, experience, key)
         after, metrics = _update(agent, batch, update_policy)
         odd = _places(batch, metrics, after)
         if odd:
@@ -88,26 +91,33 @@ def bad_update(
 
 
 @eqx.filter_jit
-def _draw(experience: Experience, config: OTPRConfig, key: jax.Array) -> Batch:
-    return draw_batch(experience, config, key)
+def _draw(agent: Agent, experience: Experience, key: jax.Array) -> Any:
+    return agent.draw(experience, key)
 
 
 @eqx.filter_jit
-def _update(agent: OTPR, batch: Batch, update_policy: bool) -> tuple[OTPR, dict[str, jax.Array]]:
+def _update(agent: Agent, batch: Any, update_policy: bool) -> tuple[Agent, dict[str, jax.Array]]:
     return agent.update(batch, update_policy)
 
 
-def _places(batch: Batch, metrics: dict[str, jax.Array], after: OTPR) -> list[str]:
+def _places(batch: Any, metrics: dict[str, jax.Array], after: Agent) -> list[str]:
     """What is not finite: fields of the batch, else losses, else what a gradient moved."""
     parts = {f"{part}.{name}": x for part, t in batch._asdict().items() for name, x in t._asdict().items()}
     for name in [name for name in parts if name.endswith("return_to_go")]:
         parts[name] = jnp.where(jnp.isneginf(parts[name]), 0.0, parts[name])  # -inf stands for "unknown"
-    moved = ("value", "critic", "network", "value_state", "critic_state", "policy_state")
+    fields = {field.name: getattr(after, field.name) for field in dataclasses.fields(after)}
+    states = {name: tree for name, tree in fields.items() if name.endswith("_state")}
+    # targets and the policy's moving average only follow what a gradient moved
+    moved = {
+        name: tree
+        for name, tree in fields.items()
+        if name not in states and name != "policy" and not name.startswith("target_")
+    }
     stages = [
         {f"{name} of the batch": x for name, x in parts.items()},
         metrics,
-        {f"the {name} after its gradient step": getattr(after, name) for name in moved[:3]},
-        {f"{name} of the optimiser": getattr(after, name) for name in moved[3:]},
+        {f"the {name} after its gradient step": tree for name, tree in moved.items()},
+        {f"{name} of the optimiser": tree for name, tree in states.items()},
         {"the agent": after},
     ]
     for stage in stages:
@@ -116,7 +126,7 @@ def _places(batch: Batch, metrics: dict[str, jax.Array], after: OTPR) -> list[st
     return []
 
 
-def agent_arrays(agent: OTPR) -> dict[str, np.ndarray]:
+def agent_arrays(agent: Agent) -> dict[str, np.ndarray]:
     """Every array of an agent by name, as it goes into a file of `NotFiniteError`."""
     return _flat("agent", agent)
 
@@ -134,13 +144,13 @@ def _plain(leaf: Any) -> np.ndarray:
     return np.asarray(jax.random.key_data(leaf) if _is_key(leaf) else leaf)
 
 
-def load_update(file: str | os.PathLike[str], base: Policy, config: OTPRConfig) -> tuple[OTPR, Batch, bool]:
+def load_update(file: str | os.PathLike[str], base: Policy, config: AgentConfig) -> tuple[Agent, Any, bool]:
     """A gradient step that went wrong: `agent.update(batch, update_policy)` takes it again.
 
     Args:
         file: `faults/update-N.npz` of a run directory.
         base: the pre-trained policy the run started from, for its architecture.
-        config: the agent's settings in that run, for the architecture of critics and potentials.
+        config: the agent's settings in that run, for its architecture.
 
     Returns:
         the agent before the step, its batch, and whether the step trained the policy too.
@@ -148,14 +158,15 @@ def load_update(file: str | os.PathLike[str], base: Policy, config: OTPRConfig) 
     Raises:
         OtprError: the file cannot be read, or is of a run with another policy or other settings.
     """
+    kind = agent_class(config.algorithm)
     try:
         arrays = storage.read_arrays(Path(file))
         parts = {
             part: Transitions(*(jnp.asarray(arrays[f"batch.{part}.{name}"]) for name in Transitions._fields))
-            for part in Batch._fields
+            for part in kind.batch_type._fields
         }
-        keypoints = Transitions(*(field[: config.keypoints] for field in parts["pool"]))
-        like = OTPR.create(base, keypoints, config, jax.random.key(0))
+        # for their dimensions alone
+        like = kind.create(base, next(iter(parts.values())), config, jax.random.key(0))
         update_policy = bool(arrays["update_policy"])
 
         def fill(path: Any, leaf: Any) -> Any:
@@ -169,7 +180,7 @@ def load_update(file: str | os.PathLike[str], base: Policy, config: OTPRConfig) 
                 raise ValueError(f"{name} has shape {value.shape}, expected {leaf.shape}")
             return value
 
-        return jax.tree_util.tree_map_with_path(fill, like), Batch(**parts), update_policy
+        return jax.tree_util.tree_map_with_path(fill, like), kind.batch_type(**parts), update_policy
     except (KeyError, ValueError) as error:  # an array is missing or does not fit
         raise OtprError(
             f"{file} holds no gradient step of this policy and these settings ({error!r})."

@@ -19,6 +19,7 @@ from otpr.data.episodes import Episode
 from otpr.data.mixture import Mixture, split
 from otpr.diffusion import NoiseNetwork, NoiseSchedule, denoising_losses
 from otpr.errors import OtprError, check_at_least
+from otpr.generators import Diffusion
 from otpr.normalization import Normalizer
 from otpr.policy import Policy
 from otpr.scanning import scan_state
@@ -82,8 +83,7 @@ class Imitation(eqx.Module):
             key=network_key,
         )
         policy = Policy(
-            network=network,
-            schedule=NoiseSchedule.cosine(config.denoising_steps),
+            generator=Diffusion(network, NoiseSchedule.cosine(config.denoising_steps)),
             normalizer=Normalizer.fit(observations),
             chooser=None,
             chunk_length=config.chunk_length,
@@ -96,18 +96,19 @@ class Imitation(eqx.Module):
     def update(self, batch: Transitions) -> tuple[Imitation, Array]:
         """One step of denoising score matching on (observation, chunk) pairs; also its loss."""
         key, noise_key = jax.random.split(self.key)
+        diffusion = self.policy.diffusion
         states = self.policy.normalizer(jnp.asarray(batch.observation))
 
         chunks = jnp.asarray(batch.chunk)
 
-        def loss_of(network):
-            return jnp.mean(denoising_losses(network, self.policy.schedule, states, chunks, noise_key))
+        def loss_of(network: NoiseNetwork) -> Array:
+            return jnp.mean(denoising_losses(network, diffusion.schedule, states, chunks, noise_key))
 
         loss, gradient = eqx.filter_value_and_grad(loss_of)(self.network)
         updates, optimizer_state = _optimizer(self.config).update(gradient, self.optimizer_state)
         network = eqx.apply_updates(self.network, updates)
-        average = polyak(self.policy.network, network, self.config.ema_rate)
-        policy = dataclasses.replace(self.policy, network=average)
+        average = polyak(diffusion.network, network, self.config.ema_rate)
+        policy = dataclasses.replace(self.policy, generator=diffusion.with_network(average))
         return Imitation(network, policy, optimizer_state, key, self.config), loss
 
 
@@ -119,7 +120,7 @@ def _optimizer(config: PretrainConfig) -> optax.GradientTransformation:
 def _update_block(state: Imitation, data: Mixture, updates: int) -> tuple[Imitation, Array]:
     def step(state: Imitation, _: None) -> tuple[Imitation, Array]:
         key, batch_key = jax.random.split(state.key)
-        state = eqx.tree_at(lambda s: s.key, state, key)
+        state = dataclasses.replace(state, key=key)
         return state.update(data.sample(batch_key, state.config.batch_size))
 
     state, losses = scan_state(step, state, length=updates)
@@ -194,8 +195,11 @@ def _hold_out(
 @eqx.filter_jit
 def _held_out_loss(policy: Policy, held_out: Transitions) -> Array:
     """The loss of the policy as it is kept; the same noise each time, so that its course is smooth."""
+    diffusion = policy.diffusion
     states = policy.normalizer(held_out.observation)
-    losses = denoising_losses(policy.network, policy.schedule, states, held_out.chunk, jax.random.key(0))
+    losses = denoising_losses(
+        diffusion.network, diffusion.schedule, states, held_out.chunk, jax.random.key(0)
+    )
     return jnp.mean(losses)
 
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-import jax
+import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Bool, Float
 
+from otpr.acting import decision_keys
 from otpr.data.episodes import Episode
 from otpr.envs import ChunkedVectorEnv
 from otpr.policy import Policy
@@ -111,13 +113,12 @@ def _run_wave(
         trace.observations.append(observations[slot].copy())
         if trace.broken is None:
             _check_finite(env, slot, trace)
-    seeds = jnp.asarray([*(trace.seed for trace in wave), *([0] * idle)], jnp.uint32)
+    seeds = np.asarray([*(trace.seed for trace in wave), *([0] * idle)], np.uint32)
     zeros = decisions = decision = 0
     while running := [i for i, trace in enumerate(wave) if not trace.over]:
         if on_chunk is not None:
             on_chunk()
-        keys = _decision_keys(action_seed, seeds, decision)
-        device_chunks, none = policy.act_batch(jnp.asarray(observations), keys)
+        device_chunks, none = _decide(policy, observations, np.int32(action_seed), seeds, np.uint32(decision))
         chunks = np.asarray(device_chunks)
         if not np.isfinite(chunks[running]).all():
             raise _bad_action(env, wave, running, chunks)
@@ -181,9 +182,9 @@ def _record(trace: _Trace) -> dict[str, np.ndarray]:
     }
 
 
-@jax.jit
-def _decision_keys(action_seed: int, seeds: jax.Array, decision: int) -> jax.Array:
-    def key_of(seed: jax.Array) -> jax.Array:
-        return jax.random.fold_in(jax.random.fold_in(jax.random.key(action_seed), seed), decision)
-
-    return jax.vmap(key_of)(seeds)
+@eqx.filter_jit
+def _decide(
+    policy: Policy, observations: np.ndarray, action_seed: np.int32, seeds: np.ndarray, decision: np.uint32
+) -> tuple[Float[Array, "n h act"], Bool[Array, " n"]]:
+    """Keys and chunks in one compiled call: each call costs a third of a millisecond."""
+    return policy.act_batch(jnp.asarray(observations), decision_keys(action_seed, seeds, decision))

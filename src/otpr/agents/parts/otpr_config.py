@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any, Literal, get_args, get_type_hints
+from typing import ClassVar, Literal
 
-from otpr.data.keypoints import KeypointStrategy
-from otpr.errors import OtprError, unknown_name
+import numpy as np
+from jaxtyping import Int
+
+from otpr.agents.parts.agent import AgentConfig
+from otpr.data.episodes import Episode
+from otpr.data.keypoints import KeypointStrategy, keypoint_rows
 from otpr.ot.neural import Method
 
 
 @dataclasses.dataclass(frozen=True)
-class OTPRConfig:
+class OTPRConfig(AgentConfig):
     """Settings of the algorithm; `PRESETS` names some."""
 
+    algorithm: ClassVar[str] = "otpr"
+
     # --- critics
-    # discount of one environment step
-    gamma: float = 0.99
     # of the value function's regression on Q (IQL); above 0.5 it leans to the better actions
     expectile: float = 0.7
     # Q networks whose minimum is used
@@ -35,7 +39,6 @@ class OTPRConfig:
     policy_learning_rate: float = 3e-4
     # how far the deployed moving average moves towards the trained weights each step
     ema_rate: float = 0.005
-    batch_size: int = 256
     # share of demonstrations in every batch, of critics and of policy
     demonstration_share: float = 0.25
     # which pairs the score matching trains on: "occurring" draws replayed pairs (s_i, a_i) by H(s_i, a_i);
@@ -83,25 +86,13 @@ class OTPRConfig:
     ot_batch: int = 256
     potentials_steps: int = 150
 
-    def __post_init__(self):
-        for name in ("gamma", "expectile", "target_rate", "ema_rate"):
+    def __post_init__(self) -> None:
+        """See `AgentConfig`."""
+        super().__post_init__()
+        for name in ("expectile", "target_rate", "ema_rate"):
             if not 0 < getattr(self, name) <= 1:
                 raise ValueError(f"{name} must lie in (0, 1], got {getattr(self, name)}.")
-        for name in ("demonstration_share", "guiding_share", "acting_guiding_share", "keypoint_share"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name} must lie in [0, 1], got {getattr(self, name)}.")
-        for field in dataclasses.fields(self):
-            value = getattr(self, field.name)
-            if type(value) is int and value < 1:
-                raise ValueError(f"{field.name} must be at least 1, got {value}.")
-        for name in (
-            "epsilon",
-            "guiding_temperature",
-            "learning_rate",
-            "policy_learning_rate",
-            "potentials_learning_rate",
-            "potentials_tolerance",
-        ):
+        for name in ("epsilon", "guiding_temperature", "potentials_tolerance"):
             if not 0 < getattr(self, name) < float("inf"):
                 raise ValueError(f"{name} must be a positive number, got {getattr(self, name)}.")
         if self.potentials_method == "ascent" and self.ot_batch > self.ot_block:
@@ -114,6 +105,17 @@ class OTPRConfig:
                 f"With potentials_method=ascent, potentials_steps ({self.potentials_steps}) must be at least "
                 f"ot_blocks ({self.ot_blocks})."
             )
+
+    @property
+    def needs_success(self) -> bool:
+        """Whether there must be a demonstration that succeeds: one to transport to."""
+        return self.target_measure == "successes"
+
+    def keypoint_rows(self, episodes: Sequence[Episode], chunk_length: int) -> Int[np.ndarray, " k"]:
+        """The demonstrated chunks that may be keypoints; see `otpr.data.keypoints`."""
+        return keypoint_rows(
+            self.keypoint_strategy, episodes, chunk_length=chunk_length, count=self.keypoints
+        )
 
     @property
     def demonstrations_in_batch(self) -> int:
@@ -163,46 +165,3 @@ PRESETS: dict[str, OTPRConfig] = {
         potentials_steps=1000,
     ),
 }
-
-
-def agent_config(preset: str, changes: Sequence[str] = ()) -> OTPRConfig:
-    """The settings of a preset, with single fields changed.
-
-    Args:
-        preset: a name in `PRESETS`.
-        changes: strings "field=value".
-
-    Raises:
-        OtprError: the preset or a field is unknown (the message has the nearest name), or a value does not
-        fit its field.
-    """
-    if preset not in PRESETS:
-        raise unknown_name("preset", preset, PRESETS)
-    values: dict[str, Any] = {}
-    hints = get_type_hints(OTPRConfig)
-    for change in changes:
-        name, equals, text = change.partition("=")
-        if not equals:
-            raise OtprError(f"--set takes field=value, given {change!r}.")
-        if name not in hints:
-            raise unknown_name("field", name, hints)
-        values[name] = _parse(name, text, hints[name])
-    try:
-        return dataclasses.replace(PRESETS[preset], **values)
-    except ValueError as error:
-        raise OtprError(f"--set: {error}") from error
-
-
-def _parse(name: str, text: str, kind: Any) -> Any:
-    if choices := get_args(kind):  # a Literal
-        if text not in choices:
-            raise unknown_name(f"value of {name}", text, choices)
-        return text
-    if kind is bool:
-        if text not in ("true", "false"):
-            raise OtprError(f"{name} must be true or false, given {text!r}.")
-        return text == "true"
-    try:
-        return kind(text)
-    except ValueError:
-        raise OtprError(f"{name} must be of type {kind.__name__}, given {text!r}.") from None

@@ -1,0 +1,65 @@
+"""The algorithms, one file each; a file here is an algorithm by being here.
+
+Each has `AGENT`, a subclass of `otpr.agents.parts.agent.Agent`, and `PRESETS`, its settings by name, of which
+"default" is one.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from collections.abc import Mapping, Sequence
+from typing import Any, cast
+
+from otpr.agents.parts.agent import Agent, AgentConfig
+from otpr.agents.parts.settings import changed
+from otpr.errors import unknown_name
+
+__all__ = ["agent_class", "agent_config", "algorithm_names", "preset_names"]
+
+
+def algorithm_names() -> tuple[str, ...]:
+    """The names of all algorithms, sorted."""
+    return tuple(sorted(module.name for module in pkgutil.iter_modules(__path__) if not module.ispkg))
+
+
+def preset_names(algorithm: str) -> tuple[str, ...]:
+    """The names of an algorithm's settings, as in `agent_config`."""
+    return tuple(_presets(algorithm))
+
+
+def agent_class(algorithm: str) -> type[Agent]:
+    """The class of an algorithm.
+
+    Raises:
+        OtprError: there is no such algorithm; the message has the nearest name.
+    """
+    return cast(type[Agent], _module(algorithm).AGENT)
+
+
+def agent_config(algorithm: str, preset: str = "default", changes: Sequence[str] = ()) -> AgentConfig:
+    """The settings of a preset, with single fields changed.
+
+    Args:
+        algorithm: its name.
+        preset: a name in its `PRESETS`.
+        changes: strings "field=value".
+
+    Raises:
+        OtprError: algorithm, preset or a field is unknown (the message has the nearest name), or a value does
+            not fit its field.
+    """
+    presets = _presets(algorithm)
+    if preset not in presets:
+        raise unknown_name(f"preset of {algorithm}", preset, presets)
+    return changed(presets[preset], changes)
+
+
+def _presets(algorithm: str) -> Mapping[str, AgentConfig]:
+    return cast(Mapping[str, AgentConfig], _module(algorithm).PRESETS)
+
+
+def _module(algorithm: str) -> Any:
+    if algorithm not in algorithm_names():
+        raise unknown_name("algorithm", algorithm, algorithm_names())
+    return importlib.import_module(f"{__name__}.{algorithm}")
