@@ -28,7 +28,7 @@ def rollout(sizes: Sizes) -> list[Row]:
     agent = default_agent(sizes, CHUNK_LENGTH, levels=10)
     about = "environment steps a second of collecting / of the same environments replaying the same actions"
     seeds = [training_seed(0, i) for i in range(sizes.num_envs)]
-    rows = []
+    rows: list[Row] = []
     with ChunkedVectorEnv(TASK, sizes.num_envs, CHUNK_LENGTH, processes=True) as env:
         for name, policy in (
             ("rollout_vs_bare", agent.policy),

@@ -68,7 +68,8 @@ def measure(spec: TaskSpec, episodes: int = EPISODES) -> dict[str, Any]:
     """
     env = make_env(spec.id)
     row: dict[str, Any] = {"task": spec.id, "code_version": code_version()}
-    steps, seconds, lengths = 0, 0.0, []
+    steps, seconds = 0, 0.0
+    lengths: list[int] = []
     try:
         if not spec.expert:
             steps, seconds = _random_steps(env)

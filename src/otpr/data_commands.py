@@ -149,7 +149,7 @@ def _described(found: dict[str, Any]) -> str:
 
 
 def _row(row: dict[str, Any], width: int) -> str:
-    notes = []
+    notes: list[str] = []
     if row["constant"]:
         notes.append("constant")
     if row.get("saturated"):

@@ -94,7 +94,7 @@ def sealed_folder(path: Path, aside: Path | None = None) -> Generator[Path]:
 
 
 def _seal(folder: Path) -> None:
-    lines = []
+    lines: list[str] = []
     for file in sorted(folder.iterdir()):
         _sync(file)
         lines.append(f"{_digest(file)}  {file.name}\n")

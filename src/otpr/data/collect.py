@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import SupportsFloat
 
 import gymnasium
 import numpy as np
+from numpy.typing import NDArray
 
 from otpr.data.episodes import Episode
 from otpr.data.seeds import demonstration_seed
@@ -77,7 +79,9 @@ def _attempt(env: gymnasium.Env, expert: Expert, noise: float, seed: int) -> Epi
     observation, info = env.reset(seed=seed)
     expert.reset()
     success = False
-    observations, actions, rewards = [observation], [], []
+    observations = [observation]
+    actions: list[NDArray[np.float32]] = []
+    rewards: list[SupportsFloat] = []
     terminated = truncated = False
     while not (terminated or truncated):
         action = expert.act(observation)

@@ -261,7 +261,7 @@ def _three(values: list[int] | list[float]) -> dict[str, float] | None:
 
 def _dimensions(moments: Moments, names: list[str]) -> list[dict[str, Any]]:
     """A row a dimension; null where no number of it is finite."""
-    rows = []
+    rows: list[dict[str, Any]] = []
     for i, name in enumerate(names):
         known = bool(moments.n[i])
         rows.append(

@@ -64,7 +64,7 @@ def _change_points(episode: Episode, scale: NDArray[np.floating]) -> NDArray[np.
     steps = len(episode)
     gripper = _smooth(episode.actions[:, -1])
     middle = (gripper.max() + gripper.min()) / 2
-    closes = np.flatnonzero(np.diff(gripper > middle)) + 1 if np.ptp(gripper) > 0.5 else []
+    closes = np.flatnonzero(np.diff(gripper > middle)) + 1 if np.ptp(gripper) > 0.5 else np.zeros(0, int)
     speed = _smooth(np.linalg.norm(np.diff(episode.observations, axis=0) / np.maximum(scale, 1e-6), axis=1))
     inner = np.arange(1, steps - 1)
     pauses = inner[

@@ -52,7 +52,7 @@ class DataConfig:
             OtprError: a set cannot be read, names another task, does not fit the task's dimensions, or holds
                 fewer episodes than asked for; or nothing names the task.
         """
-        sets = []
+        sets: list[list[Episode]] = []
         for source in self.data:
             # where observations are dictionaries the task says which of their entries are used
             demonstrations = read_dataset(source, keys=task_spec(task).observation_keys if task else None)

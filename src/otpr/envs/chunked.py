@@ -236,7 +236,7 @@ class ChunkedVectorEnv:
         for group, argument, wanted in zip(self._groups, arguments, asked, strict=True):
             if wanted:
                 group.send(method, argument)
-        replies = []
+        replies: list[Any] = []
         causes: dict[int, BrokenEnvironmentError] = {}
         for number, (group, wanted) in enumerate(zip(self._groups, asked, strict=True)):
             reply = None

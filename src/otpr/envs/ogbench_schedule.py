@@ -172,7 +172,7 @@ def solve_lights(rows: int, columns: int, wrong: NDArray[np.bool_]) -> NDArray[n
     if system[len(pivots) :, -1].any():
         raise ValueError(f"No presses toggle exactly the buttons {np.flatnonzero(wrong)}")
     free = [unknown for unknown in range(count) if unknown not in pivots]
-    solutions = []
+    solutions: list[NDArray[np.bool_]] = []
     for choice in np.ndindex(*(2,) * len(free)):
         presses = np.zeros(count, bool)
         presses[free] = choice

@@ -88,7 +88,7 @@ def learning_curve(
 
 def _success_points(rows: Sequence[Mapping[str, Any]], key: str) -> list[tuple[int, float, int]]:
     """(environment steps, success rate, episodes) of the rows that have `key`."""
-    points = []
+    points: list[tuple[int, float, int]] = []
     for row in rows:
         if row.get(key) is None:
             continue

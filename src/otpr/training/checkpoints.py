@@ -119,7 +119,7 @@ def load(directory: str | Path, step: int, like: Tree) -> tuple[Tree, dict[str, 
         restored = read_arrays(file)
     except DamagedFile as error:
         raise _unusable(directory, step, error) from error
-    filled = []
+    filled: list[Any] = []
     for path, leaf in leaves.items():
         if not _is_array(leaf):
             filled.append(leaf)
@@ -227,7 +227,7 @@ def _leaves_by_path(tree: Any) -> dict[str, Any]:
 
 def _table(leaves: dict[str, Any]) -> dict[str, str]:
     """One line on every leaf that must agree between what was saved and what is loaded."""
-    table = {}
+    table: dict[str, str] = {}
     for path, leaf in leaves.items():
         if _is_array(leaf):
             table[path] = f"{leaf.dtype}{list(leaf.shape)}"

@@ -212,7 +212,7 @@ def read_rows(path: str | Path) -> list[Row]:
         raise OtprError(f"{path} is not a run directory: it has no metrics.jsonl.")
     # Only "\n" ends a row: str.splitlines would also cut at the separators a string in a row may hold.
     lines = file.read_text(encoding="utf-8", errors="replace").split("\n")[:-1]
-    rows = []
+    rows: list[dict[str, Any]] = []
     for number, line in enumerate(lines, start=1):
         try:
             row = json.loads(line)

@@ -161,7 +161,8 @@ def _lengths(path: Path) -> list[int]:
 
 def _by_episode(path: Path, dims: dict[str, int], lengths: list[int]) -> Iterator[dict[str, NDArray[Any]]]:
     """The arrays of each episode, in the order of their index, one episode at a time."""
-    index, pieces, have = 0, [], 0
+    index, have = 0, 0
+    pieces: list[dict[str, NDArray[Any]]] = []
     for file, arrays in _batches(path, dims):
         owner = arrays.pop("episode_index")
         start = 0

@@ -214,7 +214,7 @@ def _choose(folder: Path, leaves: dict[str, gymnasium.Space[Any]], keys: tuple[s
         return list(leaves)
     if list(leaves) == [""]:
         raise OtprError(f"{folder}: observations are one vector without parts; leave out --keys.")
-    chosen = []
+    chosen: list[str] = []
     for key in keys:
         inside = [leaf for leaf in leaves if leaf == key or leaf.startswith(f"{key}/")]
         if not inside:
