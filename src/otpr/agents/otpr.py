@@ -22,11 +22,12 @@ import optax
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
 from otpr.agents.parts.agent import Agent
+from otpr.agents.parts.iql import IQLCritics, iql_step
 from otpr.agents.parts.otpr_config import PRESETS, OTPRConfig
 from otpr.agents.parts.steps import gradient_step
 from otpr.agents.parts.transport_batches import OTPRBatch, concatenate, draw_batch, draw_problem
 from otpr.compatibility import Compatibility, TransportCost
-from otpr.critics import QEnsemble, expectile_loss, polyak
+from otpr.critics import QEnsemble, polyak
 from otpr.data.chunks import Transitions
 from otpr.data.experience import Experience
 from otpr.diffusion import NoiseNetwork, denoising_losses
@@ -153,48 +154,16 @@ class OTPR(Agent):
     def _update_critics(self, batch: OTPRBatch) -> tuple[OTPR, dict[str, Array]]:
         """Implicit Q-learning (Kostrikov et al., 2022) with chunk-level rewards and discounts."""
         c = self.config
-        data = concatenate(batch.replay, batch.demonstrations)
-        states = self.policy.normalizer(data.observation)
-        next_states = self.policy.normalizer(data.next_observation)
-        target_q = self.target_critic.minimum(states, data.chunk)
-
-        def value_loss(value):
-            v = jax.vmap(value)(states)
-            return jnp.mean(expectile_loss(target_q - v, c.expectile)), jnp.mean(v)
-
-        (v_loss, mean_v), gradient = eqx.filter_value_and_grad(value_loss, has_aux=True)(self.value)
-        value, value_state = gradient_step(
-            optax.adam(c.learning_rate), gradient, self.value_state, self.value
+        critics, metrics = iql_step(
+            IQLCritics(self.critic, self.target_critic, self.value, self.critic_state, self.value_state),
+            concatenate(batch.replay, batch.demonstrations),
+            self.policy.normalizer,
+            expectile=c.expectile,
+            learning_rate=c.learning_rate,
+            target_rate=c.target_rate,
+            return_bound=c.return_bound,
         )
-
-        # `discount` is 0 after a termination and gamma^(steps taken) otherwise, time-outs included
-        target = data.reward + data.discount * jax.vmap(value)(next_states)
-        if c.return_bound:
-            target = jnp.maximum(target, data.return_to_go)
-
-        def critic_loss(critic):
-            q = critic(states, data.chunk)
-            return jnp.mean((q - target) ** 2), q
-
-        (q_loss, q), gradient = eqx.filter_value_and_grad(critic_loss, has_aux=True)(self.critic)
-        critic, critic_state = gradient_step(
-            optax.adam(c.learning_rate), gradient, self.critic_state, self.critic
-        )
-        agent = dataclasses.replace(
-            self,
-            value=value,
-            value_state=value_state,
-            critic=critic,
-            critic_state=critic_state,
-            target_critic=polyak(self.target_critic, critic, c.target_rate),
-        )
-        return agent, {
-            "critic/loss": q_loss,
-            "critic/value_loss": v_loss,
-            "critic/q": jnp.mean(q),
-            "critic/q_max": jnp.max(q),
-            "critic/value": mean_v,
-        }
+        return dataclasses.replace(self, **critics._asdict()), metrics
 
     def _update_policy(
         self, batch: OTPRBatch, pair_key: PRNGKeyArray, noise_key: PRNGKeyArray
