@@ -22,7 +22,7 @@ from otpr.policy import Policy
 def act(sizes: Sizes) -> list[Row]:
     """A row for each number of candidates, sampler and number of steps."""
     agent = default_agent(sizes, chunk_length=4, levels=sizes.levels)
-    rows = []
+    rows: list[Row] = []
     for candidates in sizes.candidates:
         policy = agent.deployed() if candidates > 1 else agent.deployed().single()
         for method in get_args(Method):
@@ -33,7 +33,7 @@ def act(sizes: Sizes) -> list[Row]:
 
 def _row(sizes: Sizes, policy: Policy, candidates: int) -> Row:
     observation = np.random.default_rng(0).normal(size=sizes.observation_dim).astype(np.float32)
-    method, steps = policy.sampler, policy.sampler_steps
+    method, steps = policy.diffusion.sampler, policy.diffusion.sampler_steps
     assert steps is not None
     seeds = iter(range(10**9))
     loop = Loop(policy, candidates)
@@ -82,9 +82,9 @@ class Loop:
         self.policy, self.candidates = policy, candidates
         self.size = policy.chunk_length * policy.action_dim
         self.mean, self.scale = np.asarray(policy.normalizer.mean), np.asarray(policy.normalizer.scale)
-        steps = policy.sampler_steps or policy.schedule.steps
-        self.levels = np.linspace(policy.schedule.steps - 1, 0, steps).round().astype(int)
-        self.alpha_bar = np.asarray(policy.schedule.alpha_bar)[self.levels]
+        steps = policy.diffusion.sampler_steps or policy.diffusion.schedule.steps
+        self.levels = np.linspace(policy.diffusion.schedule.steps - 1, 0, steps).round().astype(int)
+        self.alpha_bar = np.asarray(policy.diffusion.schedule.alpha_bar)[self.levels]
 
     def __call__(self, observation: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """An action chunk, (h, action_dim)."""
@@ -100,8 +100,8 @@ class Loop:
 
     def denoise(self, state: np.ndarray, draw: Callable[[], np.ndarray]) -> np.ndarray:
         """The candidates for a normalised observation; `draw` gives standard normal noise of their shape."""
-        predict = functools.partial(_predict, self.policy.network, state)
-        method = self.policy.sampler
+        predict = functools.partial(_predict, self.policy.diffusion.network, state)
+        method = self.policy.diffusion.sampler
         chunks, previous, last_h = draw(), None, 1.0
         for i, (level, ab) in enumerate(zip(self.levels, self.alpha_bar, strict=True)):
             ab_next = self.alpha_bar[i + 1] if i + 1 < len(self.levels) else np.float32(1.0)

@@ -40,7 +40,7 @@ def _in_a_process(cache: str, size: str) -> float:
 
 def first_block(sizes: Sizes) -> float:
     """Seconds of the first block in this process, as a run has it."""
-    from benchmarks.subjects import default_agent, experience
+    from benchmarks.subjects import batch_keys, default_agent, experience
     from benchmarks.timing import seconds
     from otpr.training.compilation import use_compilation_cache
     from otpr.training.learning import update_block
@@ -48,7 +48,7 @@ def first_block(sizes: Sizes) -> float:
     use_compilation_cache()
     agent = default_agent(sizes, chunk_length=4, levels=10)
     data = experience(sizes, sizes.growth_replay[0], 4)
-    return seconds(lambda: update_block(agent, data, 2, True))
+    return seconds(lambda: update_block(agent, data, batch_keys(2), True))
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from benchmarks.rows import Row
 from benchmarks.sizes import Sizes
-from benchmarks.subjects import default_agent, experience
+from benchmarks.subjects import batch_keys, default_agent, experience
 from benchmarks.timing import in_turns, medians, ratio
 from otpr.training.learning import update_block
 
@@ -23,12 +23,13 @@ def growth_replay(sizes: Sizes) -> list[Row]:
     """An update with ever larger replays."""
     agent = default_agent(sizes, DEFAULT_CHUNK, 10)
     calls, memory = {}, {}
+    keys = batch_keys(sizes.growth_block)
     for n in sizes.growth_replay:
         data = experience(sizes, n, DEFAULT_CHUNK)
         jitted: Any = eqx.filter_jit(update_block)  # typed as the plain function, which cannot be lowered
-        lowered = jitted.lower(agent, data, sizes.growth_block, True)
+        lowered = jitted.lower(agent, data, keys, True)
         compiled: Any = lowered.compile()
-        calls[n] = lambda compiled=compiled, data=data: compiled(agent, data, sizes.growth_block, True)
+        calls[n] = lambda compiled=compiled, data=data: compiled(agent, data, keys, True)
         stats = compiled.compiled.memory_analysis()
         memory[n] = {
             "replay_MB": sum(field.nbytes for field in data.replay.data) / 1e6,
@@ -56,11 +57,11 @@ def growth_candidates(sizes: Sizes) -> list[Row]:
 
 def growth_chunk(sizes: Sizes) -> list[Row]:
     """An update with ever longer chunks."""
-    calls = {}
+    calls, keys = {}, batch_keys(sizes.growth_block)
     for n in sizes.growth_chunk:
         agent = default_agent(sizes, n, 10)
         data = experience(sizes, sizes.growth_replay[0], n)
-        calls[n] = lambda agent=agent, data=data: update_block(agent, data, sizes.growth_block, True)
+        calls[n] = lambda agent=agent, data=data: update_block(agent, data, keys, True)
     return _rows("chunk", calls, sizes.turns, sizes.growth_block, "an update")
 
 

@@ -17,13 +17,15 @@ from benchmarks.machine import product_flops, products
 from benchmarks.release import PairByPair, fit_potentials
 from benchmarks.rows import Row
 from benchmarks.sizes import Sizes
-from benchmarks.subjects import default_agent, experience, learner
+from benchmarks.subjects import batch_keys, default_agent, experience, learner
 from benchmarks.timing import Times, in_turns, medians, ratio
 from otpr.agents.otpr import OTPR
+from otpr.agents.parts.transport_batches import draw_problem
 from otpr.compatibility import Compatibility
+from otpr.data.experience import Experience
 from otpr.ot import Potentials, marginal_errors
 from otpr.ot import compatibility as compatibility_of
-from otpr.training.learning import Experience, draw_problem, update_block, update_potentials
+from otpr.training.learning import follow, update_block
 
 SIDES = {
     "update_vs_fql": {"updates", "potentials", "fql"},
@@ -41,7 +43,7 @@ take the large networks of `Sizes`."""
 
 def learning(sizes: Sizes, names: Collection[str]) -> list[Row]:
     """The rows of those names; those with the same networks are timed in the same turns."""
-    rows = {}
+    rows: dict[str, Row] = {}
     for default in (False, True):
         group = [name for name in names if (name in DEFAULTS) == default]
         if group and default:
@@ -55,13 +57,13 @@ def learning(sizes: Sizes, names: Collection[str]) -> list[Row]:
 
 def _timed(sizes: Sizes, names: Collection[str], agent: OTPR, data: Experience) -> dict[str, Row]:
     calls = _calls(sizes, agent, data)
-    wanted = set().union(*(SIDES[name] for name in names))
+    wanted = {side for name in names for side in SIDES[name]}
     times = in_turns({name: call for name, call in calls.items() if name in wanted}, sizes.turns)
     scaled = _scaled(sizes, times)
     passes = _passes(agent, data) if "potentials" in wanted else 1
     flops = {
-        "updates": matrix_flops(update_block, agent, data, 1, True) * sizes.round_updates,
-        "potentials": matrix_flops(update_potentials, agent, data, turns=passes),
+        "updates": matrix_flops(update_block, agent, data, batch_keys(1), True) * sizes.round_updates,
+        "potentials": matrix_flops(follow, agent, data, turns=passes),
     }
     make = {
         "update_vs_fql": _update_vs_fql,
@@ -76,7 +78,7 @@ def _timed(sizes: Sizes, names: Collection[str], agent: OTPR, data: Experience) 
 
 def _passes(agent: OTPR, data: Experience) -> int:
     """How often the potentials went over fresh blocks, where they do so until they are good enough."""
-    return int(update_potentials(agent, data)[1]["ot/passes"])
+    return int(follow(agent, data)[1]["ot/passes"])
 
 
 def _with_passes(row: Row, passes: int) -> Row:
@@ -94,8 +96,8 @@ def _calls(sizes: Sizes, agent: OTPR, data: Experience) -> dict[str, Callable[[]
     cost = PairByPair.of(agent.compatibility(0.0).cost)
     states, actions = agent.policy.normalizer(data.replay.data.observation), data.replay.data.chunk
     return {
-        "updates": lambda: update_block(agent, data, sizes.block, True),
-        "potentials": lambda: update_potentials(agent, data),
+        "updates": lambda: update_block(agent, data, batch_keys(sizes.block), True),
+        "potentials": lambda: follow(agent, data),
         "fql": lambda: fql_block(fql, data.replay, sizes.block, sizes.batch),
         "release": lambda: fit_potentials(
             cold,
@@ -193,8 +195,9 @@ def marginal_error(sizes: Sizes) -> list[Row]:
     """What each recipe reaches on pairs it has not seen: one round of ours against the release's."""
     agent = learner(sizes, sizes.error_width, sizes.error_depth)
     data = experience(sizes, min(sizes.replay, 20_000), sizes.chunk_length)
-    agent, _ = update_block(agent, data, sizes.error_updates, False)  # a critic that means something
-    fitted, _ = update_potentials(agent, data)
+    # a critic that means something
+    agent, _ = update_block(agent, data, batch_keys(sizes.error_updates), False)
+    fitted, _ = follow(agent, data)
     compatibility = fitted.compatibility(0.0)
     states, actions = agent.policy.normalizer(data.replay.data.observation), data.replay.data.chunk
     released = fit_potentials(

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import PRNGKeyArray
 
 from benchmarks.sizes import Sizes
-from otpr.agents.otpr import OTPR, OTPRConfig
+from otpr.agents.otpr import OTPR
+from otpr.agents.parts.otpr_config import OTPRConfig
 from otpr.data.chunks import Transitions
+from otpr.data.experience import Experience
 from otpr.data.mixture import Mixture
 from otpr.data.replay import Replay
 from otpr.diffusion import NoiseNetwork, NoiseSchedule
+from otpr.generators import Diffusion
 from otpr.normalization import Normalizer
 from otpr.policy import Policy
-from otpr.training.learning import Experience
 
 
 def transitions(sizes: Sizes, n: int, chunk_length: int, seed: int) -> Transitions:
@@ -47,6 +50,11 @@ def experience(sizes: Sizes, n: int, chunk_length: int) -> Experience:
     return Experience(replay, replay, Mixture.single(demonstrations), demonstrations)
 
 
+def batch_keys(updates: int) -> PRNGKeyArray:
+    """Keys of the batches of so many gradient steps."""
+    return jax.random.split(jax.random.key(0), updates)
+
+
 def base_policy(sizes: Sizes, *, width: int, depth: int, chunk_length: int, levels: int) -> Policy:
     """An untrained policy, without a chooser."""
     o = sizes.observation_dim
@@ -54,7 +62,8 @@ def base_policy(sizes: Sizes, *, width: int, depth: int, chunk_length: int, leve
         o, chunk_length * sizes.action_dim, width=width, depth=depth, key=jax.random.key(0)
     )
     normalizer = Normalizer(jnp.zeros(o), jnp.ones(o))
-    return Policy(network, NoiseSchedule.cosine(levels), normalizer, None, chunk_length, sizes.action_dim, 1)
+    generator = Diffusion(network, NoiseSchedule.cosine(levels))
+    return Policy(generator, normalizer, None, chunk_length, sizes.action_dim, 1)
 
 
 def agent(sizes: Sizes, base: Policy, config: OTPRConfig) -> OTPR:

@@ -85,8 +85,10 @@ def test_choice_is_in_proportion_to_compatibility_among_those_drawn(clock: Clock
     """Candidates of known H: 0, 1, 3 and 0 in each slice."""
     chunks = np.linspace(-1, 1, 4, dtype=np.float32)[:, None] * np.ones(32, np.float32)
 
-    def known(*_: object) -> tuple[np.ndarray, ...]:
-        return chunks, np.float32([0, 1, 3, 0]), np.float32([0.3, 0.3, 0.7, 0.3])
+    log_H = np.float32([-np.inf, 0.0, np.log(3.0), -np.inf])
+
+    def known(*_: object) -> tuple[np.ndarray, tuple[np.ndarray, ...]]:
+        return chunks, (log_H, np.log(np.float32([0.3, 0.3, 0.7, 0.3])))
 
     monkeypatch.setattr(acting, "_slice", known)
     choosy = choosing(8)
@@ -104,9 +106,10 @@ def test_without_compatibility_idql_s_rule_decides(trained: bool, clock: Clock, 
     candidates = drawn(choosy, OBSERVATIONS[0], 1, 8)
     assert np.abs(candidates - chunk.reshape(-1)).max(axis=1).min() < 1e-5
     assert choosy.chooser is not None
-    _, H, idql = acting._slice(choosy, choosy.chooser, jnp.asarray(OBSERVATIONS[0]), jax.random.key(0))
-    assert not np.asarray(H).any()
-    assert set(np.round(np.asarray(idql), 3)) <= {np.float32(0.3), np.float32(0.7)}
+    state = choosy.normalizer(jnp.asarray(OBSERVATIONS[0]))
+    by_H, by_idql = choosy.chooser.scores(state, jnp.asarray(candidates))
+    assert np.isneginf(by_H).all()
+    assert set(np.round(np.exp(np.asarray(by_idql)), 3)) <= {np.float32(0.3), np.float32(0.7)}
 
 
 def test_budget_is_nothing_to_a_policy_of_one_sample():
@@ -163,6 +166,8 @@ def test_number_too_large_for_float32_is_refused():
 @pytest.mark.parametrize("budget", [None, 60.0])
 def test_damaged_weights_are_an_error(budget: float | None):
     choosy = choosing(6)
-    bad = eqx.tree_at(lambda p: p.network.mlp.layers[-1].bias, choosy, replace_fn=lambda bias: bias * jnp.nan)
+    bad = eqx.tree_at(
+        lambda p: p.diffusion.network.mlp.layers[-1].bias, choosy, replace_fn=lambda bias: bias * jnp.nan
+    )
     with pytest.raises(OtprError, match="actions are not finite: its weights hold NaN"):
         bad.act(OBSERVATIONS[0], 0, budget_seconds=budget)

@@ -20,12 +20,12 @@ from benchmarks.flops import matrix_flops
 from benchmarks.rollout import chunks_of
 from benchmarks.rows import Row, markdown, read_json, table, write_json, write_page
 from benchmarks.sizes import TINY
-from benchmarks.subjects import default_agent, experience, transitions
+from benchmarks.subjects import batch_keys, default_agent, experience, transitions
 from benchmarks.timing import in_turns, ratio
 from otpr.critics import QEnsemble
 from otpr.data.episodes import Episode
 from otpr.ot import marginal_errors
-from otpr.training.learning import SPREAD, update_block
+from otpr.training.learning import update_block
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -181,7 +181,7 @@ def test_the_loop_acts_as_the_policy(method):
     policy = default_agent(TINY, 2, 5).deployed().with_sampler(method, 4)
     # mild noise, or an untrained network's estimates are all clipped and samplers hardly differ
     mild = jnp.asarray([0.95, 0.9, 0.8, 0.7, 0.5])
-    policy = eqx.tree_at(lambda p: p.schedule.alpha_bar, policy, mild)
+    policy = eqx.tree_at(lambda p: p.diffusion.schedule.alpha_bar, policy, mild)
     state, shape = np.linspace(-1, 1, 39, dtype=np.float32), (3, 8)
     start_key, key = jax.random.split(jax.random.key(3))
     noises = [jax.random.normal(start_key, shape)]
@@ -253,8 +253,7 @@ class TestFlops:
         critics = 2 * q + trained(o, o) + network(o) + 2 * trained(o + c, o + c)
         denoiser = trained(o + c + 16, o + c + 16, c)
         compatibility = 2 * (2 * q + 2 * network(o) + network(c))  # of a pool of two batches: Q, V, u and v
-        bounds = SPREAD * 2 * q  # whether Q keeps its bounds is looked at once a block
-        assert matrix_flops(update_block, agent, data, 3, True) == bounds + 3 * batch * (
+        assert matrix_flops(update_block, agent, data, batch_keys(3), True) == 3 * batch * (
             critics + denoiser + compatibility
         )
 

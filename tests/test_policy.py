@@ -3,6 +3,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -27,6 +28,7 @@ KINDS = {
     "untrained": policy(chooser=chooser(trained=False)),
     "few steps": policy(chooser=chooser(u=0.5)).with_sampler("dpm++", 3),
 }
+FIXTURES = Path(__file__).parent / "fixtures"
 SMALL = policy(observation_dim=3, action_dim=2, chooser=chooser(3, 16))
 
 
@@ -82,14 +84,14 @@ def test_proposes_by_its_sampler(sampler, steps: int | None):
     state = acting.normalizer(jnp.asarray(OBSERVATIONS[0]))
 
     def predict_noise(chunks, k):
-        return jax.vmap(lambda chunk: acting.network(state, chunk, k))(chunks)
+        return jax.vmap(lambda chunk: acting.diffusion.network(state, chunk, k))(chunks)
 
-    expected = sample(predict_noise, acting.schedule, (5, 32), key, method=sampler, steps=steps)
+    expected = sample(predict_noise, acting.diffusion.schedule, (5, 32), key, method=sampler, steps=steps)
     chunks = acting.with_sampler(sampler, steps).propose(state, key, 5)
     np.testing.assert_allclose(chunks, expected, atol=1e-6)
     if (sampler, steps) != ("ddpm", None):  # what it does where nothing else is said
         assert np.abs(chunks - acting.propose(state, key, 5)).max() > 0.01
-    assert acting.with_sampler(sampler, steps).single().sampler == sampler
+    assert acting.with_sampler(sampler, steps).single().diffusion.sampler == sampler
 
 
 def test_sampler_that_can_not_be_is_refused():
@@ -247,9 +249,8 @@ def test_missing_checksums_are_missed(saved: Path):
 
 def test_flipped_bit_in_a_policy_without_checksums_is_refused_or_harmless(saved: Path):
     """Format 1 had none but the archive's own."""
-    document = json.loads((saved / "policy.json").read_text())
-    (saved / "policy.json").write_text(json.dumps({**document, "format": 1}))
-    (saved / "SHA256SUMS").unlink()
+    shutil.rmtree(saved)
+    shutil.copytree(FIXTURES / "policy-1", saved)
     content = (saved / "weights.npz").read_bytes()
     generator = np.random.default_rng(0)
     refusals = []
@@ -315,7 +316,7 @@ def test_missing_or_surplus_array_is_named(saved: Path, change: str):
 
 def test_every_key_of_the_document_is_needed(saved: Path):
     document = json.loads((saved / "policy.json").read_text())
-    for name in document.keys() - {"sampler", "sampler_steps"}:  # earlier versions did not write these
+    for name in document:
         (saved / "policy.json").write_text(json.dumps({k: v for k, v in document.items() if k != name}))
         assert refusal_of_forged(saved) == (
             f"{saved / 'policy.json'} is damaged (KeyError: '{name}'). Copy or save the policy again."
@@ -328,11 +329,8 @@ def test_every_key_of_the_document_is_needed(saved: Path):
         ("chunk_length", -8),
         ("candidates", "many"),
         ("action_dim", 2.0),
-        ("denoising_steps", 0),
         ("task", 3),
-        ("sampler_steps", 2.0),
         ("chunk_length", 10**9),
-        ("denoising_steps", 10**9),
         ("observation_dim", True),
         ("candidates", 10**30),
     ],
@@ -344,17 +342,17 @@ def test_impossible_number_in_the_document_is_named(saved: Path, name: str, valu
 
 
 def test_policy_of_an_earlier_version_samples_as_it_did(tmp_path: Path):
-    KINDS["few steps"].save(tmp_path / "policy", task=TASK)
-    document = json.loads((tmp_path / "policy" / "policy.json").read_text())
-    assert (document.pop("sampler"), document.pop("sampler_steps")) == ("dpm++", 3)
-    (tmp_path / "policy" / "policy.json").write_text(json.dumps({**document, "format": 1}))
-    (tmp_path / "policy" / "SHA256SUMS").unlink()
-    loaded = load_policy(tmp_path)
-    assert (loaded.sampler, loaded.sampler_steps) == ("ddpm", None)
-    for seed, observation in enumerate(OBSERVATIONS):
-        np.testing.assert_array_equal(
-            loaded.act(observation, seed), KINDS["resampled"].act(observation, seed)
-        )
+    """The first files of format 1 did not say how."""
+    folder = shutil.copytree(FIXTURES / "policy-1", tmp_path / "policy")
+    document = json.loads((folder / "policy.json").read_text())
+    rest = {name: value for name, value in document.items() if not name.startswith("sampler")}
+    assert len(rest) == len(document) - 2
+    (folder / "policy.json").write_text(json.dumps(rest))
+    loaded = load_policy(folder)
+    assert (loaded.diffusion.sampler, loaded.diffusion.sampler_steps) == ("ddpm", None)
+    for seed in range(3):
+        observation = OBSERVATIONS[seed, :3]
+        np.testing.assert_array_equal(loaded.act(observation, seed), SMALL.act(observation, seed))
 
 
 @pytest.mark.parametrize(
@@ -366,15 +364,29 @@ def test_policy_of_an_earlier_version_samples_as_it_did(tmp_path: Path):
 )
 def test_sampler_in_the_document_that_can_not_be_is_named(saved: Path, change: dict, message: str):
     document = json.loads((saved / "policy.json").read_text())
-    (saved / "policy.json").write_text(json.dumps({**document, **change}))
+    document["generator"] |= change
+    (saved / "policy.json").write_text(json.dumps(document))
     assert refusal_of_forged(saved) == f"{saved / 'policy.json'}: {message}"
+
+
+@pytest.mark.parametrize("kind", ["difusion", "otpr/other", "os/path", "../otpr", 3, None])
+def test_kind_that_there_is_not_is_refused(saved: Path, kind: object):
+    document = json.loads((saved / "policy.json").read_text())
+    for part in ("generator", "chooser"):
+        changed = {**document, part: {**document[part], "kind": kind}}
+        (saved / "policy.json").write_text(json.dumps(changed))
+        assert f"is damaged (ValueError: kind is {kind!r})" in refusal_of_forged(saved)
 
 
 @pytest.mark.parametrize(
     ("part", "name", "value"),
     [
-        ("network", "depth", 10**9),
-        ("network", "width", 10**12),
+        ("generator", "denoising_steps", 0),
+        ("generator", "denoising_steps", 10**9),
+        ("generator", "sampler_steps", 2.0),
+        ("generator", "sampler", ["ddpm"]),
+        ("generator.network", "depth", 10**9),
+        ("generator.network", "width", 10**12),
         ("chooser", "keypoints", -1),
         ("chooser", "alpha", "0"),
         ("chooser", "epsilon", 10**400),
@@ -400,7 +412,7 @@ def test_document_that_is_no_such_object_is_refused(saved: Path, text: str):
     assert refusal_of_forged(saved).startswith(f"{saved / 'policy.json'} is damaged (")
 
 
-@pytest.mark.parametrize("part", ["network", "chooser"])
+@pytest.mark.parametrize("part", ["generator", "chooser"])
 def test_part_of_the_document_that_is_no_object_is_refused(saved: Path, part: str):
     document = json.loads((saved / "policy.json").read_text())
     for wrong in ([], "width", 7):
@@ -408,10 +420,10 @@ def test_part_of_the_document_that_is_no_object_is_refused(saved: Path, part: st
         assert refusal_of_forged(saved).startswith(f"{saved / 'policy.json'} is damaged (")
 
 
-@pytest.mark.parametrize("number", [1, 2])
+@pytest.mark.parametrize("number", [1, 2, 3])
 def test_policy_of_every_format_loads(number: int):
     """See tests/fixtures/README.md."""
-    folder = Path(__file__).parent / "fixtures" / f"policy-{number}"
+    folder = FIXTURES / f"policy-{number}"
     assert_same_arrays(arrays(load_policy(folder)), arrays(SMALL))
     assert json.loads((folder / "policy.json").read_text())["format"] == number
     assert policy_task(folder) == TASK
@@ -429,7 +441,7 @@ def test_later_format_asks_for_an_upgrade_whatever_else_it_holds(saved: Path):
     (saved / "policy.json").write_text('{"format": 99}')
     assert (
         refusal_of_forged(saved)
-        == f"{saved / 'policy.json'} is of format 99; this otpr reads up to 2. Upgrade otpr."
+        == f"{saved / 'policy.json'} is of format 99; this otpr reads up to 3. Upgrade otpr."
     )
 
 

@@ -20,6 +20,7 @@ from otpr.critics import QEnsemble
 from otpr.data.collect import collect
 from otpr.data.episodes import Episode
 from otpr.diffusion import NoiseNetwork, NoiseSchedule
+from otpr.generators import Diffusion
 from otpr.normalization import Normalizer
 from otpr.ot import Potentials
 from otpr.policy import Policy
@@ -36,13 +37,13 @@ AGENT = (
     "ot_blocks=2",
     "potentials_steps=10",
     "candidates=4",
+    "update_ratio=0.8",
+    "warmup_updates=250",
 )
 LOOP: dict[str, Any] = {
     "env_steps": 1200,  # three rounds: a policy of few weights never succeeds, so an episode has 200 steps
     "num_envs": 2,
-    "update_ratio": 0.8,
     "warmup_steps": 400,
-    "warmup_updates": 250,
     "eval_every": 800,
     "eval_episodes": 2,
     "final_eval_episodes": 3,
@@ -55,6 +56,11 @@ def options(settings: dict[str, Any]) -> list[str]:
     return [text for name, value in settings.items() for text in (f"--{name.replace('_', '-')}", str(value))]
 
 
+def batch_keys(updates: int) -> jax.Array:
+    """Keys of the batches of so many gradient steps."""
+    return jax.random.split(jax.random.key(5), updates)
+
+
 @functools.cache
 def demonstrations() -> list[Episode]:
     return collect(TASK, **COLLECT)
@@ -65,15 +71,15 @@ def policy(
 ) -> Policy:
     """An untrained policy."""
     chunk_length = POLICY["chunk_length"]
+    network = NoiseNetwork(
+        observation_dim,
+        chunk_length * action_dim,
+        width=POLICY["width"],
+        depth=POLICY["depth"],
+        key=jax.random.key(seed),
+    )
     return Policy(
-        network=NoiseNetwork(
-            observation_dim,
-            chunk_length * action_dim,
-            width=POLICY["width"],
-            depth=POLICY["depth"],
-            key=jax.random.key(seed),
-        ),
-        schedule=NoiseSchedule.cosine(POLICY["denoising_steps"]),
+        generator=Diffusion(network, NoiseSchedule.cosine(POLICY["denoising_steps"])),
         normalizer=Normalizer(
             jnp.linspace(-0.5, 0.5, observation_dim), jnp.linspace(0.5, 2.0, observation_dim)
         ),

@@ -6,6 +6,7 @@ block) and where H is evaluated (candidate actions, replayed pairs): the two can
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import equinox as eqx
@@ -13,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
-from otpr.choosers import Chooser
+from otpr.choosers import Chooser, Entry
 from otpr.critics import QEnsemble
 from otpr.ot import Potentials, compatibility, guiding_cost, relation
 
@@ -82,6 +83,7 @@ class Compatibility(Chooser):
     trained: Bool[Array, ""]  # False until the potentials have seen data
     epsilon: float = eqx.field(static=True)
     kind: ClassVar[str] = "compatibility"
+    entries: ClassVar[Mapping[str, Entry]] = {"alpha": "number", "temperature": "number", "epsilon": "number"}
 
     def __call__(self, states: Float[Array, "n s"], actions: Float[Array, "n a"]) -> Float[Array, " n"]:
         """H of each pair (s_i, a_i)."""

@@ -20,7 +20,7 @@ import numpy as np
 from jaxtyping import PRNGKeyArray
 
 from otpr import storage
-from otpr.choosers import CHOOSERS, Chooser
+from otpr.choosers import CHOOSERS, Chooser, Entry
 from otpr.compatibility import Compatibility
 from otpr.errors import OtprError
 from otpr.generators import GENERATORS, Generator
@@ -44,40 +44,38 @@ def described(part: Generator | Chooser) -> Document:
 
 def generator_skeleton(about: Document, state_dim: int, chunk_dim: int, key: PRNGKeyArray) -> Generator:
     """The generator that `described` described, its arrays yet to be filled in."""
-    return _built(about, GENERATORS, "GENERATORS", state_dim, chunk_dim, key)
+    return _generator_kind(about).skeleton(_without_kind(about), state_dim, chunk_dim, key)
 
 
 def chooser_skeleton(about: Document, state_dim: int, chunk_dim: int, key: PRNGKeyArray) -> Chooser:
     """The chooser that `described` described, its arrays yet to be filled in."""
-    known = {**CHOOSERS, Compatibility.kind: Compatibility}
-    return _built(about, known, "CHOOSERS", state_dim, chunk_dim, key)
+    return _chooser_kind(about).skeleton(_without_kind(about), state_dim, chunk_dim, key)
 
 
-def _built(
-    about: Document,
-    known: Mapping[str, type[Part]],
-    table: str,
-    state_dim: int,
-    chunk_dim: int,
-    key: PRNGKeyArray,
-) -> Part:
-    rest = {name: value for name, value in about.items() if name != "kind"}
-    return _kind(about["kind"], known, table).skeleton(rest, state_dim, chunk_dim, key)
+def _without_kind(about: Document) -> Document:
+    return {name: value for name, value in about.items() if name != "kind"}
 
 
-def _kind(name: str, known: Mapping[str, type[Part]], table: str) -> type[Part]:
+def _generator_kind(about: Document) -> type[Generator]:
+    return _kind(about["kind"], GENERATORS, "GENERATORS")
+
+
+def _chooser_kind(about: Document) -> type[Chooser]:
+    return _kind(about["kind"], {**CHOOSERS, Compatibility.kind: Compatibility}, "CHOOSERS")
+
+
+def _kind(name: Any, known: Mapping[str, type[Part]], table: str) -> type[Part]:
     """A kind of part by its name: one of ours, or "NAME/..." from the table of the algorithm NAME.
 
     Raises:
         ValueError: there is none.
     """
-    algorithm, slash, _ = name.partition("/")
+    algorithm, slash, _ = str(name).partition("/")
     # nothing but a file of the package `otpr.agents` is ever imported
     if slash and algorithm.isidentifier() and importlib.util.find_spec(f"otpr.agents.{algorithm}"):
-        known = cast(
-            Mapping[str, type[Part]], getattr(importlib.import_module(f"otpr.agents.{algorithm}"), table, {})
-        )
-    if name not in known:
+        module = importlib.import_module(f"otpr.agents.{algorithm}")
+        known = cast(Mapping[str, type[Part]], getattr(module, table, {}))
+    if not isinstance(name, str) or name not in known:
         raise ValueError(f"kind is {name!r}")
     return known[name]
 
@@ -199,37 +197,37 @@ def _check(document: Document) -> None:
     if not isinstance(document["task"], str):
         raise ValueError(f"task is {document['task']!r}")
     for name in _COUNTS:
-        if type(document[name]) is not int:
-            raise ValueError(f"{name} is {document[name]!r}")
-        _check_value(name, document[name])
-    for name in ("generator", "chooser"):
-        part: Document | None = document[name]
-        if part is None:
-            if name == "chooser":
-                continue
-            raise ValueError("there is no generator")
-        if not isinstance(part["kind"], str):
-            raise ValueError(f"{name}.kind is {part['kind']!r}")
-        _check_value(name, dict(part))
+        _check_entries(name, document[name], {})
+    generator, chooser = document["generator"], document["chooser"]
+    entries = _generator_kind(dict(generator)).entries
+    _check_entries("generator", _without_kind(generator), entries)
+    if chooser is not None:
+        entries = _chooser_kind(dict(chooser)).entries
+        _check_entries("chooser", _without_kind(chooser), entries)
 
 
-def _check_value(name: str, value: Any) -> None:
-    """Counts, numbers, short names, and objects of these."""
+def _check_entries(name: str, value: Any, entries: Mapping[str, Entry]) -> None:
     if isinstance(value, dict):
         for key, inner in cast(Document, value).items():
-            _check_value(f"{name}.{key}", inner)
+            _check_entries(f"{name}.{key}", inner, entries)
         return
     last = name.rpartition(".")[2]
-    # depth, members and noise levels are built one by one, before the weights show whether they are so many
-    largest = 10_000 if last in ("depth", "denoising_steps", "size", "steps") else 1_000_000
-    ok = value is None or (
-        (type(value) is bool)
-        or (type(value) is int and (0 if last in ("depth", "alpha") else 1) <= value <= largest)
-        or (type(value) is float and abs(value) <= 1e9)
-        or (type(value) is str and len(value) <= 64)
-    )
-    if not ok:
+    if not _is(entries.get(last), last, value):
         raise ValueError(f"{name} is {value!r}")
+
+
+def _is(entry: Entry | None, name: str, value: Any) -> bool:
+    if entry == "number":
+        return type(value) in (int, float) and abs(value) <= 1e9
+    if entry == "flag":
+        return type(value) is bool
+    if entry == "name":
+        return type(value) is str and len(value) <= 64
+    if entry == "optional count" and value is None:
+        return True
+    # depth, members and noise levels are built one by one, before the weights show whether they are so many
+    largest = 10_000 if name in ("depth", "denoising_steps", "size") else 1_000_000
+    return type(value) is int and (0 if name == "depth" else 1) <= value <= largest
 
 
 def _damaged(file: Path, reason: Exception | str) -> OtprError:

@@ -11,15 +11,18 @@ import numpy as np
 import optax
 import pytest
 
-from otpr.agents.otpr import OTPR, OTPRConfig, TransportProblem, _draw_plan
-from otpr.agents.presets import PRESETS
+from otpr.agents.otpr import OTPR, PRESETS, OTPRConfig, TransportProblem, _draw_plan
+from otpr.agents.parts.transport_batches import draw_problem
 from otpr.data.chunks import Transitions, take
+from otpr.data.experience import Experience
 from otpr.data.mixture import Mixture
 from otpr.data.replay import Replay
 from otpr.diffusion import NoiseNetwork, NoiseSchedule, denoising_losses
+from otpr.generators import Diffusion
 from otpr.normalization import Normalizer
 from otpr.policy import Policy
-from otpr.training.learning import Experience, draw_problem, update_block, update_potentials
+from otpr.training.learning import follow, update_block
+from tiny import batch_keys
 
 MODE = 0.5
 CONFIG = OTPRConfig(
@@ -92,7 +95,7 @@ def base(demonstrations: Transitions) -> Policy:
     arrays, static = eqx.partition(network, eqx.is_array)
     network = eqx.combine(train(arrays, jax.random.key(1)), static)
     normalizer = Normalizer(jnp.zeros(1), jnp.ones(1))
-    return Policy(network, schedule, normalizer, None, chunk_length=1, action_dim=1, candidates=1)
+    return Policy(Diffusion(network, schedule), normalizer, None, chunk_length=1, action_dim=1, candidates=1)
 
 
 def sample(policy: Policy, n: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -130,8 +133,8 @@ def fine_tune(base: Policy, demonstrations: Transitions, config: OTPRConfig) -> 
             Mixture.single(demonstrations),
             demonstrations,
         )
-        agent, _ = update_block(agent, experience, 100, i > 0)
-        agent, _ = update_potentials(agent, experience)
+        agent, _ = update_block(agent, experience, batch_keys(100), i > 0)
+        agent, _ = follow(agent, experience)
     return agent
 
 
@@ -172,13 +175,13 @@ def test_every_preset_learns_finite_numbers_and_changes_the_policy(preset, base,
     agent = OTPR.create(
         base, demonstrations, dataclasses.replace(PRESETS[preset], **small), jax.random.key(0)
     )
-    agent, potentials_metrics = update_potentials(agent, experience)
-    tuned, metrics = update_block(agent, experience, 3, True)
-    assert all(np.isfinite(value) for value in {**potentials_metrics, **metrics}.values())
-    before, after = (jax.tree.leaves(eqx.filter(a.policy.network, eqx.is_array)) for a in (agent, tuned))
+    agent, potentials_metrics = follow(agent, experience)
+    tuned, metrics = update_block(agent, experience, batch_keys(3), True)
+    assert all(np.isfinite(value).all() for value in {**potentials_metrics, **metrics}.values())
+    before, after = (jax.tree.leaves(eqx.filter(a.policy.generator, eqx.is_array)) for a in (agent, tuned))
     assert any((x != y).any() for x, y in zip(before, after, strict=True))
     # warm potentials go on, cold ones are made anew: only then do two rounds without a step differ
-    begun = agent.begin_round(demonstrations)
+    begun = agent._begin_round(demonstrations)
     same = jax.tree.map(
         lambda x, y: bool((x == y).all()),
         eqx.filter(begun.potentials, eqx.is_array),
@@ -273,7 +276,7 @@ def test_the_critic_learns_what_was_achieved_and_bootstraps_time_outs_only(base,
         data = Experience(
             buffers.add(waits), Replay.create(n, 1, 1).add(waits), Mixture.single(expert), expert
         )
-        agent, _ = update_block(agent, data, 1000, False)
+        agent, _ = update_block(agent, data, batch_keys(1000), False)
         return float(agent.critic.minimum(jnp.full((1, 1), -0.5), jnp.zeros((1, 1)))[0])
 
     assert value_of_first(0.9, bound=False) == pytest.approx(0.9, abs=0.05)  # timed out: gamma V(s')
@@ -283,14 +286,14 @@ def test_the_critic_learns_what_was_achieved_and_bootstraps_time_outs_only(base,
 
 def test_a_batch_without_compatibility_is_imitated_and_the_metric_says_so(base, demonstrations, experience):
     agent = OTPR.create(base, demonstrations, CONFIG, jax.random.key(0))
-    tuned, _ = update_potentials(agent, experience)
+    tuned, _ = follow(agent, experience)
     # potentials so low that no pair is compatible
     barren = eqx.tree_at(
         lambda a: a.potentials.state_network.layers[-1].bias, tuned, replace_fn=lambda b: b - 1e3
     )
     for each, expected in ((agent, 0.0), (barren, 0.0)):
-        _, metrics = update_block(each, experience, 1, True)
+        _, metrics = update_block(each, experience, batch_keys(1), True)
         assert metrics["policy/support"] == expected
         assert metrics["policy/effective_share"] == pytest.approx(1.0)
-    _, metrics = update_block(tuned, experience, 1, True)
+    _, metrics = update_block(tuned, experience, batch_keys(1), True)
     assert 0 < metrics["policy/support"] <= 1

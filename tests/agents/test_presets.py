@@ -4,18 +4,19 @@ import dataclasses
 
 import pytest
 
-from otpr.agents.presets import PRESETS, agent_config
+from otpr.agents import agent_config
+from otpr.agents.otpr import PRESETS
 from otpr.errors import OtprError
 
 
 @pytest.mark.parametrize("preset", PRESETS)
 def test_preset_without_changes_is_itself(preset: str):
-    assert agent_config(preset) == PRESETS[preset]
+    assert agent_config("otpr", preset) == PRESETS[preset]
 
 
 @pytest.mark.parametrize("preset", PRESETS)
 def test_changed_fields_change_and_no_others(preset: str):
-    config = agent_config(preset, ["gamma=0.5", "candidates=3", "pairing=product"])
+    config = agent_config("otpr", preset, ["gamma=0.5", "candidates=3", "pairing=product"])
     expected = dataclasses.replace(PRESETS[preset], gamma=0.5, candidates=3, pairing="product")
     assert config == expected
     assert type(config.candidates) is int
@@ -23,13 +24,13 @@ def test_changed_fields_change_and_no_others(preset: str):
 
 def test_value_may_hold_an_equals_sign():
     with pytest.raises(OtprError, match="given '3=4'"):
-        agent_config("default", ["candidates=3=4"])
+        agent_config("otpr", "default", ["candidates=3=4"])
 
 
 @pytest.mark.parametrize(
     ("preset", "change", "message"),
     [
-        ("defautl", "gamma=0.5", "Unknown preset 'defautl'. Did you mean 'default'?"),
+        ("defautl", "gamma=0.5", "Unknown preset of otpr 'defautl'. Did you mean 'default'?"),
         ("default", "gama=0.5", "Unknown field 'gama'. Did you mean 'gamma'?"),
         ("default", "gamma", "--set takes field=value, given 'gamma'."),
         ("default", "gamma=much", "gamma must be of type float, given 'much'."),
@@ -39,7 +40,7 @@ def test_value_may_hold_an_equals_sign():
 )
 def test_fault_is_named_with_the_nearest_right_name(preset: str, change: str, message: str):
     with pytest.raises(OtprError) as caught:
-        agent_config(preset, [change])
+        agent_config("otpr", preset, [change])
     assert str(caught.value).startswith(message)
 
 
@@ -63,4 +64,4 @@ def test_presets_that_are_promised_exist_and_differ():
 def test_number_out_of_range_is_refused_by_name(change: str):
     field = change.partition("=")[0]
     with pytest.raises(OtprError, match=field):
-        agent_config("default", [change])
+        agent_config("otpr", "default", [change])

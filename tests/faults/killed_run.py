@@ -48,7 +48,7 @@ def announce(name: str) -> None:
 def run_metaworld(path: Path, resume: bool) -> None:
     """The run of tests/training/test_finetune.py, with simulator processes."""
     import tiny
-    from otpr.agents.presets import agent_config
+    from otpr.agents import agent_config
     from tiny import AGENT, POLICY, TASK, demonstrations, policy
 
     loop = tiny.LOOP
@@ -62,7 +62,7 @@ def run_metaworld(path: Path, resume: bool) -> None:
             task=TASK,
             preset="default",
             seed=0,
-            agent=agent_config("default", AGENT),
+            agent=agent_config("otpr", "default", AGENT),
             loop=LoopConfig(**loop),
             run=run,
             env=env,

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from otpr.agents.presets import agent_config
+from otpr.agents import agent_config
 from otpr.data.episodes import Episode
 from otpr.envs import ChunkedVectorEnv, make_env
 from otpr.training.finetune import FineTuning, LoopConfig
@@ -65,6 +65,8 @@ def fine_tune(
 ) -> FineTuning:
     """A run in `path`, from its start or its checkpoint to its end."""
     config = {**LOOP, **loop}
+    learning = {name: value for name, value in config.items() if name in ("update_ratio", "warmup_updates")}
+    settings = tuple(f"{name}={value}" for name, value in learning.items())
     with RunDirectory.open(path, command="finetune", config=config, resume=resume) as run:
         job = FineTuning(
             BASE,
@@ -72,8 +74,8 @@ def fine_tune(
             task=env.task_id,
             preset="default",
             seed=0,
-            agent=agent_config("default", (*AGENT, *agent)),
-            loop=LoopConfig(**config),
+            agent=agent_config("otpr", "default", (*AGENT, *settings, *agent)),
+            loop=LoopConfig(**{name: config[name] for name in config if name not in learning}),
             run=run,
             env=env,
         )

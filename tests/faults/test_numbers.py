@@ -12,16 +12,17 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from otpr.agents.presets import agent_config
+from otpr.agents import agent_config
 from otpr.data.chunks import chunk_transitions
 from otpr.data.episodes import Episode
+from otpr.data.experience import Experience
 from otpr.data.mixture import Mixture
 from otpr.data.replay import Replay
 from otpr.data.seeds import evaluation_seed, training_seed
 from otpr.envs import ChunkedVectorEnv
 from otpr.errors import OtprError
 from otpr.training import checkpoints, finetune
-from otpr.training.learning import Experience, draw_batch, return_bounds, update_keys
+from otpr.training.learning import return_bounds, update_keys
 from otpr.training.numbers import NotFiniteError, bad_update, load_update
 from otpr.training.rollout import run_episodes
 from tests.faults.small import BASE, CHUNK, LOOP, TASK, fine_tune, inject, rows
@@ -119,7 +120,9 @@ def test_bad_number_in_an_evaluation_stops_it(
 
 
 def test_actions_that_are_not_finite_never_reach_the_environment(env: ChunkedVectorEnv) -> None:
-    bad = eqx.tree_at(lambda p: p.network.mlp.layers[-1].bias, BASE, replace_fn=lambda bias: bias * jnp.nan)
+    bad = eqx.tree_at(
+        lambda p: p.diffusion.network.mlp.layers[-1].bias, BASE, replace_fn=lambda bias: bias * jnp.nan
+    )
     with pytest.raises(NotFiniteError) as caught:
         run_episodes(env, bad, [7, 8], action_seed=0)
     assert "the policy's actions are not finite after step 0 of the episode of seed 7" in str(caught.value)
@@ -171,8 +174,8 @@ def with_bad_row(experience: Experience, row: int) -> Experience:
 @pytest.mark.parametrize("row", [3, 40, 71])
 def test_first_bad_gradient_step_is_found(row: int, learner: Any) -> None:
     experience = with_bad_row(learner.experience, row)
-    _, keys = update_keys(learner.agent, 250)
-    draw = eqx.filter_jit(lambda key: draw_batch(experience, learner.agent.config, key).replay.reward)
+    _, keys, _ = update_keys(learner.agent, 250)
+    draw = eqx.filter_jit(lambda key: learner.agent.draw(experience, key).replay.reward)
     first = next(i for i, key in enumerate(keys, start=1) if bool(jnp.isnan(draw(key)).any()))
     error = bad_update(learner.agent, experience, 250, False, 1000)
     assert f"diverged at gradient step {1000 + first:,}: replay.reward of the batch not" in str(error)
@@ -189,7 +192,7 @@ def test_gradient_that_is_not_finite_where_the_losses_are_stops_the_run(
     error = bad_update(agent, learner.experience, 250, False, 500)
     assert "diverged at gradient step 501: the critic after its gradient step not finite" in str(error)
     file = error.save(tmp_path / "faults")
-    before, batch, update_policy = load_update(file, BASE, agent_config("default", AGENT))
+    before, batch, update_policy = load_update(file, BASE, agent_config("otpr", "default", AGENT))
     after, metrics = before.update(batch, update_policy)
     assert np.isfinite(metrics["critic/loss"])
     assert np.isnan(np.asarray(after.critic.members.out.weight)).any()
@@ -207,7 +210,9 @@ def test_file_that_does_not_fit_is_refused(damage: str, learner: Any, tmp_path: 
     if damage == "no update":
         error.arrays = {"seed": np.asarray(3)}
     file = error.save(tmp_path)
-    config = agent_config("default", AGENT if damage != "other policy" else (*AGENT, "critic_width=24"))
+    config = agent_config(
+        "otpr", "default", AGENT if damage != "other policy" else (*AGENT, "critic_width=24")
+    )
     if damage == "cut":
         file.write_bytes(file.read_bytes()[:5000])
     with pytest.raises(

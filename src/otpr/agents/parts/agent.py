@@ -9,7 +9,7 @@ from __future__ import annotations
 import abc
 import dataclasses
 from collections.abc import Sequence
-from typing import Any, ClassVar, NamedTuple, Self
+from typing import Any, ClassVar, NamedTuple
 
 import equinox as eqx
 import numpy as np
@@ -111,7 +111,7 @@ class Agent(eqx.Module):
 
     @classmethod
     @abc.abstractmethod
-    def create(cls, base: Policy, keypoints: Transitions, config: Any, key: PRNGKeyArray) -> Self:
+    def create(cls, base: Policy, keypoints: Transitions, config: Any, key: PRNGKeyArray) -> Agent:
         """An agent that knows nothing yet.
 
         Args:
@@ -136,15 +136,15 @@ class Agent(eqx.Module):
         """A batch for `update`, drawn on the device. The replay may be empty (offline updates)."""
         raise NotImplementedError
 
-    def update(self, batch: Any, update_policy: bool = True) -> tuple[Self, dict[str, Array]]:
+    def update(self, batch: Any, update_policy: bool = True) -> tuple[Agent, dict[str, Array]]:
         """One gradient step, with its metrics; of the critics alone where the policy is not updated."""
         raise NotImplementedError
 
-    def follow(self, experience: Experience) -> tuple[Self, dict[str, Array]]:
+    def follow(self, experience: Experience) -> tuple[Agent, dict[str, Array]]:
         """What is due once a round, with its metrics; for OTPR, potentials that follow the critic."""
         raise NotImplementedError
 
-    def learn_round(self, data: Round) -> tuple[Self, int, dict[str, Array]]:
+    def learn_round(self, data: Round) -> tuple[Agent, int, dict[str, Array]]:
         """Learn from a round; also the number of gradient steps, and the metrics."""
         raise NotImplementedError
 
