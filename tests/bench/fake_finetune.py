@@ -1,0 +1,92 @@
+"""Stands for `otpr.bench.child` in tests of the queue: it leaves what a run leaves, in no time.
+
+`fake_finetune.py CALLS BEHAVIOUR CORE PARENT finetune|base ...`: CALLS is a file to which each call is
+appended, a JSON list a line. BEHAVIOUR is JSON: by seed what a run does instead of going well, and "base":
+the success rate of base policies.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+ROUND = 100  # environment steps
+
+
+def main() -> int:
+    calls, behaviour, core, parent, *arguments = sys.argv[1:]
+    with open(calls, "a") as file:
+        file.write(json.dumps([core, *arguments]) + "\n")
+    assert int(parent) == os.getppid()
+    settings = json.loads(behaviour)
+    if arguments[0] == "base":
+        return base(*arguments[1:], settings.get("base", 0.3))
+    options = dict(zip(arguments[1::2], arguments[2::2], strict=False))
+    return finetune(options, settings.get(options["--seed"], "well"), "--resume" in arguments)
+
+
+def base(folder: str, task: str, recipe: str, success: float | str) -> int:
+    if success == "fail":
+        print("otpr: the expert is hopeless", file=sys.stderr)
+        return 2
+    # only here: a run that imports nothing starts at once
+    from otpr.bench.bases import finish_base
+    from otpr.bench.suites import Recipe
+
+    for name in ("demonstrations/data/main.hdf5", "pretrain/policy/weights.npz"):
+        file = Path(folder, name)
+        file.parent.mkdir(parents=True)
+        file.write_bytes(f"{task} {recipe}".encode())
+    finish_base(Path(folder), task, Recipe(**json.loads(recipe)), success=float(success), seconds=1.0)
+    return 0
+
+
+def finetune(options: dict[str, str], behaviour: str, resume: bool) -> int:
+    run = Path(options["--run-dir"])
+    total, every = int(options["--env-steps"]), int(options["--eval-every"])
+    if behaviour == "fail":
+        print("Traceback of\n\x1b[31mValueError\x1b[0m: no luck", file=sys.stderr)
+        return 1
+    if not resume:
+        run.mkdir()  # an error where there is one
+        config = {"policy": options["--policy"], "data": [options["--data"]]}
+        (run / "config.json").write_text(json.dumps({"command": "finetune", "config": config}))
+        started = time.strftime("%Y-%m-%dT%H:%M:%S+00:00", time.gmtime())
+        (run / "versions.json").write_text(json.dumps([{"started": started}]))
+        (run / "metrics.jsonl").touch()
+    lock = open(run / "lock", "a")  # noqa: SIM115 - for as long as the process lives
+    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    asked: list[int] = []
+    signal.signal(signal.SIGTERM, lambda number, frame: asked.append(number))
+    done = len((run / "metrics.jsonl").read_text().splitlines()) * ROUND
+    while done < total:
+        if behaviour == "hang" and done >= total // 2:
+            time.sleep(60)
+        time.sleep({"slow": 0.15, "deaf": 0.15}.get(behaviour, 0.005))
+        if asked and behaviour != "deaf":
+            return 0
+        if behaviour == "quit" and done >= total // 2:
+            return 0
+        done += ROUND
+        row = {"env_steps": done, "row": done // ROUND, "seconds": done / 100}
+        if done % every == 0:
+            row |= {"eval/success_rate": done / total, "eval/episodes": 10, "eval/seconds": 0.5}
+            row["eval/success_rate_single"] = 0.25 if done == total else None
+        with open(run / "metrics.jsonl", "a") as file:
+            file.write(json.dumps(row) + "\n")
+    if behaviour == "no-end":
+        rows = (run / "metrics.jsonl").read_text().splitlines()[:-1]
+        (run / "metrics.jsonl").write_text("\n".join(rows) + "\n")
+    (run / "checkpoints").mkdir(exist_ok=True)
+    summary = {"task": options["--task"], "seed": int(options["--seed"]), "env_steps": done}
+    (run / "summary.json").write_text(json.dumps(summary))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,180 @@
+from __future__ import annotations
+
+import dataclasses
+import multiprocessing
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from otpr.bench.results import Row, add_rows, current, latest_versions, read_results
+from otpr.errors import OtprError
+
+
+def row(**changes: Any) -> Row:
+    fields: dict[str, Any] = {
+        "suite": "arena-6",
+        "task": "metaworld/assembly-v3",
+        "algorithm": "otpr",
+        "preset": "default",
+        "seed": 0,
+        "env_steps": 1004,
+        "eval_at": 1000,
+        "wall_seconds": 12.5,
+        "success": 0.5,
+        "success_single": None,
+        "episodes": 10,
+        "base": "b" * 12,
+        "settings": "5" * 12,
+        "code_version": "c" * 12,
+        "machine": "a CPU, 2 cores",
+        "status": "done",
+        "error": "",
+        "started": "2026-11-22T20:00:00+00:00",
+    }
+    return Row(**(fields | changes))
+
+
+FAILED = row(seed=1, status="failed", success=None, episodes=0, error="exit status 1: no luck")
+
+
+def test_rows_come_back_as_they_were_in_order(tmp_path):
+    rows = [row(eval_at=0), row(success=1.0, success_single=0.25), FAILED, row(task="metaworld/push-v3")]
+    add_rows(tmp_path / "new" / "results.parquet", rows[::-1])
+    assert read_results(tmp_path / "new" / "results.parquet") == rows
+    assert [file.name for file in (tmp_path / "new").iterdir()] == ["results.parquet"]
+
+
+def test_rows_of_a_run_replace_its_earlier_ones_and_no_others(tmp_path):
+    file = tmp_path / "results.parquet"
+    others = [row(seed=2), row(code_version="d" * 12), row(settings="6" * 12), row(base="a" * 12)]
+    add_rows(file, [FAILED, *others])
+    done = [row(seed=1, eval_at=0), row(seed=1)]
+    add_rows(file, done)
+    assert sorted(map(repr, read_results(file))) == sorted(map(repr, [*others, *done]))
+
+
+def _add(file: Path, seed: int) -> None:
+    add_rows(file, [row(seed=seed)])
+
+
+def test_processes_that_add_at_the_same_time_all_succeed(tmp_path):
+    file = tmp_path / "results.parquet"
+    spawn = multiprocessing.get_context("spawn")
+    processes = [spawn.Process(target=_add, args=(file, seed)) for seed in range(3)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+    assert [row.seed for row in read_results(file)] == [0, 1, 2]
+
+
+def test_versions_are_told_apart():
+    old, new = row(), row(code_version="d" * 12, started="2026-11-23T08:00:00+00:00")
+    other = row(algorithm="fql", started="2026-11-21T08:00:00+00:00")
+    versions = latest_versions([new, old, other])
+    assert versions == {
+        ("otpr", "metaworld/assembly-v3"): "d" * 12,
+        ("fql", "metaworld/assembly-v3"): "c" * 12,
+    }
+    assert current([old, new, other], versions) == [new, other]
+    assert current([old, new], {}) == []
+
+
+# -------------------------------------------------------------------------------------------------- bad input
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"success": 1.5},
+        {"success": None},
+        {"success": float("nan")},
+        {"status": "failed"},
+        {"status": "lost"},
+        {"success_single": -0.1},
+        {"seed": -1},
+        {"episodes": 0},
+        {"wall_seconds": float("inf")},
+    ],
+)
+def test_what_no_run_can_measure_is_no_row(changes):
+    with pytest.raises(ValueError, match=next(iter(changes))):
+        row(**changes)
+
+
+def test_a_missing_file_says_who_writes_it(tmp_path):
+    with pytest.raises(OtprError, match=r"no results in .*`otpr bench` writes them"):
+        read_results(tmp_path / "none.parquet")
+
+
+@pytest.mark.parametrize("damage", ["cut", "text", "empty", "middle"])
+def test_a_damaged_file_is_refused_and_stays(tmp_path, damage):
+    file = tmp_path / "results.parquet"
+    add_rows(file, [row(seed=seed) for seed in range(50)])
+    whole = file.read_bytes()
+    middle = bytearray(whole)
+    middle[20:60] = b"\xff" * 40
+    content = {"cut": whole[:-20], "text": b"suite,task\n", "empty": b"", "middle": bytes(middle)}[damage]
+    file.write_bytes(content)
+    with pytest.raises(OtprError, match=r"results.parquet"):
+        read_results(file)
+    with pytest.raises(OtprError, match=r"results.parquet"):
+        add_rows(file, [row()])
+    assert file.read_bytes() == content
+
+
+def forged(file: Path, change: Any) -> None:
+    add_rows(file, [row()])
+    pq.write_table(change(pq.read_table(file)), file)
+
+
+def stamped(table: pa.Table, stamp: bytes) -> pa.Table:
+    return table.replace_schema_metadata({b"otpr_results_schema": stamp})
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda table: stamped(table, b"2"), "schema 2; this otpr knows 1"),
+        (lambda table: stamped(table, b"many"), "does not say its schema"),
+        (lambda table: table.replace_schema_metadata(None), "does not say its schema"),
+        (lambda table: table.drop_columns(["machine"]), "other columns .*: machine"),
+        (lambda table: table.append_column("mood", pa.array(["good"])), "other columns .*: mood"),
+        (lambda table: table.select(table.column_names[::-1]), "other columns .*: their order"),
+        (
+            lambda table: table.set_column(4, "seed", pa.array(["none"])),
+            "other columns .*: seed",
+        ),
+        (
+            lambda table: table.set_column(8, table.schema.field(8), pa.array([7.0])),
+            "row 1 is not as a run measures it: success is 7.0",
+        ),
+    ],
+    ids=["newer", "odd stamp", "no stamp", "fewer", "more", "order", "type", "value"],
+)
+def test_another_table_is_refused(tmp_path, change, message):
+    file = tmp_path / "results.parquet"
+    forged(file, change)
+    with pytest.raises(OtprError, match=message):
+        read_results(file)
+
+
+def test_without_pyarrow_it_is_said_how_to_get_it(tmp_path, monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(OtprError, match=r"pip install 'otpr\[bench\]'"):
+        read_results(tmp_path / "results.parquet")
+
+
+def test_a_folder_that_cannot_be_made_is_said(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(OtprError, match="cannot be written"):
+        add_rows(tmp_path / "file" / "results.parquet", [row()])
+
+
+def test_every_field_is_a_column(tmp_path):
+    add_rows(tmp_path / "results.parquet", [row()])
+    names = pq.read_schema(tmp_path / "results.parquet").names
+    assert names == [field.name for field in dataclasses.fields(Row)]

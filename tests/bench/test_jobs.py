@@ -1,0 +1,151 @@
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+
+from otpr.bench.bases import Base
+from otpr.bench.jobs import Job, Method, make_jobs, parse_methods, parse_seeds
+from otpr.bench.suites import SUITES, Budget, Recipe, named_suite, open_suite
+from otpr.errors import OtprError
+
+PEG = "metaworld/peg-insert-side-v3"
+BASE = Base(PEG, Path("/data"), Path("/policy"), 0.3, 100, "b" * 12)
+
+
+@pytest.mark.parametrize(
+    ("text", "seeds"),
+    [("0..4", (0, 1, 2, 3, 4)), ("3", (3,)), ("7..7", (7,)), ("5,0..1, 5", (0, 1, 5))],
+)
+def test_seeds(text, seeds):
+    assert parse_seeds(text) == seeds
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("4..0", "the range 4..0 is empty"),
+        ("", "takes 0..4, or 0,2,5; given ''"),
+        ("0..", "given '0..'"),
+        ("0-4", "given '0-4'"),
+        ("-1", "given '-1'"),
+        ("1,,2", "given '1,,2'"),
+        ("a", "given 'a'"),
+        ("0..99999", "more than 1000 seeds"),
+    ],
+)
+def test_bad_seeds(text, message):
+    with pytest.raises(OtprError, match=message):
+        parse_seeds(text)
+
+
+def test_methods():
+    methods = parse_methods("otpr, otpr:paper,otpr:default:epsilon=0.1:candidates=1")
+    assert methods == (
+        Method("otpr"),
+        Method("otpr", "paper"),
+        Method("otpr", "default", ("epsilon=0.1", "candidates=1")),
+    )
+    assert [str(method) for method in methods] == [
+        "otpr",
+        "otpr:paper",
+        "otpr:default:epsilon=0.1:candidates=1",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "names none"),
+        ("otpt", "algorithm 'otpt'.*'otpr'"),
+        ("otpr:papr", "'papr'.*'paper'"),
+        ("otpr,otpr", "names 'otpr' twice"),
+        ("otpr,otpr:default", "names 'otpr:default' twice"),
+        ("otpr:default:epsilom=1", "'epsilom'.*'epsilon'"),
+        ("otpr:default:epsilon", "field=value"),
+        ("otpr:default:epsilon=lots", "float"),
+    ],
+)
+def test_bad_methods(text, message):
+    with pytest.raises(OtprError, match=message):
+        parse_methods(text)
+
+
+def job(**changes: object) -> Job:
+    suite = open_suite([PEG], Recipe(), Budget())
+    (plain,) = make_jobs(suite, [Method("otpr")], [0], lambda algorithm, task: "1")
+    return dataclasses.replace(plain, **changes)
+
+
+def test_runs_that_differ_in_anything_have_keys_and_folders_of_their_own():
+    budget = dataclasses.replace(job().task, budget=Budget(env_steps=60_000))
+    jobs = [
+        job(),
+        job(seed=1),
+        job(code_version="2"),
+        job(method=Method("otpr", "paper")),
+        job(method=Method("otpr", "default", ("epsilon=0.1",))),
+        job(task=budget),
+    ]
+    others = [dataclasses.replace(BASE, hash="a" * 12)] + [BASE] * len(jobs)
+    pairs = list(zip([job(), *jobs], others, strict=True))
+    assert len({each.key(base) for each, base in pairs}) == len(pairs)
+    assert len({each.directory(Path("bench"), base) for each, base in pairs}) == len(pairs)
+
+
+def test_the_command_of_a_run():
+    command = job(seed=3, method=Method("otpr", "paper", ("epsilon=0.1",))).arguments(Path("run"), BASE)
+    assert " ".join(command) == (
+        "finetune --policy /policy --data /data --run-dir run --seed 3 --preset paper --algorithm otpr "
+        f"--task {PEG} --env-steps 50000 --warmup-steps 2000 --num-envs 8 --eval-every 10000 "
+        "--eval-episodes 30 --final-eval-episodes 100 --checkpoint-every 10000 --single end "
+        "--no-base-evaluation --no-video --set epsilon=0.1"
+    )
+
+
+def test_few_steps_have_a_shorter_warm_up():
+    assert Budget(env_steps=1000).warmup_steps == 200
+
+
+# ----------------------------------------------------------------------------------------------------- suites
+
+
+def test_the_arena():
+    arena = named_suite("arena-6")
+    assert [task.id for task in arena.tasks] == [
+        "metaworld/assembly-v3",
+        "metaworld/peg-insert-side-v3",
+        "metaworld/box-close-v3",
+        "ogbench/cube-double-task2",
+        "robosuite/can",
+        "robosuite/square",
+    ]
+    for task in arena.tasks:
+        budget = task.budget
+        slow = task.id.startswith("robosuite")
+        assert (budget.env_steps, budget.final_eval_episodes) == ((20_000, 50) if slow else (50_000, 100))
+        assert budget.eval_every * 5 == budget.env_steps
+        assert task.recipe.base_episodes == 100
+
+
+def test_suites_are_known_by_their_names():
+    assert all(name == suite.name for name, suite in SUITES.items())
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: named_suite("arena-7"), "suite 'arena-7'.*'arena-6'"),
+        (lambda: open_suite([], Recipe(), Budget()), "needs tasks: --tasks"),
+        (lambda: open_suite(["metaworld/reech-v3"], Recipe(), Budget()), "'metaworld/reach-v3'"),
+        (lambda: open_suite([PEG, PEG], Recipe(), Budget()), "given twice"),
+        (lambda: open_suite(["adroit/pen"], Recipe(), Budget()), "no scripted expert"),
+        (lambda: Recipe(demonstrations=0), "demonstrations must be at least 1"),
+        (lambda: Recipe(noise=float("nan")), "noise must be at least 0"),
+        (lambda: Budget(env_steps=0), "env_steps must be at least 1"),
+    ],
+)
+def test_bad_suites(make, message):
+    with pytest.raises(OtprError, match=message):
+        make()

@@ -1,0 +1,470 @@
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import fake_finetune
+import pytest
+
+from otpr.bench.jobs import Job, make_jobs, parse_methods, parse_seeds, plain_name
+from otpr.bench.queue import Patience, Queue
+from otpr.bench.results import Row, read_results
+from otpr.bench.suites import Budget, Recipe, Suite, open_suite
+from otpr.errors import OtprError
+from otpr.training.lock import RunLock
+
+FAKE = Path(fake_finetune.__file__)
+PEG, PUSH = "metaworld/peg-insert-side-v3", "metaworld/push-v3"
+BUDGET = Budget(env_steps=1000, eval_every=200, eval_episodes=10, final_eval_episodes=10)
+QUICK = Patience(stall=60.0, stop=0.6, look=0.01)
+
+
+@dataclasses.dataclass
+class Bench:
+    """A benchmark in a folder, whose runs are fake."""
+
+    folder: Path
+    behaviour: dict[str, Any] = dataclasses.field(default_factory=dict)
+    version: Callable[[str, str], str] = lambda algorithm, task: f"{algorithm}-1"
+    tasks: tuple[str, ...] = (PEG,)
+    recipe: Recipe = dataclasses.field(default_factory=Recipe)
+    budget: Budget = BUDGET
+    has_bases: bool = True
+
+    @property
+    def results(self) -> Path:
+        return self.folder / "kept" / "results.parquet"
+
+    @property
+    def command(self) -> list[str]:
+        return [sys.executable, str(FAKE), str(self.folder / "calls"), json.dumps(self.behaviour)]
+
+    def jobs(self, algorithms: str = "otpr", seeds: str = "0") -> list[Job]:
+        suite: Suite = open_suite(self.tasks, self.recipe, self.budget)
+        return make_jobs(suite, parse_methods(algorithms), parse_seeds(seeds), self.version)
+
+    def queue(self, algorithms: str = "otpr", seeds: str = "0", **settings: Any) -> Queue:
+        for job in self.jobs(algorithms, seeds):
+            folder = self.folder / "bench" / "bases" / plain_name(job.task.id)
+            if self.has_bases and not folder.exists():
+                fake_finetune.base(str(folder), job.task.id, json.dumps(dataclasses.asdict(self.recipe)), 0.3)
+        settings = {"patience": QUICK, "version": self.version, "command": self.command} | settings
+        return Queue(
+            self.jobs(algorithms, seeds), folder=self.folder / "bench", results=self.results, **settings
+        )
+
+    def calls(self, name: str = "finetune") -> list[list[str]]:
+        """The calls so far, without the core; then they are forgotten."""
+        file = self.folder / "calls"
+        lines = file.read_text().splitlines() if file.exists() else []
+        file.unlink(missing_ok=True)
+        return [call for line in lines if (call := json.loads(line)[1:])[0] == name]
+
+    def rows(self, seed: int = 0) -> list[Row]:
+        return [row for row in read_results(self.results) if row.seed == seed]
+
+    def runs(self) -> list[Path]:
+        return sorted((self.folder / "bench" / "runs").glob("*/*/*"))
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Bench:
+    return Bench(tmp_path)
+
+
+def option(call: list[str], name: str) -> str:
+    return call[call.index(name) + 1]
+
+
+# ------------------------------------------------------------------------------------------- runs and results
+
+
+def test_every_method_runs_on_every_task_with_every_seed_one_seed_after_the_other(bench):
+    bench.tasks = (PEG, PUSH)
+    assert bench.queue("otpr,otpr:paper", "0..1").run()
+    calls = bench.calls()
+    order = [(option(call, "--seed"), option(call, "--task"), option(call, "--preset")) for call in calls]
+    tasks_and_presets = [(task, preset) for task in (PEG, PUSH) for preset in ("default", "paper")]
+    assert order == [(seed, *rest) for seed in ("0", "1") for rest in tasks_and_presets]
+    assert len({row.run for row in read_results(bench.results)}) == 8
+
+
+def test_a_run_has_a_row_for_each_evaluation_and_one_for_the_base(bench):
+    bench.queue().run()
+    rows = bench.rows()
+    assert [row.eval_at for row in rows] == [0, 200, 400, 600, 800, 1000]
+    assert [row.success for row in rows] == [0.3, 0.2, 0.4, 0.6, 0.8, 1.0]
+    assert [row.success_single for row in rows] == [0.3, None, None, None, None, 0.25]
+    assert [row.episodes for row in rows] == [100, 10, 10, 10, 10, 10]
+    assert [row.wall_seconds for row in rows] == [0, 2.5, 4.5, 6.5, 8.5, 10.5]  # the evaluation itself counts
+    assert {row.status for row in rows} == {"done"}
+    assert {(row.suite, row.code_version, row.error) for row in rows} == {("open", "otpr-1", "")}
+    assert len(rows[0].base) == len(rows[0].settings) == 12
+
+
+def test_what_a_finished_run_needs_no_more_is_deleted(bench):
+    bench.queue().run()
+    (run,) = bench.runs()
+    assert (run / "metrics.jsonl").exists()
+    assert not (run / "checkpoints").exists()
+
+
+def test_done_runs_are_skipped(bench):
+    bench.queue(seeds="0..1").run()
+    bench.calls()
+    assert bench.queue(seeds="0..2").run()
+    assert [option(call, "--seed") for call in bench.calls()] == ["2"]
+
+
+def test_another_version_of_the_code_runs_anew_and_keeps_the_old_rows(bench):
+    bench.queue().run()
+    bench.version = lambda algorithm, task: f"{algorithm}-2"
+    bench.queue().run()
+    assert [row.code_version for row in bench.rows() if row.eval_at == 1000] == ["otpr-1", "otpr-2"]
+
+
+def test_other_settings_run_anew(bench):
+    bench.queue().run()
+    bench.queue("otpr:default:epsilon=0.1").run()
+    bench.budget = dataclasses.replace(BUDGET, final_eval_episodes=20)
+    bench.queue().run()
+    calls = bench.calls()
+    assert [call[-2:] for call in calls if "--set" in call] == [["--set", "epsilon=0.1"]]
+    last = [row for row in bench.rows() if row.eval_at == 1000]
+    assert len({row.settings for row in last}) == 3
+    assert {row.preset for row in last} == {"default", "default:epsilon=0.1"}
+
+
+def test_two_workers_have_a_core_each(bench):
+    bench.behaviour = {"0": "slow", "1": "slow"}
+    bench.queue(seeds="0..1", workers=2).run()
+    cores = {json.loads(line)[0] for line in (bench.folder / "calls").read_text().splitlines()}
+    assert len(cores) == min(2, len(os.sched_getaffinity(0)))
+
+
+# --------------------------------------------------------------------------------------------------- failures
+
+
+def test_a_run_that_fails_stops_no_other_and_is_shown_as_failed(bench, capsys):
+    bench.behaviour = {"0": "fail"}
+    queue = bench.queue(seeds="0..1")
+    assert queue.run()
+    (failed,) = bench.rows(seed=0)
+    assert (failed.status, failed.success, failed.episodes) == ("failed", None, 0)
+    assert failed.error == "exit status 1: Traceback of\nValueError: no luck"
+    assert bench.rows(seed=1)[-1].success == 1.0
+    assert queue.failures() == [failed]
+    assert "seed 0: FAILED after 0 steps: ValueError: no luck" in capsys.readouterr().out
+
+
+def test_a_failed_run_is_tried_again_only_when_asked_for(bench):
+    bench.behaviour = {"0": "fail"}
+    bench.queue().run()
+    bench.behaviour = {}
+    bench.calls()
+    assert bench.queue().run()
+    assert bench.calls() == []
+    bench.queue(retry_failed=True).run()
+    assert bench.rows()[-1].status == "done"
+    assert {row.status for row in bench.rows()} == {"done"}
+
+
+def test_a_run_that_failed_on_its_way_begins_anew(bench):
+    bench.behaviour = {"0": "hang"}
+    bench.queue(patience=dataclasses.replace(QUICK, stall=1.5)).run()
+    (failed,) = bench.rows()
+    assert (failed.env_steps, failed.eval_at) == (500, 400)
+    assert failed.error == "it hung: no metrics for 0 minutes"
+    bench.behaviour = {}
+    bench.calls()
+    time.sleep(1.1)  # the start is known to the second
+    bench.queue(retry_failed=True).run()
+    assert "--resume" not in bench.calls()[0]
+    assert len(bench.rows()) == 6
+
+
+def test_a_run_that_ends_well_without_its_last_evaluation_has_failed(bench):
+    bench.behaviour = {"0": "no-end"}
+    bench.queue().run()
+    (failed,) = bench.rows()
+    assert "metrics.jsonl is damaged (the last evaluation is missing)" in failed.error
+    assert str(bench.folder) not in failed.error
+
+
+def test_a_run_that_keeps_ending_before_its_end_has_failed(bench):
+    bench.behaviour = {"0": "quit"}
+    bench.queue().run()
+    assert [row.status for row in bench.rows()] == ["failed"]
+    assert len(bench.calls()) == 2  # once somebody else may have stopped it
+
+
+def test_a_killed_run_has_failed(bench):
+    bench.behaviour = {"0": "slow"}
+    queue = bench.queue()
+
+    def kill(signal_number: int, frame: Any) -> None:
+        (child,) = queue._running.values()
+        child.process.kill()
+
+    before = signal.signal(signal.SIGALRM, kill)
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0.6)
+        queue.run()
+    finally:
+        signal.signal(signal.SIGALRM, before)
+    (failed,) = bench.rows()
+    assert failed.error == "ended by signal 9"
+
+
+# ---------------------------------------------------------------------------------------- stopped and gone on
+
+
+def waited(condition: Callable[[], bool], seconds: float = 20.0) -> None:
+    until = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < until, "it did not happen"
+        time.sleep(0.01)
+
+
+DRIVER = """
+import sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[1])
+from test_queue import Bench
+bench = Bench(Path(sys.argv[2]), {"0": "slow", "1": "slow"})
+print("complete", bench.queue(seeds="0..1", workers=2).run())
+"""
+
+
+@pytest.fixture
+def going(bench: Bench) -> Iterator[subprocess.Popen[str]]:
+    """A queue in another process, both runs of which have logged something."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", DRIVER, str(FAKE.parent), str(bench.folder)],
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+
+    def logged() -> bool:
+        files = [run / "metrics.jsonl" for run in bench.runs()]
+        return len(files) == 2 and all(file.exists() and file.stat().st_size for file in files)
+
+    waited(logged)
+    yield process
+    process.kill()
+    process.communicate()
+
+
+def test_a_stopped_queue_stops_its_runs_and_the_next_goes_on_with_them(bench, going):
+    going.send_signal(signal.SIGINT)
+    output, _ = going.communicate(timeout=20)
+    assert going.returncode == 0
+    assert "complete False" in output
+    assert not bench.results.exists()
+    assert len(bench.calls()) == 2
+    assert bench.queue(seeds="0..1", workers=2).plan().forecast().startswith("2 runs are left")
+    assert bench.queue(seeds="0..1", workers=2).run()
+    assert all("--resume" in call for call in bench.calls())
+    assert [row.eval_at for row in bench.rows(seed=1)] == [0, 200, 400, 600, 800, 1000]
+
+
+def test_a_killed_queue_is_gone_on_with_after_its_runs_have_let_go(bench, going):
+    going.kill()
+    going.wait()
+    # these runs are fake: nothing tells them that their parent died, so they go on to their end
+    assert bench.queue(seeds="0..1").run()
+    assert len(bench.calls()) == 2
+    assert {row.status for row in read_results(bench.results)} == {"done"}
+
+
+def test_two_queues_do_not_share_a_folder(bench):
+    queue = bench.queue()
+    lock = RunLock.take(bench.folder / "bench")
+    with pytest.raises(OtprError, match="is going on: process"):
+        queue.run()
+    lock.release()
+    assert bench.calls() == []
+    assert queue.run()
+
+
+def test_at_the_end_of_the_budget_runs_are_stopped_and_left_for_another_time(bench, capsys):
+    bench.behaviour = {"0": "slow"}
+    assert not bench.queue(budget=0.6).run()
+    assert "stopped at" in capsys.readouterr().out
+    assert bench.queue().run()
+    assert [("--resume" in call) for call in bench.calls()] == [False, True]
+
+
+def test_a_run_that_does_not_stop_is_ended_and_gone_on_with(bench):
+    bench.behaviour = {"0": "deaf"}
+    assert not bench.queue(budget=0.6).run()
+    assert not bench.results.exists()
+    bench.behaviour = {}
+    assert bench.queue().run()
+    assert [("--resume" in call) for call in bench.calls()] == [False, True]
+
+
+def test_a_run_that_ended_unseen_is_taken_in(bench):
+    bench.queue().run()
+    bench.calls()
+    bench.results.unlink()
+    assert bench.queue().run()
+    assert bench.calls() == []
+    assert len(bench.rows()) == 6
+
+
+@pytest.mark.parametrize("file", ["config.json", "versions.json", "metrics.jsonl"])
+def test_a_damaged_run_is_set_aside_and_begun_anew(bench, capsys, file):
+    bench.queue().run()
+    (run,) = bench.runs()
+    (run / "summary.json").unlink()
+    (run / file).write_text("{torn\n")
+    bench.results.unlink()
+    bench.calls()
+    bench.queue().run()
+    assert "damaged" in capsys.readouterr().out
+    assert ["--resume" in call for call in bench.calls()] == [False]
+    assert [path.name for path in bench.runs()] == [run.name, f"{run.name}.damaged1"]
+    assert bench.rows()[-1].status == "done"
+
+
+def test_a_damaged_summary_is_a_failed_run(bench):
+    bench.queue().run()
+    (run,) = bench.runs()
+    (run / "summary.json").write_text("{torn")
+    bench.results.unlink()
+    bench.queue().run()
+    (failed,) = bench.rows()
+    assert "summary.json is damaged" in failed.error
+
+
+def test_a_moved_benchmark_begins_its_unfinished_runs_anew(bench):
+    bench.queue().run()
+    bench.results.unlink()
+    (run,) = bench.runs()
+    (run / "summary.json").unlink()
+    shutil.move(bench.folder / "bench", bench.folder / "elsewhere")
+    (bench.folder / "bench").symlink_to(bench.folder / "elsewhere")
+    bench.calls()
+    bench.queue().run()
+    assert ["--resume" in call for call in bench.calls()] == [False]
+
+
+def test_nothing_is_started_once_the_sources_have_changed(bench, capsys):
+    versions = iter(["otpr-1", "otpr-2"])
+    queue = bench.queue(seeds="0..2", version=lambda algorithm, task: next(versions))
+    assert not queue.run()
+    assert "sources were changed" in capsys.readouterr().out
+    assert len(bench.calls()) == 1
+    assert bench.rows(seed=0)[-1].status == "done"
+
+
+# ------------------------------------------------------------------------------------------------------ bases
+
+
+def test_the_base_is_made_once_and_used_by_all(bench):
+    bench.has_bases = False
+    bench.queue(seeds="0..1").run()
+    bench.queue(seeds="2").run()
+    (call,) = [
+        json.loads(line)[1:] for line in (bench.folder / "calls").read_text().splitlines() if '"base"' in line
+    ]
+    assert call[2] == PEG
+    assert json.loads(call[3]) == dataclasses.asdict(Recipe())
+    assert len({row.base for row in read_results(bench.results)}) == 1
+
+
+@pytest.mark.parametrize(("success", "cure"), [(0.12, "more"), (0.67, "fewer")])
+def test_a_base_outside_the_band_is_said_loudly(bench, capsys, success, cure):
+    bench.has_bases, bench.behaviour = False, {"base": success}
+    bench.queue().run()
+    output = capsys.readouterr().out
+    assert f"WARNING: the base policy of {PEG} succeeds in {success:.0%} of 100 episodes" in output
+    assert f"{cure} demonstrations" in output
+
+
+def test_a_base_that_cannot_be_made_stops_only_its_own_runs(bench, capsys):
+    bench.has_bases, bench.behaviour = False, {"base": "fail"}
+    with pytest.raises(OtprError, match=f"The base of {PEG} was not made: exit status 2: otpr: the expert"):
+        bench.queue().run()
+    assert bench.calls() == []
+    bench.behaviour = {}
+    assert bench.queue().run()
+
+
+def test_a_changed_base_is_refused(bench):
+    bench.queue().run()
+    weights = bench.folder / "bench/bases/metaworld-peg-insert-side-v3/pretrain/policy/weights.npz"
+    weights.write_bytes(b"others")
+    with pytest.raises(OtprError, match=r"not as it was made: pretrain/policy/weights.npz changed"):
+        bench.queue()
+
+
+def test_another_recipe_is_refused(bench):
+    bench.queue().run()
+    bench.recipe = Recipe(demonstrations=11)
+    with pytest.raises(OtprError, match=r'"demonstrations": 10.*"demonstrations": 11.*--out'):
+        bench.queue()
+
+
+@pytest.mark.parametrize("content", ["{torn", "[]", '{"task": "metaworld/peg-insert-side-v3"}'])
+def test_a_damaged_record_of_a_base_is_refused(bench, content):
+    bench.queue().run()
+    (bench.folder / "bench/bases/metaworld-peg-insert-side-v3/base.json").write_text(content)
+    with pytest.raises(OtprError, match=r"base\.json is damaged"):
+        bench.queue()
+
+
+def test_a_base_made_again_that_comes_out_the_same_needs_no_new_runs(bench):
+    bench.queue().run()
+    bench.calls()
+    shutil.rmtree(bench.folder / "bench/bases")
+    bench.has_bases = False
+    assert bench.queue().run()
+    assert bench.calls() == []
+
+
+# --------------------------------------------------------------------------------------------------- the plan
+
+
+def test_the_plan_says_what_is_done_to_do_and_failed_and_how_long_it_takes(bench):
+    bench.tasks = (PEG, PUSH)
+    plan = bench.queue(seeds="0..1").plan()
+    assert list(plan.states.values()) == ["to do"] * 4
+    assert plan.forecast() == (
+        "4 runs are left; how long they take is not known: no run of that algorithm and task is done on this "
+        "machine yet."
+    )
+    bench.behaviour = {"1": "fail"}
+    bench.tasks = (PEG,)
+    bench.queue(seeds="0..1").run()
+    bench.tasks = (PEG, PUSH)
+    queue = bench.queue(seeds="0..2", workers=2)
+    plan = queue.plan()
+    assert [plan.states[job] for job in queue._jobs] == ["done", "to do", "failed", "to do", "to do", "to do"]
+    # a run took 10.5 seconds and is given 20 more to start
+    assert plan.forecast() == (
+        "4 runs are left: about 1 min with 2 side by side, and 3 of them on top that cannot be timed: no run "
+        "of that algorithm and task is done on this machine yet."
+    )
+
+
+def test_times_of_another_machine_do_not_count(bench, monkeypatch):
+    bench.queue().run()
+    monkeypatch.setattr("otpr.bench.queue.machine", lambda: "a faster one, 64 cores")
+    assert "not known" in bench.queue(seeds="1").plan().forecast()
+
+
+def test_a_finished_run_gives_the_others_a_number(bench, capsys):
+    bench.queue(seeds="0..1").run()
+    lines = [line for line in capsys.readouterr().out.splitlines() if "seed 0" in line]
+    assert "30% before, 100% after 1,000 steps and 0.2 minutes. 1 run is left: about 1 min." in lines[0]
