@@ -8,12 +8,12 @@ sampling of diffusion probabilistic models", 2022 (Algorithm 2, arXiv 2211.01095
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal, get_args
+from typing import Literal, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from otpr.diffusion.schedule import NoiseSchedule
 from otpr.errors import unknown_name
@@ -30,6 +30,7 @@ def sample(
     method: Method = "ddpm",
     steps: int | None = None,
     bound: float | None = 1.0,
+    least_std: float = 0.0,
 ) -> Float[Array, "..."]:
     """Draw chunks by reversing the noise process.
 
@@ -41,6 +42,8 @@ def sample(
         probability-flow ODE, to first and to second order. With few steps "dpm++" is the most accurate.
         steps: how many of the schedule's levels to visit, evenly spaced; None visits all.
         bound: the estimate of the clean chunk is clipped to [-bound, bound] at every step; None never clips.
+        least_std: "ddpm" draws no step with a smaller standard deviation. Above 0 the last step draws too,
+            and may leave the bound.
 
     Raises:
         OtprError: there is no such method.
@@ -48,43 +51,128 @@ def sample(
     """
     if method not in get_args(Method):
         raise unknown_name("sampling method", method, get_args(Method))
+    visited = visited_levels(schedule, steps)
+    return _reverse(predict_noise, visited, shape, key, method, bound, least_std, keep=False)[0]
+
+
+def sample_chain(
+    predict_noise: Callable[[Array, Array], Array],
+    schedule: NoiseSchedule,
+    shape: tuple[int, ...],
+    key: PRNGKeyArray,
+    *,
+    steps: int | None = None,
+    bound: float | None = 1.0,
+    least_std: float = 0.0,
+) -> Float[Array, "..."]:
+    """The whole way of `sample` with method "ddpm": n + 1 chunks for n levels, noise first, the result last.
+
+    With the same arguments the last chunk is the one that `sample` draws.
+    """
+    visited = visited_levels(schedule, steps)
+    _, start, way = _reverse(predict_noise, visited, shape, key, "ddpm", bound, least_std, keep=True)
+    assert way is not None
+    return jnp.concatenate([start[None], way])
+
+
+class Visited(NamedTuple):
+    """The levels that a sampler visits, from noise to clean."""
+
+    levels: Int[Array, " n"]
+    alpha_bar: Float[Array, " n"]  # of each
+    alpha_bar_next: Float[Array, " n"]  # after the step from it; 1 after the last, when the chunk is clean
+
+
+def visited_levels(schedule: NoiseSchedule, steps: int | None = None) -> Visited:
+    """`steps` of the schedule's levels, evenly spaced, the noisiest first; None visits all.
+
+    Raises:
+        ValueError: the schedule has not that many levels.
+    """
     steps = schedule.steps if steps is None else steps
     if not 1 <= steps <= schedule.steps:
         raise ValueError(f"steps must lie in 1..{schedule.steps} (the schedule's levels), got {steps}.")
-    levels = (
-        np.linspace(schedule.steps - 1, 0, steps).round().astype(int) if steps > 1 else [schedule.steps - 1]
-    )
-    levels = np.asarray(levels)
+    levels = np.linspace(schedule.steps - 1, 0, steps).round().astype(int)
     alpha_bar = schedule.alpha_bar[levels]
-    alpha_bar_next = jnp.append(schedule.alpha_bar[levels[1:]], 1.0)  # after the last step the chunk is clean
+    return Visited(jnp.asarray(levels), alpha_bar, jnp.append(schedule.alpha_bar[levels[1:]], 1.0))
+
+
+def ancestral_step(
+    noise: Float[Array, "..."],
+    chunk: Float[Array, "..."],
+    alpha_bar: Float[Array, "..."],
+    alpha_bar_next: Float[Array, "..."],
+    *,
+    bound: float | None = 1.0,
+    least_std: float = 0.0,
+) -> tuple[Float[Array, "..."], Float[Array, "..."]]:
+    """Mean and standard deviation of the Gaussian that a step of "ddpm" draws the next chunk from.
+
+    Args:
+        noise: predicted in `chunk`.
+        chunk: the noisy one.
+        alpha_bar: of its level.
+        alpha_bar_next: of the next one.
+        bound: as in `sample`.
+        least_std: as in `sample`.
+    """
+    clean, noise = _estimates(noise, chunk, alpha_bar, bound)
+    # of q(a_next | a_k, a_0); 0 at the last step
+    variance = (1 - alpha_bar_next) / (1 - alpha_bar) * (1 - alpha_bar / alpha_bar_next)
+    direction = jnp.sqrt(jnp.maximum(1 - alpha_bar_next - variance, 0.0))
+    mean = jnp.sqrt(alpha_bar_next) * clean + direction * noise
+    return mean, jnp.maximum(jnp.sqrt(variance), least_std)
+
+
+def _estimates(noise: Array, chunk: Array, alpha_bar: Array, bound: float | None) -> tuple[Array, Array]:
+    """The clean chunk, clipped, and the noise that goes with it."""
+    clean = (chunk - jnp.sqrt(1 - alpha_bar) * noise) / jnp.sqrt(alpha_bar)
+    if bound is None:
+        return clean, noise
+    clean = jnp.clip(clean, -bound, bound)
+    return clean, _implied_noise(chunk, clean, alpha_bar)
+
+
+def _implied_noise(chunk: Array, clean: Array, alpha_bar: Array) -> Array:
+    return (chunk - jnp.sqrt(alpha_bar) * clean) / jnp.sqrt(1 - alpha_bar)
+
+
+def _reverse(
+    predict_noise: Callable[[Array, Array], Array],
+    visited: Visited,
+    shape: tuple[int, ...],
+    key: PRNGKeyArray,
+    method: Method,
+    bound: float | None,
+    least_std: float,
+    keep: bool,
+) -> tuple[Array, Array, Array | None]:
+    """The result, the noise it began with, and where asked for the chunk after each step."""
 
     def step(
         carry: tuple[Array, Array, PRNGKeyArray], inputs: tuple[Array, Array, Array, Array]
-    ) -> tuple[tuple[Array, Array, PRNGKeyArray], None]:
+    ) -> tuple[tuple[Array, Array, PRNGKeyArray], Array | None]:
         chunk, previous, key = carry
         k, ab, ab_next, share = inputs
         noise = predict_noise(chunk, k)
-        clean = (chunk - jnp.sqrt(1 - ab) * noise) / jnp.sqrt(ab)
-        if bound is not None:
-            clean = jnp.clip(clean, -bound, bound)
-        ahead = clean + share * (clean - previous) if method == "dpm++" else clean
-        if bound is not None or method == "dpm++":
-            noise = (chunk - jnp.sqrt(ab) * ahead) / jnp.sqrt(1 - ab)  # the noise that estimate implies
-        if method != "ddpm":
-            return (jnp.sqrt(ab_next) * ahead + jnp.sqrt(1 - ab_next) * noise, clean, key), None
-        key, noise_key = jax.random.split(key)
-        variance = (
-            (1 - ab_next) / (1 - ab) * (1 - ab / ab_next)
-        )  # of q(a_next | a_k, a_0); 0 at the last step
-        direction = jnp.sqrt(jnp.maximum(1 - ab_next - variance, 0.0))
-        fresh = jnp.sqrt(variance) * jax.random.normal(noise_key, chunk.shape)
-        return (jnp.sqrt(ab_next) * clean + direction * noise + fresh, clean, key), None
+        if method == "ddpm":
+            key, noise_key = jax.random.split(key)
+            mean, std = ancestral_step(noise, chunk, ab, ab_next, bound=bound, least_std=least_std)
+            chunk = mean + std * jax.random.normal(noise_key, chunk.shape)
+            return (chunk, previous, key), chunk if keep else None
+        clean, noise = _estimates(noise, chunk, ab, bound)
+        ahead = clean
+        if method == "dpm++":
+            ahead = clean + share * (clean - previous)
+            noise = _implied_noise(chunk, ahead, ab)
+        chunk = jnp.sqrt(ab_next) * ahead + jnp.sqrt(1 - ab_next) * noise
+        return (chunk, clean, key), chunk if keep else None
 
     start_key, key = jax.random.split(key)
     start = jax.random.normal(start_key, shape)
-    inputs = (jnp.asarray(levels), alpha_bar, alpha_bar_next, _shares(alpha_bar))
-    (chunk, _, _), _ = jax.lax.scan(step, (start, jnp.zeros_like(start), key), inputs)
-    return chunk
+    inputs = (visited.levels, visited.alpha_bar, visited.alpha_bar_next, _shares(visited.alpha_bar))
+    (chunk, _, _), way = jax.lax.scan(step, (start, jnp.zeros_like(start), key), inputs)
+    return chunk, start, way
 
 
 def _shares(alpha_bar: Float[Array, " n"]) -> Float[Array, " n"]:
