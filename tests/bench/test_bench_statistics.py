@@ -15,7 +15,6 @@ from otpr.bench.statistics import (
     interquartile_difference,
     interquartile_estimate,
     interquartile_mean,
-    newcombe,
     performance_profile,
     probability_of_improvement,
     steps_to,
@@ -23,7 +22,7 @@ from otpr.bench.statistics import (
     task_mean,
     time_to_reach,
 )
-from otpr.report.statistics import wilson_interval
+from otpr.report.statistics import newcombe_interval, wilson_interval
 
 RNG = np.random.default_rng(0)
 GROUPS = [list(group) for group in RNG.integers(0, 101, (4, 3)) / 100]
@@ -90,7 +89,7 @@ NEWCOMBE = [
 def test_difference_of_single_runs_is_newcombes(counts, published):
     a, m, b, n = counts
     assert difference([a / m], [m], [b / n], [n])[1:] == pytest.approx(published, abs=5e-5)
-    assert newcombe(a / m, wilson_interval(a, m), b / n, wilson_interval(b, n)) == pytest.approx(
+    assert newcombe_interval(a / m, wilson_interval(a, m), b / n, wilson_interval(b, n)) == pytest.approx(
         published, abs=5e-5
     )
 
@@ -112,8 +111,8 @@ def test_difference_is_antisymmetric_and_bounded():
 
 def test_difference_of_seeds_that_agree_is_that_of_their_episodes():
     estimate = difference([0.5, 0.5], [50, 50], [0.5, 0.5], [50, 50])
-    low, high = wilson_interval(25, 50)
-    assert estimate[1:] == pytest.approx(newcombe(0.5, (low, high), 0.5, (low, high)))
+    one = wilson_interval(25, 50)
+    assert estimate[1:] == pytest.approx(newcombe_interval(0.5, one, 0.5, one))
 
 
 # ------------------------------------------------------------------------------------------- one run

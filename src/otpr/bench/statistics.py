@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from otpr.report.statistics import wilson_interval
+from otpr.report.statistics import Interval, newcombe_interval, wilson_interval
 
 Array = NDArray[np.float64]
 Groups = Sequence[Sequence[float]]
@@ -74,8 +74,8 @@ def difference(
 ) -> Estimate:
     """How much higher the mean of `rates` is than that of `others`, on one task.
 
-    Welch's interval over seeds, never narrower than Newcombe's interval of one evaluation each (Statistics in
-    Medicine 1998, method 10); the latter alone where one of the two has a single run.
+    Welch's interval over seeds, never narrower than Newcombe's interval of one evaluation each; the latter
+    alone where one of the two has a single run.
 
     Args:
         rates: success rates in [0, 1], one a seed, with the episodes each is of; then those compared with.
@@ -89,7 +89,7 @@ def difference(
     if not rates or not others:
         raise ValueError("A difference needs at least one run of each.")
     mean, other = float(np.mean(rates)), float(np.mean(others))
-    low, high = newcombe(mean, _wilson(rates, episodes), other, _wilson(others, other_episodes))
+    low, high = newcombe_interval(mean, _wilson(rates, episodes), other, _wilson(others, other_episodes))
     if len(rates) > 1 and len(others) > 1:
         parts = np.array([np.var(rates, ddof=1) / len(rates), np.var(others, ddof=1) / len(others)])
         if parts.sum() > 0:
@@ -99,28 +99,18 @@ def difference(
     return Estimate(mean - other, max(low, -1.0), min(high, 1.0))
 
 
-def newcombe(
-    rate: float, interval: tuple[float, float], other: float, other_interval: tuple[float, float]
-) -> tuple[float, float]:
-    """The interval of `rate - other` from the Wilson intervals of both (Newcombe, method 10)."""
-    (low, high), (other_low, other_high) = interval, other_interval
-    below = math.hypot(rate - low, other_high - other)
-    above = math.hypot(high - rate, other - other_low)
-    return rate - other - below, rate - other + above
-
-
 def _student(freedom: float) -> float:
     return float(stats.t.ppf(0.975, freedom))
 
 
-def _wilson(rates: Sequence[float], episodes: Sequence[int]) -> tuple[float, float]:
+def _wilson(rates: Sequence[float], episodes: Sequence[int]) -> Interval:
     """Wilson's interval of the mean rate in the largest evaluation; whole episodes are moved to that mean."""
     if len(rates) != len(episodes):
         raise ValueError(f"{len(rates)} rates, but episodes of {len(episodes)}.")
     mean, n = float(np.mean(rates)), max(episodes)
     interval = wilson_interval(round(mean * n), n)
     shift = mean - round(mean * n) / n
-    return interval.low + shift, interval.high + shift
+    return Interval(interval.low + shift, interval.high + shift)
 
 
 # ------------------------------------------------------------------------------------------- one run

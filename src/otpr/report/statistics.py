@@ -1,14 +1,15 @@
-"""Intervals for success rates."""
+"""Intervals for success rates and their differences."""
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 from scipy.stats import binomtest
 
 
 class Interval(NamedTuple):
-    """A confidence interval of a probability: 0 <= low <= high <= 1."""
+    """A confidence interval: low <= high, both in [0, 1] where it is one of a probability."""
 
     low: float
     high: float
@@ -29,3 +30,18 @@ def wilson_interval(successes: int, n: int, confidence: float = 0.95) -> Interva
     """
     interval = binomtest(successes, n).proportion_ci(confidence, method="wilson")
     return Interval(float(interval.low), float(interval.high))
+
+
+def newcombe_interval(rate: float, interval: Interval, other: float, other_interval: Interval) -> Interval:
+    """The interval of `rate - other` from those of both (Newcombe, Statistics in Medicine 1998, method 10).
+
+    Args:
+        rate: a success rate in [0, 1].
+        interval: its Wilson interval.
+        other: the rate it is compared with.
+        other_interval: the Wilson interval of that, of the same confidence.
+    """
+    difference = rate - other
+    below = math.hypot(rate - interval.low, other_interval.high - other)
+    above = math.hypot(interval.high - rate, other - other_interval.low)
+    return Interval(difference - below, difference + above)

@@ -1,0 +1,100 @@
+"""What a run directory holds, read for a report: each file as it should be, or an error that names it."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from otpr.errors import OtprError
+from otpr.storage import DamagedFile, read_json
+from otpr.training.run_directory import read_rows
+
+Document = dict[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class RunFiles:
+    """A run directory's contents; docs/run-directory.md says what they mean.
+
+    Attributes:
+        path: the directory.
+        command: that made it, e.g. "finetune".
+        config: the command's configuration.
+        starts: versions of every start.
+        rows: metrics, oldest first.
+        imitation: metrics of the imitation before, where it is a folder of this run.
+        summary: the outcome; None where the run has not ended.
+        evaluations: of evaluation.json; empty where there is none.
+        videos: its films, by name.
+        faults: what was saved where something broke.
+    """
+
+    path: Path
+    command: str
+    config: Document
+    starts: list[Document]
+    rows: list[Document]
+    imitation: list[Document]
+    summary: Document | None
+    evaluations: list[Document]
+    videos: list[Path]
+    faults: list[Path]
+
+
+def is_run(path: Path) -> bool:
+    """Whether there is a run in a directory."""
+    return all((path / name).is_file() for name in ("config.json", "metrics.jsonl"))
+
+
+def read_run(path: Path) -> RunFiles:
+    """Read a run directory, be its run finished or not.
+
+    Raises:
+        OtprError: it holds no run, or a file is damaged.
+    """
+    if not is_run(path):
+        raise OtprError(f"{path} is no run directory: it needs config.json and metrics.jsonl.")
+    document = _document(path / "config.json")
+    command, config = document.get("command"), document.get("config")
+    if not isinstance(command, str) or not isinstance(config, dict):
+        raise DamagedFile(path / "config.json", "it does not name a command and its configuration")
+    pretrain, summary = path / "pretrain", path / "summary.json"
+    return RunFiles(
+        path,
+        command,
+        config,
+        _documents(path / "versions.json"),
+        read_rows(path),
+        read_rows(pretrain) if is_run(pretrain) else [],
+        _document(summary) if summary.exists() else None,
+        _documents(path / "evaluation.json"),
+        sorted(file for file in (path / "videos").glob("*.mp4") if file.is_file()),
+        sorted(file for file in (path / "faults").glob("*") if file.is_file()),
+    )
+
+
+def number(row: Mapping[str, Any], name: str) -> float | None:
+    """A finite number of a row; None where it has none of that name."""
+    value = row.get(name)
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        return None
+    return float(value)
+
+
+def _document(file: Path) -> Document:
+    value = read_json(file)
+    if not isinstance(value, dict):
+        raise DamagedFile(file, "it is no JSON object")
+    return value
+
+
+def _documents(file: Path) -> list[Document]:
+    if not file.exists():
+        return []
+    value = read_json(file)
+    if not isinstance(value, list) or not all(isinstance(item, dict) for item in value):
+        raise DamagedFile(file, "it is no list of JSON objects")
+    return value
