@@ -46,8 +46,9 @@ def _run(arguments: list[str]) -> int:
     if arguments and not arguments[0].startswith("-") and arguments[0] not in COMMANDS:
         raise unknown_name("command", arguments[0], COMMANDS)
     # JAX takes seconds to import; a misspelt command need not wait for it
-    from otpr.commands import Collect, Evaluate, Finetune, Pretrain
+    from otpr.commands import Collect, Finetune, Pretrain
     from otpr.data_commands import SUBCOMMANDS, Data
+    from otpr.evaluate_command import Evaluate
     from otpr.info import Info
     from otpr.quickstart import Quickstart
     from otpr.training.compilation import use_compilation_cache

@@ -16,11 +16,12 @@ import rich
 from rich.table import Table
 
 from otpr.agents import agent_config
-from otpr.commands import Collect, Evaluate, Pretrain, check_seed, fine_tune
+from otpr.commands import Collect, Pretrain, check_seed, fine_tune
 from otpr.data.loading import DataConfig
 from otpr.data.minari_io import read_dataset
 from otpr.envs import task_spec
 from otpr.errors import check_at_least
+from otpr.evaluate_command import Evaluate
 from otpr.policy import load_policy
 from otpr.training.finetune import LoopConfig
 from otpr.training.run_directory import RunDirectory

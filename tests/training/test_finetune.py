@@ -16,7 +16,7 @@ from otpr.data.seeds import training_seed
 from otpr.envs import ChunkedVectorEnv
 from otpr.errors import OtprError
 from otpr.policy import load_policy
-from otpr.training import checkpoints, finetune
+from otpr.training import checkpoints, learning
 from otpr.training.evaluate import evaluate
 from otpr.training.finetune import FineTuning, LoopConfig
 from otpr.training.run_directory import RunDirectory, read_rows
@@ -304,13 +304,13 @@ def test_divergence_is_an_error_and_the_state_before_it_is_saved(
 ):
     """Here it is the block alone that goes wrong: taken one by one its steps do not."""
     path = tmp_path / "run"
-    update = finetune.update_block
+    update = learning.update_block
 
     def diverge(*arguments: Any, **settings: Any) -> Any:
         agent, metrics = update(*arguments, **settings)
         return agent, metrics | {"critic/loss": metrics["critic/loss"] * jnp.nan}
 
-    monkeypatch.setattr(finetune, "update_block", diverge)
+    monkeypatch.setattr(learning, "update_block", diverge)
     with pytest.raises(OtprError) as caught:
         sit(path, env)
     assert "Learning diverged in the gradient steps 1 to 250" in str(caught.value)
@@ -319,7 +319,7 @@ def test_divergence_is_an_error_and_the_state_before_it_is_saved(
     assert len(rows(path)) == 2
     assert checkpoints.latest(path / "checkpoints") == 2
     assert not (path / "policy").exists()
-    monkeypatch.setattr(finetune, "update_block", update)
+    monkeypatch.setattr(learning, "update_block", update)
     assert_equal_runs(path, sit(path, env, resume=True), whole)
 
 

@@ -103,7 +103,8 @@ def make_base(folder: Path, task: str, recipe: Recipe) -> None:
         OtprError: the expert fails, or something cannot be written.
         Stopped: a signal asked to stop; imitation goes on from there the next time.
     """
-    from otpr.commands import Collect, Evaluate, Pretrain
+    from otpr.commands import Collect, Pretrain
+    from otpr.evaluate_command import Evaluate
     from otpr.data.loading import DataConfig
     from otpr.training.pretrain import PretrainConfig
 

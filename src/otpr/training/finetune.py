@@ -9,30 +9,25 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
-import numpy as np
 
 from otpr.agents import agent_class
-from otpr.agents.parts.agent import Agent, AgentConfig, Round
-from otpr.data.chunks import Transitions, chunk_transitions
+from otpr.agents.parts.agent import AgentConfig, Round
+from otpr.data.chunks import chunk_transitions
 from otpr.data.episodes import Episode
-from otpr.data.experience import Experience
-from otpr.data.mixture import Mixture
-from otpr.data.replay import Replay
 from otpr.data.seeds import training_seed
 from otpr.envs import BrokenEnvironmentError, ChunkedVectorEnv, task_spec
 from otpr.errors import OtprError
 from otpr.policy import Policy
 from otpr.training import checkpoints
 from otpr.training.evaluate import evaluate
-from otpr.training.learning import beyond_bound, follow, update_block, update_keys
+from otpr.training.learning import as_floats, first_experience, follow, take_block
 from otpr.training.loop import LoopConfig, Progression
-from otpr.training.numbers import NotFiniteError, agent_arrays, all_finite, bad_update
+from otpr.training.numbers import NotFiniteError, agent_arrays, bad_update, not_finite
 from otpr.training.progress import Progress
 from otpr.training.rollout import run_episodes
 from otpr.training.run_directory import RunDirectory
@@ -41,9 +36,6 @@ from otpr.training.versions import code_version
 
 BLOCK = 250
 """Gradient steps between two rows of metrics."""
-
-PIECE = 50
-"""Gradient steps of a block in one compiled call: a signal waits for no more than these."""
 
 RECENT = 40
 """Training episodes over which the rolling success rate is taken."""
@@ -89,30 +81,14 @@ class FineTuning:
     ):
         self.base, self.task, self.preset, self.seed = base, task, preset, seed
         self.loop, self.run, self.env = loop, run, env
-        h = self.chunk_length = agent.chunk_length(base)
-        demonstrations = Mixture.of(sets, weights, h, agent.gamma)
-        episodes = [episode for part in sets for episode in part]
-        solved = [chunk_transitions(episode, h, agent.gamma) for episode in episodes if episode.success]
-        if not solved and agent.needs_success:
-            raise OtprError(
-                "No demonstration succeeded: there are no successes to transport to. Use demonstrations that "
-                "solve the task, or --set target_measure=replay."
-            )
-        rows = agent.keypoint_rows(episodes, h)
-        transitions = demonstrations.transitions
-        keypoints = Transitions(*(field[rows] for field in transitions))
+        self.chunk_length = agent.chunk_length(base)
+        # the last round may overshoot by as much
+        longest = task_spec(task).episode_limit * loop.num_envs
+        self.experience = first_experience(sets, weights, agent, self.chunk_length, loop.env_steps + longest)
+        keypoints = self.experience.keypoints
         self.agent = agent_class(agent.algorithm).create(base, keypoints, agent, jax.random.key(seed))
         if loop.stop_on_divergence and self.agent.q_values(keypoints) is None:
             raise OtprError(f"--stop-on-divergence needs critics Q(s, a), and {agent.algorithm} has none.")
-        longest = task_spec(task).episode_limit * loop.num_envs  # the last round may overshoot by as much
-        n_demonstrated = transitions.reward.shape[0]
-        dims = (transitions.observation.shape[1], transitions.chunk.shape[1])
-        successes = Replay.create(loop.env_steps + longest + n_demonstrated, *dims)
-        for part in solved:
-            successes = successes.add(part)
-        self.experience = Experience(
-            Replay.create(loop.env_steps + longest, *dims), successes, demonstrations, keypoints
-        )
         self.at = Progression()
         if loop.no_base_evaluation and self.agent.starts_from_base:
             self.at.evaluated_at = 0
@@ -235,8 +211,8 @@ class FineTuning:
     def _learn_round(self, episodes: list[Episode]) -> dict[str, float]:
         """Let an on-policy algorithm learn from the round's episodes; its metrics."""
         agent, updates, metrics = self.agent.learn_round(Round(episodes, self.seed))
-        plain = _plain(metrics)
-        if bad := _odd(plain, agent):
+        plain = as_floats(metrics)
+        if bad := not_finite(plain, agent):
             number = self.at.updates + updates
             raise NotFiniteError(
                 f"Learning diverged in the gradient steps {self.at.updates + 1:,} to {number:,}: "
@@ -253,19 +229,11 @@ class FineTuning:
         at = self.at
         offline = at.offline_updates < self.agent.config.offline_updates
         warming = not offline and at.warmup_updates < self.agent.config.warmup_updates
-        agent, keys, bound_key = update_keys(self.agent, BLOCK)
-        pieces: list[dict[str, np.ndarray]] = []
-        for start in range(0, BLOCK, PIECE):
-            agent, metrics = update_block(
-                agent, self.experience, keys[start : start + PIECE], update_policy=not warming
-            )
-            pieces.append(jax.device_get(metrics))
-            self._leave_if_requested()
-        plain = {name: float(np.mean([piece[name] for piece in pieces])) for name in pieces[0]}
-        # a gradient may be NaN where the losses, taken before it, are not
-        if _odd(plain, agent):
+        agent, plain = take_block(
+            self.agent, self.experience, BLOCK, not warming, on_piece=self._leave_if_requested
+        )
+        if not_finite(plain, agent):
             raise bad_update(self.agent, self.experience, BLOCK, not warming, at.updates)
-        plain |= _plain(beyond_bound(agent, self.experience, bound_key))
         if self.loop.stop_on_divergence and plain["critic/beyond_bound"] > 0.5:
             raise _DivergedError(
                 f"The critics diverged by gradient step {at.updates + BLOCK:,}: "
@@ -287,8 +255,8 @@ class FineTuning:
         """What the agent has to do once a round: potentials that follow the critic."""
         number = self.at.follow_rounds + 1
         agent, metrics = follow(self.agent, self.experience)
-        plain = _plain(metrics)
-        if bad := _odd(plain, agent):
+        plain = as_floats(metrics)
+        if bad := not_finite(plain, agent):
             raise NotFiniteError(
                 f"Round {number} of the potentials, after {self.at.updates:,} updates: {', '.join(bad)} not "
                 "finite.",
@@ -311,13 +279,14 @@ class FineTuning:
         if first:  # nothing has been learnt that could choose
             deployed = deployed.single()
         both = deployed.chooser is not None and (loop.single == "always" or (loop.single == "end" and last))
-        total = 2 * episodes if both else episodes
-        with Progress(total, "evaluation", "episodes", closing_line=False) as bar:
+        with Progress(
+            2 * episodes if both else episodes, "evaluation", "episodes", closing_line=False
+        ) as bar:
             watched = {"on_wave": bar.advance, "on_chunk": self._leave_if_requested}
             chosen = evaluate(deployed, self.env, episodes, **watched)
-            single = chosen if deployed.chooser is None else None
-            if both:
-                single = evaluate(deployed.single(), self.env, episodes, **watched)
+            single = evaluate(deployed.single(), self.env, episodes, **watched) if both else None
+        if deployed.chooser is None:
+            single = chosen
         at.evaluated_at = at.env_steps
         at.success = chosen.success_rate
         at.success_single = None if single is None else single.success_rate
@@ -386,13 +355,3 @@ class FineTuning:
 def _mean(values: Sequence[float]) -> float | None:
     """None where there are none: a round whose episodes all broke."""
     return sum(values) / len(values) if values else None
-
-
-def _odd(plain: dict[str, float], agent: Agent) -> list[str]:
-    """The metrics that are not finite, and "the agent" where its arrays are not."""
-    odd = [name for name, value in plain.items() if not math.isfinite(value)]
-    return odd if all_finite(agent) else [*odd, "the agent"]
-
-
-def _plain(metrics: dict[str, jax.Array]) -> dict[str, float]:
-    return {name: float(value) for name, value in jax.device_get(metrics).items()}

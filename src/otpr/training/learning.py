@@ -1,19 +1,63 @@
-"""Blocks of gradient steps as one compiled program, with batches drawn on the device."""
+"""What a run learns from, and blocks of gradient steps as compiled programs, batches drawn on the device."""
 
 from __future__ import annotations
 
-from typing import TypeVar
+from collections.abc import Callable, Mapping, Sequence
+from typing import TypeVar, cast
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, PRNGKeyArray
 
-from otpr.agents.parts.agent import Agent
+from otpr.agents.parts.agent import Agent, AgentConfig
+from otpr.data.chunks import Transitions, chunk_transitions
+from otpr.data.episodes import Episode
 from otpr.data.experience import Experience
+from otpr.data.mixture import Mixture
+from otpr.data.replay import Replay
+from otpr.errors import OtprError
 from otpr.scanning import scan_state
 
 AnyAgent = TypeVar("AnyAgent", bound=Agent)
+
+
+def first_experience(
+    sets: Sequence[Sequence[Episode]],
+    weights: Sequence[float],
+    config: AgentConfig,
+    chunk_length: int,
+    env_steps: int,
+) -> Experience:
+    """Demonstrations, and room for what will be done.
+
+    Args:
+        sets: data sets of demonstrations.
+        weights: how often each set is drawn; see `Mixture.of`.
+        config: settings of the algorithm.
+        chunk_length: h, actions in a chunk.
+        env_steps: the most environment steps that the run can take.
+
+    Raises:
+        OtprError: the algorithm needs a success, and no demonstration is one.
+    """
+    demonstrations = Mixture.of(sets, weights, chunk_length, config.gamma)
+    episodes = [episode for part in sets for episode in part]
+    solved = [chunk_transitions(each, chunk_length, config.gamma) for each in episodes if each.success]
+    if not solved and config.needs_success:
+        raise OtprError(
+            "No demonstration succeeded: there are no successes to transport to. Use demonstrations that "
+            "solve the task, or --set target_measure=replay."
+        )
+    rows = config.keypoint_rows(episodes, chunk_length)
+    transitions = demonstrations.transitions
+    dims = (transitions.observation.shape[1], transitions.chunk.shape[1])
+    successes = Replay.create(env_steps + transitions.reward.shape[0], *dims)
+    for part in solved:
+        successes = successes.add(part)
+    keypoints = Transitions(*(field[rows] for field in transitions))
+    return Experience(Replay.create(env_steps, *dims), successes, demonstrations, keypoints)
 
 
 @eqx.filter_jit
@@ -23,9 +67,40 @@ def update_block(
     """Take a gradient step for each of the keys, which its batch is drawn by; the metrics, step by step."""
 
     def step(agent: AnyAgent, key: PRNGKeyArray) -> tuple[AnyAgent, dict[str, Array]]:
-        return agent.update(agent.draw(experience, key), update_policy)
+        after, metrics = agent.update(agent.draw(experience, key), update_policy)
+        return cast(AnyAgent, after), metrics
 
     return scan_state(step, agent, keys)
+
+
+PIECE = 50
+"""Gradient steps in one compiled call: a signal waits for no more than these."""
+
+
+def take_block(
+    agent: AnyAgent,
+    experience: Experience,
+    updates: int,
+    update_policy: bool,
+    on_piece: Callable[[], None] = lambda: None,
+) -> tuple[AnyAgent, dict[str, float]]:
+    """Take `updates` gradient steps; the metrics are their means, and `beyond_bound` at their end.
+
+    `on_piece` is called after every `PIECE` of them; what it raises leaves the agent as it was.
+    """
+    agent, keys, bound_key = update_keys(agent, updates)
+    pieces: list[dict[str, np.ndarray]] = []
+    for start in range(0, updates, PIECE):
+        agent, metrics = update_block(agent, experience, keys[start : start + PIECE], update_policy)
+        pieces.append(jax.device_get(metrics))
+        on_piece()
+    means = {name: float(np.concatenate([piece[name] for piece in pieces]).mean()) for name in pieces[0]}
+    return agent, means | as_floats(beyond_bound(agent, experience, bound_key))
+
+
+def as_floats(metrics: Mapping[str, Array]) -> dict[str, float]:
+    """Scalars from the device, all at once."""
+    return {name: float(value) for name, value in jax.device_get(dict(metrics)).items()}
 
 
 def update_keys(agent: AnyAgent, updates: int) -> tuple[AnyAgent, PRNGKeyArray, PRNGKeyArray]:
@@ -38,7 +113,8 @@ def update_keys(agent: AnyAgent, updates: int) -> tuple[AnyAgent, PRNGKeyArray, 
 @eqx.filter_jit
 def follow(agent: AnyAgent, experience: Experience) -> tuple[AnyAgent, dict[str, Array]]:
     """What the agent has to do once a round, compiled; see `Agent.follow`."""
-    return agent.follow(experience)
+    after, metrics = agent.follow(experience)
+    return cast(AnyAgent, after), metrics
 
 
 def return_bounds(experience: Experience) -> tuple[Array, Array]:

@@ -7,6 +7,7 @@ the run directory's folder `faults` (docs/run-directory.md shows how to replay e
 from __future__ import annotations
 
 import dataclasses
+import math
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -53,6 +54,15 @@ def all_finite(tree: Any) -> jax.Array:
     """Whether no floating-point array of a pytree holds NaN or infinity; a bool that lies on the device."""
     leaves = jax.tree.leaves(eqx.filter(tree, eqx.is_inexact_array))
     return jnp.all(jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in leaves]))
+
+
+def not_finite(metrics: Mapping[str, float], agent: Agent) -> list[str]:
+    """The metrics that are not finite, and "the agent" where one of its arrays is not.
+
+    A gradient may be NaN where the losses, taken before it, are not.
+    """
+    odd = [name for name, value in metrics.items() if not math.isfinite(value)]
+    return odd if all_finite(agent) else [*odd, "the agent"]
 
 
 def bad_update(
