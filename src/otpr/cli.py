@@ -15,7 +15,7 @@ import tyro
 
 from otpr.errors import OtprError, unknown_name
 
-COMMANDS = ("quickstart", "collect", "pretrain", "finetune", "evaluate", "data", "info")
+COMMANDS = ("quickstart", "collect", "pretrain", "finetune", "evaluate", "bench", "report", "data", "info")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -46,17 +46,18 @@ def _run(arguments: list[str]) -> int:
     if arguments and not arguments[0].startswith("-") and arguments[0] not in COMMANDS:
         raise unknown_name("command", arguments[0], COMMANDS)
     # JAX takes seconds to import; a misspelt command need not wait for it
+    from otpr.bench_commands import Bench
     from otpr.commands import Collect, Finetune, Pretrain
     from otpr.data_commands import SUBCOMMANDS, Data
     from otpr.evaluate_command import Evaluate
     from otpr.info import Info
     from otpr.quickstart import Quickstart
+    from otpr.report_commands import Report
     from otpr.training.compilation import use_compilation_cache
     from otpr.training.stopping import Stopped
 
-    commands: dict[str, Any] = dict(
-        zip(COMMANDS, (Quickstart, Collect, Pretrain, Finetune, Evaluate, Data, Info), strict=True)
-    )
+    classes = (Quickstart, Collect, Pretrain, Finetune, Evaluate, Bench, Report, Data, Info)
+    commands: dict[str, Any] = dict(zip(COMMANDS, classes, strict=True))
     if arguments[:1] == ["data"] and len(arguments) > 1 and not arguments[1].startswith("-"):
         if arguments[1] not in SUBCOMMANDS:
             raise unknown_name("command after `otpr data`:", arguments[1], SUBCOMMANDS)
