@@ -141,7 +141,7 @@ def test_evaluation_of_saved_policies_is_that_in_memory_and_differs_from_the_bas
     results = json.loads(Path("numbers/evaluation.json").read_text())
     assert [(result["policy"], result["kind"]) for result in results] == [
         ("base", "one sample"),
-        ("tuned", "best compatible of 4"),
+        ("tuned", "chosen of 4"),
         ("tuned", "one sample"),
     ]
     base, tuned = load_policy("base"), otpr.load_policy("tuned")
