@@ -13,12 +13,22 @@ import os
 import select
 import shutil
 import subprocess
+import sys
 import tempfile
 import time
 from pathlib import Path
 from typing import Any, Self
 
 PROGRAM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+
+# The browser expects the pipes as its files 3 and 4, whatever is there now.
+_LAUNCH = """
+import fcntl, os, sys
+ours = [fcntl.fcntl(int(file), fcntl.F_DUPFD, 10) for file in sys.argv[1:3]]
+os.dup2(ours[0], 3)
+os.dup2(ours[1], 4)
+os.execv(sys.argv[3], sys.argv[3:])
+"""
 
 WHY_NOT = "there is no chromium here (Debian: apt-get install chromium)"
 
@@ -43,9 +53,8 @@ class Page:
             *("--disable-dev-shm-usage", "--disable-background-networking", "--disable-component-update"),
             *(f"--user-data-dir={self._home.name}", f"--window-size={width},{height}", "about:blank"),
         ]
-        # the browser expects the pipes as its files 3 and 4, which a shell can arrange
         self._browser = subprocess.Popen(
-            ["sh", "-c", f'exec "$@" 3<&{read_theirs} 4>&{write_theirs}', "sh", PROGRAM, *flags],
+            [sys.executable, "-I", "-S", "-c", _LAUNCH, str(read_theirs), str(write_theirs), PROGRAM, *flags],
             pass_fds=(read_theirs, write_theirs),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
@@ -56,20 +65,11 @@ class Page:
         self._rest = b""
         self._count = 0
         self._session: str | None = None
-        tabs = self._send("Target.getTargets")["targetInfos"]
-        tab = next(target["targetId"] for target in tabs if target["type"] == "page")
-        self._session = self._send("Target.attachToTarget", targetId=tab, flatten=True)["sessionId"]
-        for domain in ("Page", "Runtime", "Log", "Network"):
-            self._send(f"{domain}.enable")
-        self._send(
-            "Emulation.setDeviceMetricsOverride",
-            width=width,
-            height=height,
-            deviceScaleFactor=1,
-            mobile=False,
-        )
-        scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
-        self._send("Emulation.setEmulatedMedia", features=[scheme])
+        try:
+            self._attach(width, height, "dark" if dark else "light")
+        except BaseException:
+            self.close()
+            raise
 
     def open(self, file: Path) -> None:
         """Load a file and wait until everything in it is there."""
@@ -128,6 +128,17 @@ class Page:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    def _attach(self, width: int, height: int, scheme: str) -> None:
+        tabs = self._send("Target.getTargets")["targetInfos"]
+        tab = next(target["targetId"] for target in tabs if target["type"] == "page")
+        self._session = self._send("Target.attachToTarget", targetId=tab, flatten=True)["sessionId"]
+        for domain in ("Page", "Runtime", "Log", "Network"):
+            self._send(f"{domain}.enable")
+        size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": False}
+        self._send("Emulation.setDeviceMetricsOverride", **size)
+        media = [{"name": "prefers-color-scheme", "value": scheme}]
+        self._send("Emulation.setEmulatedMedia", features=media)
 
     def _send(self, method: str, **parameters: Any) -> dict[str, Any]:
         self._count += 1

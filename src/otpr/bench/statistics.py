@@ -28,6 +28,9 @@ Groups = Sequence[Sequence[float]]
 RESAMPLES = 10_000
 """Bootstrap samples: the ends of an interval then move by about a hundredth of its width between draws."""
 
+PROFILE_RESAMPLES = 2000
+"""The same for each point of a performance profile, of which there are many."""
+
 
 class Estimate(NamedTuple):
     """A number and its 95% interval. The ends are NaN where the data say nothing about its spread."""
@@ -286,9 +289,8 @@ def performance_profile(groups: Groups, thresholds: Sequence[float]) -> list[Est
     if not _have_spread([groups]):
         return [Estimate(float(value), math.nan, math.nan) for value in values]
     rng = np.random.default_rng(0)
-    shares = np.mean(
-        [_draws(len(group), rng) @ table.T for table, group in zip(above, groups, strict=True)], 0
-    )
+    pairs = zip(above, groups, strict=True)
+    shares = np.mean([_draws(len(group), rng, PROFILE_RESAMPLES) @ table.T for table, group in pairs], axis=0)
     low, high = np.quantile(shares, [0.025, 0.975], axis=0)
     return [Estimate(*(float(number) for number in row)) for row in zip(values, low, high, strict=True)]
 
@@ -324,10 +326,10 @@ def _resampled_interquartile(groups: Groups, rng: np.random.Generator) -> Array:
     return _interquartile(np.concatenate(drawn, axis=1), _weights([draw.shape[1] for draw in drawn]))
 
 
-def _draws(n: int, rng: np.random.Generator) -> Array:
-    """Share that each of n runs has in each sample: (RESAMPLES, n), rows summing to 1."""
+def _draws(n: int, rng: np.random.Generator, samples: int = RESAMPLES) -> Array:
+    """Share that each of n runs has in each sample: (samples, n), rows summing to 1."""
     size = max(1, n - 1)
-    return rng.multinomial(size, np.full(n, 1 / n), RESAMPLES) / size
+    return rng.multinomial(size, np.full(n, 1 / n), samples) / size
 
 
 def _resampled_wins(table: Array, rng: np.random.Generator) -> Array:

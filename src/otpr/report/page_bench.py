@@ -179,7 +179,7 @@ def _profiles(study: Study, looks: dict[str, Look]) -> Html:
         series,
         title="Performance profiles",
         x_label="threshold of success",
-        y_label="share of runs that end above it",
+        y_label="runs that end above it",
         share=True,
         x_share=True,
     )
