@@ -36,7 +36,7 @@ class Draws(NamedTuple):
     """What a gradient step learns from: n decisions, and how the policy came to them in t denoising steps."""
 
     states: Float[Array, "n s"]
-    chains: Float[Array, "n t+1 a"]  # before the first fine-tuned step, and after each
+    chains: Float[Array, "n c a"]  # before the first fine-tuned step, and after each: c = t + 1
     log_densities: Float[Array, "n t"]  # of each step by the policy that took it
     advantages: Float[Array, " n"]
     returns: Float[Array, " n"]  # what V is to be
@@ -182,7 +182,7 @@ class DPPO(Agent):
     # --- a gradient step
 
     def log_densities(
-        self, network: NoiseNetwork, states: Float[Array, "n s"], chains: Float[Array, "n t+1 a"]
+        self, network: NoiseNetwork, states: Float[Array, "n s"], chains: Float[Array, "n c a"]
     ) -> Float[Array, "n t"]:
         """Log-density of each fine-tuned denoising step, when exploring; the mean over the chunk's entries.
 
@@ -192,7 +192,7 @@ class DPPO(Agent):
         visited = visited_levels(diffusion.schedule, diffusion.sampler_steps)
         levels, before, after = (field[-self.tuned_steps :, None] for field in visited)
 
-        def of_chain(state: Float[Array, " s"], chain: Float[Array, "t+1 a"]) -> Float[Array, " t"]:
+        def of_chain(state: Float[Array, " s"], chain: Float[Array, "c a"]) -> Float[Array, " t"]:
             noise = jax.vmap(lambda chunk, k: network(state, chunk, k))(chain[:-1], levels[:, 0])
             mean, std = ancestral_step(noise, chain[:-1], before, after, least_std=self.config.least_std)
             return jnp.mean(jnp.clip(jax.scipy.stats.norm.logpdf(chain[1:], mean, std), -5.0, 2.0), axis=1)
@@ -259,7 +259,7 @@ def _replay(agent: DPPO, decisions: Decisions, action_seed: Int[Array, ""]) -> t
 
     def chain(
         state: Float[Array, " s"], seed: UInt32[Array, ""], number: UInt32[Array, ""]
-    ) -> Float[Array, "t+1 a"]:
+    ) -> Float[Array, "c a"]:
         key = decision_keys(action_seed, seed[None], number)[0]
         propose_key, _ = jax.random.split(key)  # as in `Policy.act_batch`
         return explorer.tuned_chain(state, propose_key)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, ClassVar, get_args
 
 import equinox as eqx
@@ -9,6 +10,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
+from otpr.choosers import Entry
 from otpr.diffusion import NoiseNetwork, NoiseSchedule, sample
 from otpr.diffusion.sampling import Method, sample_chain, visited_levels
 from otpr.errors import unknown_name
@@ -40,6 +42,11 @@ class TunedDiffusion(Generator):
     tuned_steps: int = eqx.field(static=True)
     least_std: float = eqx.field(static=True)
     kind: ClassVar[str] = "dppo/tuned-diffusion"
+    entries: ClassVar[Mapping[str, Entry]] = {
+        "sampler": "name",
+        "sampler_steps": "optional count",
+        "least_std": "number",
+    }
 
     def __check_init__(self):
         if self.sampler not in get_args(Method):
@@ -61,7 +68,7 @@ class TunedDiffusion(Generator):
         )
         return jnp.clip(chunks, -1.0, 1.0)  # noise at the last step may have led out of it
 
-    def tuned_chain(self, state: Float[Array, " s"], key: PRNGKeyArray) -> Float[Array, "t+1 a"]:
+    def tuned_chain(self, state: Float[Array, " s"], key: PRNGKeyArray) -> Float[Array, "c a"]:
         """The chunks that the fine-tuned network took on the way to `propose(state, key, 1)`.
 
         Of ancestral sampling: the chunk given to its first step, then the one after each step; the last is
