@@ -7,6 +7,7 @@ it is described as a generator is (`otpr.generators`).
 from __future__ import annotations
 
 import abc
+from collections.abc import Mapping
 from typing import Any, ClassVar, Literal, get_args
 
 import equinox as eqx
@@ -15,6 +16,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from otpr.critics import QEnsemble
+
+Entry = Literal["number", "flag", "name", "optional count"]
+"""What an entry in the description of a part of a policy can be, beside a count."""
 
 
 class Chooser(eqx.Module):
@@ -25,6 +29,8 @@ class Chooser(eqx.Module):
 
     kind: ClassVar[str]
     """Its name in a policy's file."""
+    entries: ClassVar[Mapping[str, Entry]] = {}
+    """What entries of `about` are, by name, at any depth; all others are counts."""
 
     @abc.abstractmethod
     def scores(
@@ -82,6 +88,7 @@ class HighestQ(Chooser):
     critic: QEnsemble
     reduction: Reduction = eqx.field(static=True, default="minimum")
     kind: ClassVar[str] = "highest-q"
+    entries: ClassVar[Mapping[str, Entry]] = {"reduction": "name"}
 
     def __check_init__(self):
         _check_reduction(self.reduction)
@@ -124,6 +131,7 @@ class ExpectileWeights(Chooser):
     value: eqx.nn.MLP
     expectile: float = eqx.field(static=True)
     kind: ClassVar[str] = "expectile-weights"
+    entries: ClassVar[Mapping[str, Entry]] = {"expectile": "number"}
 
     def __check_init__(self):
         if not 0 < self.expectile < 1:
