@@ -9,7 +9,9 @@ import re
 from html.parser import HTMLParser
 from pathlib import Path
 
+import hypothesis
 import pytest
+from hypothesis import strategies as st
 
 from bench_rows import arena, failed, run
 from otpr.bench.results import add_rows
@@ -331,6 +333,36 @@ def test_a_damaged_file_is_named_and_nothing_is_written(tmp_path: Path, file: st
     with pytest.raises(OtprError, match=re.escape(file)):
         Report(path).run()
     assert not (path / "report.html").exists()
+
+
+NUMBERS = st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.just(10**400)
+ANYTHING = st.recursive(
+    st.none() | st.booleans() | NUMBERS | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=5,
+)
+
+
+def objects(*names: str) -> st.SearchStrategy[dict]:
+    return st.dictionaries(st.sampled_from(names), NUMBERS | ANYTHING)
+
+
+@hypothesis.given(
+    rows=st.lists(
+        objects(*metrics()[0], *metrics()[3], "pretrain/loss", "ot/marginal_error", "x"), max_size=4
+    ),
+    config=objects(*CONFIG, "x"),
+    versions=st.lists(objects("started", "x"), max_size=2),
+    summary=st.none() | objects(*SUMMARY),
+    evaluations=st.lists(objects("policy", "success_rate", "episodes"), max_size=2),
+)
+def test_files_that_hold_anything_make_a_page(tmp_path_factory, rows, config, versions, summary, evaluations):
+    path = tmp_path_factory.mktemp("any") / "run"
+    make_run(path, rows=rows, config=config, versions=versions, summary=summary)
+    (path / "evaluation.json").write_text(json.dumps(evaluations))
+    text = run_page(path)
+    assert len(Parsed(text).scripts) == 1
+    assert not re.search("nan|inf", " ".join(re.findall(r' (?:points|d|x|y|transform)="([^"]*)"', text)))
 
 
 # ------------------------------------------------------------------------------------------- many runs

@@ -78,7 +78,8 @@ def aggregate_table(study: Study) -> Table:
 def improvement_table(study: Study) -> Table:
     """How our method compares with each other one over all tasks."""
     header = ("method", f"P({OURS} ends above it)", f"interquartile mean: {OURS} minus it", "missing runs")
-    ours, rows = study.groups(OURS), []
+    ours = study.groups(OURS)
+    rows: list[tuple[str, ...]] = []
     for method in _others(study):
         theirs = study.groups(method)
         missing = sum(study.missing(name, task) for name in (OURS, method) for task in study.tasks)

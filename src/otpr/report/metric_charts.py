@@ -10,7 +10,7 @@ import numpy as np
 from otpr.report.charts import Line, Look, Series, chart
 from otpr.report.curve import MARGINAL_ERROR_BOUND
 from otpr.report.html import Html, details, table, tag
-from otpr.report.run_files import Document, number
+from otpr.report.run_files import Document, episodes, number, success
 from otpr.report.statistics import wilson_interval
 from otpr.report.style import BLUE, GREEN, ORANGE
 
@@ -114,20 +114,20 @@ def success_series(rows: Sequence[Document]) -> list[Series]:
     found: list[Series] = []
     for (metric, name), look in zip(names.items(), LOOKS, strict=False):
         points = [
-            (step, rate, number(row, "eval/episodes"))
+            (step, rate, episodes(row))
             for row in rows
-            if (rate := number(row, metric)) is not None and (step := number(row, "env_steps")) is not None
+            if (rate := success(row, metric)) is not None and (step := number(row, "env_steps")) is not None
         ]
         if not points:
             continue
         bands = [
-            wilson_interval(round(rate * episodes), round(episodes)) if episodes else (rate, rate)
-            for _, rate, episodes in points
+            wilson_interval(round(rate * count), count) if count else (rate, rate)
+            for _, rate, count in points
         ]
         tips = [
             f"{step:,.0f} steps: {rate:.1%}"
-            + (f" of {episodes:,.0f} episodes\n95% interval {low:.1%} to {high:.1%}" if episodes else "")
-            for (step, rate, episodes), (low, high) in zip(points, bands, strict=True)
+            + (f" of {count:,} episodes\n95% interval {low:.1%} to {high:.1%}" if count else "")
+            for (step, rate, count), (low, high) in zip(points, bands, strict=True)
         ]
         x, y = [point[0] for point in points], [point[1] for point in points]
         low, high = [band[0] for band in bands], [band[1] for band in bands]

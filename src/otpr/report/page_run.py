@@ -6,13 +6,13 @@ import base64
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from otpr.report.charts import Line, chart, legend
 from otpr.report.html import Html, bullets, details, join, table, tag
 from otpr.report.metric_charts import LOOKS, metric_charts, success_series
 from otpr.report.page import note, page, section
-from otpr.report.run_files import Document, RunFiles, number, read_run
+from otpr.report.run_files import Document, RunFiles, episodes, number, read_run, success
 from otpr.report.statistics import wilson_interval
 from otpr.report.story import headline, story
 
@@ -61,7 +61,7 @@ def _success(run: RunFiles) -> Html:
     series = success_series(run.rows)
     if not series:
         return Html()
-    base = number(run.summary or {}, "base_success")
+    base = success(run.summary or {}, "base_success")
     lines = [Line(base, f"before: {base:.0%}")] if base is not None else []
     picture = chart(
         series,
@@ -83,7 +83,7 @@ def _success(run: RunFiles) -> Html:
 def _evaluations_on_the_way(rows: Sequence[Document]) -> Html:
     found: list[tuple[str, ...]] = []
     for row in rows:
-        if number(row, "eval/success_rate") is None:
+        if success(row, "eval/success_rate") is None:
             continue
         cells = [_rate(row, name) for name in ("eval/success_rate", "eval/success_rate_single")]
         found.append(
@@ -102,18 +102,18 @@ def _evaluations_on_the_way(rows: Sequence[Document]) -> Html:
 def _evaluations(found: Sequence[Document]) -> Html | None:
     rows: list[tuple[str, ...]] = []
     for one in found:
-        success, episodes = number(one, "success_rate"), number(one, "episodes")
-        if success is None or not episodes:
+        rate, count = success(one, "success_rate"), episodes(one, "episodes")
+        if rate is None or count is None:
             continue
-        low, high = wilson_interval(round(success * episodes), round(episodes))
+        low, high = wilson_interval(round(rate * count), count)
         policy = str(one.get("policy", ""))
         rows.append(
             (
                 Path(policy).name or policy,
                 _shown(one.get("kind")),
-                f"{success:.0%}",
+                f"{rate:.0%}",
                 f"[{low:.0%}, {high:.0%}]",
-                _shown(one.get("episodes")),
+                f"{count:,}",
                 _one_decimal(one, "mean_length"),
                 f"{_shown(one.get('sampler'))}, {_shown(one.get('sampler_steps'))} steps",
             )
@@ -168,7 +168,7 @@ def _versions(starts: Sequence[Document]) -> Html | None:
 
 def _settings_tables(run: RunFiles) -> Iterator[Html]:
     """One of the settings of the command, and one of each group of them."""
-    groups = {name: value for name, value in run.config.items() if isinstance(value, dict) and value}
+    groups = {name: cast(Document, value) for name, value in run.config.items() if isinstance(value, dict)}
     rest = {name: value for name, value in run.config.items() if name not in groups}
     for name, settings in {f"otpr {run.command}": rest, **groups}.items():
         rows = [(key, json.dumps(value, ensure_ascii=False).strip('"')) for key, value in settings.items()]
@@ -183,17 +183,17 @@ def _shown(value: Any) -> str:
     if isinstance(value, int):
         return f"{value:,}"
     if isinstance(value, list):
-        return ", ".join(_shown(item) for item in value)
+        return ", ".join(_shown(item) for item in cast(list[Any], value))
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def _rate(row: Document, name: str) -> str:
-    rate, episodes = number(row, name), number(row, "eval/episodes")
+    rate, count = success(row, name), episodes(row)
     if rate is None:
         return "-"
-    if not episodes:
+    if count is None:
         return f"{rate:.0%}"
-    low, high = wilson_interval(round(rate * episodes), round(episodes))
+    low, high = wilson_interval(round(rate * count), count)
     return f"{rate:.0%} [{100 * low:.0f}, {100 * high:.0f}]"
 
 

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from otpr.errors import OtprError
 from otpr.storage import DamagedFile, read_json
 from otpr.training.run_directory import read_rows
 
 Document = dict[str, Any]
+
+LIMIT = 1e300
+"""What is not smaller is no measurement, and would overflow an axis."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,7 +67,7 @@ def read_run(path: Path) -> RunFiles:
     return RunFiles(
         path,
         command,
-        config,
+        cast(Document, config),
         _documents(path / "versions.json"),
         read_rows(path),
         read_rows(pretrain) if is_run(pretrain) else [],
@@ -77,24 +79,37 @@ def read_run(path: Path) -> RunFiles:
 
 
 def number(row: Mapping[str, Any], name: str) -> float | None:
-    """A finite number of a row; None where it has none of that name."""
+    """A number of a row; None where it has none of that name, or one that is beyond all measure."""
     value = row.get(name)
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < LIMIT:
         return None
     return float(value)
+
+
+def success(row: Mapping[str, Any], name: str) -> float | None:
+    """A success rate of a row, in [0, 1]; None where it has none, or something else under that name."""
+    value = number(row, name)
+    return value if value is not None and 0 <= value <= 1 else None
+
+
+def episodes(row: Mapping[str, Any], name: str = "eval/episodes") -> int | None:
+    """How many episodes a row is of, at least 1; None where it does not say."""
+    value = number(row, name)
+    return round(value) if value is not None and value >= 1 else None
 
 
 def _document(file: Path) -> Document:
     value = read_json(file)
     if not isinstance(value, dict):
         raise DamagedFile(file, "it is no JSON object")
-    return value
+    return cast(Document, value)
 
 
 def _documents(file: Path) -> list[Document]:
     if not file.exists():
         return []
     value = read_json(file)
-    if not isinstance(value, list) or not all(isinstance(item, dict) for item in value):
+    items = cast(list[object], value) if isinstance(value, list) else [None]
+    if not all(isinstance(item, dict) for item in items):
         raise DamagedFile(file, "it is no list of JSON objects")
-    return value
+    return cast(list[Document], items)

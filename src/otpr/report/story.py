@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Iterator, Sequence
 
 from otpr.report.curve import MARGINAL_ERROR_BOUND
-from otpr.report.run_files import Document, RunFiles, number
+from otpr.report.run_files import Document, RunFiles, episodes, number, success
 from otpr.report.statistics import Interval, newcombe_interval, wilson_interval
 
 
@@ -32,7 +32,7 @@ def headline(run: RunFiles) -> tuple[str, str]:
 
 def story(run: RunFiles) -> Story:
     """What happened in a run, from its files alone."""
-    evaluated = [row for row in run.rows if number(row, "eval/success_rate") is not None]
+    evaluated = [row for row in run.rows if success(row, "eval/success_rate") is not None]
     numbers: list[tuple[str, str, str]] = []
     sentences = list(_ending(run))
     if evaluated:
@@ -64,8 +64,8 @@ def _success(run: RunFiles, evaluated: Sequence[Document]) -> tuple[list[tuple[s
     first, last = evaluated[0], evaluated[-1]
     numbers: list[tuple[str, str, str]] = []
     sentences: list[str] = []
-    before = (number(first, "eval/success_rate") or 0.0, number(first, "eval/episodes"))
-    after = (number(last, "eval/success_rate") or 0.0, number(last, "eval/episodes"))
+    before = (success(first, "eval/success_rate") or 0.0, episodes(first))
+    after = (success(last, "eval/success_rate") or 0.0, episodes(last))
     steps = number(last, "env_steps") or 0
     started = not number(first, "env_steps")
     if started:
@@ -73,11 +73,12 @@ def _success(run: RunFiles, evaluated: Sequence[Document]) -> tuple[list[tuple[s
     if len(evaluated) > 1 or not started:
         when = "after" if run.summary else "so far"
         numbers.append((f"{when}, as deployed", f"{after[0]:.0%}", _of(*after)))
-        single = number(last, "eval/success_rate_single")
+        single = success(last, "eval/success_rate_single")
         if single is not None:
             numbers.append(("one sample, no choice", f"{single:.0%}", _of(single, after[1])))
     if started and len(evaluated) > 1 and before[1] and after[1]:
-        low, high = newcombe_interval(after[0], _wilson(*after), before[0], _wilson(*before))
+        intervals = _wilson(after[0], after[1]), _wilson(before[0], before[1])
+        low, high = newcombe_interval(after[0], intervals[0], before[0], intervals[1])
         change = after[0] - before[0]
         undecided = "no difference that can be told from chance"
         verdict = "clearly better" if low > 0 else "clearly worse" if high < 0 else undecided
@@ -139,12 +140,12 @@ def _last(rows: Sequence[Document], name: str) -> float | None:
     return next((value for row in reversed(rows) if (value := number(row, name)) is not None), None)
 
 
-def _of(rate: float, episodes: float | None) -> str:
-    if not episodes:
+def _of(rate: float, count: int | None) -> str:
+    if count is None:
         return ""
-    low, high = _wilson(rate, episodes)
-    return f"of {episodes:,.0f} episodes [{100 * low:.0f}, {100 * high:.0f}]"
+    low, high = _wilson(rate, count)
+    return f"of {count:,} episodes [{100 * low:.0f}, {100 * high:.0f}]"
 
 
-def _wilson(rate: float, episodes: float | None) -> Interval:
-    return wilson_interval(round(rate * (episodes or 1)), round(episodes or 1))
+def _wilson(rate: float, count: int) -> Interval:
+    return wilson_interval(round(rate * count), count)
