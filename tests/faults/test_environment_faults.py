@@ -98,6 +98,24 @@ def test_run_is_the_same_with_one_and_with_two_processes(
     assert_same_arrays(arrays(job.experience.replay), arrays(undisturbed[1].experience.replay))
 
 
+def test_run_that_learns_is_the_same_with_one_and_with_two_processes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Critics, policy and potentials learn from the rounds, and the later rounds act by what was learnt."""
+    learning = {"env_steps": 72, "warmup_steps": 24, "warmup_updates": 250, "update_ratio": 6.0}
+    runs = {}
+    for count in (1, 2):
+        with processes(monkeypatch, count) as env:
+            assert len(env._groups) == count
+            job = fine_tune(tmp_path / f"run-{count}", env, **learning)
+        runs[count] = rows(tmp_path / f"run-{count}"), arrays(job.agent), arrays(job.experience.replay)
+        # a block of the critics alone, one of critics and policy, and a round of potentials each time
+        assert (job.at.updates, job.at.follow_rounds) == (500, 3)
+    assert runs[1][0] == runs[2][0]
+    assert_same_arrays(runs[1][1], runs[2][1])
+    assert_same_arrays(runs[1][2], runs[2][2])
+
+
 @pytest.mark.parametrize("step", [0, pytest.param(2, marks=pytest.mark.faults)])
 def test_round_in_which_every_episode_breaks_adds_nothing(
     step: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
