@@ -1,0 +1,55 @@
+"""A step of an ensemble of Q towards given targets."""
+
+from __future__ import annotations
+
+import equinox as eqx
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float
+
+from otpr.agents.parts.steps import gradient_step
+from otpr.critics import QEnsemble, polyak
+
+
+def regression_step(
+    critic: QEnsemble,
+    target_critic: QEnsemble,
+    critic_state: optax.OptState,
+    states: Float[Array, "n s"],
+    chunks: Float[Array, "n a"],
+    target: Float[Array, " n"],
+    *,
+    learning_rate: float,
+    target_rate: float,
+) -> tuple[QEnsemble, QEnsemble, optax.OptState, dict[str, Array]]:
+    """Regress every member on the same targets, and let the target ensemble follow.
+
+    Args:
+        critic: the ensemble.
+        target_critic: its slow copy.
+        critic_state: of Adam.
+        states: normalised observations.
+        chunks: flattened chunks.
+        target: reward + discount * next value.
+        learning_rate: of Adam.
+        target_rate: how far the slow copy moves.
+
+    Returns:
+        critic, target critic and Adam's state one step on; the metrics critic/loss (mean squared error over
+        members and batch, before the step), critic/q and critic/q_max (mean and largest Q of the batch), and
+        critic/value (mean of the targets).
+    """
+
+    def loss_of(critic: QEnsemble) -> tuple[Float[Array, ""], Float[Array, "size n"]]:
+        q = critic(states, chunks)
+        return jnp.mean((q - target) ** 2), q
+
+    (loss, q), gradient = eqx.filter_value_and_grad(loss_of, has_aux=True)(critic)
+    critic, critic_state = gradient_step(optax.adam(learning_rate), gradient, critic_state, critic)
+    metrics = {
+        "critic/loss": loss,
+        "critic/q": jnp.mean(q),
+        "critic/q_max": jnp.max(q),
+        "critic/value": jnp.mean(target),
+    }
+    return critic, polyak(target_critic, critic, target_rate), critic_state, metrics
