@@ -14,7 +14,7 @@ from otpr.training.run_directory import read_rows
 Document = dict[str, Any]
 
 LIMIT = 1e300
-"""What is not smaller is no measurement, and would overflow an axis."""
+"""What is not smaller is no measurement, and would overflow an axis; what is below its inverse is zero."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,7 +83,7 @@ def number(row: Mapping[str, Any], name: str) -> float | None:
     value = row.get(name)
     if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < LIMIT:
         return None
-    return float(value)
+    return float(value) if abs(value) > 1 / LIMIT else 0.0
 
 
 def success(row: Mapping[str, Any], name: str) -> float | None:
