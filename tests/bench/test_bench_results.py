@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import dataclasses
-import multiprocessing
+import fcntl
+import os
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from otpr.bench.results import Row, add_rows, current, latest_versions, read_results
+from otpr.bench.results import Row, add_rows, current, latest, read_results
 from otpr.errors import OtprError
 
 
@@ -56,31 +58,43 @@ def test_rows_of_a_run_replace_its_earlier_ones_and_no_others(tmp_path):
     assert sorted(map(repr, read_results(file))) == sorted(map(repr, [*others, *done]))
 
 
-def _add(file: Path, seed: int) -> None:
-    add_rows(file, [row(seed=seed)])
-
-
-def test_processes_that_add_at_the_same_time_all_succeed(tmp_path):
+def test_one_process_adds_at_a_time_or_the_rows_of_another_would_be_lost(tmp_path):
     file = tmp_path / "results.parquet"
-    spawn = multiprocessing.get_context("spawn")
-    processes = [spawn.Process(target=_add, args=(file, seed)) for seed in range(3)]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join()
-    assert [row.seed for row in read_results(file)] == [0, 1, 2]
+    add_rows(file, [row(seed=0)])
+    folder = os.open(tmp_path, os.O_RDONLY)
+    fcntl.flock(folder, fcntl.LOCK_EX)  # as another process that is adding
+    adding = threading.Thread(target=add_rows, args=(file, [row(seed=1)]))
+    adding.start()
+    adding.join(0.3)
+    assert [row.seed for row in read_results(file)] == [0]
+    os.close(folder)
+    adding.join()
+    assert [row.seed for row in read_results(file)] == [0, 1]
 
 
-def test_versions_are_told_apart():
-    old, new = row(), row(code_version="d" * 12, started="2026-11-23T08:00:00+00:00")
-    other = row(algorithm="fql", started="2026-11-21T08:00:00+00:00")
-    versions = latest_versions([new, old, other])
-    assert versions == {
-        ("otpr", "metaworld/assembly-v3"): "d" * 12,
-        ("fql", "metaworld/assembly-v3"): "c" * 12,
-    }
+def test_current_rows_are_of_the_versions_that_are_asked_for():
+    old, new, other = row(), row(code_version="d" * 12), row(algorithm="fql")
+    versions = {("otpr", old.task): "d" * 12, ("fql", old.task): "c" * 12}
     assert current([old, new, other], versions) == [new, other]
     assert current([old, new], {}) == []
+
+
+def test_the_latest_rows_are_of_one_base_a_task_and_one_version_and_settings_a_method():
+    at = [f"2026-11-{day}T08:00:00+00:00" for day in (20, 21, 22, 23)]
+    kept = [
+        row(started=at[2], code_version="d" * 12),
+        row(started=at[3], code_version="d" * 12, seed=1),
+        row(started=at[1], preset="paper"),
+        row(started=at[1], algorithm="fql"),
+        row(started=at[0], task="metaworld/push-v3", base="a" * 12),
+    ]
+    dropped = [
+        row(started=at[1]),
+        row(started=at[1], code_version="d" * 12, settings="4" * 12),
+        row(started=at[0], algorithm="fql", base="0" * 12),
+        row(started=at[0], algorithm="dql", base="0" * 12),
+    ]
+    assert sorted(map(repr, latest([*dropped, *kept]))) == sorted(map(repr, kept))
 
 
 # -------------------------------------------------------------------------------------------------- bad input

@@ -228,7 +228,7 @@ def test_a_killed_run_has_failed(bench):
 # ---------------------------------------------------------------------------------------- stopped and gone on
 
 
-def waited(condition: Callable[[], bool], seconds: float = 20.0) -> None:
+def waited(condition: Callable[[], bool], seconds: float = 120.0) -> None:
     until = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < until, "it did not happen"
@@ -239,9 +239,9 @@ DRIVER = """
 import sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
-from test_queue import Bench
+from test_queue import Bench, Patience
 bench = Bench(Path(sys.argv[2]), {"0": "slow", "1": "slow"})
-print("complete", bench.queue(seeds="0..1", workers=2).run())
+print("complete", bench.queue(seeds="0..1", workers=2, patience=Patience(look=0.01)).run())
 """
 
 
@@ -266,7 +266,7 @@ def going(bench: Bench) -> Iterator[subprocess.Popen[str]]:
 
 def test_a_stopped_queue_stops_its_runs_and_the_next_goes_on_with_them(bench, going):
     going.send_signal(signal.SIGINT)
-    output, _ = going.communicate(timeout=20)
+    output, _ = going.communicate(timeout=120)
     assert going.returncode == 0
     assert "complete False" in output
     assert not bench.results.exists()

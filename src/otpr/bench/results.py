@@ -178,14 +178,22 @@ def current(rows: Iterable[Row], versions: Mapping[tuple[str, str], str]) -> lis
     return [row for row in rows if versions.get((row.algorithm, row.task)) == row.code_version]
 
 
-def latest_versions(rows: Iterable[Row]) -> dict[tuple[str, str], str]:
-    """The code version of the run that was started last, by (algorithm, task)."""
-    newest: dict[tuple[str, str], Row] = {}
-    for row in rows:
-        key = (row.algorithm, row.task)
-        if key not in newest or row.started > newest[key].started:
-            newest[key] = row
-    return {key: row.code_version for key, row in newest.items()}
+def latest(rows: Iterable[Row]) -> list[Row]:
+    """The rows that may stand in one table, where runs were repeated with something changed.
+
+    Of each task those from the base that was used last, and of these, for each algorithm and preset, those of
+    the version of the code and the settings that were used last.
+    """
+    rows = sorted(rows, key=lambda row: row.started)
+    bases = {(row.suite, row.task): row.base for row in rows}
+    rows = [row for row in rows if row.base == bases[row.suite, row.task]]
+    kinds = {_method(row): (row.code_version, row.settings) for row in rows}
+    chosen = [row for row in rows if (row.code_version, row.settings) == kinds[_method(row)]]
+    return sorted(chosen, key=_order)
+
+
+def _method(row: Row) -> tuple[str, ...]:
+    return (row.suite, row.task, row.algorithm, row.preset)
 
 
 _BACK = "Bring it back from the repository or a backup, or name another file with --results."
