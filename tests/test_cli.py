@@ -92,7 +92,9 @@ def test_run_directory_has_what_was_promised(place: Path):
         "learning_curve.png",
     }
     config = json.loads(Path("tuned/config.json").read_text())["config"]
-    assert config["loop"] == {**LOOP, "env_timeout": 60.0, "stop_on_divergence": False}
+    said = {"env_timeout": 60.0, "stop_on_divergence": False, "single": "always", "no_base_evaluation": False}
+    assert config["loop"] == {**LOOP, **said}
+    assert config["algorithm"] == "otpr"
     assert config["task"] == TASK
     assert config["agent"]["critic_width"] == 16
     summary = json.loads(Path("tuned/summary.json").read_text())
@@ -258,8 +260,9 @@ NEAREST = [
     (["collect", "peg-insert-side", "--out", "x"], "task", "peg-insert-side", TASK),
     (["quickstart", "--task", "metaworld/reech-v3"], "task", "metaworld/reech-v3", "metaworld/reach-v3"),
     (["evaluate", "base", "--task", "reach-v3"], "task", "reach-v3", "metaworld/reach-v3"),
-    ([*FINETUNE, "--run-dir", "x", "--preset", "defalt"], "preset", "defalt", "default"),
-    (["quickstart", "--run-dir", "x", "--preset", "defalt"], "preset", "defalt", "default"),
+    ([*FINETUNE, "--run-dir", "x", "--preset", "defalt"], "preset of otpr", "defalt", "default"),
+    (["quickstart", "--run-dir", "x", "--preset", "defalt"], "preset of otpr", "defalt", "default"),
+    ([*FINETUNE, "--run-dir", "x", "--algorithm", "fqll"], "algorithm", "fqll", "fql"),
     ([*FINETUNE, "gama=0.9", "--run-dir", "x"], "field", "gama", "gamma"),
     (["finetune", "--polcy", "base"], "option of `otpr finetune`:", "--polcy", "--policy"),
     (["finetune", "--env-step=5"], "option of `otpr finetune`:", "--env-step", "--env-steps"),

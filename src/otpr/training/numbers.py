@@ -53,7 +53,7 @@ class NotFiniteError(OtprError):
 def all_finite(tree: Any) -> jax.Array:
     """Whether no floating-point array of a pytree holds NaN or infinity; a bool that lies on the device."""
     leaves = jax.tree.leaves(eqx.filter(tree, eqx.is_inexact_array))
-    return jnp.all(jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in leaves]))
+    return jnp.all(jnp.asarray([jnp.all(jnp.isfinite(leaf)) for leaf in leaves]))
 
 
 def not_finite(metrics: Mapping[str, float], agent: Agent) -> list[str]:
