@@ -100,8 +100,12 @@ def test_the_command_of_a_run():
         "finetune --policy /policy --data /data --run-dir run --seed 3 --preset paper --algorithm otpr "
         f"--task {PEG} --env-steps 50000 --warmup-steps 2000 --num-envs 8 --eval-every 10000 "
         "--eval-episodes 30 --final-eval-episodes 100 --checkpoint-every 10000 --single end "
-        "--no-base-evaluation --no-video --set epsilon=0.1"
+        "--no-video --no-base-evaluation --set epsilon=0.1"
     )
+
+
+def test_a_method_that_does_not_learn_is_the_evaluation_of_its_base():
+    assert "--no-base-evaluation" not in job(method=Method("bc")).arguments(Path("run"), BASE)
 
 
 def test_few_steps_have_a_shorter_warm_up():

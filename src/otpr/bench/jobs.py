@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from otpr.agents import agent_config
+from otpr.agents import agent_class, agent_config
 from otpr.bench.bases import Base
 from otpr.bench.results import RunKey
 from otpr.bench.suites import BenchTask, Suite
@@ -175,7 +175,9 @@ def _arguments(job: Job) -> list[str]:
         "checkpoint-every": budget.eval_every,
         "single": "end",
     }
-    flags = ["--no-base-evaluation", "--no-video"]
+    flags = ["--no-video"]
+    if agent_class(job.method.algorithm).learns:  # else the evaluation of the base is all there is
+        flags.append("--no-base-evaluation")
     return [*(text for name, value in options.items() for text in (f"--{name}", str(value))), *flags]
 
 
