@@ -24,11 +24,11 @@ class DPPOConfig(AgentConfig):
 
     # --- data
     # decisions that are collected before an iteration of learning; it begins with the round that brings them
-    decisions: int = 800
+    decisions: int = 350
     # passes over them in an iteration
     epochs: int = 10
     # iterations at first in which V alone learns
-    value_iterations: int = 1
+    value_iterations: int = 2
     # lambda of the generalised advantage estimates
     advantage_share: float = 0.95
 
