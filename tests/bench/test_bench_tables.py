@@ -183,6 +183,20 @@ def test_comparisons_and_where_ours_loses():
     )
 
 
+def test_a_method_that_is_better_everywhere_is_told_over_all_tasks():
+    rows = []
+    for seed, task in enumerate((PEG, CAN)):
+        for shift in (0.0, 0.02):
+            rows += run("otpr", [0.3, 0.5 + shift], task=task, seed=round(100 * shift) + seed)
+            rows += run("fql", [0.3, 0.8 + shift], task=task, seed=round(100 * shift) + seed)
+    study = gather(rows)
+    assert improvement_table(study).rows == (("fql", "0.00 [0.00, 0.00]", "-30 [-32, -28]", "0"),)
+    over_all = where_ours_loses(study)[1]
+    assert over_all == (
+        "Over all tasks (51% [50, 52]) behind fql by 30 [28, 32] points in interquartile mean."
+    )
+
+
 def test_a_loss_within_the_noise_is_called_undecided():
     rows = []
     for seed, (ours, theirs) in enumerate([(0.3, 0.9), (0.5, 0.4), (0.7, 0.6)]):
