@@ -71,9 +71,10 @@ def told(browser: Page) -> list[str]:
     )
 
 
-def is_drawn(browser: Page, x: float, y: float) -> bool:
-    """Whether the blue of the first series is within three pixels of a place in the window."""
-    patch = pixels(browser)[int(y) - 3 : int(y) + 4, int(x) - 3 : int(x) + 4]
+def is_drawn(browser: Page, x: float, y: float, within: int = 3) -> bool:
+    """Whether the blue of the first series is within so many pixels of a place in the window."""
+    left, top, size = int(x) - within, int(y) - within, 2 * within + 1
+    patch = pixels(browser)[top : top + size, left : left + size]
     return bool((np.abs(patch.astype(int) - (0x00, 0x72, 0xB2)) < 60).all(axis=-1).any())
 
 
@@ -95,6 +96,8 @@ def test_a_run_shows_its_points_and_tells_their_exact_numbers(browser: Page, run
         x, y = place(browser, "as deployed", number)
         assert is_drawn(browser, x, y)
         assert not is_drawn(browser, x, y + 60)
+        if number == 2:  # where the line ends, the marker goes on
+            assert is_drawn(browser, x + 3.5, y, within=0)
         browser.point_at(x + 2, y + 1)
         (tip,) = told(browser)
         assert tip.startswith(f"as deployed\n{words}")
