@@ -425,11 +425,12 @@ def test_a_damaged_record_of_a_base_is_refused(bench, content):
 
 
 def test_a_base_made_again_that_comes_out_the_same_needs_no_new_runs(bench):
-    bench.queue().run()
+    bench.behaviour = {"1": "fail"}
+    bench.queue(seeds="0..1").run()
     bench.calls()
     shutil.rmtree(bench.folder / "bench/bases")
-    bench.has_bases = False
-    assert bench.queue().run()
+    bench.has_bases, bench.behaviour = False, {}
+    assert bench.queue(seeds="0..1").run()
     assert bench.calls() == []
 
 
