@@ -53,7 +53,11 @@ class TransportCost(eqx.Module):
         guide = jnp.zeros_like(q)
         if self.alpha > 0:
             by_state, by_action = self._relations(states, actions)
-            guide = jax.vmap(lambda s, a: guiding_cost(s[None], a[None])[0, 0])(by_state, by_action)
+
+            def of_pair(s: Float[Array, " k"], a: Float[Array, " k"]) -> Float[Array, ""]:
+                return guiding_cost(s[None], a[None])[0, 0]
+
+            guide = jax.vmap(of_pair)(by_state, by_action)
         return self.mix(q, value, guide)
 
     def pairwise(self, states: Float[Array, "n s"], actions: Float[Array, "m a"]) -> Float[Array, "n m"]:

@@ -86,7 +86,9 @@ class Policy(eqx.Module):
                 with OTPR's, whether every candidate's H was zero.
         """
 
-        def act_one(observation, key):
+        def act_one(
+            observation: Float[Array, " o"], key: PRNGKeyArray
+        ) -> tuple[Float[Array, " a"], Bool[Array, ""]]:
             propose_key, choose_key = jax.random.split(key)
             state = self.normalizer(observation)
             if self.chooser is None:

@@ -178,7 +178,7 @@ class OTPR(Agent):
 
         diffusion = self.policy.diffusion
 
-        def loss_of(network):
+        def loss_of(network: NoiseNetwork) -> Array:
             losses = denoising_losses(network, diffusion.schedule, states, chunks, noise_key)
             return jnp.mean(weights * losses)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -64,11 +65,13 @@ def evaluate(
         NotFiniteError: see `run_episodes`.
     """
     seeds = [evaluation_seed(i) for i in range(episodes)]
-    watched = {"on_wave": on_wave, "on_chunk": on_chunk}
-    rollout = run_episodes(env, policy, seeds, action_seed=ACTION_SEED, **watched)
+    run = functools.partial(
+        run_episodes, env, policy, action_seed=ACTION_SEED, on_wave=on_wave, on_chunk=on_chunk
+    )
+    rollout = run(seeds)
     finished, zeros, decisions = rollout.episodes, rollout.zeros, rollout.decisions
     if rollout.broken:
-        again = run_episodes(env, policy, list(rollout.broken), action_seed=ACTION_SEED, **watched)
+        again = run(list(rollout.broken))
         if again.broken:
             seed, cause = next(iter(again.broken.items()))
             raise BrokenEnvironmentError(

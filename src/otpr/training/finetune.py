@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from typing import Any
 
 import jax
@@ -127,7 +128,7 @@ class FineTuning:
         return summary
 
     @contextlib.contextmanager
-    def _kept(self) -> Iterator[None]:
+    def _kept(self) -> Generator[None]:
         """Save the state before a step that fails for a reason that is no fault of the program."""
         try:
             yield
@@ -282,9 +283,15 @@ class FineTuning:
         with Progress(
             2 * episodes if both else episodes, "evaluation", "episodes", closing_line=False
         ) as bar:
-            watched = {"on_wave": bar.advance, "on_chunk": self._leave_if_requested}
-            chosen = evaluate(deployed, self.env, episodes, **watched)
-            single = evaluate(deployed.single(), self.env, episodes, **watched) if both else None
+            run = functools.partial(
+                evaluate,
+                env=self.env,
+                episodes=episodes,
+                on_wave=bar.advance,
+                on_chunk=self._leave_if_requested,
+            )
+            chosen = run(deployed)
+            single = run(deployed.single()) if both else None
         if deployed.chooser is None:
             single = chosen
         at.evaluated_at = at.env_steps

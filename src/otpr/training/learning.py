@@ -106,8 +106,12 @@ def as_floats(metrics: Mapping[str, Array]) -> dict[str, float]:
 def update_keys(agent: AnyAgent, updates: int) -> tuple[AnyAgent, PRNGKeyArray, PRNGKeyArray]:
     """The agent as a block begins with it, the keys of its gradient steps, and one for `beyond_bound`."""
     key, scan_key = jax.random.split(agent.key)
-    agent = eqx.tree_at(lambda a: a.key, agent, key)
+    agent = eqx.tree_at(_key_of, agent, key)
     return agent, jax.random.split(scan_key, updates), jax.random.fold_in(scan_key, updates)
+
+
+def _key_of(agent: Agent) -> PRNGKeyArray:
+    return agent.key
 
 
 @eqx.filter_jit
