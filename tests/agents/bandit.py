@@ -111,6 +111,11 @@ def experience_of(replayed: Transitions | None = None) -> Experience:
     return Experience(replay, Replay.create(1, 1, 1), Mixture.single(data), data)
 
 
+def paying_share(policy: Policy) -> float:
+    """Share of 512 actions that pay."""
+    return float(np.mean(reward_of(*sample(policy, 512, seed=99))))
+
+
 def some_batch(n: int = 32) -> Transitions:
     """Transitions of all sorts: terminated, timed out, with more achieved than the critics know."""
     rng = np.random.default_rng(7)
