@@ -41,6 +41,8 @@ class IDQLConfig(DiffusionPolicyConfig):
 
     algorithm: ClassVar[str] = "idql"
 
+    # gradient steps for each environment step
+    update_ratio: float = 0.5
     # tau, of the value function's regression on Q and of the weights when exploring
     expectile: float = 0.7
     # Q networks whose minimum is used
