@@ -225,6 +225,12 @@ class TanhGaussian(Generator):
         log_slope = 2 * (jnp.log(2.0) - x - jax.nn.softplus(-2 * x))
         return jnp.tanh(x), jnp.sum(log_normal - log_slope)
 
+    def sample_batch(
+        self, states: Float[Array, "n s"], key: PRNGKeyArray
+    ) -> tuple[Float[Array, "n a"], Float[Array, " n"]]:
+        """`sample_with_log_density` for each of n states."""
+        return jax.vmap(self.sample_with_log_density)(states, jax.random.split(key, states.shape[0]))
+
     def about(self) -> dict[str, Any]:
         """Sizes of the network, and whether it draws."""
         return {**_sizes(self.network), "deterministic": self.deterministic}

@@ -1,0 +1,161 @@
+"""RLPD: its update is the paper's, it learns, and what it deploys is kept."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import cast
+
+import equinox as eqx
+import from_scratch
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import reference
+
+from otpr.agents.parts.agent import Batch
+from otpr.agents.rlpd import AGENT, PRESETS, RLPD, RLPDConfig
+from otpr.critics import QEnsemble
+from otpr.generators import TanhGaussian
+from otpr.policy import load_policy
+
+S, A, N = 3, 2, 12
+CONFIG = RLPDConfig(width=16, batch_size=N, num_critics=3, target_rate=0.1, initial_temperature=0.5)
+DATA = reference.transitions(N, S, A)
+# as the base policy of `from_scratch` normalises them
+STATES, NEXT_STATES = ((x - 0.1) / 1.5 for x in (DATA.observation, DATA.next_observation))
+UPDATE = eqx.filter_jit(RLPD.update)  # compiled once
+
+
+def fresh() -> RLPD:
+    """An agent whose target critics are not its critics."""
+    base = from_scratch.base(S, chunk_length=2, action_dim=A, width=16)
+    agent = RLPD.create(base, DATA, CONFIG, jax.random.key(0))
+    return dataclasses.replace(agent, target_critic=RLPD.create(base, DATA, CONFIG, jax.random.key(9)).critic)
+
+
+def draws(generator: eqx.Module, states: jax.Array, key: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Squashed normal samples and the logarithms of their densities, by the change of variables."""
+    output = reference.mlp(cast(TanhGaussian, generator).network, states, jax.nn.relu)
+    mean, log_std = output[:, :A], jnp.clip(output[:, A:], -20, 2)
+    noise = jnp.stack([jax.random.normal(k, (A,)) for k in jax.random.split(key, len(states))])
+    x = mean + jnp.exp(log_std) * noise
+    log_normal = jax.scipy.stats.norm.logpdf(x, mean, jnp.exp(log_std))
+    return jnp.tanh(x), (log_normal - jnp.log(1 - jnp.tanh(x) ** 2)).sum(1)
+
+
+def test_an_update_is_the_papers():
+    agent = fresh()
+    updated, metrics = UPDATE(agent, Batch(DATA))
+    _, next_key, subset_key, policy_key = jax.random.split(agent.key, 4)
+
+    # the least of two of the three target critics, without the entropy
+    following, _ = draws(agent.policy.generator, NEXT_STATES, next_key)
+    chosen = jax.random.permutation(subset_key, 3)[:2]
+    next_q = reference.q(agent.target_critic, NEXT_STATES, following)[chosen].min(0)
+    target = DATA.reward + DATA.discount * next_q
+
+    def critic_loss(critic: QEnsemble) -> jax.Array:
+        return jnp.mean((reference.q(critic, STATES, DATA.chunk) - target) ** 2)
+
+    reference.assert_first_adam_step(agent.critic, updated.critic, critic_loss, CONFIG.learning_rate)
+    reference.assert_moved(agent.target_critic, updated.critic, updated.target_critic, 0.1)
+
+    # the policy sees the critics as they are after their step, and the mean of all
+    def policy_loss(generator: eqx.Module) -> jax.Array:
+        chunks, log_densities = draws(generator, STATES, policy_key)
+        return jnp.mean(0.5 * log_densities - reference.q(updated.critic, STATES, chunks).mean(0))
+
+    before, after = agent.policy.generator, updated.policy.generator
+    reference.assert_first_adam_step(before, after, policy_loss, CONFIG.learning_rate)
+
+    # the entropy is above its target of -1, so the temperature falls
+    entropy = -float(draws(before, STATES, policy_key)[1].mean())
+    assert entropy > -A / 2
+    expected = float(jnp.log(0.5)) - CONFIG.learning_rate
+    assert float(updated.log_temperature) == pytest.approx(expected, abs=1e-6)
+    assert float(metrics["policy/entropy"]) == pytest.approx(entropy, abs=1e-3)
+    assert float(metrics["policy/temperature"]) == pytest.approx(0.5)
+    assert float(metrics["policy/loss"]) == pytest.approx(float(policy_loss(before)), abs=1e-3)
+    assert float(metrics["critic/loss"]) == pytest.approx(float(critic_loss(agent.critic)), rel=1e-3)
+
+
+def test_the_targets_come_from_two_different_networks_and_all_have_their_turn():
+    agent = fresh()
+    alone = reference.q(agent.target_critic, STATES, DATA.chunk)
+    by_pair = {(i, j): np.asarray(alone[jnp.asarray([i, j])].min(0)) for i, j in ((0, 1), (0, 2), (1, 2))}
+    values = eqx.filter_jit(agent._next_values)
+    seen = set()
+    for seed in range(12):
+        drawn = np.asarray(values(STATES, DATA.chunk, jax.random.key(seed)))
+        seen |= {pair for pair, least in by_pair.items() if np.allclose(drawn, least, atol=1e-5)}
+    assert seen == set(by_pair)
+
+
+def test_it_acts_a_step_at_a_time_by_its_mode_and_explores_by_samples():
+    agent = fresh()
+    assert CONFIG.chunk_length(from_scratch.base(S, 2, A, width=16)) == 1
+    observations = jnp.zeros((5, S))
+    keys = jax.random.split(jax.random.key(0), 5)
+    modes, _ = agent.deployed().act_batch(observations, keys)
+    samples, _ = agent.exploring().act_batch(observations, keys)
+    assert modes.shape == samples.shape == (5, 1, A)
+    assert len(np.unique(np.asarray(modes), axis=0)) == 1
+    assert len(np.unique(np.asarray(samples), axis=0)) == 5
+
+
+def test_the_temperature_rises_where_the_entropy_is_below_its_target():
+    agent = fresh()
+    narrow = eqx.tree_at(
+        lambda a: a.policy.generator.network.layers[-1].bias, agent, jnp.asarray([0.0] * A + [-5.0] * A)
+    )
+    updated, _ = UPDATE(narrow, Batch(DATA))
+    assert float(updated.log_temperature - narrow.log_temperature) == pytest.approx(3e-4, rel=0.01)
+
+
+def test_critics_alone_leave_policy_and_temperature():
+    agent = fresh()
+    updated, metrics = eqx.filter_jit(agent.update)(Batch(DATA), False)
+    same = (agent.policy, agent.log_temperature), (updated.policy, updated.log_temperature)
+    assert reference.same(*same)
+    assert not reference.same(agent.critic, updated.critic)
+    assert not any(name.startswith("policy/") for name in metrics)
+
+
+@pytest.fixture(scope="module")
+def learnt() -> RLPD:
+    config = RLPDConfig(
+        width=32,
+        batch_size=64,
+        learning_rate=3e-3,
+        target_rate=0.05,
+        num_critics=3,
+        initial_temperature=0.1,
+    )
+    agent = from_scratch.learn(config, offline=0, rounds=6, updates=100)
+    assert isinstance(agent, RLPD)
+    return agent
+
+
+def test_it_finds_what_pays(learnt: RLPD):
+    assert from_scratch.paid_share(learnt.deployed()) > 0.9
+
+
+def test_what_it_deploys_comes_back_from_disk(learnt: RLPD, tmp_path: Path):
+    learnt.deployed().save(tmp_path / "policy", task="a/b")
+    loaded = load_policy(tmp_path / "policy")
+    assert cast(TanhGaussian, loaded.generator).deterministic
+    observations = jax.random.normal(jax.random.key(1), (7, 1))
+    keys = jax.random.split(jax.random.key(0), 7)
+    np.testing.assert_array_equal(
+        loaded.act_batch(observations, keys)[0], learnt.deployed().act_batch(observations, keys)[0]
+    )
+
+
+def test_settings_that_make_no_algorithm_are_refused():
+    assert AGENT is RLPD
+    assert PRESETS["default"].offline_updates == 0
+    for field, value in {"target_rate": 1.5, "initial_temperature": 0.0, "target_critics": 4}.items():
+        with pytest.raises(ValueError, match=field):
+            dataclasses.replace(CONFIG, **{field: value})
