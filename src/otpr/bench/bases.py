@@ -104,8 +104,8 @@ def make_base(folder: Path, task: str, recipe: Recipe) -> None:
         Stopped: a signal asked to stop; imitation goes on from there the next time.
     """
     from otpr.commands import Collect, Pretrain
-    from otpr.evaluate_command import Evaluate
     from otpr.data.loading import DataConfig
+    from otpr.evaluate_command import Evaluate
     from otpr.training.pretrain import PretrainConfig
 
     data, pretrained = folder / "demonstrations", folder / "pretrain"
