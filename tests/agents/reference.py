@@ -72,7 +72,7 @@ def same(one: Any, other: Any) -> bool:
 
 
 def transitions(n: int, state_dim: int, chunk_dim: int) -> Transitions:
-    """Random ones; some end their episode, some pay."""
+    """Random ones; some end their episode, some pay, from some more was achieved than critics will know."""
     rng = np.random.default_rng(7)
     reward = (rng.uniform(size=n) < 0.3).astype(np.float32)
     return Transitions(
@@ -81,5 +81,5 @@ def transitions(n: int, state_dim: int, chunk_dim: int) -> Transitions:
         reward=jnp.asarray(reward),
         discount=jnp.asarray(np.where(rng.uniform(size=n) < 0.3, 0, 0.9), jnp.float32),
         next_observation=jnp.asarray(rng.normal(size=(n, state_dim)), jnp.float32),
-        return_to_go=jnp.asarray(reward),
+        return_to_go=jnp.asarray(rng.uniform(-0.5, 1, n), jnp.float32),
     )

@@ -60,7 +60,9 @@ def test_an_update_is_the_papers():
 
     following = jax.jit(jax.vmap(choice))(NEXT_STATES, jax.random.split(next_key, N))
     next_q = reference.q(agent.target_critic, NEXT_STATES, following).mean(0)
-    target = DATA.reward + DATA.discount * next_q
+    target = jnp.maximum(DATA.reward + DATA.discount * next_q, DATA.return_to_go)
+    assert (target > DATA.return_to_go).any()  # either has a say
+    assert (target == DATA.return_to_go).any()
 
     def critic_loss(critic):
         return jnp.mean((reference.q(critic, STATES, DATA.chunk) - target) ** 2)

@@ -20,7 +20,7 @@ import optax
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from otpr.agents.parts.agent import Agent, AgentConfig, Batch
-from otpr.agents.parts.regression import regression_step
+from otpr.agents.parts.regression import q_target, regression_step
 from otpr.agents.parts.steps import gradient_step
 from otpr.critics import QEnsemble
 from otpr.data.chunks import Transitions
@@ -41,7 +41,7 @@ class FQLConfig(AgentConfig):
     # critics and policies are never updated apart
     warmup_updates: int = 0
     # the paper's ratio is 1
-    update_ratio: float = 0.5
+    update_ratio: float = 0.4
     # weight of the distillation against Q
     alpha: float = 3.0
     # Euler steps of the flow
@@ -54,6 +54,8 @@ class FQLConfig(AgentConfig):
     learning_rate: float = 3e-4
     # how far the target critics move towards the critics each step
     target_rate: float = 0.005
+    # Q is at least what was really achieved from a pair (true where the dynamics are deterministic)
+    return_bound: bool = True
 
     def __post_init__(self) -> None:
         """See `AgentConfig`."""
@@ -132,7 +134,7 @@ class FQL(Agent):
             self.critic_state,
             states,
             data.chunk,
-            data.reward + data.discount * next_q,
+            q_target(data, next_q, c.return_bound),
             learning_rate=c.learning_rate,
             target_rate=c.target_rate,
         )

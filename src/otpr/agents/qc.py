@@ -19,7 +19,7 @@ import optax
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from otpr.agents.parts.agent import Agent, AgentConfig, Batch
-from otpr.agents.parts.regression import regression_step
+from otpr.agents.parts.regression import q_target, regression_step
 from otpr.agents.parts.steps import gradient_step
 from otpr.choosers import HighestQ
 from otpr.critics import QEnsemble
@@ -37,7 +37,9 @@ class QCConfig(AgentConfig):
     algorithm: ClassVar[str] = "qc"
 
     # everything is learnt from the demonstrations first
-    offline_updates: int = 5_000
+    offline_updates: int = 4_000
+    # the paper's ratio is 1
+    update_ratio: float = 0.2
     # critic and flow are never updated apart
     warmup_updates: int = 0
     # sampled chunks to choose from when acting
@@ -54,6 +56,8 @@ class QCConfig(AgentConfig):
     learning_rate: float = 3e-4
     # how far the target critics move towards the critics each step
     target_rate: float = 0.005
+    # Q is at least what was really achieved from a pair (true where the dynamics are deterministic)
+    return_bound: bool = True
 
     def __post_init__(self) -> None:
         """See `AgentConfig`."""
@@ -128,7 +132,7 @@ class QC(Agent):
             self.critic_state,
             states,
             data.chunk,
-            data.reward + data.discount * next_q,
+            q_target(data, next_q, c.return_bound),
             learning_rate=c.learning_rate,
             target_rate=c.target_rate,
         )

@@ -20,7 +20,7 @@ import optax
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from otpr.agents.parts.agent import Agent, AgentConfig, Batch
-from otpr.agents.parts.regression import regression_step
+from otpr.agents.parts.regression import q_target, regression_step
 from otpr.agents.parts.steps import gradient_step
 from otpr.critics import QEnsemble
 from otpr.data.chunks import Transitions
@@ -36,7 +36,7 @@ class RLPDConfig(AgentConfig):
     algorithm: ClassVar[str] = "rlpd"
 
     # the paper's ratio is 20
-    update_ratio: float = 0.5
+    update_ratio: float = 0.25
     # critics and policy are never updated apart
     warmup_updates: int = 0
     # share of demonstrations in every batch
@@ -51,6 +51,8 @@ class RLPDConfig(AgentConfig):
     learning_rate: float = 3e-4
     # how far the target critics move towards the critics each step
     target_rate: float = 0.005
+    # Q is at least what was really achieved from a pair (true where the dynamics are deterministic)
+    return_bound: bool = True
     # weight of the entropy to begin with
     initial_temperature: float = 1.0
 
@@ -145,7 +147,7 @@ class RLPD(Agent):
             self.critic_state,
             states,
             data.chunk,
-            data.reward + data.discount * next_q,
+            q_target(data, next_q, c.return_bound),
             learning_rate=c.learning_rate,
             target_rate=c.target_rate,
         )

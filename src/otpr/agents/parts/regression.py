@@ -1,4 +1,4 @@
-"""A step of an ensemble of Q towards given targets."""
+"""A step of an ensemble of Q towards targets that an algorithm makes of values of its own."""
 
 from __future__ import annotations
 
@@ -9,6 +9,14 @@ from jaxtyping import Array, Float
 
 from otpr.agents.parts.steps import gradient_step
 from otpr.critics import QEnsemble, polyak
+from otpr.data.chunks import Transitions
+
+
+def q_target(data: Transitions, next_q: Float[Array, " n"], return_bound: bool) -> Float[Array, " n"]:
+    """Reward + discount * next value; at least what was really achieved, where there is such a bound."""
+    # `discount` is 0 after a termination and gamma^(steps taken) otherwise, time-outs included
+    target = data.reward + data.discount * next_q
+    return jnp.maximum(target, data.return_to_go) if return_bound else target
 
 
 def regression_step(
@@ -30,7 +38,7 @@ def regression_step(
         critic_state: of Adam.
         states: normalised observations.
         chunks: flattened chunks.
-        target: reward + discount * next value.
+        target: as `q_target` makes it.
         learning_rate: of Adam.
         target_rate: how far the slow copy moves.
 
