@@ -11,7 +11,7 @@ import rich
 
 from otpr.bench.jobs import make_jobs, parse_methods, parse_seeds
 from otpr.bench.queue import Queue
-from otpr.bench.results import check_pyarrow
+from otpr.bench.results import load_pyarrow
 from otpr.bench.suites import OPEN, Budget, Recipe, Suite, named_suite, open_suite
 from otpr.bench.version import code_version
 from otpr.errors import OtprError, check_at_least
@@ -67,7 +67,7 @@ class Bench:
         check_at_least(1, self, "workers")
         if self.budget_minutes is not None:
             check_at_least(0, self, "budget_minutes")
-        check_pyarrow()
+        load_pyarrow()
         methods, seeds, suite = parse_methods(self.algorithms), parse_seeds(self.seeds), self._suite()
         results = self.results or Path("results", "bench", f"{suite.name}.parquet")
         queue = Queue(

@@ -3,6 +3,7 @@ from __future__ import annotations
 import dataclasses
 import fcntl
 import os
+import sys
 import threading
 from pathlib import Path
 from typing import Any
@@ -177,7 +178,7 @@ def test_another_table_is_refused(tmp_path, change, message):
 
 
 def test_without_pyarrow_it_is_said_how_to_get_it(tmp_path, monkeypatch):
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
     with pytest.raises(OtprError, match=r"pip install 'otpr\[bench\]'"):
         read_results(tmp_path / "results.parquet")
 

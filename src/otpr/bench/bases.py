@@ -15,7 +15,7 @@ import json
 import shutil
 import time
 from pathlib import Path
-from typing import Any, TypeGuard
+from typing import Any, TypeGuard, cast
 
 from otpr.bench.suites import BAND, Recipe
 from otpr.errors import OtprError
@@ -173,6 +173,7 @@ def _files(folder: Path) -> dict[str, str]:
 
 def _is_record(stored: Any) -> TypeGuard[dict[str, Any]]:
     kinds = {"task": str, "recipe": dict, "success": float | int, "episodes": int, "files": dict}
-    return isinstance(stored, dict) and all(
-        isinstance(stored.get(name), kind) for name, kind in kinds.items()
-    )
+    if not isinstance(stored, dict):
+        return False
+    record = cast(dict[str, Any], stored)
+    return all(isinstance(record.get(name), kind) for name, kind in kinds.items())

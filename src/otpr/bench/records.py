@@ -38,8 +38,12 @@ def done_rows(job: Job, base: Base, run_dir: Path) -> list[Row]:
         OtprError: the directory is not as a run leaves it.
     """
     summary = read_json(run_dir / "summary.json")
-    if not isinstance(summary, dict) or (summary.get("task"), summary.get("seed")) != (job.task.id, job.seed):
-        raise DamagedFile(run_dir / "summary.json", "it is not of this run")
+    try:
+        which, steps_in_all = (summary["task"], summary["seed"]), summary["env_steps"]
+    except (LookupError, TypeError) as error:
+        raise DamagedFile(run_dir / "summary.json", error) from error
+    if which != (job.task.id, job.seed):
+        raise DamagedFile(run_dir / "summary.json", "it is of another run")
     budget = job.task.budget
     rows: dict[int, Row] = {}
     for metrics in read_rows(run_dir):
@@ -80,7 +84,7 @@ def done_rows(job: Job, base: Base, run_dir: Path) -> list[Row]:
             episodes=base.episodes,
         ),
     )
-    if summary.get("env_steps") and budget.env_steps not in rows:
+    if steps_in_all and budget.env_steps not in rows:
         raise DamagedFile(run_dir / "metrics.jsonl", "the last evaluation is missing")
     return [rows[at] for at in sorted(rows)]
 

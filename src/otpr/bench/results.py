@@ -9,18 +9,15 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import fcntl
-import importlib.util
+import importlib
 import math
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 from otpr.errors import OtprError
 from otpr.storage import writing
-
-if TYPE_CHECKING:
-    import pyarrow as pa
 
 SCHEMA = 1
 """Number of the columns' meaning, kept in the file; a file with a higher one is of a newer otpr."""
@@ -112,14 +109,18 @@ class Row:
         )
 
 
-def check_pyarrow() -> None:
-    """Refuse to go on where the package that reads and writes results is not installed.
+def load_pyarrow() -> tuple[Any, Any]:
+    """The modules `pyarrow` and `pyarrow.parquet`, which have no types.
 
     Raises:
-        OtprError: it says how to install it.
+        OtprError: they are not installed; it says how to do that.
     """
-    if importlib.util.find_spec("pyarrow") is None:
-        raise OtprError("Results of benchmarks need pyarrow. Install it with: pip install 'otpr[bench]'")
+    try:
+        return importlib.import_module("pyarrow"), importlib.import_module("pyarrow.parquet")
+    except ImportError as error:
+        raise OtprError(
+            "Results of benchmarks need pyarrow. Install it with: pip install 'otpr[bench]'"
+        ) from error
 
 
 def read_results(path: str | Path) -> list[Row]:
@@ -129,10 +130,7 @@ def read_results(path: str | Path) -> list[Row]:
         OtprError: there is no such file, it is no Parquet file or damaged, of a newer schema, has other
             columns, or a row that no run can have measured.
     """
-    check_pyarrow()
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
+    pa, pq = load_pyarrow()
     path = Path(path)
     if not path.is_file():
         raise OtprError(f"There are no results in {path}: `otpr bench` writes them.")
@@ -203,9 +201,8 @@ def _order(row: Row) -> tuple[Any, ...]:
     return (*row.run, row.eval_at)
 
 
-def _schema() -> pa.Schema:
-    import pyarrow as pa
-
+def _schema() -> Any:
+    pa, _ = load_pyarrow()
     text, number, real = pa.string(), pa.int64(), pa.float64()
     kinds = {
         "seed": number,
@@ -226,8 +223,9 @@ def _schema() -> pa.Schema:
     )
 
 
-def _check_schema(found: pa.Schema, path: Path) -> None:
-    stamp = (found.metadata or {}).get(_KEY, b"")
+def _check_schema(found: Any, path: Path) -> None:
+    metadata: dict[bytes, bytes] = found.metadata or {}
+    stamp = metadata.get(_KEY, b"")
     if not stamp.isdigit():
         raise OtprError(f"{path} is Parquet, but no results of `otpr bench`: it does not say its schema.")
     if int(stamp) > SCHEMA:
@@ -251,9 +249,7 @@ def _check_schema(found: pa.Schema, path: Path) -> None:
 
 
 def _write(path: Path, rows: Sequence[Row]) -> None:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
+    pa, pq = load_pyarrow()
     table = pa.Table.from_pylist([dataclasses.asdict(row) for row in rows], schema=_schema())
     part = path.with_name(f".{path.name}.part")
     with open(part, "wb") as stream:
@@ -264,7 +260,7 @@ def _write(path: Path, rows: Sequence[Row]) -> None:
 
 
 @contextlib.contextmanager
-def _alone(folder: Path) -> Iterator[None]:
+def _alone(folder: Path) -> Generator[None]:
     """One process at a time: two that read, add and write would lose the rows of one."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
