@@ -193,7 +193,10 @@ class DPPO(Agent):
         levels, before, after = (field[-self.tuned_steps :, None] for field in visited)
 
         def of_chain(state: Float[Array, " s"], chain: Float[Array, "c a"]) -> Float[Array, " t"]:
-            noise = jax.vmap(lambda chunk, k: network(state, chunk, k))(chain[:-1], levels[:, 0])
+            def predict(chunk: Float[Array, " a"], k: Int[Array, ""]) -> Float[Array, " a"]:
+                return network(state, chunk, k)
+
+            noise = jax.vmap(predict)(chain[:-1], levels[:, 0])
             mean, std = ancestral_step(noise, chain[:-1], before, after, least_std=self.config.least_std)
             return jnp.mean(jnp.clip(jax.scipy.stats.norm.logpdf(chain[1:], mean, std), -5.0, 2.0), axis=1)
 
@@ -203,7 +206,7 @@ class DPPO(Agent):
         """One gradient step of V, and (unless warming up) of the network of the last denoising steps."""
         c = self.config
 
-        def value_loss(value):
+        def value_loss(value: eqx.nn.MLP) -> tuple[Array, Array]:
             v = jax.vmap(value)(draws.states)
             return jnp.mean((v - draws.returns) ** 2), jnp.mean(v)
 

@@ -40,9 +40,9 @@ class DPPOConfig(AgentConfig):
     # discount of the advantage, for each denoising step between a step and the last
     denoising_discount: float = 0.99
     # the ratio of densities is clipped to 1 +- so much at the last denoising step ...
-    clip: float = 0.01
+    clip: float = 0.03
     # ... and to 1 +- so much at the first that is fine-tuned, between them exponentially at this rate
-    first_clip: float = 0.001
+    first_clip: float = 0.003
     clip_rate: float = 3.0
     # an iteration ends where the policy has moved by so much, in mean nats an entry of the chunk
     target_kl: float = 1.0

@@ -48,7 +48,7 @@ class TunedDiffusion(Generator):
         "least_std": "number",
     }
 
-    def __check_init__(self):
+    def __check_init__(self) -> None:
         if self.sampler not in get_args(Method):
             raise unknown_name("sampler", self.sampler, get_args(Method))
         visited = visited_levels(self.schedule, self.sampler_steps).levels.shape[0]
