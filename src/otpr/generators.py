@@ -79,7 +79,7 @@ class Diffusion(Generator):
 
         def predict_noise(chunks: Float[Array, "n a"], k: Int[Array, ""]) -> Float[Array, "n a"]:
             context = self.network.context(state, k)  # once, not once a candidate
-            return jax.vmap(lambda chunk: self.network.from_context(context, chunk))(chunks)
+            return jax.vmap(self.network.from_context, in_axes=(None, 0))(context, chunks)
 
         return sample(
             predict_noise,
@@ -164,7 +164,7 @@ class OneStep(Generator):
     def propose(self, state: Float[Array, " s"], key: PRNGKeyArray, n: int) -> Float[Array, "n a"]:
         """`n` sampled chunks for one state."""
         noise = jax.random.normal(key, (n, int(self.network.out_size)))
-        return jnp.clip(jax.vmap(lambda z: self.unclipped(state, z))(noise), -1, 1)
+        return jnp.clip(jax.vmap(self.unclipped, in_axes=(None, 0))(state, noise), -1, 1)
 
     def unclipped(self, state: Float[Array, " s"], noise: Float[Array, " a"]) -> Float[Array, " a"]:
         """The network's output."""

@@ -132,7 +132,7 @@ class DAWR(Agent):
         """One gradient step of V, and (unless warming up) of the score network by V's errors before it."""
         c = self.config
         key, noise_key = jax.random.split(self.key)
-        first = jax.tree.map(lambda field: field[:: c.lookahead], batch.paths)
+        first = Transitions(*(field[:: c.lookahead] for field in batch.paths))
         states = self.policy.normalizer(first.observation)
         returns = self.lambda_returns(batch.paths)
 
@@ -179,7 +179,7 @@ class DAWR(Agent):
         the last looked up is what was really achieved from there (where that is known).
         """
         share, length = self.config.lambda_share, self.config.lookahead
-        paths = jax.tree.map(lambda field: field.reshape(-1, length, *field.shape[1:]), paths)
+        paths = Transitions(*(field.reshape(-1, length, *field.shape[1:]) for field in paths))
         values = jax.vmap(jax.vmap(self.value))(self.policy.normalizer(paths.next_observation))
         achieved = paths.return_to_go[:, -1]
         estimated = paths.reward[:, -1] + paths.discount[:, -1] * values[:, -1]

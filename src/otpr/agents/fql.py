@@ -171,7 +171,11 @@ class FQL(Agent):
     ) -> tuple[OneStep, optax.OptState, dict[str, Array]]:
         """Distillation of the flow, noise by noise, and ascent of Q: the paper's eq. 8."""
         noise = jax.random.normal(key, (states.shape[0], self.flow.network.chunk_dim))
-        ends = jax.vmap(lambda s, z: self.flow.from_noise(s, z[None])[0])(states, noise)
+
+        def end(state: Float[Array, " s"], z: Float[Array, " a"]) -> Float[Array, " a"]:
+            return self.flow.from_noise(state, z[None])[0]
+
+        ends = jax.vmap(end)(states, noise)
 
         def loss_of(one_step: OneStep) -> tuple[Float[Array, ""], dict[str, Array]]:
             chunks = jax.vmap(one_step.unclipped)(states, noise)

@@ -11,6 +11,7 @@ normalisation keeps it from being high where there are no data.
 from __future__ import annotations
 
 import dataclasses
+import operator
 from typing import ClassVar, cast
 
 import equinox as eqx
@@ -167,7 +168,7 @@ class RLPD(Agent):
         arrays, static = eqx.partition(self.target_critic.members, eqx.is_array)
 
         def values(i: Array) -> Array:
-            member = eqx.combine(jax.tree.map(lambda x: x[i], arrays), static)
+            member = eqx.combine(jax.tree.map(operator.itemgetter(i), arrays), static)
             return member(next_states, next_chunks)
 
         chosen = jax.random.choice(key, c.num_critics, (c.target_critics,), replace=False)
@@ -188,7 +189,7 @@ class RLPD(Agent):
         generator, policy_state = gradient_step(optimizer, gradient, self.policy_state, self._generator)
 
         target_entropy = -self.policy.action_dim / 2
-        slope = jax.grad(lambda log: jnp.exp(log) * (entropy - target_entropy))(self.log_temperature)
+        slope = temperature * (entropy - target_entropy)  # of exp(log) * (entropy - target), by the logarithm
         log_temperature, temperature_state = gradient_step(
             optimizer, slope, self.temperature_state, self.log_temperature
         )

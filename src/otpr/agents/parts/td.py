@@ -45,8 +45,11 @@ def new_td_critics(
 
 def sample_chunks(policy: Policy, states: Float[Array, "n s"], key: PRNGKeyArray) -> Float[Array, "n a"]:
     """One chunk of the policy for each normalised observation."""
-    keys = jax.random.split(key, states.shape[0])
-    return jax.vmap(lambda state, key: policy.propose(state, key, 1)[0])(states, keys)
+
+    def sample_chunk(state: Float[Array, " s"], key: PRNGKeyArray) -> Float[Array, " a"]:
+        return policy.propose(state, key, 1)[0]
+
+    return jax.vmap(sample_chunk)(states, jax.random.split(key, states.shape[0]))
 
 
 def td_step(
