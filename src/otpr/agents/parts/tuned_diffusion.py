@@ -91,7 +91,7 @@ class TunedDiffusion(Generator):
 
         def by(network: NoiseNetwork) -> Float[Array, "n a"]:
             context = network.context(state, k)  # once, not once a candidate
-            return jax.vmap(lambda chunk: network.from_context(context, chunk))(chunks)
+            return jax.vmap(network.from_context, in_axes=(None, 0))(context, chunks)
 
         return jax.lax.cond(k <= levels[-self.tuned_steps], lambda: by(self.network), lambda: by(self.base))
 
