@@ -13,8 +13,9 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, PRNGKeyArray
 
+from otpr.agents.parts.regression import q_target, regression_step
 from otpr.agents.parts.steps import gradient_step
-from otpr.critics import QEnsemble, expectile_loss, polyak
+from otpr.critics import QEnsemble, expectile_loss
 from otpr.data.chunks import Transitions
 from otpr.normalization import Normalizer
 
@@ -63,29 +64,18 @@ def iql_step(
         optax.adam(learning_rate), gradient, critics.value_state, critics.value
     )
 
-    # `discount` is 0 after a termination and gamma^(steps taken) otherwise, time-outs included
-    target = data.reward + data.discount * jax.vmap(value)(next_states)
-    if return_bound:
-        target = jnp.maximum(target, data.return_to_go)
-
-    def critic_loss(critic: QEnsemble) -> tuple[Array, Array]:
-        q = critic(states, data.chunk)
-        return jnp.mean((q - target) ** 2), q
-
-    (q_loss, q), gradient = eqx.filter_value_and_grad(critic_loss, has_aux=True)(critics.critic)
-    critic, critic_state = gradient_step(
-        optax.adam(learning_rate), gradient, critics.critic_state, critics.critic
+    critic, target_critic, critic_state, metrics = regression_step(
+        critics.critic,
+        critics.target_critic,
+        critics.critic_state,
+        states,
+        data.chunk,
+        q_target(data, jax.vmap(value)(next_states), return_bound),
+        learning_rate=learning_rate,
+        target_rate=target_rate,
     )
-    stepped = IQLCritics(
-        critic, polyak(critics.target_critic, critic, target_rate), value, critic_state, value_state
-    )
-    return stepped, {
-        "critic/loss": q_loss,
-        "critic/value_loss": v_loss,
-        "critic/q": jnp.mean(q),
-        "critic/q_max": jnp.max(q),
-        "critic/value": mean_v,
-    }
+    stepped = IQLCritics(critic, target_critic, value, critic_state, value_state)
+    return stepped, metrics | {"critic/value_loss": v_loss, "critic/value": mean_v}
 
 
 def new_iql_critics(

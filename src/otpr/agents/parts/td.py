@@ -14,8 +14,8 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from otpr.agents.parts.steps import gradient_step
-from otpr.critics import QEnsemble, polyak
+from otpr.agents.parts.regression import q_target, regression_step
+from otpr.critics import QEnsemble
 from otpr.data.chunks import Transitions
 from otpr.policy import Policy
 
@@ -75,23 +75,12 @@ def td_step(
     """
     states, next_states = policy.normalizer(data.observation), policy.normalizer(data.next_observation)
     next_q = critics.target_critic.minimum(next_states, sample_chunks(policy, next_states, key))
-    # `discount` is 0 after a termination and gamma^(steps taken) otherwise, time-outs included
-    target = data.reward + data.discount * next_q
-    if return_bound:
-        target = jnp.maximum(target, data.return_to_go)
-
-    def critic_loss(critic: QEnsemble) -> tuple[Array, Array]:
-        q = critic(states, data.chunk)
-        return jnp.mean((q - target) ** 2), q
-
-    (loss, q), gradient = eqx.filter_value_and_grad(critic_loss, has_aux=True)(critics.critic)
-    critic, critic_state = gradient_step(
-        optax.adam(learning_rate), gradient, critics.critic_state, critics.critic
+    critic, target_critic, critic_state, metrics = regression_step(
+        *critics,
+        states,
+        data.chunk,
+        q_target(data, next_q, return_bound),
+        learning_rate=learning_rate,
+        target_rate=target_rate,
     )
-    stepped = TDCritics(critic, polyak(critics.target_critic, critic, target_rate), critic_state)
-    return stepped, {
-        "critic/loss": loss,
-        "critic/q": jnp.mean(q),
-        "critic/q_max": jnp.max(q),
-        "critic/value": jnp.mean(next_q),
-    }
+    return TDCritics(critic, target_critic, critic_state), metrics | {"critic/value": jnp.mean(next_q)}
