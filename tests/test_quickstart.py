@@ -88,6 +88,7 @@ def test_quickstart_stopped_once_and_resumed_leaves_everything_that_is_promised(
         assert f" {result['success_rate']:.0%} " in line
     assert f"{summary['env_steps']:,} environment steps" in text
     assert (run / "learning_curve.png").stat().st_size > 1000
+    assert "What happened" in (run / "report.html").read_text()
     videos = list(run.glob("videos/*.mp4"))
     assert len(videos) == 2 or "video" in text.lower()
     base, tuned = weights(run / "pretrain" / "policy"), weights(run / "policy")

@@ -5,6 +5,7 @@ The run directory is that of the fine-tuning, with the earlier steps in folders 
 demonstrations/   what `otpr collect` makes
 pretrain/         what `otpr pretrain` makes; its policy is the base policy
 evaluation.json   what `otpr evaluate` says of both policies
+report.html       what `otpr report` makes of it all
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from otpr.envs import task_spec
 from otpr.errors import check_at_least
 from otpr.evaluate_command import Evaluate
 from otpr.policy import load_policy
+from otpr.report_commands import Report
 from otpr.training.finetune import LoopConfig
 from otpr.training.run_directory import RunDirectory
 
@@ -103,4 +105,5 @@ class Quickstart:
         rich.print(table)
         minutes = summary["wall_seconds"] / 60
         print(f"{summary['env_steps']:,} environment steps, {minutes:.1f} minutes of fine-tuning.")
+        Report(run.path).run()
         print(f"All in {run.path}")

@@ -268,6 +268,7 @@ def test_films_are_inside_the_page_unless_they_are_too_large(tmp_path: Path, mon
     (path / "videos").mkdir()
     (path / "videos" / "after.mp4").write_bytes(b"small film")
     (path / "videos" / "before.mp4").write_bytes(b"first")
+    (path / "videos" / ".part-later.mp4").write_bytes(b"half")
     (path / "videos" / "large.mp4").write_bytes(bytes(3 * 2**20))
     monkeypatch.setattr(page_run, "VIDEO_LIMIT", 2**20)
     parsed = Parsed(run_page(path))

@@ -73,7 +73,8 @@ def read_run(path: Path) -> RunFiles:
         read_rows(pretrain) if is_run(pretrain) else [],
         _document(summary) if summary.exists() else None,
         _documents(path / "evaluation.json"),
-        sorted(file for file in (path / "videos").glob("*.mp4") if file.is_file()),
+        # [!.]: a hidden one is still being filmed
+        sorted(file for file in (path / "videos").glob("[!.]*.mp4") if file.is_file()),
         sorted(file for file in (path / "faults").glob("*") if file.is_file()),
     )
 
