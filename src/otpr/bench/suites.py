@@ -99,7 +99,7 @@ SUITES: dict[str, Suite] = {
             BenchTask("metaworld/box-close-v3", Recipe(10, noise=0.5), Budget()),
             BenchTask("ogbench/cube-double-task2", Recipe(40, noise=0.2, updates=4000), Budget()),
             BenchTask("robosuite/can", Recipe(6, noise=0.3), _ROBOSUITE),
-            BenchTask("robosuite/square", Recipe(30, noise=0.1, updates=5000), _ROBOSUITE),
+            BenchTask("robosuite/square", Recipe(80, noise=0.1, updates=15_000), _ROBOSUITE),
         ),
     ),
 }
