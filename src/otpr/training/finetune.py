@@ -159,7 +159,9 @@ class FineTuning:
             if at.follow_due:
                 return self._follow
         over = at.env_steps >= loop.env_steps
-        if at.evaluated_at < at.env_steps and (over or at.env_steps - at.evaluated_at >= loop.eval_every):
+        # by multiples of `eval_every`: counted from the last evaluation, long rounds would lose some
+        due = at.env_steps // loop.eval_every > at.evaluated_at // loop.eval_every
+        if at.evaluated_at < at.env_steps and (over or due):
             return self._evaluate
         return None if over else self._collect
 
