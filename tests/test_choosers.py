@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import equinox as eqx
@@ -13,7 +14,7 @@ import pytest
 from otpr.choosers import Chooser, ExpectileWeights, HighestQ, Reduction
 from otpr.critics import QEnsemble
 from otpr.errors import OtprError
-from otpr.policy import load_policy
+from otpr.policy import Policy, load_policy
 from tiny import TASK, arrays, assert_same_arrays, policy
 
 STATE_DIM, CHUNK_DIM, N = 39, 32, 12
@@ -26,6 +27,10 @@ CHOOSERS: dict[str, Chooser] = {
     "mean": HighestQ(CRITIC, "mean"),
     "expectile": ExpectileWeights(CRITIC, VALUE, 0.8),
 }
+
+
+def acting_by(chooser: Chooser) -> Policy:
+    return dataclasses.replace(policy(), chooser=chooser, candidates=6)
 
 
 def q_by_member() -> np.ndarray:
@@ -71,7 +76,7 @@ def test_expectile_weights_are_tau_above_the_value_and_the_rest_below():
 
 @pytest.mark.parametrize("kind", CHOOSERS)
 def test_a_policy_with_it_acts_the_same_after_saving_and_loading(kind: str, tmp_path: Path):
-    acting = policy(chooser=CHOOSERS[kind])  # type: ignore[arg-type]
+    acting = acting_by(CHOOSERS[kind])
     acting.save(tmp_path / "policy", task=TASK)
     loaded = load_policy(tmp_path / "policy")
     assert_same_arrays(arrays(loaded), arrays(acting))
@@ -87,9 +92,11 @@ def test_settings_that_choose_nothing_are_refused(tmp_path: Path):
     with pytest.raises(ValueError, match="expectile"):
         ExpectileWeights(CRITIC, VALUE, 1.0)
     with pytest.raises(ValueError, match="reduction"):
-        HighestQ(CRITIC, "median")  # type: ignore[arg-type]
+        HighestQ.skeleton(
+            {**HighestQ(CRITIC).about(), "reduction": "median"}, STATE_DIM, CHUNK_DIM, jax.random.key(0)
+        )
     folder = tmp_path / "policy"
-    policy(chooser=HighestQ(CRITIC)).save(folder, task=TASK)  # type: ignore[arg-type]
+    acting_by(HighestQ(CRITIC)).save(folder, task=TASK)
     document = (folder / "policy.json").read_text()
     (folder / "policy.json").write_text(document.replace("highest-q", "lowest-q"))
     with pytest.raises(OtprError, match="damaged"):

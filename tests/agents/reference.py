@@ -35,6 +35,14 @@ def q(critic: QEnsemble, states: Any, chunks: Any) -> Any:
     return jnp.stack(rows)
 
 
+def q_target(data: Transitions, next_q: Any) -> Any:
+    """Reward and what follows, but at least what was achieved; either has a say in some."""
+    target = jnp.maximum(data.reward + data.discount * next_q, data.return_to_go)
+    assert (target > data.return_to_go).any()
+    assert (target == data.return_to_go).any()
+    return target
+
+
 def assert_first_adam_step(before: Any, after: Any, loss: Any, learning_rate: float) -> None:
     """The first step of Adam moves each weight by the learning rate against the sign of its gradient.
 

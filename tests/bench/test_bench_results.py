@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from otpr.bench.results import Row, add_rows, current, latest, read_results
+from otpr.bench.results import Row, add_rows, read_results
 from otpr.errors import OtprError
 
 
@@ -71,31 +71,6 @@ def test_one_process_adds_at_a_time_or_the_rows_of_another_would_be_lost(tmp_pat
     os.close(folder)
     adding.join()
     assert [row.seed for row in read_results(file)] == [0, 1]
-
-
-def test_current_rows_are_of_the_versions_that_are_asked_for():
-    old, new, other = row(), row(code_version="d" * 12), row(algorithm="fql")
-    versions = {("otpr", old.task): "d" * 12, ("fql", old.task): "c" * 12}
-    assert current([old, new, other], versions) == [new, other]
-    assert current([old, new], {}) == []
-
-
-def test_the_latest_rows_are_of_one_base_a_task_and_one_version_and_settings_a_method():
-    at = [f"2026-11-{day}T08:00:00+00:00" for day in (20, 21, 22, 23)]
-    kept = [
-        row(started=at[2], code_version="d" * 12),
-        row(started=at[3], code_version="d" * 12, seed=1),
-        row(started=at[1], preset="paper"),
-        row(started=at[1], algorithm="fql"),
-        row(started=at[0], task="metaworld/push-v3", base="a" * 12),
-    ]
-    dropped = [
-        row(started=at[1]),
-        row(started=at[1], code_version="d" * 12, settings="4" * 12),
-        row(started=at[0], algorithm="fql", base="0" * 12),
-        row(started=at[0], algorithm="dql", base="0" * 12),
-    ]
-    assert sorted(map(repr, latest([*dropped, *kept]))) == sorted(map(repr, kept))
 
 
 # -------------------------------------------------------------------------------------------------- bad input

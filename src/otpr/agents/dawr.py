@@ -26,7 +26,7 @@ from otpr.agents.parts.diffusion_policy import (
 )
 from otpr.agents.parts.steps import gradient_step
 from otpr.data.chunks import Transitions
-from otpr.data.experience import Experience
+from otpr.data.experience import Experience, pick
 from otpr.diffusion import NoiseNetwork, denoising_losses
 from otpr.policy import Policy
 
@@ -37,6 +37,10 @@ class DAWRConfig(DiffusionPolicyConfig):
 
     algorithm: ClassVar[str] = "dawr"
 
+    # width and number of the hidden layers of V
+    critic_width: int = 256
+    critic_depth: int = 2
+    learning_rate: float = 3e-4
     # gradient steps for each environment step
     update_ratio: float = 0.5
     # share of what follows a chunk that is looked up further on, and not taken from V
@@ -120,13 +124,13 @@ class DAWR(Agent):
 
         their_rows = paths(theirs, numbers[-1])
         our_rows = paths(ours, jnp.maximum(replay.size - 1, 0))
-        take_own = jnp.repeat(own, c.lookahead)
-
-        def pick(their_field: Array, our_field: Array) -> Array:
-            mask = take_own if their_field.ndim == 1 else take_own[:, None]
-            return jnp.where(mask, our_field[our_rows], their_field[their_rows])
-
-        return DAWRBatch(Transitions(*map(pick, demonstrated, replay.data)))
+        return DAWRBatch(
+            pick(
+                jnp.repeat(own, c.lookahead),
+                Transitions(*(field[our_rows] for field in replay.data)),
+                Transitions(*(field[their_rows] for field in demonstrated)),
+            )
+        )
 
     def update(self, batch: DAWRBatch, update_policy: bool = True) -> tuple[DAWR, dict[str, Array]]:
         """One gradient step of V, and (unless warming up) of the score network by V's errors before it."""

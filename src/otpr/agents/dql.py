@@ -22,6 +22,7 @@ from otpr.agents.parts.diffusion_policy import (
     new_trained_policy,
     policy_step,
 )
+from otpr.agents.parts.regression import CriticsConfig
 from otpr.agents.parts.td import TDCritics, new_td_critics, sample_chunks, td_step
 from otpr.choosers import HighestQ
 from otpr.critics import QEnsemble
@@ -32,7 +33,7 @@ from otpr.policy import Policy
 
 
 @dataclasses.dataclass(frozen=True)
-class DQLConfig(DiffusionPolicyConfig):
+class DQLConfig(CriticsConfig, DiffusionPolicyConfig):
     """Settings of the algorithm; `PRESETS` names some."""
 
     algorithm: ClassVar[str] = "dql"
@@ -41,12 +42,6 @@ class DQLConfig(DiffusionPolicyConfig):
     update_ratio: float = 0.15
     # weight of -Q, as a share of |Q|, beside the score matching
     eta: float = 0.1
-    # Q networks
-    num_critics: int = 2
-    # how far the target critics move towards the critics each step
-    target_rate: float = 0.005
-    # Q is at least what was really achieved from a pair (true where the dynamics are deterministic)
-    return_bound: bool = True
     # sampled chunks of which the deployed policy takes the one of the highest Q
     candidates: int = 16
 

@@ -27,6 +27,7 @@ from otpr.agents.parts.diffusion_policy import (
     policy_step,
 )
 from otpr.agents.parts.iql import IQLCritics, iql_step, new_iql_critics
+from otpr.agents.parts.regression import CriticsConfig
 from otpr.choosers import ExpectileWeights, HighestQ
 from otpr.critics import QEnsemble
 from otpr.data.chunks import Transitions
@@ -36,7 +37,7 @@ from otpr.policy import Policy
 
 
 @dataclasses.dataclass(frozen=True)
-class IDQLConfig(DiffusionPolicyConfig):
+class IDQLConfig(CriticsConfig, DiffusionPolicyConfig):
     """Settings of the algorithm; `PRESETS` names some."""
 
     algorithm: ClassVar[str] = "idql"
@@ -45,12 +46,6 @@ class IDQLConfig(DiffusionPolicyConfig):
     update_ratio: float = 0.5
     # tau, of the value function's regression on Q and of the weights when exploring
     expectile: float = 0.7
-    # Q networks whose minimum is used
-    num_critics: int = 2
-    # how far the target critics move towards the critics each step
-    target_rate: float = 0.005
-    # Q is at least what was really achieved from a pair (true where the dynamics are deterministic)
-    return_bound: bool = True
     # sampled chunks among which the critics choose when acting
     candidates: int = 16
     # share of demonstrations in every batch

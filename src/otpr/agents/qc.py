@@ -18,8 +18,8 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from otpr.agents.parts.agent import Agent, AgentConfig, Batch
-from otpr.agents.parts.regression import q_target, regression_step
+from otpr.agents.parts.agent import Agent, Batch
+from otpr.agents.parts.regression import CriticsConfig, q_target, regression_step
 from otpr.agents.parts.steps import gradient_step
 from otpr.choosers import HighestQ
 from otpr.critics import QEnsemble
@@ -31,7 +31,7 @@ from otpr.policy import Policy
 
 
 @dataclasses.dataclass(frozen=True)
-class QCConfig(AgentConfig):
+class QCConfig(CriticsConfig):
     """Settings of the algorithm; docs/algorithms/qc.md says where each comes from."""
 
     algorithm: ClassVar[str] = "qc"
@@ -48,22 +48,6 @@ class QCConfig(AgentConfig):
     target_candidates: int = 4
     # Euler steps of the flow
     flow_steps: int = 10
-    # Q networks whose mean is used
-    num_critics: int = 2
-    # width and number of the hidden layers of Q
-    critic_width: int = 256
-    critic_depth: int = 2
-    learning_rate: float = 3e-4
-    # how far the target critics move towards the critics each step
-    target_rate: float = 0.005
-    # Q is at least what was really achieved from a pair (true where the dynamics are deterministic)
-    return_bound: bool = True
-
-    def __post_init__(self) -> None:
-        """See `AgentConfig`."""
-        super().__post_init__()
-        if not 0 < self.target_rate <= 1:
-            raise ValueError(f"target_rate must lie in (0, 1], got {self.target_rate}.")
 
 
 class QC(Agent):

@@ -22,6 +22,7 @@ from otpr.agents.parts.diffusion_policy import (
     new_trained_policy,
     policy_step,
 )
+from otpr.agents.parts.regression import CriticsConfig
 from otpr.agents.parts.td import TDCritics, new_td_critics, td_step
 from otpr.critics import QEnsemble
 from otpr.data.chunks import Transitions
@@ -31,7 +32,7 @@ from otpr.policy import Policy
 
 
 @dataclasses.dataclass(frozen=True)
-class QSMConfig(DiffusionPolicyConfig):
+class QSMConfig(CriticsConfig, DiffusionPolicyConfig):
     """Settings of the algorithm; `PRESETS` names some."""
 
     algorithm: ClassVar[str] = "qsm"
@@ -40,12 +41,6 @@ class QSMConfig(DiffusionPolicyConfig):
     update_ratio: float = 0.5
     # alpha: the score that is learnt is alpha times the gradient of Q
     q_gradient_scale: float = 50.0
-    # Q networks, whose gradients are averaged
-    num_critics: int = 2
-    # how far the target critics move towards the critics each step
-    target_rate: float = 0.005
-    # Q is at least what was really achieved from a pair (true where the dynamics are deterministic)
-    return_bound: bool = True
 
     def __post_init__(self) -> None:
         """See `AgentConfig`."""

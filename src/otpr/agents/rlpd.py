@@ -20,8 +20,8 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from otpr.agents.parts.agent import Agent, AgentConfig, Batch
-from otpr.agents.parts.regression import q_target, regression_step
+from otpr.agents.parts.agent import Agent, Batch
+from otpr.agents.parts.regression import QConfig, q_target, regression_step
 from otpr.agents.parts.steps import gradient_step
 from otpr.critics import QEnsemble
 from otpr.data.chunks import Transitions
@@ -31,7 +31,7 @@ from otpr.policy import Policy
 
 
 @dataclasses.dataclass(frozen=True)
-class RLPDConfig(AgentConfig):
+class RLPDConfig(QConfig):
     """Settings of the algorithm; docs/algorithms/rlpd.md says where each comes from."""
 
     algorithm: ClassVar[str] = "rlpd"
@@ -49,19 +49,12 @@ class RLPDConfig(AgentConfig):
     # width and number of the hidden layers of Q and of the policy
     width: int = 256
     depth: int = 2
-    learning_rate: float = 3e-4
-    # how far the target critics move towards the critics each step
-    target_rate: float = 0.005
-    # Q is at least what was really achieved from a pair (true where the dynamics are deterministic)
-    return_bound: bool = True
     # weight of the entropy to begin with; the paper's 1 needs 15,000 steps of its own to come down to this
     initial_temperature: float = 0.01
 
     def __post_init__(self) -> None:
         """See `AgentConfig`."""
         super().__post_init__()
-        if not 0 < self.target_rate <= 1:
-            raise ValueError(f"target_rate must lie in (0, 1], got {self.target_rate}.")
         if not 0 < self.initial_temperature < float("inf"):
             raise ValueError(
                 f"initial_temperature must be a positive number, got {self.initial_temperature}."

@@ -1,7 +1,7 @@
 """The raw results of a suite: one Parquet file, a row for every evaluation of every run.
 
 A run that failed has one row: how far it came and why it ended, and no success. Rows of earlier versions of
-the code stay in the file; `current` chooses those that may stand in one table.
+the code stay in the file; `otpr.bench.study.newest` chooses those that may stand in one table.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import fcntl
 import importlib
 import math
 import os
-from collections.abc import Generator, Iterable, Mapping, Sequence
+from collections.abc import Generator, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
@@ -164,34 +164,6 @@ def add_rows(path: str | Path, rows: Sequence[Row]) -> None:
             new = {row.run for row in rows}
             kept = [row for row in read_results(path) if row.run not in new] if path.exists() else []
             _write(path, sorted([*kept, *rows], key=_order))
-
-
-def current(rows: Iterable[Row], versions: Mapping[tuple[str, str], str]) -> list[Row]:
-    """The rows of one version of the code for each algorithm and task.
-
-    Args:
-        rows: of a results file.
-        versions: the code version by (algorithm, task); rows of others are left out.
-    """
-    return [row for row in rows if versions.get((row.algorithm, row.task)) == row.code_version]
-
-
-def latest(rows: Iterable[Row]) -> list[Row]:
-    """The rows that may stand in one table, where runs were repeated with something changed.
-
-    Of each task those from the base that was used last, and of these, for each algorithm and preset, those of
-    the version of the code and the settings that were used last.
-    """
-    rows = sorted(rows, key=lambda row: row.started)
-    bases = {(row.suite, row.task): row.base for row in rows}
-    rows = [row for row in rows if row.base == bases[row.suite, row.task]]
-    kinds = {_method(row): (row.code_version, row.settings) for row in rows}
-    chosen = [row for row in rows if (row.code_version, row.settings) == kinds[_method(row)]]
-    return sorted(chosen, key=_order)
-
-
-def _method(row: Row) -> tuple[str, ...]:
-    return (row.suite, row.task, row.algorithm, row.preset)
 
 
 _BACK = "Bring it back from the repository or a backup, or name another file with --results."

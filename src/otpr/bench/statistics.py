@@ -289,8 +289,7 @@ def performance_profile(groups: Groups, thresholds: Sequence[float]) -> list[Est
     if not _have_spread([groups]):
         return [Estimate(float(value), math.nan, math.nan) for value in values]
     rng = np.random.default_rng(0)
-    pairs = zip(above, groups, strict=True)
-    shares = np.mean([_draws(len(group), rng, PROFILE_RESAMPLES) @ table.T for table, group in pairs], axis=0)
+    shares = np.mean([_draws(table.shape[1], rng, PROFILE_RESAMPLES) @ table.T for table in above], axis=0)
     low, high = np.quantile(shares, [0.025, 0.975], axis=0)
     return [Estimate(*(float(number) for number in row)) for row in zip(values, low, high, strict=True)]
 

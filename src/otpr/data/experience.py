@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import PRNGKeyArray
+from jaxtyping import Array, Bool, PRNGKeyArray
 
 from otpr.data.chunks import Transitions
 from otpr.data.mixture import Mixture
@@ -26,14 +26,14 @@ class Experience(NamedTuple):
         demonstrated = self.demonstrations.transitions
         n_demonstrated = demonstrated.reward.shape[0]
         rows = jax.random.randint(key, (n,), 0, n_demonstrated + self.replay.size)
-        own = rows >= n_demonstrated
-
-        def pick(theirs: jax.Array, ours: jax.Array) -> jax.Array:
-            among_theirs = theirs[jnp.where(own, 0, rows)]
-            among_ours = ours[jnp.where(own, rows - n_demonstrated, 0)]
-            return jnp.where(own if theirs.ndim == 1 else own[:, None], among_ours, among_theirs)
-
-        return Transitions(*map(pick, demonstrated, self.replay.data))
+        take_own = rows >= n_demonstrated
+        their_rows = jnp.where(take_own, 0, rows)
+        own_rows = jnp.where(take_own, rows - n_demonstrated, 0)
+        return pick(
+            take_own,
+            Transitions(*(field[own_rows] for field in self.replay.data)),
+            Transitions(*(field[their_rows] for field in demonstrated)),
+        )
 
     def sample_both(self, key: PRNGKeyArray, n: int, demonstration_share: float) -> Transitions:
         """`n` transitions, a fixed share of them demonstrated; all of them while the replay is empty."""
@@ -41,9 +41,13 @@ class Experience(NamedTuple):
         demonstrated = self.demonstrations.sample(demonstration_key, n)
         own = self.replay.sample(replay_key, n)
         take_own = (jnp.arange(n) >= round(n * demonstration_share)) & (self.replay.size > 0)
-        take_own = jax.random.permutation(mix_key, take_own)
+        return pick(jax.random.permutation(mix_key, take_own), own, demonstrated)
 
-        def pick(theirs: jax.Array, ours: jax.Array) -> jax.Array:
-            return jnp.where(take_own if theirs.ndim == 1 else take_own[:, None], ours, theirs)
 
-        return Transitions(*map(pick, demonstrated, own))
+def pick(first: Bool[Array, " n"], one: Transitions, other: Transitions) -> Transitions:
+    """Row by row, those of `one` where `first` says so, and of `other` elsewhere."""
+
+    def field(a: Array, b: Array) -> Array:
+        return jnp.where(first if a.ndim == 1 else first[:, None], a, b)
+
+    return Transitions(*map(field, one, other))

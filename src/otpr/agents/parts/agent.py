@@ -56,6 +56,8 @@ class AgentConfig:
                 raise ValueError(f"{field.name} must be at least {least}, got {value}.")
             if field.name.endswith("learning_rate") and not 0 < value < float("inf"):
                 raise ValueError(f"{field.name} must be a positive number, got {value}.")
+            if field.name in ("target_rate", "ema_rate") and not 0 < value <= 1:
+                raise ValueError(f"{field.name} must lie in (0, 1], got {value}.")
             if field.name.endswith("_share") and not 0 <= value <= 1:
                 raise ValueError(f"{field.name} must lie in [0, 1], got {value}.")
         if not 0 <= self.update_ratio < float("inf"):

@@ -19,25 +19,13 @@ from otpr.policy import Policy
 
 @dataclasses.dataclass(frozen=True)
 class DiffusionPolicyConfig(AgentConfig):
-    """Settings of an algorithm with critics and a diffusion policy; defaults are those of OTPR."""
+    """Settings of an algorithm that trains the diffusion policy; defaults are those of OTPR."""
 
-    # width and number of the hidden layers of the critics
-    critic_width: int = 256
-    critic_depth: int = 2
-    learning_rate: float = 3e-4
     policy_learning_rate: float = 3e-4
     # how far the deployed moving average moves towards the trained weights each step
     ema_rate: float = 0.005
     # share of demonstrations in every batch
     demonstration_share: float = 0.25
-
-    def __post_init__(self) -> None:
-        """See `AgentConfig`; rates (but for learning rates) must lie in (0, 1]."""
-        super().__post_init__()
-        for field in dataclasses.fields(self):
-            value = getattr(self, field.name)
-            if field.name in ("target_rate", "ema_rate") and not 0 < value <= 1:
-                raise ValueError(f"{field.name} must lie in (0, 1], got {value}.")
 
 
 class TrainedPolicy(NamedTuple):

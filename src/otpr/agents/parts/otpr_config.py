@@ -9,14 +9,15 @@ from typing import ClassVar, Literal
 import numpy as np
 from jaxtyping import Int
 
-from otpr.agents.parts.agent import AgentConfig
+from otpr.agents.parts.diffusion_policy import DiffusionPolicyConfig
+from otpr.agents.parts.regression import CriticsConfig
 from otpr.data.episodes import Episode
 from otpr.data.keypoints import KeypointStrategy, keypoint_rows
 from otpr.ot.neural import Method
 
 
 @dataclasses.dataclass(frozen=True)
-class OTPRConfig(AgentConfig):
+class OTPRConfig(CriticsConfig, DiffusionPolicyConfig):
     """Settings of the algorithm; `PRESETS` names some."""
 
     algorithm: ClassVar[str] = "otpr"
@@ -24,27 +25,11 @@ class OTPRConfig(AgentConfig):
     # --- critics
     # of the value function's regression on Q (IQL); above 0.5 it leans to the better actions
     expectile: float = 0.7
-    # Q networks whose minimum is used
-    num_critics: int = 2
-    # width and number of the hidden layers of Q and V
-    critic_width: int = 256
-    critic_depth: int = 2
-    learning_rate: float = 3e-4
-    # how far the target critics move towards the critics each step
-    target_rate: float = 0.005
-    # Q is at least what was really achieved from a pair (true where the dynamics are deterministic)
-    return_bound: bool = True
 
     # --- policy
-    policy_learning_rate: float = 3e-4
-    # how far the deployed moving average moves towards the trained weights each step
-    ema_rate: float = 0.005
-    # share of demonstrations in every batch, of critics and of policy
-    demonstration_share: float = 0.25
     # which pairs the score matching trains on: "occurring" draws replayed pairs (s_i, a_i) by H(s_i, a_i);
-    # "product" draws
-    # for s_i a partner a_j of any other state by H(s_i, a_j) (the paper's eq. 10), from the block of the
-    # last round; "imitation" takes replayed pairs as they come
+    # "product" draws for s_i a partner a_j of any other state by H(s_i, a_j) (the paper's eq. 10), from the
+    # block of the last round; "imitation" takes replayed pairs as they come
     pairing: Literal["occurring", "product", "imitation"] = "occurring"
     # occurring pairs to draw from, in batches
     pool: int = 2
@@ -89,9 +74,8 @@ class OTPRConfig(AgentConfig):
     def __post_init__(self) -> None:
         """See `AgentConfig`."""
         super().__post_init__()
-        for name in ("expectile", "target_rate", "ema_rate"):
-            if not 0 < getattr(self, name) <= 1:
-                raise ValueError(f"{name} must lie in (0, 1], got {getattr(self, name)}.")
+        if not 0 < self.expectile <= 1:
+            raise ValueError(f"expectile must lie in (0, 1], got {self.expectile}.")
         for name in ("epsilon", "guiding_temperature", "potentials_tolerance"):
             if not 0 < getattr(self, name) < float("inf"):
                 raise ValueError(f"{name} must be a positive number, got {getattr(self, name)}.")

@@ -2,14 +2,39 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import equinox as eqx
 import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float
 
+from otpr.agents.parts.agent import AgentConfig
 from otpr.agents.parts.steps import gradient_step
 from otpr.critics import QEnsemble, polyak
 from otpr.data.chunks import Transitions
+
+
+@dataclasses.dataclass(frozen=True)
+class QConfig(AgentConfig):
+    """Settings of an algorithm that learns Q."""
+
+    # Q networks; what is made of their values is each algorithm's own
+    num_critics: int = 2
+    learning_rate: float = 3e-4
+    # how far the target critics move towards the critics each step
+    target_rate: float = 0.005
+    # Q is at least what was really achieved from a pair (true where the dynamics are deterministic)
+    return_bound: bool = True
+
+
+@dataclasses.dataclass(frozen=True)
+class CriticsConfig(QConfig):
+    """The same where the critics have a size of their own."""
+
+    # width and number of the hidden layers of the critics
+    critic_width: int = 256
+    critic_depth: int = 2
 
 
 def q_target(data: Transitions, next_q: Float[Array, " n"], return_bound: bool) -> Float[Array, " n"]:
