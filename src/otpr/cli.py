@@ -9,7 +9,7 @@ import shutil
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any, NoReturn, get_type_hints
 
 import tyro
 
@@ -40,6 +40,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:  # before a command has begun
         print("\notpr: interrupted.", file=sys.stderr)
         return 130
+
+
+def entry() -> NoReturn:
+    """The program `otpr`: `main`, and the end of the process."""
+    from otpr.training.stopping import exit_process
+
+    exit_process(main())
 
 
 def _run(arguments: list[str]) -> int:

@@ -53,4 +53,6 @@ def _make_base(folder: str, task: str, recipe: str) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    from otpr.training.stopping import exit_process
+
+    exit_process(main(sys.argv[1:]))

@@ -149,7 +149,7 @@ class ChunkedVectorEnv:
         self.num_envs = num_envs
         self.broken: dict[int, str] = {}
         """The slots whose episode broke in the last `reset` or `step`, each with the cause."""
-        self._observation_dim = spec.observation_dim
+        self.observation_dim = spec.observation_dim
         self._chunk_shape = (num_envs, chunk_length, spec.action_dim)
         self._running = np.zeros(num_envs, np.bool_)
         self._started = 0  # episodes
@@ -190,7 +190,7 @@ class ChunkedVectorEnv:
         self._running = np.array([seed is not None for seed in seeds])
         self._started += int(self._running.sum())
         replies = self._ask("reset", [[seeds[slot] for slot in slots] for slots in self._slots])
-        observations = np.zeros((self.num_envs, self._observation_dim), np.float32)
+        observations = np.zeros((self.num_envs, self.observation_dim), np.float32)
         for slots, reply in zip(self._slots, replies, strict=True):
             if reply is not None:
                 observations[slots] = reply
@@ -216,7 +216,7 @@ class ChunkedVectorEnv:
             raise ValueError("The action chunks hold NaN or infinity")
         chunks = np.asarray(chunks, np.float32)
         replies = self._ask("step", [chunks[slots] for slots in self._slots])
-        result = ChunkStep.empty(self.num_envs, self._chunk_shape[1], self._observation_dim)
+        result = ChunkStep.empty(self.num_envs, self._chunk_shape[1], self.observation_dim)
         for slots, reply in zip(self._slots, replies, strict=True):
             if reply is not None:
                 for field in fields(ChunkStep):

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import functools
 import time
 from collections.abc import Callable, Generator, Sequence
 from typing import Any
@@ -25,14 +24,14 @@ from otpr.envs import BrokenEnvironmentError, ChunkedVectorEnv, task_spec
 from otpr.errors import OtprError
 from otpr.policy import Policy
 from otpr.training import checkpoints
-from otpr.training.evaluate import evaluate
-from otpr.training.learning import as_floats, first_experience, follow, take_block
+from otpr.training.evaluate import Evaluation, evaluate
+from otpr.training.learning import first_experience, follow_round, learn_round, take_block
 from otpr.training.loop import LoopConfig, Progression
 from otpr.training.numbers import NotFiniteError, agent_arrays, bad_update, not_finite
 from otpr.training.progress import Progress
-from otpr.training.rollout import run_episodes
+from otpr.training.rollout import compile_acting, run_episodes
 from otpr.training.run_directory import RunDirectory
-from otpr.training.stopping import StopRequest
+from otpr.training.stopping import Abandoned, StopRequest
 from otpr.training.versions import code_version
 
 BLOCK = 250
@@ -40,10 +39,6 @@ BLOCK = 250
 
 RECENT = 40
 """Training episodes over which the rolling success rate is taken."""
-
-
-class _Abandoned(Exception):  # noqa: N818 - no error
-    """A stop was requested while the policy acted; that has changed nothing yet and is done again."""
 
 
 class _DivergedError(OtprError):
@@ -101,7 +96,7 @@ class FineTuning:
         """Do what is left of the run, save the policy and return the summary.
 
         Raises:
-            Stopped: a signal asked to stop; the state is saved.
+            Stopped: a signal asked to stop; the state is saved. End the process with `exit_process` then.
             OtprError: the environment is broken for good, a number is not finite, or learning diverged; the
                 state before that is saved, and what is needed to replay a number's origin.
         """
@@ -112,7 +107,7 @@ class FineTuning:
         with progress, self._stop as stop:
             while (step := self._next()) is not None:
                 before, started = self.at.env_steps, time.monotonic()
-                with contextlib.suppress(_Abandoned), self._kept():
+                with contextlib.suppress(Abandoned), self._kept():
                     step(progress)
                 self.at.seconds += time.monotonic() - started
                 done = min(self.at.env_steps, loop.env_steps) - min(before, loop.env_steps)
@@ -169,13 +164,15 @@ class FineTuning:
         """One round of episodes."""
         at, n = self.at, self.loop.num_envs
         explorer = self.agent.exploring()
+        if not at.updates:  # critics that have learnt nothing choose no better than chance
+            explorer = explorer.single()
+        self._stop.do(compile_acting, explorer, self.env)
         rollout = run_episodes(
             self.env,
-            # critics that have learnt nothing choose no better than chance: one sample will do
-            explorer if at.updates else explorer.single(),
+            explorer,
             [training_seed(self.seed, at.episodes + i) for i in range(n)],
             action_seed=self.seed,
-            on_chunk=self._leave_if_requested,
+            on_chunk=self._stop.abandon,  # episodes of a slow simulator take minutes
         )
         config = self.agent.config
         learnt = self._learn_round(rollout.episodes) if self.agent.on_policy else {}
@@ -206,15 +203,9 @@ class FineTuning:
             }
         )
 
-    def _leave_if_requested(self) -> None:
-        """Episodes of a slow simulator take minutes: too long to wait for."""
-        if self._stop.requested:
-            raise _Abandoned
-
     def _learn_round(self, episodes: list[Episode]) -> dict[str, float]:
         """Let an on-policy algorithm learn from the round's episodes; its metrics."""
-        agent, updates, metrics = self.agent.learn_round(Round(episodes, self.seed))
-        plain = as_floats(metrics)
+        agent, updates, plain = self._stop.do(learn_round, self.agent, Round(episodes, self.seed))
         if bad := not_finite(plain, agent):
             number = self.at.updates + updates
             raise NotFiniteError(
@@ -232,9 +223,7 @@ class FineTuning:
         at = self.at
         offline = at.offline_updates < self.agent.config.offline_updates
         warming = not offline and at.warmup_updates < self.agent.config.warmup_updates
-        agent, plain = take_block(
-            self.agent, self.experience, BLOCK, not warming, on_piece=self._leave_if_requested
-        )
+        agent, plain = self._stop.do(take_block, self.agent, self.experience, BLOCK, not warming)
         if not_finite(plain, agent):
             raise bad_update(self.agent, self.experience, BLOCK, not warming, at.updates)
         if self.loop.stop_on_divergence and plain["critic/beyond_bound"] > 0.5:
@@ -257,8 +246,7 @@ class FineTuning:
     def _follow(self, progress: Progress) -> None:
         """What the agent has to do once a round: potentials that follow the critic."""
         number = self.at.follow_rounds + 1
-        agent, metrics = follow(self.agent, self.experience)
-        plain = as_floats(metrics)
+        agent, plain = self._stop.do(follow_round, self.agent, self.experience)
         if bad := not_finite(plain, agent):
             raise NotFiniteError(
                 f"Round {number} of the potentials, after {self.at.updates:,} updates: {', '.join(bad)} not "
@@ -285,13 +273,11 @@ class FineTuning:
         with Progress(
             2 * episodes if both else episodes, "evaluation", "episodes", closing_line=False
         ) as bar:
-            run = functools.partial(
-                evaluate,
-                env=self.env,
-                episodes=episodes,
-                on_wave=bar.advance,
-                on_chunk=self._leave_if_requested,
-            )
+
+            def run(policy: Policy) -> Evaluation:
+                self._stop.do(compile_acting, policy, self.env)
+                return evaluate(policy, self.env, episodes, on_wave=bar.advance, on_chunk=self._stop.abandon)
+
             chosen = run(deployed)
             single = run(deployed.single()) if both else None
         if deployed.chooser is None:

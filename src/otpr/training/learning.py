@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TypeVar, cast
 
 import equinox as eqx
@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, PRNGKeyArray
 
-from otpr.agents.parts.agent import Agent, AgentConfig
+from otpr.agents.parts.agent import Agent, AgentConfig, Round
 from otpr.data.chunks import Transitions, chunk_transitions
 from otpr.data.episodes import Episode
 from otpr.data.experience import Experience
@@ -73,29 +73,26 @@ def update_block(
     return scan_state(step, agent, keys)
 
 
-PIECE = 50
-"""Gradient steps in one compiled call: a signal waits for no more than these."""
-
-
 def take_block(
-    agent: AnyAgent,
-    experience: Experience,
-    updates: int,
-    update_policy: bool,
-    on_piece: Callable[[], None] = lambda: None,
+    agent: AnyAgent, experience: Experience, updates: int, update_policy: bool
 ) -> tuple[AnyAgent, dict[str, float]]:
-    """Take `updates` gradient steps; the metrics are their means, and `beyond_bound` at their end.
-
-    `on_piece` is called after every `PIECE` of them; what it raises leaves the agent as it was.
-    """
+    """Take `updates` gradient steps; the metrics are their means, and `beyond_bound` at their end."""
     agent, keys, bound_key = update_keys(agent, updates)
-    pieces: list[dict[str, np.ndarray]] = []
-    for start in range(0, updates, PIECE):
-        agent, metrics = update_block(agent, experience, keys[start : start + PIECE], update_policy)
-        pieces.append(jax.device_get(metrics))
-        on_piece()
-    means = {name: float(np.concatenate([piece[name] for piece in pieces]).mean()) for name in pieces[0]}
+    agent, metrics = update_block(agent, experience, keys, update_policy)
+    means = {name: float(np.mean(values)) for name, values in jax.device_get(metrics).items()}
     return agent, means | as_floats(beyond_bound(agent, experience, bound_key))
+
+
+def follow_round(agent: AnyAgent, experience: Experience) -> tuple[AnyAgent, dict[str, float]]:
+    """What the agent has to do once a round, done when this returns; see `Agent.follow`."""
+    agent, metrics = follow(agent, experience)
+    return agent, as_floats(metrics)
+
+
+def learn_round(agent: Agent, data: Round) -> tuple[Agent, int, dict[str, float]]:
+    """Let an on-policy algorithm learn from a round, done when this returns; see `Agent.learn_round`."""
+    agent, updates, metrics = agent.learn_round(data)
+    return agent, updates, as_floats(metrics)
 
 
 def as_floats(metrics: Mapping[str, Array]) -> dict[str, float]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
 from collections.abc import Sequence
@@ -26,7 +27,7 @@ from otpr.scanning import scan_state
 from otpr.training import checkpoints
 from otpr.training.progress import Progress
 from otpr.training.run_directory import RunDirectory
-from otpr.training.stopping import StopRequest
+from otpr.training.stopping import Abandoned, StopRequest
 
 
 @dataclasses.dataclass(frozen=True)
@@ -127,6 +128,12 @@ def _update_block(state: Imitation, data: Mixture, updates: int) -> tuple[Imitat
     return state, jnp.mean(losses)
 
 
+def _take_block(state: Imitation, data: Mixture, updates: int) -> tuple[Imitation, float]:
+    """Gradient steps and their mean loss, done when this returns."""
+    state, loss = _update_block(state, data, updates)
+    return state, float(loss)
+
+
 def pretrain(
     sets: Sequence[Sequence[Episode]],
     config: PretrainConfig,
@@ -160,18 +167,19 @@ def pretrain(
     with Progress(config.updates, "pretraining", "updates", done=done) as progress, StopRequest() as stop:
         while done < config.updates:
             n = min(_BLOCK, config.updates - done)
-            state, loss = _update_block(state, data, n)
-            done += n
-            if not math.isfinite(loss):
-                raise OtprError(
-                    f"Imitation diverged after {done:,} updates: the loss is not finite. Nothing was "
-                    "saved of it; try a smaller learning rate."
-                )
-            row = {"updates": done, "pretrain/loss": loss}
-            if held_out is not None:
-                row["pretrain/held_out_loss"] = _held_out_loss(state.policy, held_out)
-            run.log(row)
-            progress.advance(n, loss=float(loss))
+            with contextlib.suppress(Abandoned):
+                state, loss = stop.do(_take_block, state, data, n)
+                done += n
+                if not math.isfinite(loss):
+                    raise OtprError(
+                        f"Imitation diverged after {done:,} updates: the loss is not finite. Nothing was "
+                        "saved of it; try a smaller learning rate."
+                    )
+                row = {"updates": done, "pretrain/loss": loss}
+                if held_out is not None:
+                    row["pretrain/held_out_loss"] = float(_held_out_loss(state.policy, held_out))
+                run.log(row)
+                progress.advance(n, loss=loss)
             if stop.requested or done == config.updates:
                 checkpoints.save(run.checkpoints, done, state, {})
                 stop.leave_if_requested(f"pretraining stopped at {done:,} updates")

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
@@ -69,6 +70,13 @@ def run_episodes(
         if on_wave is not None:
             on_wave(len(finished))
     return Rollout(episodes, zeros, decisions, broken)
+
+
+def compile_acting(policy: Policy, env: ChunkedVectorEnv) -> None:
+    """Compile what `run_episodes` asks of the policy, which takes seconds, where it has not been yet."""
+    observations = np.zeros((env.num_envs, env.observation_dim), np.float32)
+    seeds = np.zeros(env.num_envs, np.uint32)
+    jax.block_until_ready(_decide(policy, observations, np.int32(0), seeds, np.uint32(0)))
 
 
 class _Trace:
