@@ -94,6 +94,16 @@ class Compatibility(Chooser):
         excess = self.potentials.u(states) + self.potentials.v(actions) - self.cost(states, actions)
         return jnp.maximum(excess, 0.0) / (2 * self.epsilon)
 
+    def pairwise(
+        self,
+        states: Float[Array, "n s"],
+        actions: Float[Array, "m a"],
+        mask: Bool[Array, "n m"] | None = None,
+    ) -> Float[Array, "n m"]:
+        """H of every pair (s_i, a_j), 0 outside the mask."""
+        u, v = self.potentials.u(states), self.potentials.v(actions)
+        return compatibility(u, v, self.cost.pairwise(states, actions), self.epsilon, mask)
+
     def scores(
         self, state: Float[Array, " s"], candidates: Float[Array, "N a"]
     ) -> tuple[Float[Array, " N"], ...]:

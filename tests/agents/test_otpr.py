@@ -11,7 +11,7 @@ import numpy as np
 import optax
 import pytest
 
-from otpr.agents.otpr import OTPR, PRESETS, OTPRConfig, TransportProblem, _draw_plan
+from otpr.agents.otpr import OTPR, PRESETS, OTPRConfig, TransportProblem, partners, resampled
 from otpr.agents.parts.transport_batches import draw_problem
 from otpr.data.chunks import Transitions, take
 from otpr.data.experience import Experience
@@ -34,6 +34,7 @@ CONFIG = OTPRConfig(
     target_rate=0.05,
     ema_rate=0.02,
     demonstration_share=0.25,
+    pairs=512,
     ot_block=64,
     ot_batch=64,
     ot_blocks=12,
@@ -170,7 +171,8 @@ def experience(demonstrations: Transitions) -> Experience:
 
 @pytest.mark.parametrize("preset", sorted(PRESETS))
 def test_every_preset_learns_finite_numbers_and_changes_the_policy(preset, base, demonstrations, experience):
-    small = {field: getattr(CONFIG, field) for field in ("critic_width", "potentials_width", "batch_size")}
+    fields = ("critic_width", "potentials_width", "batch_size", "pairs")
+    small = {field: getattr(CONFIG, field) for field in fields}
     small |= {"ot_block": 32, "ot_batch": 16, "potentials_steps": 5, "ot_blocks": 1, "keypoints": 8}
     agent = OTPR.create(
         base, demonstrations, dataclasses.replace(PRESETS[preset], **small), jax.random.key(0)
@@ -220,13 +222,27 @@ def test_the_product_measure_draws_partners_by_compatibility_and_skips_states_wi
     H = jnp.asarray([[0.0, 1.0, 3.0], [0.0, 0.0, 0.0], [2.0, 0.0, 0.0]])
     problem = TransportProblem(states, actions, None)
     keys = jax.random.split(jax.random.key(0), 4000)
-    plans = jax.vmap(lambda key: _draw_plan(problem, H, key))(keys)
-    assert (np.asarray(plans.weights) == [1, 0, 1]).all()
-    partners = np.asarray(plans.actions[:, :, 0])
-    assert (partners[:, 2] == 10).all()
-    assert not (partners[:, 0] == 10).any()
+    drawn = jax.vmap(lambda key: partners(problem, H, key))(keys)
+    assert (np.asarray(drawn.weights) == [1, 0, 1]).all()
+    chunks = np.asarray(drawn.chunks[:, :, 0])
+    assert (chunks[:, 2] == 10).all()
+    assert not (chunks[:, 0] == 10).any()
     # three quarters, within four standard deviations of a binomial
-    assert abs(np.mean(partners[:, 0] == 30) - 0.75) < 4 * np.sqrt(0.75 * 0.25 / 4000)
+    assert abs(np.mean(chunks[:, 0] == 30) - 0.75) < 4 * np.sqrt(0.75 * 0.25 / 4000)
+
+
+def test_occurring_pairs_are_drawn_by_compatibility_and_stay_pairs():
+    n = 4000
+    states = jnp.arange(float(n))[:, None]
+    H = jnp.where(jnp.arange(n) % 4 == 0, 3.0, jnp.where(jnp.arange(n) % 4 == 1, 1.0, 0.0))
+    drawn = resampled(states, -states, H, jax.random.key(0))
+    rows = np.asarray(drawn.states[:, 0]).astype(int)
+    assert (np.asarray(drawn.chunks[:, 0]) == -rows).all()
+    assert (np.asarray(drawn.weights) == 1).all()
+    assert set(rows % 4) == {0, 1}
+    assert abs(np.mean(rows % 4 == 0) - 0.75) < 4 * np.sqrt(0.75 * 0.25 / n)
+    assert drawn.support == pytest.approx(0.5)
+    assert drawn.effective_share == pytest.approx((3 + 1) ** 2 / (9 + 1) / 4)
 
 
 def test_top_q_keypoints_are_the_best_of_several_draws(base, demonstrations, experience):

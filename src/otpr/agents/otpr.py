@@ -25,7 +25,13 @@ from otpr.agents.parts.agent import Agent
 from otpr.agents.parts.iql import IQLCritics, iql_step
 from otpr.agents.parts.otpr_config import PRESETS, OTPRConfig
 from otpr.agents.parts.steps import gradient_step
-from otpr.agents.parts.transport_batches import OTPRBatch, concatenate, draw_batch, draw_problem
+from otpr.agents.parts.transport_batches import (
+    OTPRBatch,
+    concatenate,
+    draw_batch,
+    draw_problem,
+    draw_targets,
+)
 from otpr.compatibility import Compatibility, TransportCost
 from otpr.critics import QEnsemble, polyak
 from otpr.data.chunks import Transitions
@@ -35,12 +41,14 @@ from otpr.ot import Potentials, TransportProblem, fit
 from otpr.policy import Policy
 
 
-class Plan(NamedTuple):
-    """Pairs drawn from the transport plan between the states and the actions of a block."""
+class Pairs(NamedTuple):
+    """Pairs that the score matching trains on, drawn by compatibility before a block of gradient steps."""
 
     states: Float[Array, "n s"]
-    actions: Float[Array, "n a"]
-    weights: Float[Array, " n"]  # 1, or 0 for a state whose row of H has no positive entry
+    chunks: Float[Array, "n a"]
+    weights: Float[Array, " n"]  # 1, or 0 for a state that H leaves without a partner
+    support: Float[Array, ""]  # share with positive H of what was drawn from; 0: imitated as it comes
+    effective_share: Float[Array, ""]  # effective sample size of drawing by H, over the number drawn from
 
 
 class OTPR(Agent):
@@ -56,7 +64,7 @@ class OTPR(Agent):
     trained: Bool[Array, ""]  # whether the potentials have seen data
     keypoint_states: Float[Array, "k s"]
     keypoint_actions: Float[Array, "k a"]
-    plan: Plan  # of the last round; the product measure's pairs come from it
+    pairs: Pairs  # of the last block of gradient steps
     policy_state: optax.OptState
     critic_state: optax.OptState
     value_state: optax.OptState
@@ -102,9 +110,7 @@ class OTPR(Agent):
             trained=jnp.asarray(False),
             keypoint_states=base.normalizer(jnp.asarray(keypoints.observation)[rows]),
             keypoint_actions=jnp.asarray(keypoints.chunk)[rows],
-            plan=Plan(
-                jnp.zeros((c.ot_block, state_dim)), jnp.zeros((c.ot_block, chunk_dim)), jnp.zeros(c.ot_block)
-            ),
+            pairs=_no_pairs(c.ot_block if c.pairing == "product" else c.pairs, state_dim, chunk_dim),
             policy_state=optax.adam(c.policy_learning_rate).init(
                 eqx.filter(base.diffusion.network, eqx.is_array)
             ),
@@ -144,10 +150,10 @@ class OTPR(Agent):
 
     def update(self, batch: OTPRBatch, update_policy: bool = True) -> tuple[OTPR, dict[str, Array]]:
         """One gradient step of V, Q and their targets, and (unless warming up) of the score network."""
-        key, pair_key, noise_key = jax.random.split(self.key, 3)
+        key, rows_key, noise_key = jax.random.split(self.key, 3)
         agent, metrics = dataclasses.replace(self, key=key)._update_critics(batch)
         if update_policy:
-            agent, policy_metrics = agent._update_policy(batch, pair_key, noise_key)
+            agent, policy_metrics = agent._update_policy(batch, rows_key, noise_key)
             metrics |= policy_metrics
         return agent, metrics
 
@@ -166,15 +172,15 @@ class OTPR(Agent):
         return dataclasses.replace(self, **critics._asdict()), metrics
 
     def _update_policy(
-        self, batch: OTPRBatch, pair_key: PRNGKeyArray, noise_key: PRNGKeyArray
+        self, batch: OTPRBatch, rows_key: PRNGKeyArray, noise_key: PRNGKeyArray
     ) -> tuple[OTPR, dict[str, Array]]:
         """Score matching on pairs drawn by compatibility, beside demonstrations taken as they are."""
-        c = self.config
-        states, chunks, weights, metrics = self._pairs(batch, pair_key)
+        c, pairs = self.config, self.pairs
+        rows = jax.random.randint(rows_key, (batch.replay.reward.shape[0],), 0, pairs.weights.shape[0])
         expert_states = self.policy.normalizer(batch.demonstrations.observation)
-        states = jnp.concatenate([states, expert_states])
-        chunks = jnp.concatenate([chunks, batch.demonstrations.chunk])
-        weights = jnp.concatenate([weights, jnp.ones(expert_states.shape[0])])
+        states = jnp.concatenate([pairs.states[rows], expert_states])
+        chunks = jnp.concatenate([pairs.chunks[rows], batch.demonstrations.chunk])
+        weights = jnp.concatenate([pairs.weights[rows], jnp.ones(expert_states.shape[0])])
 
         diffusion = self.policy.diffusion
 
@@ -193,36 +199,28 @@ class OTPR(Agent):
             policy=dataclasses.replace(self.policy, generator=average),
             policy_state=policy_state,
         )
+        metrics = {"policy/support": pairs.support, "policy/effective_share": pairs.effective_share}
         return agent, {"policy/loss": loss, **metrics}
 
-    def _pairs(
-        self, batch: OTPRBatch, key: PRNGKeyArray
-    ) -> tuple[Float[Array, "n s"], Float[Array, "n a"], Float[Array, " n"], dict[str, Array]]:
-        """States, the chunks they are paired with, and weight 1, or 0 where H left a state without a partner.
+    def prepare(self, experience: Experience) -> OTPR:
+        """Draw the pairs of the next gradient steps by compatibility.
 
-        Resampling by compatibility (Gu et al., OTCS, NeurIPS 2023): the pair is drawn by H and trained
+        Resampling by compatibility (Gu et al., OTCS, NeurIPS 2023): a pair is drawn by H and trained on
         unweighted.
         """
-        c = self.config
-        norm = self.policy.normalizer
-        n = batch.replay.reward.shape[0]
-        pool_states, pool_chunks = norm(batch.pool.observation), batch.pool.chunk
-        if c.pairing == "imitation":
-            return pool_states[:n], pool_chunks[:n], jnp.ones(n), {}
-        compatibility = self.compatibility(c.guiding_share)
-        if c.pairing == "occurring":
-            H = compatibility(pool_states, pool_chunks)
-            support = jnp.mean((H > 0) & self.trained)
-            weights = jnp.where(
-                support > 0, H, 1.0
-            )  # imitation where there is no H to go by: support 0 says so
-            rows = jax.random.categorical(key, jnp.log(weights), shape=(n,))
-            effective = jnp.sum(weights) ** 2 / jnp.sum(weights**2) / weights.shape[0]
-            metrics = {"policy/support": support, "policy/effective_share": effective}
-            return pool_states[rows], pool_chunks[rows], jnp.ones(n), metrics
-        rows = jax.random.randint(key, (n,), 0, self.plan.weights.shape[0])
-        plan = self.plan
-        return plan.states[rows], plan.actions[rows], plan.weights[rows], {}
+        c, compatibility = self.config, self.compatibility(self.config.guiding_share)
+        key, draw_key, choice_key = jax.random.split(self.key, 3)
+        n = self.pairs.weights.shape[0]
+        if c.pairing == "product":
+            problem = draw_problem(experience, self, draw_key, n)
+            # before there are potentials every H counts as zero
+            pairs = partners(problem, self.trained * compatibility.pairwise(*problem), choice_key)
+        else:
+            drawn = draw_targets(experience, c, draw_key, n)
+            states, chunks = self.policy.normalizer(drawn.observation), drawn.chunk
+            H = compatibility(states, chunks) if c.pairing == "occurring" else jnp.ones(n)
+            pairs = resampled(states, chunks, self.trained * H, choice_key)
+        return dataclasses.replace(self, pairs=pairs, key=key)
 
     # --- transport
 
@@ -252,7 +250,7 @@ class OTPR(Agent):
             return draw_problem(experience, self, key, n)
 
         c = self.config
-        key, fit_key, problem_key, plan_key = jax.random.split(self.key, 4)
+        key, fit_key = jax.random.split(self.key)
         transport = fit(
             self.potentials,
             draw,
@@ -268,13 +266,7 @@ class OTPR(Agent):
             tolerance=c.potentials_tolerance,
             max_passes=c.potentials_passes,
         )
-        plan = self.plan
-        if c.pairing == "product":
-            problem = draw(problem_key, c.ot_block)
-            plan = _draw_plan(problem, transport.compatibility(*problem), plan_key)
-        agent = dataclasses.replace(
-            self, potentials=transport.potentials, trained=jnp.asarray(True), plan=plan, key=key
-        )
+        agent = dataclasses.replace(self, potentials=transport.potentials, trained=jnp.asarray(True), key=key)
         return agent, {
             "ot/marginal_error": transport.marginal_error,
             "ot/row_error": transport.row_error,
@@ -290,11 +282,30 @@ SPREAD = 256
 """Replayed pairs over which the spread of Q is taken."""
 
 
-def _draw_plan(problem: TransportProblem, H: Float[Array, "n n"], key: PRNGKeyArray) -> Plan:
+def resampled(
+    states: Float[Array, "n s"], chunks: Float[Array, "n a"], H: Float[Array, " n"], key: PRNGKeyArray
+) -> Pairs:
+    """As many pairs as given, drawn from them by H with replacement; as they come where every H is zero."""
+    support = jnp.mean(H > 0)
+    weights = jnp.where(support > 0, H, 1.0)
+    n = weights.shape[0]
+    rows = jax.random.choice(key, n, (n,), p=weights / jnp.sum(weights))
+    effective = jnp.sum(weights) ** 2 / jnp.sum(weights**2) / n
+    return Pairs(states[rows], chunks[rows], jnp.ones(n), support, effective)
+
+
+def partners(problem: TransportProblem, H: Float[Array, "n n"], key: PRNGKeyArray) -> Pairs:
     """For each state a partner, by H (a keypoint's is its own: the mask leaves it no other)."""
     has_partner = jnp.any(H > 0, axis=1)
     columns = jax.random.categorical(key, jnp.log(jnp.where(has_partner[:, None], H, 1.0)), axis=1)
-    return Plan(problem.states, problem.actions[columns], has_partner.astype(jnp.float32))
+    weights = has_partner.astype(jnp.float32)
+    effective = jnp.sum(H) ** 2 / jnp.maximum(jnp.sum(H**2), 1e-12) / H.size
+    return Pairs(problem.states, problem.actions[columns], weights, jnp.mean(H > 0), effective)
+
+
+def _no_pairs(n: int, state_dim: int, chunk_dim: int) -> Pairs:
+    zero = jnp.zeros(())
+    return Pairs(jnp.zeros((n, state_dim)), jnp.zeros((n, chunk_dim)), jnp.zeros(n), zero, zero)
 
 
 def _new_potentials(config: OTPRConfig, state_dim: int, chunk_dim: int, key: PRNGKeyArray) -> Potentials:

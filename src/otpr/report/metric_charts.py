@@ -52,7 +52,7 @@ SECTIONS: dict[str, tuple[Group, ...]] = {
             {"rollout/zero_compatibility": "rollout", "eval/zero_compatibility": "evaluation"},
             share=True,
         ),
-        Group("Effective share of the pool", {"policy/effective_share": "effective share"}, share=True),
+        Group("Effective share of the pairs", {"policy/effective_share": "effective share"}, share=True),
         Group("Scale of the cost", {"ot/scale": "spread of Q"}),
         Group("Passes over fresh blocks a round", {"ot/passes": "passes"}),
         Group("Blocks left out", {"ot/unsolved": "without an exact solution"}, share=True),

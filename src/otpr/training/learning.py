@@ -65,6 +65,8 @@ def update_block(
     agent: AnyAgent, experience: Experience, keys: PRNGKeyArray, update_policy: bool
 ) -> tuple[AnyAgent, dict[str, Array]]:
     """Take a gradient step for each of the keys, which its batch is drawn by; the metrics, step by step."""
+    if update_policy:
+        agent = cast(AnyAgent, agent.prepare(experience))
 
     def step(agent: AnyAgent, key: PRNGKeyArray) -> tuple[AnyAgent, dict[str, Array]]:
         after, metrics = agent.update(agent.draw(experience, key), update_policy)

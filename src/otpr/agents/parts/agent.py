@@ -134,6 +134,10 @@ class Agent(eqx.Module):
         """The policy as it collects experience; where nothing else is said, as it is deployed."""
         return self.deployed()
 
+    def prepare(self, experience: Experience) -> Agent:
+        """What is due before a block of gradient steps of the policy; OTPR draws its pairs."""
+        return self
+
     def draw(self, experience: Experience, key: PRNGKeyArray) -> Any:
         """A batch for `update`, drawn on the device. The replay may be empty (offline updates)."""
         raise NotImplementedError

@@ -28,11 +28,12 @@ class OTPRConfig(CriticsConfig, DiffusionPolicyConfig):
 
     # --- policy
     # which pairs the score matching trains on: "occurring" draws replayed pairs (s_i, a_i) by H(s_i, a_i);
-    # "product" draws for s_i a partner a_j of any other state by H(s_i, a_j) (the paper's eq. 10), from the
-    # block of the last round; "imitation" takes replayed pairs as they come
+    # "product" draws for s_i a partner a_j of any other state by H(s_i, a_j) (the paper's eq. 10);
+    # "imitation" takes replayed pairs as they come
     pairing: Literal["occurring", "product", "imitation"] = "occurring"
-    # occurring pairs to draw from, in batches
-    pool: int = 2
+    # pairs that are drawn so before each block of gradient steps, whose batches come from them; of "product",
+    # whose H costs their square, `ot_block`
+    pairs: int = 8192
     # sampled chunks among which H chooses when acting
     candidates: int = 16
 

@@ -22,7 +22,6 @@ class OTPRBatch(NamedTuple):
 
     replay: Transitions  # (batch_size - demonstrations_in_batch) transitions of the agent's own
     demonstrations: Transitions  # demonstrations_in_batch of the experts'
-    pool: Transitions  # (pool * batch_size) drawn from the target measure, among which H chooses
 
 
 def concatenate(*parts: Transitions) -> Transitions:
@@ -30,21 +29,19 @@ def concatenate(*parts: Transitions) -> Transitions:
     return Transitions(*(jnp.concatenate(field) for field in zip(*parts, strict=True)))
 
 
-def _from_target_measure(
-    experience: Experience, config: OTPRConfig, key: PRNGKeyArray, n: int
-) -> Transitions:
+def draw_targets(experience: Experience, config: OTPRConfig, key: PRNGKeyArray, n: int) -> Transitions:
+    """Transitions whose chunks are drawn from the target measure."""
     buffer = experience.successes if config.target_measure == "successes" else experience.replay
     return buffer.sample(key, n)
 
 
 def draw_batch(experience: Experience, config: OTPRConfig, key: PRNGKeyArray) -> OTPRBatch:
     """A batch for `OTPR.update`."""
-    replay_key, expert_key, pool_key = jax.random.split(key, 3)
+    replay_key, expert_key = jax.random.split(key)
     n_expert = config.demonstrations_in_batch
     return OTPRBatch(
         replay=experience.replay.sample(replay_key, config.batch_size - n_expert),
         demonstrations=experience.demonstrations.sample(expert_key, n_expert),
-        pool=_from_target_measure(experience, config, pool_key, config.pool * config.batch_size),
     )
 
 
@@ -62,7 +59,7 @@ def draw_problem(experience: Experience, agent: OTPR, key: PRNGKeyArray, n: int)
         experience.demonstrations.sample(expert_key, n_expert),
         experience.replay.sample(replay_key, n - n_expert),
     )
-    actions = _from_target_measure(experience, config, action_key, n)
+    actions = draw_targets(experience, config, action_key, n)
     keypoints = _draw_keypoints(experience.keypoints, agent, key_key, n_key)
     row_order, column_order = (jax.random.permutation(k, n) for k in order_keys)
     ids = jnp.where(jnp.arange(n) < n_key, jnp.arange(n), NO_KEYPOINT)
