@@ -62,7 +62,9 @@ def _timed(sizes: Sizes, names: Collection[str], agent: OTPR, data: Experience) 
     scaled = _scaled(sizes, times)
     passes = _passes(agent, data) if "potentials" in wanted else 1
     flops = {
-        "updates": matrix_flops(update_block, agent, data, batch_keys(1), True) * sizes.round_updates,
+        "updates": matrix_flops(update_block, agent, data, batch_keys(sizes.block), True)
+        * sizes.round_updates
+        // sizes.block,
         "potentials": matrix_flops(follow, agent, data, turns=passes),
     }
     make = {

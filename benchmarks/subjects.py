@@ -17,6 +17,7 @@ from otpr.diffusion import NoiseNetwork, NoiseSchedule
 from otpr.generators import Diffusion
 from otpr.normalization import Normalizer
 from otpr.policy import Policy
+from otpr.training.finetune import BLOCK
 
 
 def transitions(sizes: Sizes, n: int, chunk_length: int, seed: int) -> Transitions:
@@ -76,6 +77,7 @@ def learner(sizes: Sizes, width: int, depth: int) -> OTPR:
     base = base_policy(sizes, width=width, depth=depth, chunk_length=sizes.chunk_length, levels=10)
     config = OTPRConfig(
         batch_size=sizes.batch,
+        pairs=_pairs(sizes),
         critic_width=width,
         critic_depth=depth,
         potentials_width=width,
@@ -90,6 +92,15 @@ def default_agent(sizes: Sizes, chunk_length: int, levels: int, candidates: int 
     base = base_policy(sizes, width=width, depth=depth, chunk_length=chunk_length, levels=levels)
     small = min(width, OTPRConfig.critic_width)
     config = OTPRConfig(
-        batch_size=sizes.batch, critic_width=small, potentials_width=small, candidates=candidates
+        batch_size=sizes.batch,
+        pairs=_pairs(sizes),
+        critic_width=small,
+        potentials_width=small,
+        candidates=candidates,
     )
     return agent(sizes, base, config)
+
+
+def _pairs(sizes: Sizes) -> int:
+    """A timed block is shorter than those of a run: so many pairs that their share is the same."""
+    return OTPRConfig.pairs * sizes.block // BLOCK

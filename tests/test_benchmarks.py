@@ -239,7 +239,7 @@ class TestFlops:
         )
         assert ours <= xla <= 1.3 * ours  # XLA counts element-wise work too
 
-    def test_an_update_by_hand(self):
+    def test_a_block_of_updates_by_hand(self):
         agent, data = learner.learner(TINY, 16, 2), experience(TINY, 50, 2)
         batch, o, c, w = 32, 39, 8, 16
 
@@ -252,9 +252,9 @@ class TestFlops:
         q = network(o + c)
         critics = 2 * q + trained(o, o) + network(o) + 2 * trained(o + c, o + c)
         denoiser = trained(o + c + 16, o + c + 16, c)
-        compatibility = 2 * (2 * q + 2 * network(o) + network(c))  # of a pool of two batches: Q, V, u and v
-        assert matrix_flops(update_block, agent, data, batch_keys(3), True) == 3 * batch * (
-            critics + denoiser + compatibility
+        compatibility = 2 * q + 2 * network(o) + network(c)  # Q, V, u and v
+        assert matrix_flops(update_block, agent, data, batch_keys(3), True) == (
+            3 * batch * (critics + denoiser) + agent.config.pairs * compatibility
         )
 
 

@@ -78,7 +78,9 @@ def test_single_draws_once_from_the_same_network():
     np.testing.assert_array_equal(single.act(OBSERVATIONS[0], 3), KINDS["one sample"].act(OBSERVATIONS[0], 3))
 
 
-@pytest.mark.parametrize(("sampler", "steps"), [("ddpm", None), ("ddpm", 2), ("ddim", 2), ("dpm++", 3)])
+@pytest.mark.parametrize(
+    ("sampler", "steps"), [("ddpm", None), ("ddpm", 2), ("ddim", 2), ("dpm++", 3), ("sde-dpm++", 3)]
+)
 def test_proposes_by_its_sampler(sampler, steps: int | None):
     acting, key = KINDS["one sample"], jax.random.key(2)
     state = acting.normalizer(jnp.asarray(OBSERVATIONS[0]))
@@ -358,7 +360,7 @@ def test_policy_of_an_earlier_version_samples_as_it_did(tmp_path: Path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"sampler": "heun"}, "Unknown sampler 'heun'. Known: ddim, ddpm, dpm++."),
+        ({"sampler": "heun"}, "Unknown sampler 'heun'. Known: ddim, ddpm, dpm++, sde-dpm++."),
         ({"sampler_steps": 5}, "sampler_steps must lie in 1..4 (the policy's noise levels), given 5."),
     ],
 )

@@ -10,7 +10,7 @@ from scipy import stats
 
 from otpr.diffusion import NoiseSchedule, sample
 
-METHODS = ["ddpm", "ddim", "dpm++"]
+METHODS = ["ddpm", "ddim", "dpm++", "sde-dpm++"]
 
 
 def trajectory(predict_noise, schedule: NoiseSchedule, shape, *, seed: int = 0, **options):

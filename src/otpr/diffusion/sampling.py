@@ -1,8 +1,9 @@
 """Samplers: from noise to an action chunk.
 
 Sources: DDPM, Ho et al., 2020 (eq. 6-7, ancestral sampling); DDIM, Song et al., "Denoising diffusion
-implicit models", 2021 (eq. 12, eta = 0); DPM-Solver++(2M), Lu et al., "DPM-Solver++: Fast solver for guided
-sampling of diffusion probabilistic models", 2022 (Algorithm 2, arXiv 2211.01095).
+implicit models", 2021 (eq. 12, eta = 0); DPM-Solver++(2M) and SDE-DPM-Solver++(2M), Lu et al.,
+"DPM-Solver++: Fast solver for guided sampling of diffusion probabilistic models", 2022 (Algorithm 2 and its
+counterpart for the diffusion SDE, arXiv 2211.01095).
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 from otpr.diffusion.schedule import NoiseSchedule
 from otpr.errors import unknown_name
 
-Method = Literal["ddpm", "ddim", "dpm++"]
+Method = Literal["ddpm", "ddim", "dpm++", "sde-dpm++"]
 
 
 def sample(
@@ -38,8 +39,9 @@ def sample(
         predict_noise: takes (noisy chunks of `shape`, level) and returns the predicted noise of the same
         shape.
         shape: shape of the result; the last axis is the flattened chunk.
-        method: "ddpm" draws fresh noise at every step; "ddim" and "dpm++" only at the start: they follow the
-        probability-flow ODE, to first and to second order. With few steps "dpm++" is the most accurate.
+        method: "ddpm" and "sde-dpm++" draw fresh noise at every step: they follow the reverse-time SDE, to
+            first and to second order; "ddim" and "dpm++" draw at the start alone, and follow the
+            probability-flow ODE, to first and to second order.
         steps: how many of the schedule's levels to visit, evenly spaced; None visits all.
         bound: the estimate of the clean chunk is clipped to [-bound, bound] at every step; None never clips.
         least_std: "ddpm" draws no step with a smaller standard deviation. Above 0 the last step draws too,
@@ -117,11 +119,16 @@ def ancestral_step(
         least_std: as in `sample`.
     """
     clean, noise = _estimates(noise, chunk, alpha_bar, bound)
-    # of q(a_next | a_k, a_0); 0 at the last step
+    mean, std = _posterior(clean, noise, alpha_bar, alpha_bar_next)
+    return mean, jnp.maximum(std, least_std)
+
+
+def _posterior(clean: Array, noise: Array, alpha_bar: Array, alpha_bar_next: Array) -> tuple[Array, Array]:
+    """Mean and standard deviation of q(a_next | a_k, a_0), given a_0 and the noise that a_k then holds."""
+    # 0 at the last step
     variance = (1 - alpha_bar_next) / (1 - alpha_bar) * (1 - alpha_bar / alpha_bar_next)
     direction = jnp.sqrt(jnp.maximum(1 - alpha_bar_next - variance, 0.0))
-    mean = jnp.sqrt(alpha_bar_next) * clean + direction * noise
-    return mean, jnp.maximum(jnp.sqrt(variance), least_std)
+    return jnp.sqrt(alpha_bar_next) * clean + direction * noise, jnp.sqrt(variance)
 
 
 def _estimates(noise: Array, chunk: Array, alpha_bar: Array, bound: float | None) -> tuple[Array, Array]:
@@ -162,10 +169,15 @@ def _reverse(
             return (chunk, previous, key), chunk if keep else None
         clean, noise = _estimates(noise, chunk, ab, bound)
         ahead = clean
-        if method == "dpm++":
+        if method != "ddim":
             ahead = clean + share * (clean - previous)
             noise = _implied_noise(chunk, ahead, ab)
-        chunk = jnp.sqrt(ab_next) * ahead + jnp.sqrt(1 - ab_next) * noise
+        if method == "sde-dpm++":  # to first order it is "ddpm"
+            key, noise_key = jax.random.split(key)
+            mean, std = _posterior(ahead, noise, ab, ab_next)
+            chunk = mean + std * jax.random.normal(noise_key, chunk.shape)
+        else:
+            chunk = jnp.sqrt(ab_next) * ahead + jnp.sqrt(1 - ab_next) * noise
         return (chunk, clean, key), chunk if keep else None
 
     start_key, key = jax.random.split(key)
@@ -176,11 +188,12 @@ def _reverse(
 
 
 def _shares(alpha_bar: Float[Array, " n"]) -> Float[Array, " n"]:
-    """How much of the estimate's last change each "dpm++" step expects to come once more: h_i / (2 h_{i-1}).
+    """How much of the estimate's last change each second-order step expects to come again: h_i / (2 h_{i-1}).
 
-    A step of DPM-Solver++(2M) is a DDIM step towards the clean chunk as extrapolated over the h_i that the
-    step covers in log-SNR, log(alpha / sigma). The first step has nothing to extrapolate from; the last ends
-    at an infinite log-SNR, where only the first-order update is defined.
+    A step of DPM-Solver++(2M) is a DDIM step, one of SDE-DPM-Solver++(2M) an ancestral step, towards the
+    clean chunk as extrapolated over the h_i that the step covers in log-SNR, log(alpha / sigma). The first
+    step has nothing to extrapolate from; the last ends at an infinite log-SNR, where only the first-order
+    update is defined.
     """
     h = jnp.diff(jnp.log(alpha_bar) - jnp.log1p(-alpha_bar)) / 2
     # Algorithm 2 has no limit. With 20 levels or fewer the limit hardly shows; with 50 or more, the few steps
