@@ -108,16 +108,17 @@ class Loop:
             noise = np.asarray(predict(chunks, level))
             clean = np.clip((chunks - np.sqrt(1 - ab) * noise) / np.sqrt(ab), -1, 1)
             target = clean
-            if method == "dpm++" and ab_next < 1:
+            if method.endswith("dpm++") and ab_next < 1:
                 h = (_log_snr(ab_next) - _log_snr(ab)) / 2
                 if previous is not None:
                     target = clean + min(h / last_h, 2.0) / 2 * (clean - previous)
                 last_h = h
             previous = clean
             noise = (chunks - np.sqrt(ab) * target) / np.sqrt(1 - ab)
-            variance = (1 - ab_next) / (1 - ab) * (1 - ab / ab_next) if method == "ddpm" else np.float32(0)
+            fresh = method in ("ddpm", "sde-dpm++")
+            variance = (1 - ab_next) / (1 - ab) * (1 - ab / ab_next) if fresh else np.float32(0)
             chunks = np.sqrt(ab_next) * target + np.sqrt(np.maximum(1 - ab_next - variance, 0)) * noise
-            if method == "ddpm" and ab_next < 1:
+            if fresh and ab_next < 1:
                 chunks = chunks + np.sqrt(variance) * draw()
         return chunks
 

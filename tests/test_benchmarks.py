@@ -176,7 +176,7 @@ class TestRelease:
         assert error(400) < 0.2 < 0.5 < before
 
 
-@pytest.mark.parametrize("method", ["ddpm", "ddim", "dpm++"])
+@pytest.mark.parametrize("method", ["ddpm", "ddim", "dpm++", "sde-dpm++"])
 def test_the_loop_acts_as_the_policy(method):
     policy = default_agent(TINY, 2, 5).deployed().with_sampler(method, 4)
     # mild noise, or an untrained network's estimates are all clipped and samplers hardly differ
@@ -328,7 +328,10 @@ class TestLatest:
             "replay_1e6_vs_1e4",
         }
         wanted |= {
-            f"act_{n}_{m}_{k}" for n in (1, 16) for m in ("ddpm", "ddim", "dpm++") for k in (5, 10, 20)
+            f"act_{n}_{m}_{k}"
+            for n in (1, 16)
+            for m in ("ddpm", "ddim", "dpm++", "sde-dpm++")
+            for k in (5, 10, 20)
         }
         wanted |= {"candidates_64_vs_1", "chunk_16_vs_1"}
         assert wanted <= {row.name for row in read_json(bench.LATEST)}

@@ -77,17 +77,23 @@ class TransportCost(eqx.Module):
 class Compatibility(Chooser):
     """H(s, a) = (u(s) + v(a) - c(s, a))_+ / (2 epsilon), and the choice among candidate actions by it.
 
-    A candidate is drawn with probability proportional to H. Where there is no H to go by (untrained
-    potentials, or every H zero) IDQL's rule decides: weight 0.7 where Q > V, 0.3 elsewhere (Hansen-Estruch et
-    al., 2023, with expectile 0.7).
+    A candidate is drawn with probability proportional to H, or, `greedy`, that of the highest H is taken.
+    Where there is no H to go by (untrained potentials, or every H zero) IDQL's rule decides: weight 0.7 where
+    Q > V, 0.3 elsewhere (Hansen-Estruch et al., 2023, with expectile 0.7).
     """
 
     cost: TransportCost
     potentials: Potentials
     trained: Bool[Array, ""]  # False until the potentials have seen data
     epsilon: float = eqx.field(static=True)
+    greedy: bool = eqx.field(static=True, default=False)
     kind: ClassVar[str] = "compatibility"
-    entries: ClassVar[Mapping[str, Entry]] = {"alpha": "number", "temperature": "number", "epsilon": "number"}
+    entries: ClassVar[Mapping[str, Entry]] = {
+        "alpha": "number",
+        "temperature": "number",
+        "epsilon": "number",
+        "greedy": "flag",
+    }
 
     def __call__(self, states: Float[Array, "n s"], actions: Float[Array, "n a"]) -> Float[Array, " n"]:
         """H of each pair (s_i, a_i)."""
@@ -120,10 +126,13 @@ class Compatibility(Chooser):
     def pick(
         self, scores: tuple[Float[Array, " N"], ...], key: PRNGKeyArray
     ) -> tuple[Int[Array, ""], Bool[Array, ""]]:
-        """A candidate drawn by H, and whether every H was zero."""
+        """A candidate drawn by H, or that of the highest; and whether every H was zero."""
         by_H, by_idql = scores
         none = jnp.all(jnp.isneginf(by_H))
-        return jax.random.categorical(key, jnp.where(none, by_idql, by_H)), none & self.trained
+        row = jax.random.categorical(key, jnp.where(none, by_idql, by_H))
+        if self.greedy:
+            row = jnp.where(none, row, jnp.argmax(by_H))
+        return row, none & self.trained
 
     def about(self) -> dict[str, Any]:
         """Sizes of its networks, and its settings."""
@@ -139,6 +148,7 @@ class Compatibility(Chooser):
             "alpha": cost.alpha,
             "temperature": cost.temperature,
             "epsilon": self.epsilon,
+            "greedy": self.greedy,
         }
 
     @classmethod
@@ -156,4 +166,5 @@ class Compatibility(Chooser):
             temperature=about["temperature"],
         )
         potentials = Potentials(state_dim, chunk_dim, **about["potentials"], key=key)
-        return cls(cost, potentials, jnp.asarray(False), about["epsilon"])
+        # policies saved before there was a choice drew
+        return cls(cost, potentials, jnp.asarray(False), about["epsilon"], about.get("greedy", False))

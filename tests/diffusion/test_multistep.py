@@ -58,7 +58,7 @@ def draws(steps: int) -> list[np.ndarray]:
 
 
 def by_the_book(method, predict, schedule: NoiseSchedule, x: np.ndarray, steps: int, bound) -> np.ndarray:
-    """Lu et al., Algorithm 2 and SDE-DPM-Solver++(2M), symbol by symbol, for a last time at which sigma = 0."""
+    """Lu et al., Algorithm 2 and its counterpart for the SDE, symbol by symbol, where sigma ends at 0."""
     levels = np.linspace(schedule.steps - 1, 0, steps).round().astype(int)
     alpha_bar = np.append(np.asarray(schedule.alpha_bar, np.float64)[levels], 1.0)
     alpha, sigma = np.sqrt(alpha_bar), np.sqrt(1 - alpha_bar)

@@ -121,8 +121,15 @@ class OTPR(Agent):
         )
 
     def deployed(self) -> Policy:
-        """The policy as it acts: several samples, one of them chosen by compatibility."""
-        chooser = self.compatibility(self.config.acting_guiding_share)
+        """Several samples, of which the most compatible is taken (or one drawn by compatibility)."""
+        return self._choosing(self.config.greedy)
+
+    def exploring(self) -> Policy:
+        """Several samples, one of them drawn by compatibility."""
+        return self._choosing(greedy=False)
+
+    def _choosing(self, greedy: bool) -> Policy:
+        chooser = dataclasses.replace(self.compatibility(self.config.acting_guiding_share), greedy=greedy)
         return dataclasses.replace(self.policy, chooser=chooser, candidates=self.config.candidates)
 
     def compatibility(self, guiding_share: float) -> Compatibility:

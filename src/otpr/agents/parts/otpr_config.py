@@ -34,6 +34,8 @@ class OTPRConfig(CriticsConfig, DiffusionPolicyConfig):
     # pairs that are drawn so before each block of gradient steps, whose batches come from them; of "product",
     # whose H costs their square, `ot_block`
     pairs: int = 8192
+    # whether the deployed policy takes the sampled chunk of the highest H, and does not draw one by H
+    greedy: bool = True
     # sampled chunks among which H chooses when acting
     candidates: int = 16
 
@@ -63,11 +65,11 @@ class OTPRConfig(CriticsConfig, DiffusionPolicyConfig):
     # how they are trained: "regression" onto exact solutions of blocks, or "ascent" of the dual
     potentials_method: Method = "regression"
     # a round ends when the marginal error on held-out pairs is within the tolerance, or after so many passes
-    potentials_tolerance: float = 0.07
+    potentials_tolerance: float = 0.1
     potentials_passes: int = 2
     # states and actions of a block, whose pairwise cost is computed once; blocks of fresh samples a pass
-    ot_block: int = 128
-    ot_blocks: int = 12
+    ot_block: int = 64
+    ot_blocks: int = 24
     # states and actions of a step, and steps a pass
     ot_batch: int = 256
     potentials_steps: int = 150
@@ -121,6 +123,7 @@ PRESETS: dict[str, OTPRConfig] = {
         guiding_share=0.5,
         acting_guiding_share=0.5,
         keypoint_share=0.1,
+        greedy=False,
         candidates=10,
         potentials_method="ascent",
         potentials_passes=1,
@@ -136,6 +139,7 @@ PRESETS: dict[str, OTPRConfig] = {
         demonstration_share=0.0,
         pairing="imitation",
         target_measure="replay",
+        greedy=False,
         candidates=10,
         guiding_share=1.0,
         acting_guiding_share=0.0,
