@@ -48,11 +48,19 @@ def learning(sizes: Sizes, names: Collection[str]) -> list[Row]:
         group = [name for name in names if (name in DEFAULTS) == default]
         if group and default:
             agent = default_agent(sizes, sizes.default_chunk, levels=10)
-            rows |= _timed(sizes, group, agent, experience(sizes, sizes.replay, sizes.default_chunk))
+            data = experience(sizes, sizes.replay, sizes.default_chunk)
+            rows |= _timed(sizes, group, _one_pass(agent), data)
         elif group:
             agent = learner(sizes, sizes.width, sizes.depth)
-            rows |= _timed(sizes, group, agent, experience(sizes, sizes.replay, sizes.chunk_length))
+            data = experience(sizes, sizes.replay, sizes.chunk_length)
+            rows |= _timed(sizes, group, _one_pass(agent), data)
     return [rows[name] for name in names]
+
+
+def _one_pass(agent: OTPR) -> OTPR:
+    """The potentials are fitted once a round, whatever their error: how often in a run depends on the run."""
+    config = dataclasses.replace(agent.config, potentials_tolerance=1e-9, potentials_passes=1)
+    return dataclasses.replace(agent, config=config)
 
 
 def _timed(sizes: Sizes, names: Collection[str], agent: OTPR, data: Experience) -> dict[str, Row]:
