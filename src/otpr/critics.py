@@ -54,7 +54,8 @@ class StateActionMLP(eqx.Module):
             x = jax.nn.relu(_normalised(norm, x))
             if layer is not None:
                 x = _centred(layer, x)
-        return x @ self.out.weight[0] + cast(Array, self.out.bias)[0]
+        # a sum and no product with a vector: it is one pass over the outputs with what stands before it
+        return jnp.sum(x * self.out.weight[0], axis=-1) + cast(Array, self.out.bias)[0]
 
     def __call__(self, states: Float[Array, "n s"], actions: Float[Array, "n a"]) -> Float[Array, " n"]:
         """The value of each pair (s_i, a_i)."""
@@ -73,8 +74,9 @@ def _centred(layer: eqx.nn.Linear, x: Float[Array, "*n i"]) -> Float[Array, "*n 
 
 def _normalised(norm: eqx.nn.LayerNorm, x: Float[Array, "*n w"]) -> Float[Array, "*n w"]:
     """The second half, for outputs whose mean is 0."""
-    deviation = jnp.sqrt(jnp.mean(x * x, axis=-1, keepdims=True) + norm.eps)
-    return x / deviation * cast(Array, norm.weight) + cast(Array, norm.bias)
+    # divided once a row, not once an entry
+    precision = 1 / jnp.sqrt(jnp.mean(x * x, axis=-1, keepdims=True) + norm.eps)
+    return x * precision * cast(Array, norm.weight) + cast(Array, norm.bias)
 
 
 class QEnsemble(eqx.Module):
@@ -131,8 +133,8 @@ class QEnsemble(eqx.Module):
         return jax.lax.map(of_row, state_parts, batch_size=max(1, _PAIRS_AT_ONCE // m))
 
 
-_PAIRS_AT_ONCE = 512
-"""At a width of 256 that is half a megabyte; 2048 pairs at a time are a quarter slower on a CPU."""
+_PAIRS_AT_ONCE = 1024
+"""At a width of 256 that is a megabyte; 2048 pairs at a time are a seventh slower on a CPU."""
 
 
 def expectile_loss(difference: Float[Array, "*n"], expectile: float) -> Float[Array, "*n"]:
