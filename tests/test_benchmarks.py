@@ -227,7 +227,8 @@ class TestFlops:
 
         function = eqx.filter_grad(value) if trained else value
         ours = matrix_flops(function, critic, states, actions)
-        forward = 2 * 128 * 2 * ((39 + 32) * 64 + 64 * 64 + 64)
+        # the last layer is a sum, no product
+        forward = 2 * 128 * 2 * ((39 + 32) * 64 + 64 * 64)
         # backwards twice the forward pass, but for the first layer, whose inputs need no gradient
         backward = 2 * forward - 2 * 128 * 2 * (39 + 32) * 64
         assert ours == forward + trained * backward
@@ -249,8 +250,8 @@ class TestFlops:
         def trained(inputs: int, first: int, outputs: int = 1) -> int:
             return 3 * network(inputs, outputs) - 2 * first * w
 
-        q = network(o + c)
-        critics = 2 * q + trained(o, o) + network(o) + 2 * trained(o + c, o + c)
+        q = network(o + c, 0)  # the last layer of a critic is a sum, no product
+        critics = 2 * q + trained(o, o) + network(o) + 2 * trained(o + c, o + c, 0)
         denoiser = trained(o + c + 16, o + c + 16, c)
         compatibility = 2 * q + 2 * network(o) + network(c)  # Q, V, u and v
         assert matrix_flops(update_block, agent, data, batch_keys(3), True) == (
