@@ -24,7 +24,6 @@ from otpr.agents.parts.transport_batches import draw_problem
 from otpr.compatibility import Compatibility
 from otpr.data.experience import Experience
 from otpr.ot import Potentials, marginal_errors
-from otpr.ot import compatibility as compatibility_of
 from otpr.training.learning import follow, update_block
 
 SIDES = {
@@ -244,8 +243,6 @@ def _held_out_error(compatibility: Compatibility, agent: OTPR, data: Experience,
 
     @eqx.filter_jit
     def errors(compatibility: Compatibility):
-        cost = compatibility.cost.pairwise(problem.states, problem.actions)
-        u, v = compatibility.potentials.u(problem.states), compatibility.potentials.v(problem.actions)
-        return jnp.stack(marginal_errors(compatibility_of(u, v, cost, compatibility.epsilon, problem.mask)))
+        return jnp.stack(marginal_errors(compatibility.pairwise(*problem)))
 
     return float(jnp.mean(errors(compatibility)))

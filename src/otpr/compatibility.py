@@ -16,7 +16,7 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from otpr.choosers import Chooser, Entry
 from otpr.critics import QEnsemble
-from otpr.ot import Potentials, compatibility, guiding_cost, relation
+from otpr.ot import Potentials, guiding_cost, relation
 
 
 class TransportCost(eqx.Module):
@@ -107,8 +107,8 @@ class Compatibility(Chooser):
         mask: Bool[Array, "n m"] | None = None,
     ) -> Float[Array, "n m"]:
         """H of every pair (s_i, a_j), 0 outside the mask."""
-        u, v = self.potentials.u(states), self.potentials.v(actions)
-        return compatibility(u, v, self.cost.pairwise(states, actions), self.epsilon, mask)
+        cost = self.cost.pairwise(states, actions)
+        return self.potentials.compatibility(states, actions, cost, self.epsilon, mask)
 
     def scores(
         self, state: Float[Array, " s"], candidates: Float[Array, "N a"]
@@ -119,7 +119,7 @@ class Compatibility(Chooser):
         q = self.cost.critic.pairwise_minimum(states, candidates)
         value = self.cost.value(state)
         cost = self.cost.mix(q, value, self.cost.pairwise_guide(states, candidates))
-        H = compatibility(self.potentials.u(states), self.potentials.v(candidates), cost, self.epsilon)[0]
+        H = self.potentials.compatibility(states, candidates, cost, self.epsilon)[0]
         idql = jnp.where(q[0] > value, 0.7, 0.3)
         return jnp.log(jnp.where(self.trained, H, 0.0)), jnp.log(idql)
 

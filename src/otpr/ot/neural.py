@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
-from otpr.ot.dual import compatibility, marginal_errors
+from otpr.ot.dual import marginal_errors
 from otpr.ot.potentials import (
     ExactPotentials,
     Potentials,
@@ -78,8 +78,8 @@ class NeuralSolution(eqx.Module):
         mask: Bool[Array, "n m"] | None = None,
     ) -> Float[Array, "n m"]:
         """H of every pair (s_i, a_j)."""
-        u, v = self.potentials.u(states), self.potentials.v(actions)
-        return compatibility(u, v, self.cost(states, actions), self.epsilon, mask)
+        cost = self.cost(states, actions)
+        return self.potentials.compatibility(states, actions, cost, self.epsilon, mask)
 
 
 def fit(
@@ -137,8 +137,8 @@ def fit(
     held_out_cost = cost(held_out.states, held_out.actions)
 
     def measure(potentials: Potentials) -> tuple[Array, Array, Array]:
-        u, v = potentials.u(held_out.states), potentials.v(held_out.actions)
-        H = compatibility(u, v, held_out_cost, epsilon, held_out.mask)
+        states, actions, mask = held_out
+        H = potentials.compatibility(states, actions, held_out_cost, epsilon, mask)
         return *marginal_errors(H), jnp.mean(H > 0)
 
     def train(potentials: Potentials, key: PRNGKeyArray) -> tuple[Potentials, Array]:

@@ -15,7 +15,7 @@ import optax
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from otpr.ot.discrete import solve_discrete
-from otpr.ot.dual import dual_objective
+from otpr.ot.dual import compatibility, dual_objective
 from otpr.scanning import scan_state
 
 
@@ -55,6 +55,17 @@ class Potentials(eqx.Module):
     def v(self, actions: Float[Array, "m a"]) -> Float[Array, " m"]:
         """The potential of each action."""
         return jax.vmap(self.action_network)(actions)
+
+    def compatibility(
+        self,
+        states: Float[Array, "n s"],
+        actions: Float[Array, "m a"],
+        cost: Float[Array, "n m"],
+        epsilon: float | Float[Array, ""],
+        mask: Bool[Array, "n m"] | None = None,
+    ) -> Float[Array, "n m"]:
+        """H of every pair (s_i, a_j), of the given cost; 0 outside the mask."""
+        return compatibility(self.u(states), self.v(actions), cost, epsilon, mask)
 
 
 def ascend(
