@@ -16,6 +16,7 @@ import fake_finetune
 import pytest
 
 from otpr.bench.jobs import Job, make_jobs, parse_methods, parse_seeds, plain_name
+from otpr.bench.plan import START_SECONDS, Timing
 from otpr.bench.queue import Patience, Queue
 from otpr.bench.results import Row, read_results
 from otpr.bench.suites import Budget, Recipe, Suite, open_suite
@@ -457,6 +458,16 @@ def test_the_plan_says_what_is_done_to_do_and_failed_and_how_long_it_takes(bench
         "4 runs are left: about 1 min with 2 side by side, and 3 of them on top that cannot be timed: no run "
         "of that algorithm and task is done on this machine yet."
     )
+
+
+def test_a_run_without_environment_steps_takes_as_long_whatever_the_budget(bench):
+    bench.queue().run()
+    [row] = [row for row in bench.rows() if row.eval_at == BUDGET.env_steps]
+    [job] = bench.jobs(seeds="1")
+    imitation = dataclasses.replace(row, env_steps=0, wall_seconds=12.0)
+    assert Timing.of([imitation], row.machine).seconds(job) == 12.0 + START_SECONDS
+    interaction = dataclasses.replace(row, env_steps=500, wall_seconds=12.0)
+    assert Timing.of([interaction], row.machine).seconds(job, steps_done=500) == 12.0 + START_SECONDS
 
 
 def test_times_of_another_machine_do_not_count(bench, monkeypatch):

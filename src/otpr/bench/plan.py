@@ -23,13 +23,15 @@ State = Literal["done", "failed", "started", "to do"]
 
 @dataclasses.dataclass(frozen=True)
 class Timing:
-    """What runs took on this machine.
+    """What runs took on this machine, by (algorithm, task).
 
     Attributes:
-        rates: mean seconds for an environment step by (algorithm, task).
+        rates: mean seconds for an environment step, of algorithms that take some.
+        flat: mean seconds of a run, of those that take none.
     """
 
     rates: Mapping[tuple[str, str], float]
+    flat: Mapping[tuple[str, str], float]
 
     @classmethod
     def of(cls, rows: Iterable[Row], machine: str) -> Timing:
@@ -39,14 +41,19 @@ class Timing:
             if row.status == "done" and row.machine == machine:
                 last[row.run] = max(last.get(row.run, row), row, key=lambda row: row.eval_at)
         rates: dict[tuple[str, str], list[float]] = {}
+        flat: dict[tuple[str, str], list[float]] = {}
         for row in last.values():
-            rate = row.wall_seconds / max(row.env_steps, 1)
-            rates.setdefault((row.algorithm, row.task), []).append(rate)
-        return cls({key: statistics.mean(values) for key, values in rates.items()})
+            kind = rates if row.env_steps else flat
+            seconds = row.wall_seconds / max(row.env_steps, 1)
+            kind.setdefault((row.algorithm, row.task), []).append(seconds)
+        return cls(*({key: statistics.mean(each) for key, each in kind.items()} for kind in (rates, flat)))
 
     def seconds(self, job: Job, steps_done: int = 0) -> float | None:
         """How long a run will take that has come to `steps_done` environment steps; None: not known."""
-        rate = self.rates.get((job.method.algorithm, job.task.id))
+        key = (job.method.algorithm, job.task.id)
+        if key in self.flat:
+            return START_SECONDS + self.flat[key]
+        rate = self.rates.get(key)
         if rate is None:
             return None
         return START_SECONDS + rate * max(job.task.budget.env_steps - steps_done, 0)
