@@ -22,9 +22,9 @@ import optax
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
 from otpr.agents.parts.agent import Agent
-from otpr.agents.parts.iql import IQLCritics, iql_step
+from otpr.agents.parts.diffusion_policy import TrainedPolicy, new_trained_policy, policy_step
+from otpr.agents.parts.iql import IQLCritics, iql_step, new_iql_critics
 from otpr.agents.parts.otpr_config import PRESETS, OTPRConfig
-from otpr.agents.parts.steps import gradient_step
 from otpr.agents.parts.transport_batches import (
     OTPRBatch,
     concatenate,
@@ -33,7 +33,7 @@ from otpr.agents.parts.transport_batches import (
     draw_targets,
 )
 from otpr.compatibility import Compatibility, TransportCost
-from otpr.critics import QEnsemble, polyak
+from otpr.critics import QEnsemble
 from otpr.data.chunks import Transitions
 from otpr.data.experience import Experience
 from otpr.diffusion import NoiseNetwork, denoising_losses
@@ -85,37 +85,29 @@ class OTPR(Agent):
         """
         c = config
         state_dim, chunk_dim = keypoints.observation.shape[1], keypoints.chunk.shape[1]
-        critic_key, value_key, potentials_key, key = jax.random.split(key, 4)
-        critic = QEnsemble(
+        critic_key, potentials_key, key = jax.random.split(key, 3)
+        critics = new_iql_critics(
             state_dim,
             chunk_dim,
             size=c.num_critics,
             width=c.critic_width,
             depth=c.critic_depth,
+            learning_rate=c.learning_rate,
             key=critic_key,
         )
-        value = eqx.nn.MLP(state_dim, "scalar", c.critic_width, c.critic_depth, jax.nn.relu, key=value_key)
         potentials = _new_potentials(c, state_dim, chunk_dim, potentials_key)
         # evenly over them; only the guiding cost looks at these
         n = min(c.keypoints, keypoints.reward.shape[0])
         rows = jnp.linspace(0, keypoints.reward.shape[0] - 1, n).round().astype(int)
         return cls(
-            network=base.diffusion.network,
-            policy=base,
-            critic=critic,
-            target_critic=critic,
-            value=value,
+            **new_trained_policy(base, optax.adam(c.policy_learning_rate))._asdict(),
+            **critics._asdict(),
             potentials=potentials,
             scale=jnp.asarray(1.0, jnp.float32),
             trained=jnp.asarray(False),
             keypoint_states=base.normalizer(jnp.asarray(keypoints.observation)[rows]),
             keypoint_actions=jnp.asarray(keypoints.chunk)[rows],
             pairs=_no_pairs(c.ot_block if c.pairing == "product" else c.pairs, state_dim, chunk_dim),
-            policy_state=optax.adam(c.policy_learning_rate).init(
-                eqx.filter(base.diffusion.network, eqx.is_array)
-            ),
-            critic_state=optax.adam(c.learning_rate).init(eqx.filter(critic, eqx.is_array)),
-            value_state=optax.adam(c.learning_rate).init(eqx.filter(value, eqx.is_array)),
             key=key,
             config=c,
         )
@@ -189,25 +181,20 @@ class OTPR(Agent):
         chunks = jnp.concatenate([pairs.chunks[rows], batch.demonstrations.chunk])
         weights = jnp.concatenate([pairs.weights[rows], jnp.ones(expert_states.shape[0])])
 
-        diffusion = self.policy.diffusion
+        schedule = self.policy.diffusion.schedule
 
-        def loss_of(network: NoiseNetwork) -> Array:
-            losses = denoising_losses(network, diffusion.schedule, states, chunks, noise_key)
-            return jnp.mean(weights * losses)
+        def loss_of(network: NoiseNetwork) -> tuple[Array, dict[str, Array]]:
+            losses = denoising_losses(network, schedule, states, chunks, noise_key)
+            of_pairs = {"policy/support": pairs.support, "policy/effective_share": pairs.effective_share}
+            return jnp.mean(weights * losses), of_pairs
 
-        loss, gradient = eqx.filter_value_and_grad(loss_of)(self.network)
-        network, policy_state = gradient_step(
-            optax.adam(c.policy_learning_rate), gradient, self.policy_state, self.network
+        trained, metrics = policy_step(
+            TrainedPolicy(self.network, self.policy, self.policy_state),
+            optax.adam(c.policy_learning_rate),
+            c.ema_rate,
+            loss_of,
         )
-        average = diffusion.with_network(polyak(diffusion.network, network, c.ema_rate))
-        agent = dataclasses.replace(
-            self,
-            network=network,
-            policy=dataclasses.replace(self.policy, generator=average),
-            policy_state=policy_state,
-        )
-        metrics = {"policy/support": pairs.support, "policy/effective_share": pairs.effective_share}
-        return agent, {"policy/loss": loss, **metrics}
+        return dataclasses.replace(self, **trained._asdict()), metrics
 
     def prepare(self, experience: Experience) -> OTPR:
         """Draw the pairs of the next gradient steps by compatibility.
