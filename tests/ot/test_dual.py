@@ -10,7 +10,14 @@ from hypothesis.extra.numpy import arrays
 from ot_references import exact_plan, primal_value, solve_dual
 
 import ot
-from otpr.ot import compatibility, dual_objective, keypoint_mask, marginal_errors
+from otpr.ot import (
+    compatibility,
+    dual_objective,
+    keypoint_mask,
+    marginal_errors,
+    relaxed_marginal_errors,
+    solve_discrete,
+)
 
 # POT passes L-BFGS-B an option that SciPy is about to drop.
 pot_warns = pytest.mark.filterwarnings("ignore:.*options of the L-BFGS-B solver:DeprecationWarning")
@@ -222,3 +229,18 @@ class TestAnywhere:
         rows, columns = marginal_errors(jnp.array([[2.0, 0.0, 1.0], [0.0, 0.0, 0.0]]))
         assert float(rows) == 0.5  # means 1 and 0
         assert float(columns) == pytest.approx(0.5)  # means 1, 0 and 1/2
+
+    @pytest.mark.parametrize("relaxation", [0.0, 0.5, 20.0, np.inf])
+    def test_relaxed_errors_are_those_of_the_exact_solver(self, relaxation: float) -> None:
+        cost = np.random.default_rng(0).normal(size=(12, 9))
+        solution = solve_discrete(cost, 0.2, column_relaxation=relaxation, tolerance=1e-10)
+        solved = relaxed_marginal_errors(solution.compatibility, solution.v, 0.2, relaxation)
+        assert solution.converged and max(map(float, solved)) < 1e-9
+
+    def test_relaxed_errors_by_hand(self) -> None:
+        H, v = jnp.array([[2.0, 0.0, 1.0], [0.0, 0.0, 0.0]]), jnp.array([0.5, -1.0, 2.0])
+        rows, columns = relaxed_marginal_errors(H, v, 0.1, 2.0)
+        # |r - 1 + 2 v| / 1.4 with r = 1, 0, 1/2: |0 + 1|, |-1 - 2|, |-1/2 + 4|
+        assert float(rows) == 0.5 and float(columns) == pytest.approx((1 + 3 + 3.5) / 3 / 1.4)
+        _, free = relaxed_marginal_errors(H, v, 0.1, np.inf)
+        assert float(free) == pytest.approx((0.5 + 1 + 2) / 3 / 0.2)

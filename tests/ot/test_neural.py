@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from otpr.ot import Potentials, TransportProblem, fit, keypoint_mask, solve_discrete
+from otpr.ot import Potentials, TransportProblem, c_transform, fit, keypoint_mask, solve_discrete
 from otpr.ot.neural import HELD_OUT
 from otpr.ot.potentials import exact_potentials, regress
 
@@ -145,10 +145,56 @@ class TestExactPotentials:
         np.testing.assert_allclose(potentials.v(problem.actions), exact.v, atol=0.03)
         assert float(exact.u.std()) > 0.1 and float(exact.v.std()) > 0.1
 
+    @pytest.mark.parametrize("relaxation", [0.5, np.inf])
+    def test_relaxed_ones_are_those_of_the_solver_wherever_one_starts(self, relaxation: float) -> None:
+        problem = draw(jax.random.key(4), 40)
+        c = cost(*problem[:2])
+        reference = solve_discrete(c, EPSILON, column_relaxation=relaxation)
+        for seed in (0, 1):
+            exact = exact_potentials(new(seed), problem, c, EPSILON, relaxation)
+            np.testing.assert_allclose(exact.u, reference.u, atol=1e-4)
+            np.testing.assert_allclose(exact.v, reference.v, atol=1e-4)
+
+
+class TestRelaxedColumns:
+    def test_free_columns_give_the_sparse_policy(self) -> None:
+        """v = 0, and u(s) alone makes the mean of H over all actions 1: what `c_transform` computes."""
+        solution = run(new(), jax.random.key(1), column_relaxation=np.inf, tolerance=0.1, max_passes=20)
+        assert solution.converged
+        states, actions, _ = draw(jax.random.key(9), 400)
+        c = cost(states, actions)
+        sparse = jnp.maximum(c_transform(c, jnp.zeros(400), EPSILON)[:, None] - c, 0) / (2 * EPSILON)
+        H = solution.compatibility(states, actions)
+        assert float(jnp.abs(H - sparse).mean()) < 0.15
+        assert float(jnp.abs(solution.potentials.v(actions)).max()) < 0.1
+
+    def test_half_way_columns_deviate_as_far_as_the_exact_plan_lets_them(self) -> None:
+        states, actions, _ = draw(jax.random.key(9), 1000)
+
+        def deviation(relaxation: float) -> float:
+            found = run(new(), jax.random.key(1), column_relaxation=relaxation, tolerance=0.1, max_passes=20)
+            H = found.compatibility(states, actions)
+            exact = solve_discrete(cost(states, actions), EPSILON, column_relaxation=relaxation)
+            assert found.converged and exact.converged
+            assert float(jnp.abs(H - exact.compatibility).mean()) < 0.12
+            return float(jnp.abs(H.mean(0) - 1).mean())
+
+        # 0.101 and 0.205 of the exact plans
+        little, much = deviation(1.0), deviation(10.0)
+        assert little == pytest.approx(0.101, abs=0.03) and much == pytest.approx(0.205, abs=0.03)
+
+    def test_potentials_are_forgotten_by_a_change_of_the_relaxation(self) -> None:
+        """Potentials of exact columns do not count as converged for relaxed ones."""
+        solution = run(
+            fitted("regression").potentials, jax.random.key(2), column_relaxation=np.inf, max_passes=0
+        )
+        assert not solution.converged
+
 
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
+        ({"method": "ascent", "column_relaxation": 1.0}, "needs the method 'regression'"),
         ({"method": "ascent", "blocks": 8, "steps": 7}, "at least the number of blocks"),
         ({"method": "ascent", "block": 32, "batch": 64}, "must not exceed the block"),
     ],

@@ -252,6 +252,7 @@ class OTPR(Agent):
             c.epsilon,
             key=fit_key,
             method=c.potentials_method,
+            column_relaxation=c.column_relaxation,
             block=c.ot_block,
             blocks=c.ot_blocks,
             steps=c.potentials_steps,

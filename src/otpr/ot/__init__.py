@@ -7,7 +7,7 @@ points; `keypoints` the mask and the guiding cost; `potentials` neural potential
 """
 
 from otpr.ot.discrete import DiscreteSolution, solve_discrete
-from otpr.ot.dual import compatibility, dual_objective, marginal_errors
+from otpr.ot.dual import compatibility, dual_objective, marginal_errors, relaxed_marginal_errors
 from otpr.ot.keypoints import NO_KEYPOINT, guiding_cost, keypoint_mask, relation
 from otpr.ot.neural import NeuralSolution, fit
 from otpr.ot.potentials import Potentials, TransportProblem, ascend
@@ -28,5 +28,6 @@ __all__ = [
     "keypoint_mask",
     "marginal_errors",
     "relation",
+    "relaxed_marginal_errors",
     "solve_discrete",
 ]

@@ -62,6 +62,28 @@ def marginal_errors(H: Float[Array, "n m"]) -> tuple[Float[Array, ""], Float[Arr
     Both are 0 at the optimum (the first-order conditions of the dual). Their mean is the *marginal error*:
     the one number that says whether potentials can be trusted. H must have its mask applied.
     """
+    return relaxed_marginal_errors(H, jnp.zeros(H.shape[1]), 1.0, 0.0)
+
+
+def relaxed_marginal_errors(
+    H: Float[Array, "n m"],
+    v: Float[Array, " m"],
+    epsilon: float | Float[Array, ""],
+    column_relaxation: float,
+) -> tuple[Float[Array, ""], Float[Array, ""]]:
+    """`marginal_errors` where columns may deviate, at a price.
+
+    The second is the mean over the columns of |r - 1 + lambda v| / (1 + 2 epsilon lambda), r being a column's
+    mean of H; for lambda = inf of |v| / (2 epsilon). Both are 0 at the optimum of the dual with the
+    relaxation lambda (`otpr.ot.discrete`).
+
+    Args:
+        H: compatibility, its mask applied.
+        v: potential of each column.
+        epsilon: strength of the regularisation, > 0, in the units of the cost.
+        column_relaxation: lambda in [0, inf], in units of 1 / cost.
+    """
+    exactness = 1 / (1 + 2 * epsilon * column_relaxation)
     rows = jnp.mean(jnp.abs(jnp.mean(H, axis=1) - 1.0))
-    columns = jnp.mean(jnp.abs(jnp.mean(H, axis=0) - 1.0))
-    return rows, columns
+    conditions = exactness * (jnp.mean(H, axis=0) - 1.0) + (1 - exactness) * v / (2 * epsilon)
+    return rows, jnp.mean(jnp.abs(conditions))

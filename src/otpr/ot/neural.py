@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
-from otpr.ot.dual import marginal_errors
+from otpr.ot.dual import relaxed_marginal_errors
 from otpr.ot.potentials import (
     ExactPotentials,
     Potentials,
@@ -48,7 +48,8 @@ class NeuralSolution(eqx.Module):
         cost: c of every pair of some states and actions.
         epsilon: strength of the regularisation, in the units of the cost.
         row_error: mean distance from 1 of each held-out state's mean of H over the held-out actions.
-        column_error: the same with states and actions exchanged.
+        column_error: the same with states and actions exchanged; for relaxed columns the second of
+            `relaxed_marginal_errors`.
         support: share of the held-out pairs with H > 0.
         converged: whether `marginal_error` is within the tolerance.
         passes: how many were needed, 0 if the potentials given were good enough.
@@ -90,6 +91,7 @@ def fit(
     *,
     key: PRNGKeyArray,
     method: Method = "regression",
+    column_relaxation: float = 0.0,
     block: int = 128,
     blocks: int = 24,
     steps: int = 300,
@@ -116,6 +118,7 @@ def fit(
         epsilon: strength of the regularisation, > 0, in the units of the cost.
         key: of the draws.
         method: how a pass trains.
+        column_relaxation: lambda of `solve_discrete`, in [0, inf]; other than 0 with "regression" alone.
         block: states and actions of a block. Several small blocks beat one large one of as many pairs.
         blocks: in a pass.
         steps: of Adam in a pass; with "ascent" shared evenly by the blocks.
@@ -125,8 +128,12 @@ def fit(
         max_passes: passes after which to end, `converged` or not.
 
     Raises:
-        ValueError: with "ascent", a batch larger than the block, or fewer steps than blocks.
+        ValueError: with "ascent", a batch larger than the block, fewer steps than blocks, or relaxed columns.
     """
+    if method == "ascent" and column_relaxation > 0:
+        raise ValueError(
+            f"column_relaxation ({column_relaxation}) needs the method 'regression', not 'ascent'."
+        )
     if method == "ascent" and steps < blocks:
         raise ValueError(f"steps ({steps}) must be at least the number of blocks ({blocks}) with 'ascent'.")
     arrays, static = eqx.partition(potentials, eqx.is_array)
@@ -139,7 +146,8 @@ def fit(
     def measure(potentials: Potentials) -> tuple[Array, Array, Array]:
         states, actions, mask = held_out
         H = potentials.compatibility(states, actions, held_out_cost, epsilon, mask)
-        return *marginal_errors(H), jnp.mean(H > 0)
+        errors = relaxed_marginal_errors(H, potentials.v(actions), epsilon, column_relaxation)
+        return *errors, jnp.mean(H > 0)
 
     def train(potentials: Potentials, key: PRNGKeyArray) -> tuple[Potentials, Array]:
         draw_key, step_key = jax.random.split(key)
@@ -148,7 +156,8 @@ def fit(
 
             def target(key: PRNGKeyArray) -> ExactPotentials:
                 problem = draw(key, block)
-                return exact_potentials(potentials, problem, cost(problem.states, problem.actions), epsilon)
+                c = cost(problem.states, problem.actions)
+                return exact_potentials(potentials, problem, c, epsilon, column_relaxation)
 
             def merge(stacked: Array) -> Array:
                 return stacked.reshape(-1, *stacked.shape[2:])

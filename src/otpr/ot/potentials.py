@@ -125,15 +125,24 @@ def exact_potentials(
     problem: TransportProblem,
     cost: Float[Array, "n n"],
     epsilon: float | Float[Array, ""],
+    column_relaxation: float = 0.0,
 ) -> ExactPotentials:
     """The exact potentials of a block of as many states as actions, those nearest to `potentials`.
 
-    Exact potentials are not unique (u + a, v - a is as good, separately on each unconnected part of the
-    support). So the block is solved for what the present potentials lack, and that has mean 0: targets of
-    different blocks then fit together.
+    With exact columns they are not unique (u + a, v - a is as good, separately on each unconnected part of
+    the support). So the block is solved for what the present potentials lack, and that has mean 0: targets of
+    different blocks then fit together. Relaxed columns have a price for v itself, which leaves one v.
     """
     u, v = potentials.u(problem.states), potentials.v(problem.actions)
-    lack = solve_discrete(cost - u[:, None] - v, epsilon, mask=problem.mask, tolerance=1e-4)
+    if column_relaxation > 0:
+        u, v = jnp.zeros_like(u), jnp.zeros_like(v)
+    lack = solve_discrete(
+        cost - u[:, None] - v,
+        epsilon,
+        mask=problem.mask,
+        column_relaxation=column_relaxation,
+        tolerance=1e-4,
+    )
     solved = jnp.broadcast_to(lack.converged.astype(u.dtype), u.shape)
     return ExactPotentials(problem.states, u + lack.u, problem.actions, v + lack.v, solved)
 

@@ -22,6 +22,11 @@ class OTPRConfig(CriticsConfig, DiffusionPolicyConfig):
 
     algorithm: ClassVar[str] = "otpr"
 
+    # gradient steps for each environment step, and transitions of each: twice the steps on half the batch
+    # learn more for the same time
+    update_ratio: float = 0.5
+    batch_size: int = 128
+
     # --- critics
     # of the value function's regression on Q (IQL); above 0.5 it leans to the better actions
     expectile: float = 0.7
@@ -44,6 +49,9 @@ class OTPRConfig(CriticsConfig, DiffusionPolicyConfig):
     target_measure: Literal["replay", "successes"] = "successes"
     # strength of the L2 regularisation, in standard deviations of Q
     epsilon: float = 0.15
+    # lambda, how freely the plan may leave the action marginal: 0 keeps it, inf lets every state choose for
+    # itself; in units of 1 / the standard deviation of Q
+    column_relaxation: float = 0.0
     # share alpha of the guiding cost in the cost potentials are trained on, and in the one H is evaluated
     # with
     guiding_share: float = 0.0
@@ -82,6 +90,10 @@ class OTPRConfig(CriticsConfig, DiffusionPolicyConfig):
         for name in ("epsilon", "guiding_temperature", "potentials_tolerance"):
             if not 0 < getattr(self, name) < float("inf"):
                 raise ValueError(f"{name} must be a positive number, got {getattr(self, name)}.")
+        if not self.column_relaxation >= 0:
+            raise ValueError(f"column_relaxation must be from 0 to inf, got {self.column_relaxation}.")
+        if self.potentials_method == "ascent" and self.column_relaxation > 0:
+            raise ValueError("column_relaxation needs potentials_method=regression.")
         if self.potentials_method == "ascent" and self.ot_batch > self.ot_block:
             raise ValueError(
                 f"With potentials_method=ascent, ot_batch ({self.ot_batch}) must not exceed ot_block "
