@@ -18,9 +18,9 @@ class Sizes:
     chunk_length: int = 8
     batch: int = 256
     replay: int = 100_000
-    # gradient steps in a timed block, and in a round: 8 episodes of 200 steps, a quarter of an update each
+    # gradient steps in a timed block, and in a round: 8 episodes of 200 steps, half an update each
     block: int = 20
-    round_updates: int = 400
+    round_updates: int = 800
     # steps of the release's fit of the potentials in a round, how many are timed, and their rows and columns
     release_steps: int = 1000
     release_timed: int = 10

@@ -92,7 +92,7 @@ def default_agent(sizes: Sizes, chunk_length: int, levels: int, candidates: int 
     base = base_policy(sizes, width=width, depth=depth, chunk_length=chunk_length, levels=levels)
     small = min(width, OTPRConfig.critic_width)
     config = OTPRConfig(
-        batch_size=sizes.batch,
+        batch_size=min(sizes.batch, OTPRConfig.batch_size),
         pairs=_pairs(sizes),
         critic_width=small,
         potentials_width=small,
