@@ -24,7 +24,7 @@ class Bench:
     A queue that may be stopped at any time: the same command goes on.
     """
 
-    # smoke (2 tasks, minutes), arena-6 (6 tasks, hours) or open (the tasks of --tasks)
+    # smoke (2 tasks, minutes), arena-6 (6 tasks, hours), ablations (2 of these), or open (those of --tasks)
     suite: str = "smoke"
     # algorithms with commas between, each with a preset and changed fields of it where wanted:
     # otpr,otpr:paper,otpr:default:epsilon=0.1,fql

@@ -79,6 +79,8 @@ class Suite:
 
 # a round must be shorter than the steps between evaluations, or some of these would be left out
 _ROBOSUITE = Budget(env_steps=20_000, eval_every=4_000, eval_episodes=20, final_eval_episodes=50, num_envs=4)
+_PEG = BenchTask("metaworld/peg-insert-side-v3", Recipe(10, noise=0.7), Budget())
+_BOX = BenchTask("metaworld/box-close-v3", Recipe(10, noise=0.5), Budget())
 _FEW = Budget(env_steps=2_000, eval_every=1_000, eval_episodes=8, final_eval_episodes=16)
 
 SUITES: dict[str, Suite] = {
@@ -95,13 +97,15 @@ SUITES: dict[str, Suite] = {
         "arena-6",
         (
             BenchTask("metaworld/assembly-v3", Recipe(15, noise=0.4), Budget()),
-            BenchTask("metaworld/peg-insert-side-v3", Recipe(10, noise=0.7), Budget()),
-            BenchTask("metaworld/box-close-v3", Recipe(10, noise=0.5), Budget()),
+            _PEG,
+            _BOX,
             BenchTask("ogbench/cube-double-task2", Recipe(40, noise=0.2, updates=4000), Budget()),
             BenchTask("robosuite/can", Recipe(6, noise=0.3), _ROBOSUITE),
             BenchTask("robosuite/square", Recipe(80, noise=0.1, updates=15_000), _ROBOSUITE),
         ),
     ),
+    # what the parts of a method are worth: two tasks of arena-6 that leave room above the base and below 100%
+    "ablations": Suite("ablations", (_PEG, _BOX)),
 }
 """The fixed suites; `open_suite` makes one of any tasks."""
 
