@@ -11,7 +11,7 @@ BIN := .venv/bin
 # More arguments for `make quickstart`, e.g. ARGS="--seed 1", or for pytest, e.g. ARGS="-k replay".
 ARGS ?=
 
-.PHONY: help setup quickstart test coverage test-slow faults bench tasks lint format types lock clean
+.PHONY: help setup quickstart test coverage test-slow faults bench results tasks lint format types lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' Makefile
@@ -36,6 +36,9 @@ faults: setup ## set up, then kill, fill disks and break things for 10 to 30 min
 
 bench: setup ## set up, then measure: a table, benchmarks/latest.json and the table in docs/performance.md
 	$(BIN)/python -m benchmarks $(ARGS)
+
+results: setup ## the tables and figures of docs/results.md, from the raw results in results/bench
+	$(BIN)/python -m benchmarks.arena $(ARGS)
 
 tasks: setup ## set up, then measure every task's expert and take its picture: docs/tasks.md
 	$(BIN)/python -m benchmarks.tasks $(ARGS)

@@ -1,0 +1,32 @@
+"""`make results`: the tables and figures of docs/results.md, out of the raw results in results/bench."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from otpr.bench.figures import draw_all
+from otpr.bench.results import read_results
+from otpr.bench.study import Study, gather, newest
+from otpr.bench.tables import blocks, update_page
+
+ROOT = Path(__file__).resolve().parent.parent
+PAGE = ROOT / "docs" / "results.md"
+
+
+def studies() -> dict[str, Study]:
+    """The newest runs of each file of results, by its name: the suite's."""
+    files = sorted((ROOT / "results" / "bench").glob("*.parquet"))
+    return {file.stem: gather(newest(read_results(file))) for file in files}
+
+
+def main() -> None:
+    """Fill in the tables of the page, and draw the figures beside it."""
+    found = studies()
+    update_page(PAGE, {name: text for study in found.values() for name, text in blocks(study).items()})
+    for name, study in found.items():
+        for path in draw_all(study, ROOT / "docs" / name):
+            print(path.relative_to(ROOT))
+
+
+if __name__ == "__main__":
+    main()
