@@ -49,8 +49,8 @@ class OTPRConfig(CriticsConfig, DiffusionPolicyConfig):
     target_measure: Literal["replay", "successes"] = "successes"
     # strength of the L2 regularisation, in standard deviations of Q
     epsilon: float = 0.15
-    # lambda, how freely the plan may leave the action marginal: 0 keeps it, inf lets every state choose for
-    # itself; in units of 1 / the standard deviation of Q
+    # lambda, how freely the plan may leave the action marginal: 0 keeps it, a large number lets every state
+    # choose for itself (1e6 is as good as infinity); in units of 1 / the standard deviation of Q
     column_relaxation: float = 0.0
     # share alpha of the guiding cost in the cost potentials are trained on, and in the one H is evaluated
     # with
@@ -90,8 +90,8 @@ class OTPRConfig(CriticsConfig, DiffusionPolicyConfig):
         for name in ("epsilon", "guiding_temperature", "potentials_tolerance"):
             if not 0 < getattr(self, name) < float("inf"):
                 raise ValueError(f"{name} must be a positive number, got {getattr(self, name)}.")
-        if not self.column_relaxation >= 0:
-            raise ValueError(f"column_relaxation must be from 0 to inf, got {self.column_relaxation}.")
+        if not 0 <= self.column_relaxation < float("inf"):
+            raise ValueError(f"column_relaxation must be a number >= 0, got {self.column_relaxation}.")
         if self.potentials_method == "ascent" and self.column_relaxation > 0:
             raise ValueError("column_relaxation needs potentials_method=regression.")
         if self.potentials_method == "ascent" and self.ot_batch > self.ot_block:
