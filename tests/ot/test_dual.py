@@ -237,6 +237,17 @@ class TestAnywhere:
         solved = relaxed_marginal_errors(solution.compatibility, solution.v, 0.2, relaxation)
         assert solution.converged and max(map(float, solved)) < 1e-9
 
+    def test_relaxed_objective_is_the_exact_solvers_and_highest_there(self) -> None:
+        cost, normal = np.random.default_rng(0).normal(size=(12, 9)), np.random.default_rng(1).normal
+        best = solve_discrete(cost, 0.2, column_relaxation=3.0, tolerance=1e-10)
+
+        def value(u, v) -> float:
+            return float(dual_objective(u, v, jnp.asarray(cost), 0.2, None, 3.0))
+
+        assert value(best.u, best.v) == pytest.approx(float(best.dual_value), abs=1e-9)
+        for _ in range(20):
+            assert value(best.u + 0.1 * normal(size=12), best.v + 0.1 * normal(size=9)) < best.dual_value
+
     def test_relaxed_errors_by_hand(self) -> None:
         H, v = jnp.array([[2.0, 0.0, 1.0], [0.0, 0.0, 0.0]]), jnp.array([0.5, -1.0, 2.0])
         rows, columns = relaxed_marginal_errors(H, v, 0.1, 2.0)

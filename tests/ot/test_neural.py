@@ -168,20 +168,25 @@ class TestRelaxedColumns:
         assert float(jnp.abs(H - sparse).mean()) < 0.15
         assert float(jnp.abs(solution.potentials.v(actions)).max()) < 0.1
 
-    def test_half_way_columns_deviate_as_far_as_the_exact_plan_lets_them(self) -> None:
+    @pytest.mark.parametrize("method", ["regression", "ascent"])
+    def test_half_way_columns_deviate_as_far_as_the_exact_plan_lets_them(self, method: str) -> None:
         states, actions, _ = draw(jax.random.key(9), 1000)
 
         def deviation(relaxation: float) -> float:
-            found = run(new(), jax.random.key(1), column_relaxation=relaxation, tolerance=0.1, max_passes=20)
+            settings = {"method": method, "column_relaxation": relaxation, "tolerance": 0.07}
+            found = run(new(), jax.random.key(1), max_passes=20, **settings)
             H = found.compatibility(states, actions)
             exact = solve_discrete(cost(states, actions), EPSILON, column_relaxation=relaxation)
             assert found.converged and exact.converged
             assert float(jnp.abs(H - exact.compatibility).mean()) < 0.12
-            return float(jnp.abs(H.mean(0) - 1).mean())
+            r, exact_r = H.mean(0), exact.compatibility.mean(0)
+            difference = float(jnp.abs(r - 1).mean() - jnp.abs(exact_r - 1).mean())
+            # no further off than what is left of the columns' condition, which is a share of r's error
+            assert abs(difference) < float(found.column_error) * (1 + 2 * EPSILON * relaxation)
+            return float(jnp.abs(r - 1).mean())
 
-        # 0.101 and 0.205 of the exact plans
-        little, much = deviation(1.0), deviation(10.0)
-        assert little == pytest.approx(0.101, abs=0.03) and much == pytest.approx(0.205, abs=0.03)
+        # 0.10 and 0.20 of the exact plans
+        assert 0.05 < deviation(1.0) < 0.15 < deviation(10.0) < 0.25
 
     def test_potentials_are_forgotten_by_a_change_of_the_relaxation(self) -> None:
         """Potentials of exact columns do not count as converged for relaxed ones."""
@@ -194,7 +199,7 @@ class TestRelaxedColumns:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"method": "ascent", "column_relaxation": 1.0}, "needs the method 'regression'"),
+        ({"method": "ascent", "column_relaxation": np.inf}, "must be finite with 'ascent'"),
         ({"method": "ascent", "blocks": 8, "steps": 7}, "at least the number of blocks"),
         ({"method": "ascent", "block": 32, "batch": 64}, "must not exceed the block"),
     ],

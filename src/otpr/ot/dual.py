@@ -25,6 +25,7 @@ def dual_objective(
     cost: Float[Array, "n m"],
     epsilon: float | Float[Array, ""],
     mask: Bool[Array, "n m"] | None = None,
+    column_relaxation: float = 0.0,
 ) -> Float[Array, ""]:
     """Value of the dual on samples of equal weight, to be maximised. Concave in (u, v).
 
@@ -34,11 +35,13 @@ def dual_objective(
         cost: c of every pair.
         epsilon: strength of the regularisation, > 0, in the units of `cost`.
         mask: pairs that may carry mass; None allows all.
+        column_relaxation: lambda in [0, inf), the price -lambda/2 E_q[v^2] (`otpr.ot.discrete`).
     """
     penalty = _excess(u, v, cost) ** 2
     if mask is not None:
         penalty = jnp.where(mask, penalty, 0.0)
-    return jnp.mean(u) + jnp.mean(v) - jnp.mean(penalty) / (4 * epsilon)
+    price = column_relaxation / 2 * jnp.mean(v**2)
+    return jnp.mean(u) + jnp.mean(v) - price - jnp.mean(penalty) / (4 * epsilon)
 
 
 def compatibility(

@@ -118,7 +118,7 @@ def fit(
         epsilon: strength of the regularisation, > 0, in the units of the cost.
         key: of the draws.
         method: how a pass trains.
-        column_relaxation: lambda of `solve_discrete`, in [0, inf]; other than 0 with "regression" alone.
+        column_relaxation: lambda of `solve_discrete`, in [0, inf]; inf with "regression" alone.
         block: states and actions of a block. Several small blocks beat one large one of as many pairs.
         blocks: in a pass.
         steps: of Adam in a pass; with "ascent" shared evenly by the blocks.
@@ -128,11 +128,11 @@ def fit(
         max_passes: passes after which to end, `converged` or not.
 
     Raises:
-        ValueError: with "ascent", a batch larger than the block, fewer steps than blocks, or relaxed columns.
+        ValueError: with "ascent", a batch larger than the block, fewer steps than blocks, or free columns.
     """
-    if method == "ascent" and column_relaxation > 0:
+    if method == "ascent" and not column_relaxation < jnp.inf:
         raise ValueError(
-            f"column_relaxation ({column_relaxation}) needs the method 'regression', not 'ascent'."
+            "column_relaxation must be finite with 'ascent'; 'regression' takes free columns too."
         )
     if method == "ascent" and steps < blocks:
         raise ValueError(f"steps ({steps}) must be at least the number of blocks ({blocks}) with 'ascent'.")
@@ -177,7 +177,7 @@ def fit(
             c = cost(problem.states, problem.actions)
             return ascend(
                 potentials, optimizer, state, *problem[:2], c, epsilon, problem.mask,
-                steps=steps // blocks, batch=batch, key=keys[1],
+                steps=steps // blocks, batch=batch, key=keys[1], column_relaxation=column_relaxation,
             ), None  # fmt: skip
 
         start = potentials, optimizer.init(eqx.filter(potentials, eqx.is_array))

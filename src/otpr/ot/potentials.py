@@ -81,6 +81,7 @@ def ascend(
     steps: int,
     batch: int,
     key: PRNGKeyArray,
+    column_relaxation: float = 0.0,
 ) -> tuple[Potentials, optax.OptState]:
     """Stochastic ascent of the dual: each step takes one (batch x batch) tile of the block.
 
@@ -91,6 +92,7 @@ def ascend(
         potentials: where to start; pass the last round's to start warm.
         cost: c of every pair of the block, `n` states by `m` actions.
         mask: pairs of the block that may carry mass; None allows all.
+        column_relaxation: of `dual_objective`.
     """
     if batch > min(cost.shape):
         raise ValueError(f"batch ({batch}) must not exceed the block's rows and columns, {cost.shape}.")
@@ -102,8 +104,8 @@ def ascend(
 
         rows = jax.lax.dynamic_slice_in_dim(states, row, batch)
         columns = jax.lax.dynamic_slice_in_dim(actions, column, batch)
-        tile_mask = None if mask is None else tile(mask)
-        return -dual_objective(potentials.u(rows), potentials.v(columns), tile(cost), epsilon, tile_mask)
+        u, v, tile_mask = potentials.u(rows), potentials.v(columns), None if mask is None else tile(mask)
+        return -dual_objective(u, v, tile(cost), epsilon, tile_mask, column_relaxation)
 
     def step(
         carry: tuple[Potentials, optax.OptState], key: PRNGKeyArray

@@ -48,10 +48,10 @@ class OTPRConfig(CriticsConfig, DiffusionPolicyConfig):
     # the action marginal q: every replayed chunk, or those of demonstrations and successful episodes alone
     target_measure: Literal["replay", "successes"] = "successes"
     # strength of the L2 regularisation, in standard deviations of Q
-    epsilon: float = 0.15
+    epsilon: float = 0.02
     # lambda, how freely the plan may leave the action marginal: 0 keeps it, a large number lets every state
-    # choose for itself (1e6 is as good as infinity); in units of 1 / the standard deviation of Q
-    column_relaxation: float = 0.0
+    # choose for itself; in units of 1 / the standard deviation of Q
+    column_relaxation: float = 50.0
     # share alpha of the guiding cost in the cost potentials are trained on, and in the one H is evaluated
     # with
     guiding_share: float = 0.0
@@ -92,8 +92,6 @@ class OTPRConfig(CriticsConfig, DiffusionPolicyConfig):
                 raise ValueError(f"{name} must be a positive number, got {getattr(self, name)}.")
         if not 0 <= self.column_relaxation < float("inf"):
             raise ValueError(f"column_relaxation must be a number >= 0, got {self.column_relaxation}.")
-        if self.potentials_method == "ascent" and self.column_relaxation > 0:
-            raise ValueError("column_relaxation needs potentials_method=regression.")
         if self.potentials_method == "ascent" and self.ot_batch > self.ot_block:
             raise ValueError(
                 f"With potentials_method=ascent, ot_batch ({self.ot_batch}) must not exceed ot_block "
@@ -132,6 +130,8 @@ PRESETS: dict[str, OTPRConfig] = {
         return_bound=False,
         pairing="product",
         target_measure="replay",
+        epsilon=0.15,
+        column_relaxation=0.0,
         guiding_share=0.5,
         acting_guiding_share=0.5,
         keypoint_share=0.1,
@@ -153,6 +153,8 @@ PRESETS: dict[str, OTPRConfig] = {
         target_measure="replay",
         greedy=False,
         candidates=10,
+        epsilon=0.15,
+        column_relaxation=0.0,
         guiding_share=1.0,
         acting_guiding_share=0.0,
         keypoint_share=0.5,
