@@ -98,6 +98,20 @@ def test_the_table_of_suites_is_of_the_runs_that_are_kept(run):
     assert any(line.startswith(f"| `{run['task']}`") and row in line for line in lines)
 
 
+COLUMNS = json.loads((ROOT / "results" / "columns" / "seed10.json").read_text())
+
+
+@pytest.mark.parametrize("run", COLUMNS, ids=lambda run: run["task"])
+def test_the_table_of_relaxed_columns_is_of_the_runs_that_are_kept(run):
+    relaxation = f"{run['column_relaxation']:,.0f}"
+    row = (
+        f"| `{run['task']}` | {run['epsilon']:g} | {relaxation} | {run['potentials_passes']} "
+        f"| {run['success_by_steps'][0][1]:.0%} | {run['final_success']:.0%} "
+        f"| {run['final_success_single']:.0%} | {run['row_error']:.2f} |"
+    )
+    assert run["seed"] == 10 and row in (ROOT / "docs" / "results.md").read_text()
+
+
 def test_the_tables_of_the_arena_are_those_of_the_raw_results():
     found = studies()
     texts = {name: text for study in found.values() for name, text in blocks(study).items()}
