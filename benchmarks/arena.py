@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from otpr.bench.figures import draw_all
@@ -19,10 +20,15 @@ def studies() -> dict[str, Study]:
     return {file.stem: gather(newest(read_results(file))) for file in files}
 
 
+def texts(found: Mapping[str, Study]) -> dict[str, str]:
+    """The tables of all studies, by the names of their marks on the page."""
+    return {name: text for study in found.values() for name, text in blocks(study).items()}
+
+
 def main() -> None:
     """Fill in the tables of the page, and draw the figures beside it."""
     found = studies()
-    update_page(PAGE, {name: text for study in found.values() for name, text in blocks(study).items()})
+    update_page(PAGE, texts(found))
     for name, study in found.items():
         for path in draw_all(study, ROOT / "docs" / name):
             print(path.relative_to(ROOT))

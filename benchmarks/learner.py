@@ -58,8 +58,12 @@ def learning(sizes: Sizes, names: Collection[str]) -> list[Row]:
 
 def _all_passes(agent: OTPR) -> OTPR:
     """Every round takes as many passes as it may: in runs with the default epsilon nearly every one does."""
-    config = dataclasses.replace(agent.config, potentials_tolerance=1e-9)
-    return dataclasses.replace(agent, config=config)
+    return _with(agent, potentials_tolerance=1e-9)
+
+
+def _with(agent: OTPR, **settings: Any) -> OTPR:
+    """The agent with some settings changed."""
+    return dataclasses.replace(agent, config=dataclasses.replace(agent.config, **settings))
 
 
 def _timed(sizes: Sizes, names: Collection[str], agent: OTPR, data: Experience) -> dict[str, Row]:
@@ -202,11 +206,8 @@ def _share(flops: dict[str, int], sides: tuple[str, ...], name: str, sizes: Size
 
 def marginal_error(sizes: Sizes) -> list[Row]:
     """What each recipe reaches on pairs it has not seen: one round of ours against the release's."""
-    agent = learner(sizes, sizes.error_width, sizes.error_depth)
     # the release's problem: columns that must be met
-    agent = dataclasses.replace(
-        agent, config=dataclasses.replace(agent.config, epsilon=0.15, column_relaxation=0.0)
-    )
+    agent = _with(learner(sizes, sizes.error_width, sizes.error_depth), epsilon=0.15, column_relaxation=0.0)
     data = experience(sizes, min(sizes.replay, 20_000), sizes.chunk_length)
     # a critic that means something
     agent, _ = update_block(agent, data, batch_keys(sizes.error_updates), False)

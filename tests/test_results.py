@@ -8,9 +8,9 @@ from typing import get_args
 
 import pytest
 
-from benchmarks.arena import PAGE, studies
+from benchmarks.arena import PAGE, studies, texts
 from benchmarks.tasks import page, picture_path, read_results
-from otpr.bench.tables import blocks, filled
+from otpr.bench.tables import filled
 from otpr.data.keypoints import KeypointStrategy
 from otpr.envs import list_tasks
 
@@ -114,9 +114,8 @@ def test_the_table_of_relaxed_columns_is_of_the_runs_that_are_kept(run):
 
 def test_the_tables_of_the_arena_are_those_of_the_raw_results():
     found = studies()
-    texts = {name: text for study in found.values() for name, text in blocks(study).items()}
     text = PAGE.read_text()
-    assert filled(text, texts, PAGE) == text
+    assert filled(text, texts(found), PAGE) == text
     for name in found:
         assert f"<!-- bench:{name}:tasks -->" in text and f"<!-- bench:{name}:losses -->" in text
         assert (PAGE.parent / name / "curves.png").stat().st_size > 10_000

@@ -184,9 +184,7 @@ class OTPR(Agent):
         schedule = self.policy.diffusion.schedule
 
         def loss_of(network: NoiseNetwork) -> tuple[Array, dict[str, Array]]:
-            losses = denoising_losses(network, schedule, states, chunks, noise_key)
-            of_pairs = {"policy/support": pairs.support, "policy/effective_share": pairs.effective_share}
-            return jnp.mean(weights * losses), of_pairs
+            return jnp.mean(weights * denoising_losses(network, schedule, states, chunks, noise_key)), {}
 
         trained, metrics = policy_step(
             TrainedPolicy(self.network, self.policy, self.policy_state),
@@ -194,6 +192,7 @@ class OTPR(Agent):
             c.ema_rate,
             loss_of,
         )
+        metrics |= {"policy/support": pairs.support, "policy/effective_share": pairs.effective_share}
         return dataclasses.replace(self, **trained._asdict()), metrics
 
     def prepare(self, experience: Experience) -> OTPR:

@@ -26,12 +26,11 @@ class Timing:
     """What runs took on this machine, by (algorithm, task).
 
     Attributes:
-        rates: mean seconds for an environment step, of algorithms that take some.
-        flat: mean seconds of a run, of those that take none.
+        costs: mean seconds of a run whatever its environment steps (of algorithms that take none, all of
+            them), and mean seconds for a step (of the others).
     """
 
-    rates: Mapping[tuple[str, str], float]
-    flat: Mapping[tuple[str, str], float]
+    costs: Mapping[tuple[str, str], tuple[float, float]]
 
     @classmethod
     def of(cls, rows: Iterable[Row], machine: str) -> Timing:
@@ -40,23 +39,19 @@ class Timing:
         for row in rows:
             if row.status == "done" and row.machine == machine:
                 last[row.run] = max(last.get(row.run, row), row, key=lambda row: row.eval_at)
-        rates: dict[tuple[str, str], list[float]] = {}
-        flat: dict[tuple[str, str], list[float]] = {}
+        costs: dict[tuple[str, str], list[tuple[float, float]]] = {}
         for row in last.values():
-            kind = rates if row.env_steps else flat
-            seconds = row.wall_seconds / max(row.env_steps, 1)
-            kind.setdefault((row.algorithm, row.task), []).append(seconds)
-        return cls(*({key: statistics.mean(each) for key, each in kind.items()} for kind in (rates, flat)))
+            cost = (0.0, row.wall_seconds / row.env_steps) if row.env_steps else (row.wall_seconds, 0.0)
+            costs.setdefault((row.algorithm, row.task), []).append(cost)
+        mean = statistics.mean
+        return cls({key: (mean(c[0] for c in all_), mean(c[1] for c in all_)) for key, all_ in costs.items()})
 
     def seconds(self, job: Job, steps_done: int = 0) -> float | None:
         """How long a run will take that has come to `steps_done` environment steps; None: not known."""
-        key = (job.method.algorithm, job.task.id)
-        if key in self.flat:
-            return START_SECONDS + self.flat[key]
-        rate = self.rates.get(key)
-        if rate is None:
+        cost = self.costs.get((job.method.algorithm, job.task.id))
+        if cost is None:
             return None
-        return START_SECONDS + rate * max(job.task.budget.env_steps - steps_done, 0)
+        return START_SECONDS + cost[0] + cost[1] * max(job.task.budget.env_steps - steps_done, 0)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -79,9 +79,9 @@ class Suite:
 
 # a round must be shorter than the steps between evaluations, or some of these would be left out
 _ROBOSUITE = Budget(env_steps=20_000, eval_every=4_000, eval_episodes=20, final_eval_episodes=50, num_envs=4)
+_FEW = Budget(env_steps=2_000, eval_every=1_000, eval_episodes=8, final_eval_episodes=16)
 _PEG = BenchTask("metaworld/peg-insert-side-v3", Recipe(10, noise=0.7), Budget())
 _BOX = BenchTask("metaworld/box-close-v3", Recipe(10, noise=0.5), Budget())
-_FEW = Budget(env_steps=2_000, eval_every=1_000, eval_episodes=8, final_eval_episodes=16)
 
 SUITES: dict[str, Suite] = {
     # does everything run? Its numbers mean nothing
