@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import dataclasses
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -135,9 +137,19 @@ def test_before_the_potentials_are_trained_idqls_weights_are_used():
     assert chisquare(counts).pvalue < 1e-6
 
 
-def test_where_every_compatibility_is_zero_idqls_weights_are_used_and_that_is_told():
-    compatibility = at_median_value(small(u=-1000.0), STATES[0], ACTIONS)
+@pytest.mark.parametrize("greedy", [False, True])
+def test_where_every_compatibility_is_zero_the_nearest_to_it_is_taken_and_that_is_told(greedy: bool):
+    compatibility = dataclasses.replace(at_median_value(small(u=-1000.0), STATES[0], ACTIONS), greedy=greedy)
     assert not np.asarray(compatibility(STATES, ACTIONS)).any()
-    counts, none = draw(compatibility, STATES[0], ACTIONS, 20_000)
+    counts, none = draw(compatibility, STATES[0], ACTIONS, 100)
     assert none.all()
-    assert chisquare(counts, 20_000 * idql_shares(compatibility, STATES[0], ACTIONS)).pvalue > 1e-3
+    c = plain_costs(compatibility.cost)[0] - np.asarray(compatibility.potentials.v(ACTIONS))
+    assert counts[np.argmin(c)] == 100
+
+
+def test_greedy_takes_the_highest_compatibility():
+    compatibility = dataclasses.replace(small(u=0.5), greedy=True)
+    H = np.asarray(compatibility(jnp.broadcast_to(STATES[0], (7, 3)), 1.5 * ACTIONS))
+    counts, none = draw(compatibility, STATES[0], 1.5 * ACTIONS, 100)
+    assert counts[np.argmax(H)] == 100
+    assert not none.any()

@@ -78,8 +78,9 @@ class Compatibility(Chooser):
     """H(s, a) = (u(s) + v(a) - c(s, a))_+ / (2 epsilon), and the choice among candidate actions by it.
 
     A candidate is drawn with probability proportional to H, or, `greedy`, that of the highest H is taken.
-    Where there is no H to go by (untrained potentials, or every H zero) IDQL's rule decides: weight 0.7 where
-    Q > V, 0.3 elsewhere (Hansen-Estruch et al., 2023, with expectile 0.7).
+    Where every H is zero it is the candidate of the highest u + v - c, the first that a larger u(s) would
+    make compatible. Before the potentials are trained IDQL's rule decides: weight 0.7 where Q > V, 0.3
+    elsewhere (Hansen-Estruch et al., 2023, with expectile 0.7).
     """
 
     cost: TransportCost
@@ -113,26 +114,27 @@ class Compatibility(Chooser):
     def scores(
         self, state: Float[Array, " s"], candidates: Float[Array, "N a"]
     ) -> tuple[Float[Array, " N"], ...]:
-        """Logarithms of H (-infinity before there are potentials), and of the weights by IDQL's rule."""
+        """The excess u + v - c (-infinity before there are potentials), and logarithms of IDQL's weights."""
         # u, V and the critics' part of the state are computed once, not once a candidate
         states = state[None]
         q = self.cost.critic.pairwise_minimum(states, candidates)
         value = self.cost.value(state)
-        cost = self.cost.mix(q, value, self.cost.pairwise_guide(states, candidates))
-        H = self.potentials.compatibility(states, candidates, cost, self.epsilon)[0]
+        cost = self.cost.mix(q, value, self.cost.pairwise_guide(states, candidates))[0]
+        excess = self.potentials.u(states) + self.potentials.v(candidates) - cost
         idql = jnp.where(q[0] > value, 0.7, 0.3)
-        return jnp.log(jnp.where(self.trained, H, 0.0)), jnp.log(idql)
+        return jnp.where(self.trained, excess, -jnp.inf), jnp.log(idql)
 
     def pick(
         self, scores: tuple[Float[Array, " N"], ...], key: PRNGKeyArray
     ) -> tuple[Int[Array, ""], Bool[Array, ""]]:
         """A candidate drawn by H, or that of the highest; and whether every H was zero."""
-        by_H, by_idql = scores
-        none = jnp.all(jnp.isneginf(by_H))
-        row = jax.random.categorical(key, jnp.where(none, by_idql, by_H))
-        if self.greedy:
-            row = jnp.where(none, row, jnp.argmax(by_H))
-        return row, none & self.trained
+        excess, by_idql = scores
+        highest = jnp.max(excess)
+        by_H = jnp.log(jnp.maximum(excess, 0.0))
+        row = jax.random.categorical(key, jnp.where(self.trained, by_H, by_idql))
+        none = self.trained & (highest <= 0)
+        takes_highest = none | (self.trained & self.greedy)
+        return jnp.where(takes_highest, jnp.argmax(excess), row), none
 
     def about(self) -> dict[str, Any]:
         """Sizes of its networks, and its settings."""

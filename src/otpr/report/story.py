@@ -123,7 +123,7 @@ def _health(run: RunFiles) -> Iterator[str]:
     if zero:
         yield (
             f"At {zero:.0%} of the decisions of the last evaluation no candidate was compatible, and "
-            "IDQL's rule decided."
+            "the one nearest to it was taken."
         )
     beyond = _last(run.rows, "critic/beyond_bound")
     if beyond is not None and beyond > 0.05:

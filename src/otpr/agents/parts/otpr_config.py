@@ -74,7 +74,7 @@ class OTPRConfig(CriticsConfig, DiffusionPolicyConfig):
     potentials_method: Method = "regression"
     # a round ends when the marginal error on held-out pairs is within the tolerance, or after so many passes
     potentials_tolerance: float = 0.1
-    potentials_passes: int = 2
+    potentials_passes: int = 1
     # states and actions of a block, whose pairwise cost is computed once; blocks of fresh samples a pass
     ot_block: int = 64
     ot_blocks: int = 24
