@@ -112,6 +112,26 @@ def test_the_table_of_relaxed_columns_is_of_the_runs_that_are_kept(run):
     assert run["seed"] == 10 and row in (ROOT / "docs" / "results.md").read_text()
 
 
+ZEROS = json.loads((ROOT / "results" / "columns" / "zero-compatibility.json").read_text())
+
+
+@pytest.mark.parametrize("run", ZEROS, ids=lambda run: f"{run['task']}-{run['trained']}")
+def test_the_table_of_zero_compatibility_is_of_the_evaluations_that_are_kept(run):
+    assert run["episodes"] == 100  # so that counts are percentages
+    shares = [
+        f"{run['chosen'][rule]}%" if rule in run["chosen"] else "" for rule in ("IDQL's rule", "nearest")
+    ]
+    cells = [
+        f"`{run['task']}`",
+        run["trained"],
+        f"{run['zero_compatibility']:.0%}",
+        *shares,
+        f"{run['one']}%",
+    ]
+    row = "|" + "|".join(f" {cell} " if cell else " " for cell in cells) + "|"
+    assert row in (ROOT / "docs" / "results.md").read_text()
+
+
 def test_the_tables_of_the_arena_are_those_of_the_raw_results():
     found = studies()
     text = PAGE.read_text()
