@@ -197,6 +197,19 @@ def test_a_method_that_is_better_everywhere_is_told_over_all_tasks():
     )
 
 
+def test_methods_that_are_not_done_are_not_passed_off_as_beaten_over_all_tasks():
+    ours = [*run("otpr", [0.3, 0.5], task=PEG), *run("otpr", [0.3, 0.5], task=CAN)]
+    lacking = [*run("fql", [0.3, 0.5], task=PEG)]
+    left_out = "Left out: {} methods, without a finished run on some task."
+    assert where_ours_loses(gather([*ours, *lacking]))[1] == (
+        f"Over all tasks (50%) there is nothing to compare. {left_out.format('1 of 1')}"
+    )
+    worse = [*run("bc", [0.3], task=PEG), *run("bc", [0.3], task=CAN)]
+    assert where_ours_loses(gather([*ours, *lacking, *worse]))[1] == (
+        f"Over all tasks (50%) no method has a higher interquartile mean. {left_out.format('1 of 2')}"
+    )
+
+
 def test_a_loss_within_the_noise_is_called_undecided():
     rows = []
     for seed, (ours, theirs) in enumerate([(0.3, 0.9), (0.5, 0.4), (0.7, 0.6)]):

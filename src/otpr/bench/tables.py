@@ -316,12 +316,19 @@ def _behind_over_all(study: Study) -> list[str]:
             differences.append((method, interquartile_difference(theirs, ours)))
     behind = sorted((pair for pair in differences if pair[1].value > 0), key=lambda pair: -pair[1].value)
     mean = percent(interquartile_estimate(ours))
+    others = len(list(_others(study)))
+    lacking = others - len(differences)
+    left_out = (
+        f" Left out: {lacking} of {others} methods, without a finished run on some task." if lacking else ""
+    )
+    if not differences:
+        return [f"Over all tasks ({mean}) there is nothing to compare.{left_out}"]
     if not behind:
-        return [f"Over all tasks ({mean}) no method has a higher interquartile mean."]
+        return [f"Over all tasks ({mean}) no method has a higher interquartile mean.{left_out}"]
     return [
         f"Over all tasks ({mean}) behind "
         + "; ".join(f"{name} by {points(gap, signed=False)} points{_doubt(gap)}" for name, gap in behind)
-        + " in interquartile mean."
+        + f" in interquartile mean.{left_out}"
     ]
 
 
