@@ -82,13 +82,13 @@ def test_draws_as_many_candidates_as_there_is_time_for(budget: float, slices: in
 
 
 def test_choice_is_in_proportion_to_compatibility_among_those_drawn(clock: Clock, monkeypatch):
-    """Candidates of known H: 0, 1, 3 and 0 in each slice."""
+    """Candidates whose H are known up to a factor: 0, 1, 3 and 0 in each slice."""
     chunks = np.linspace(-1, 1, 4, dtype=np.float32)[:, None] * np.ones(32, np.float32)
 
-    log_H = np.float32([-np.inf, 0.0, np.log(3.0), -np.inf])
+    excess = np.float32([-2.0, 0.1, 0.3, -0.1])
 
     def known(*_: object) -> tuple[np.ndarray, tuple[np.ndarray, ...]]:
-        return chunks, (log_H, np.log(np.float32([0.3, 0.3, 0.7, 0.3])))
+        return chunks, (excess, np.log(np.float32([0.3, 0.3, 0.7, 0.3])))
 
     monkeypatch.setattr(acting, "_slice", known)
     choosy = choosing(8)
@@ -99,17 +99,22 @@ def test_choice_is_in_proportion_to_compatibility_among_those_drawn(clock: Clock
 
 
 @pytest.mark.parametrize("trained", [False, True])
-def test_without_compatibility_idql_s_rule_decides(trained: bool, clock: Clock, monkeypatch):
+def test_without_compatibility_the_nearest_to_it_is_taken_or_idqls_rule_decides(trained: bool, clock: Clock):
     """H is zero everywhere, or there are no potentials yet."""
     choosy = choosing(8, u=-100.0 if trained else 100.0, trained=trained)
     chunk = choosy.act(OBSERVATIONS[0], 1, budget_seconds=60.0)
     candidates = drawn(choosy, OBSERVATIONS[0], 1, 8)
-    assert np.abs(candidates - chunk.reshape(-1)).max(axis=1).min() < 1e-5
+    distances = np.abs(candidates - chunk.reshape(-1)).max(axis=1)
+    assert distances.min() < 1e-5
     assert choosy.chooser is not None
     state = choosy.normalizer(jnp.asarray(OBSERVATIONS[0]))
-    by_H, by_idql = choosy.chooser.scores(state, jnp.asarray(candidates))
-    assert np.isneginf(by_H).all()
-    assert set(np.round(np.exp(np.asarray(by_idql)), 3)) <= {np.float32(0.3), np.float32(0.7)}
+    excess, by_idql = choosy.chooser.scores(state, jnp.asarray(candidates))
+    if trained:
+        assert (np.asarray(excess) < 0).all()
+        assert distances.argmin() == np.argmax(excess)
+    else:
+        assert np.isneginf(excess).all()
+        assert set(np.round(np.exp(np.asarray(by_idql)), 3)) <= {np.float32(0.3), np.float32(0.7)}
 
 
 def test_budget_is_nothing_to_a_policy_of_one_sample():
