@@ -115,7 +115,7 @@ def test_the_table_of_relaxed_columns_is_of_the_runs_that_are_kept(run):
 ZEROS = json.loads((ROOT / "results" / "columns" / "zero-compatibility.json").read_text())
 
 
-@pytest.mark.parametrize("run", ZEROS, ids=lambda run: f"{run['task']}-{run['trained']}")
+@pytest.mark.parametrize("run", ZEROS, ids=lambda run: f"{run['task']}-{run['seed']}-{run['trained']}")
 def test_the_table_of_zero_compatibility_is_of_the_evaluations_that_are_kept(run):
     assert run["episodes"] == 100  # so that counts are percentages
     shares = [
@@ -123,6 +123,7 @@ def test_the_table_of_zero_compatibility_is_of_the_evaluations_that_are_kept(run
     ]
     cells = [
         f"`{run['task']}`",
+        str(run["seed"]),
         run["trained"],
         f"{run['zero_compatibility']:.0%}",
         *shares,
