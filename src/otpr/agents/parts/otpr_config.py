@@ -48,7 +48,7 @@ class OTPRConfig(CriticsConfig, DiffusionPolicyConfig):
     # the action marginal q: every replayed chunk, or those of demonstrations and successful episodes alone
     target_measure: Literal["replay", "successes"] = "successes"
     # strength of the L2 regularisation, in standard deviations of Q
-    epsilon: float = 0.05
+    epsilon: float = 0.1
     # lambda, how freely the plan may leave the action marginal: 0 keeps it, a large number lets every state
     # choose for itself; in units of 1 / the standard deviation of Q
     column_relaxation: float = 1000.0
