@@ -50,6 +50,27 @@ def test_the_table_in_the_docs_is_of_these_runs(run):
     assert row in (ROOT / "docs" / "results.md").read_text()
 
 
+WITHOUT = [
+    json.loads(path.read_text())
+    for path in sorted((ROOT / "results" / "without-compatibility").glob("*.json"))
+]
+
+
+def test_what_the_compatibility_adds_is_of_the_runs_that_are_kept():
+    assert [run["seed"] for run in WITHOUT] == [run["seed"] for run in DEFAULT] == [0, 1, 2]
+    text = (ROOT / "docs" / "results.md").read_text()
+    for run, without in zip(DEFAULT, WITHOUT, strict=True):
+        assert run["code_version"] == without["code_version"]
+        row = (
+            f"| {run['seed']} | {run['base_success']:.0%} | {run['final_success']:.0%} "
+            f"| {run['final_success_single']:.0%} | {without['final_success_single']:.0%} |"
+        )
+        assert row in text
+    means = (mean(DEFAULT, "final_success"), mean(DEFAULT, "final_success_single"))
+    assert f"{means[0]:.0%} with it ({means[1]:.0%} with one sample)" in text
+    assert f"{mean(WITHOUT, 'final_success_single'):.0%} without" in text
+
+
 def test_the_readme_shows_the_quickstart_that_is_kept():
     run = json.loads((ROOT / "results" / "quickstart" / "two-cores-seed0.json").read_text())
     readme = (ROOT / "README.md").read_text()
