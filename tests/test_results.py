@@ -15,9 +15,14 @@ from otpr.data.keypoints import KeypointStrategy
 from otpr.envs import list_tasks
 
 ROOT = Path(__file__).resolve().parents[1]
-RUNS = [
-    json.loads(path.read_text()) for path in sorted((ROOT / "results" / "peg-insert-side").glob("*.json"))
-]
+
+
+def kept(folder: str) -> list[dict]:
+    """The summaries of the runs in a folder of results/, by name."""
+    return [json.loads(path.read_text()) for path in sorted((ROOT / "results" / folder).glob("*.json"))]
+
+
+RUNS = kept("peg-insert-side")
 DEFAULT = [run for run in RUNS if run["preset"] == "default"]
 
 
@@ -50,10 +55,7 @@ def test_the_table_in_the_docs_is_of_these_runs(run):
     assert row in (ROOT / "docs" / "results.md").read_text()
 
 
-WITHOUT = [
-    json.loads(path.read_text())
-    for path in sorted((ROOT / "results" / "without-compatibility").glob("*.json"))
-]
+WITHOUT = kept("without-compatibility")
 
 
 def test_what_the_compatibility_adds_is_of_the_runs_that_are_kept():
@@ -106,7 +108,7 @@ def test_the_three_seeds_of_keypoints_are_those_that_are_kept(name, label):
     assert f"| {label} | {' | '.join(cells)} |" in (ROOT / "docs" / "keypoints.md").read_text()
 
 
-SUITES = [json.loads(path.read_text()) for path in sorted((ROOT / "results" / "suites").glob("*.json"))]
+SUITES = kept("suites")
 
 
 @pytest.mark.parametrize("run", SUITES, ids=lambda run: run["task"])

@@ -309,17 +309,19 @@ def _behind_over_all(study: Study) -> list[str]:
     ours = study.groups(OURS)
     if ours is None:
         return [f"No aggregate: {OURS} lacks finished runs on some task."]
+    others = list(_others(study))
     differences: list[tuple[str, Estimate]] = []
-    for method in _others(study):
+    for method in others:
         theirs = study.groups(method)
         if theirs is not None:
             differences.append((method, interquartile_difference(theirs, ours)))
     behind = sorted((pair for pair in differences if pair[1].value > 0), key=lambda pair: -pair[1].value)
     mean = percent(interquartile_estimate(ours))
-    others = len(list(_others(study)))
-    lacking = others - len(differences)
+    lacking = len(others) - len(differences)
     left_out = (
-        f" Left out: {lacking} of {others} methods, without a finished run on some task." if lacking else ""
+        f" Left out: {lacking} of {len(others)} methods, without a finished run on some task."
+        if lacking
+        else ""
     )
     if not differences:
         return [f"Over all tasks ({mean}) there is nothing to compare.{left_out}"]
