@@ -10,6 +10,7 @@ import pytest
 
 from benchmarks.arena import PAGE, studies, texts
 from benchmarks.tasks import page, picture_path, read_results
+from otpr.bench.results import read_results as read_arena
 from otpr.bench.tables import filled
 from otpr.data.keypoints import KeypointStrategy
 from otpr.envs import list_tasks
@@ -163,6 +164,30 @@ def test_the_tables_of_the_arena_are_those_of_the_raw_results():
     for name in found:
         assert f"<!-- bench:{name}:tasks -->" in text and f"<!-- bench:{name}:losses -->" in text
         assert (PAGE.parent / name / "curves.png").stat().st_size > 10_000
+
+
+TWICE = ("idql", "dql", "dawr", "qsm", "dppo", "rlpd", "fql", "qc")
+
+
+@pytest.mark.parametrize("task", ["ogbench/cube-double-task2", "robosuite/can"])
+@pytest.mark.parametrize(("name", "machine"), [("Xeon", "Intel"), ("EPYC", "AMD")])
+def test_the_same_seed_on_two_machines_is_that_of_the_raw_results(task, name, machine):
+    ends = {}
+    for row in read_arena(ROOT / "results" / "bench" / "arena-6.parquet"):
+        if (row.task, row.seed, row.preset) == (task, 0, "default") and row.machine.startswith(machine):
+            ends[row.algorithm] = max(ends.get(row.algorithm, row), row, key=lambda row: row.eval_at)
+    cells = [f"{ends[peer].success:.0%}" if peer in ends else "-" for peer in TWICE]
+    assert f"| `{task}` | {name} | {' | '.join(cells)} |" in PAGE.read_text()
+
+
+def test_the_check_of_qc_is_of_the_run_that_is_kept():
+    (run,) = [run for run in kept("checks") if run["algorithm"] == "qc"]
+    assert (run["task"], run["eval_episodes"]) == ("ogbench/cube-double-task2", 100)
+    text = PAGE.read_text()
+    assert (
+        f"{run['final_success']:.0%} (of 100) at the end; and {run['final_success_single']:.0%} there" in text
+    )
+    assert f"{run['wall_seconds'] / 60:.1f} minutes instead of" in text
 
 
 def test_docs_tasks_is_what_make_tasks_writes_of_the_measurements():
