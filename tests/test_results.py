@@ -11,6 +11,7 @@ import pytest
 from benchmarks.arena import PAGE, studies, texts
 from benchmarks.tasks import page, picture_path, read_results
 from otpr.bench.results import read_results as read_arena
+from otpr.bench.study import ORDER
 from otpr.bench.tables import filled
 from otpr.data.keypoints import KeypointStrategy
 from otpr.envs import list_tasks
@@ -166,7 +167,7 @@ def test_the_tables_of_the_arena_are_those_of_the_raw_results():
         assert (PAGE.parent / name / "curves.png").stat().st_size > 10_000
 
 
-TWICE = ("idql", "dql", "dawr", "qsm", "dppo", "rlpd", "fql", "qc")
+TWICE = [name for name in ORDER if name not in ("otpr", "bc")]
 
 
 @pytest.mark.parametrize("task", ["ogbench/cube-double-task2", "robosuite/can"])
@@ -188,6 +189,8 @@ def test_the_check_of_qc_is_of_the_run_that_is_kept():
         f"{run['final_success']:.0%} (of 100) at the end; and {run['final_success_single']:.0%} there" in text
     )
     assert f"{run['wall_seconds'] / 60:.1f} minutes instead of" in text
+    on_the_way = [f"{success:.0%}" for _, success in run["success_by_steps"]]
+    assert f"{', '.join(on_the_way[:-1])} and {on_the_way[-1]} (of 30) on the way" in text
 
 
 def test_docs_tasks_is_what_make_tasks_writes_of_the_measurements():
