@@ -54,7 +54,7 @@ def test_the_table_in_the_docs_is_of_these_runs(run):
         f"| {run['final_success_single']:.0%} | {run['env_steps']:,} | {run['wall_seconds'] / 60:.1f} "
         f"| {run['ot_marginal_error']:.3f} |"
     )
-    assert row in (ROOT / "docs" / "results.md").read_text()
+    assert row in PAGE.read_text()
 
 
 WITHOUT = kept("without-compatibility")
@@ -62,7 +62,7 @@ WITHOUT = kept("without-compatibility")
 
 def test_what_the_compatibility_adds_is_of_the_runs_that_are_kept():
     assert [run["seed"] for run in WITHOUT] == [run["seed"] for run in DEFAULT] == [0, 1, 2]
-    text = (ROOT / "docs" / "results.md").read_text()
+    text = PAGE.read_text()
     for run, without in zip(DEFAULT, WITHOUT, strict=True):
         assert run["code_version"] == without["code_version"]
         row = (
@@ -119,10 +119,11 @@ def test_the_table_of_suites_is_of_the_runs_that_are_kept(run):
         f"| {run['base_success']:.0%} | {run['final_success']:.0%} | {run['final_success_single']:.0%} "
         f"| {run['env_steps']:,} |"
     )
-    lines = (ROOT / "docs" / "results.md").read_text().splitlines()
+    lines = PAGE.read_text().splitlines()
     assert any(line.startswith(f"| `{run['task']}`") and row in line for line in lines)
 
 
+EXPERIMENTS = (ROOT / "docs" / "experiments.md").read_text()
 COLUMNS = json.loads((ROOT / "results" / "columns" / "seed10.json").read_text())
 
 
@@ -134,7 +135,7 @@ def test_the_table_of_relaxed_columns_is_of_the_runs_that_are_kept(run):
         f"| {run['success_by_steps'][0][1]:.0%} | {run['final_success']:.0%} "
         f"| {run['final_success_single']:.0%} | {run['row_error']:.2f} |"
     )
-    assert run["seed"] == 10 and row in (ROOT / "docs" / "results.md").read_text()
+    assert run["seed"] == 10 and row in EXPERIMENTS
 
 
 ZEROS = json.loads((ROOT / "results" / "columns" / "zero-compatibility.json").read_text())
@@ -155,7 +156,7 @@ def test_the_table_of_zero_compatibility_is_of_the_evaluations_that_are_kept(run
         f"{run['one']}%",
     ]
     row = "|" + "|".join(f" {cell} " if cell else " " for cell in cells) + "|"
-    assert row in (ROOT / "docs" / "results.md").read_text()
+    assert row in EXPERIMENTS
 
 
 def test_the_tables_of_the_arena_are_those_of_the_raw_results():
