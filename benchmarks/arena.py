@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from otpr.bench.figures import draw_all
+from otpr.bench.markdown import blocks, update_page
 from otpr.bench.results import read_results
 from otpr.bench.study import Study, gather, newest
-from otpr.bench.tables import blocks, update_page
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs" / "results.md"

@@ -10,9 +10,9 @@ import pytest
 
 from benchmarks.arena import PAGE, studies, texts
 from benchmarks.tasks import page, picture_path, read_results
+from otpr.bench.markdown import filled
 from otpr.bench.results import read_results as read_arena
 from otpr.bench.study import ORDER
-from otpr.bench.tables import filled
 from otpr.data.keypoints import KeypointStrategy
 from otpr.envs import list_tasks
 

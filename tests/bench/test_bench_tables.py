@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from pathlib import Path
 
 import pytest
 
 from bench_rows import arena, failed, row, run
+from otpr.bench.losses import comparisons, where_ours_loses
+from otpr.bench.markdown import blocks, markdown, update_page
 from otpr.bench.statistics import success
 from otpr.bench.study import gather, method_name, newest
 from otpr.bench.tables import (
     Table,
     aggregate_table,
-    blocks,
-    comparisons,
+    choice_table,
     failure_table,
     improvement_table,
-    markdown,
     success_table,
-    update_page,
-    where_ours_loses,
 )
 from otpr.errors import OtprError
 
@@ -133,6 +132,21 @@ def test_a_method_whose_runs_all_failed_has_no_success_rather_than_zero():
     assert improvement_table(study).rows == (("fql", "-", "-", "2"),)
 
 
+def test_what_choosing_adds_to_one_sample_is_of_the_last_evaluations_that_have_both():
+    rows = []
+    for seed, (deployed, single) in enumerate([(0.9, 0.6), (0.7, 0.8)]):
+        *before, last = run("otpr", [0.3, deployed], task=PEG, seed=seed)
+        rows += [*before, dataclasses.replace(last, success_single=single)]
+    *before, last = run("idql", [0.3, 0.5], task=PEG)
+    rows += [*before, dataclasses.replace(last, success_single=0.62)]
+    *before, last = run("dppo", [0.3, 0.5], task=PEG)  # deploys one sample
+    rows += [*before, dataclasses.replace(last, success_single=0.5)]
+    rows += [*run("idql", [0.3, 0.5], task=CAN), failed("qc", "broke", task=PEG)]
+    table = choice_table(gather(rows))
+    assert table.header == ("method", PEG, CAN)
+    assert table.rows == (("otpr", "70% (+10)", ""), ("idql", "62% (-12)", ""))
+
+
 def test_aggregates_over_all_tasks():
     table = aggregate_table(gather(small()))
     # the middle half of .2 .2 .2 .9 .9 .9
@@ -233,7 +247,11 @@ def test_markdown_of_a_hostile_error_stays_one_cell():
 
 def test_tables_are_rectangular():
     study = gather(arena())
-    for table in (success_table(study), aggregate_table(study), improvement_table(study)):
+    for table in (
+        success_table(study),
+        aggregate_table(study),
+        improvement_table(study),
+    ):
         assert {len(line) for line in table.rows} == {len(table.header)}
 
 

@@ -72,6 +72,11 @@ class Study:
         """Runs that failed."""
         return [run for run in self.runs if run.failed]
 
+    @property
+    def others(self) -> list[str]:
+        """The methods that ours is compared with."""
+        return [method for method in self.methods if method != OURS]
+
     def end(self, task: str) -> int:
         """The step at which runs on a task end. That of imitation alone, one evaluation, holds until then."""
         return max((run.steps[-1] for run in self.runs if run.task == task and not run.failed), default=0)
@@ -85,6 +90,11 @@ class Study:
         """Final success rates by task, as `otpr.bench.statistics` takes them; None if a task has no run."""
         groups = [[run.final for run in self.finished(method, task)] for task in self.tasks]
         return groups if all(groups) else None
+
+
+def rates(runs: Iterable[Run]) -> tuple[list[float], list[int]]:
+    """Final success rates and the episodes of each, as `otpr.bench.statistics` takes them."""
+    return [run.final for run in runs], [run.episodes[-1] for run in runs]
 
 
 def method_name(algorithm: str, preset: str) -> str:

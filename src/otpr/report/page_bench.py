@@ -9,17 +9,18 @@ from pathlib import Path
 from urllib.parse import quote
 
 from otpr.bench.figures import THRESHOLDS, curve, over_time, whole
+from otpr.bench.losses import where_ours_loses
 from otpr.bench.results import Row, read_results
 from otpr.bench.statistics import interquartile_estimate, performance_profile
 from otpr.bench.study import OURS, Study, gather, newest
 from otpr.bench.tables import (
     Table,
     aggregate_table,
+    choice_table,
     failure_table,
     improvement_table,
     percent,
     success_table,
-    where_ours_loses,
 )
 from otpr.errors import OtprError
 from otpr.report.charts import Bar, Look, Series, bars, chart, legend
@@ -70,6 +71,7 @@ def bench_page(results: Path, directory: Path | None, out: Path) -> str:
     pictures = [_bars(study, looks), _profiles(study, looks), _time(study, looks)] if everywhere else []
     left_out = [method for method in study.methods if method not in everywhere]
     remark = f"Without {', '.join(left_out)}: no finished run on some task." if left_out else ""
+    choices = choice_table(study)
     failures = _table(failure_table(study), numbers=False) if study.failures else ()
     return page(
         f"{study.suite} - otpr report",
@@ -84,6 +86,7 @@ def bench_page(results: Path, directory: Path | None, out: Path) -> str:
             tag("div", *_curves(study, looks), class_="charts"),
         ),
         section("Final success on each task", *_table(success_table(study))),
+        section("One sample, and what choosing adds", *(_table(choices) if choices.rows else ())),
         section(
             "All tasks together",
             legend({method: looks[method] for method in everywhere}) if pictures else None,
