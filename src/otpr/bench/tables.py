@@ -56,7 +56,7 @@ def choice_table(study: Study) -> Table:
     rows = [(method, *(_choice_cell(study, method, task) for task in study.tasks)) for method in chosen]
     note = (
         "Success of one sample of the policy at the end, without a choice among candidates: mean over seeds; "
-        "in brackets what the choice adds, in percentage points. Both together are the success above. Methods "
+        "in brackets what the choice adds, in percentage points. Both together are the success above. Those "
         "that deploy one sample are left out."
     )
     return Table(("method", *study.tasks), tuple(rows), note)
