@@ -26,9 +26,9 @@ from otpr.agents.parts.diffusion_policy import (
     new_trained_policy,
     policy_step,
 )
-from otpr.agents.parts.regression import CriticsConfig, q_target, regression_step
+from otpr.agents.parts.regression import CriticsConfig
 from otpr.agents.parts.steps import gradient_step
-from otpr.agents.parts.td import new_td_critics, sample_chunks
+from otpr.agents.parts.td import TDCritics, new_td_critics, td_step
 from otpr.critics import QEnsemble
 from otpr.data.chunks import Transitions
 from otpr.data.experience import Experience
@@ -50,8 +50,6 @@ class FQLConfig(CriticsConfig, DiffusionPolicyConfig):
     update_ratio: float = 0.4
     # weight of the distillation against Q
     alpha: float = 3.0
-    # share of demonstrations in every batch
-    demonstration_share: float = 0.5
 
     def __post_init__(self) -> None:
         """See `AgentConfig`."""
@@ -131,9 +129,18 @@ class FQL(Agent):
         been taught, and critics that have seen no failure would think well of everything.
         """
         key, next_key, noise_key, distil_key = jax.random.split(self.key, 4)
-        agent, data = dataclasses.replace(self, key=key), batch.data
+        agent, c, data = dataclasses.replace(self, key=key), self.config, batch.data
         states = self.policy.normalizer(data.observation)
-        taught, metrics = agent._update_critics(data, states, next_key)
+        critics, metrics = td_step(
+            TDCritics(self.critic, self.target_critic, self.critic_state),
+            data,
+            self.policy,
+            next_key,
+            learning_rate=c.learning_rate,
+            target_rate=c.target_rate,
+            return_bound=c.return_bound,
+        )
+        taught = dataclasses.replace(agent, **critics._asdict())
         if not update_policy:
             return taught, metrics
         taught, teacher_loss = taught._update_teacher(states, data.chunk, noise_key)
@@ -144,28 +151,6 @@ class FQL(Agent):
             policy_state=policy_state,
         )
         return agent, {**metrics, "policy/teacher_loss": teacher_loss, **policy_metrics}
-
-    def _update_critics(
-        self, data: Transitions, states: Float[Array, "n s"], key: PRNGKeyArray
-    ) -> tuple[FQL, dict[str, Array]]:
-        c, next_states = self.config, self.policy.normalizer(data.next_observation)
-        next_q = jnp.mean(
-            self.target_critic(next_states, sample_chunks(self.policy, next_states, key)), axis=0
-        )
-        critic, target_critic, critic_state, metrics = regression_step(
-            self.critic,
-            self.target_critic,
-            self.critic_state,
-            states,
-            data.chunk,
-            q_target(data, next_q, c.return_bound),
-            learning_rate=c.learning_rate,
-            target_rate=c.target_rate,
-        )
-        agent = dataclasses.replace(
-            self, critic=critic, target_critic=target_critic, critic_state=critic_state
-        )
-        return agent, metrics
 
     def _update_teacher(
         self, states: Float[Array, "n s"], chunks: Float[Array, "n a"], key: PRNGKeyArray
