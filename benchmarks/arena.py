@@ -2,22 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from otpr.bench.figures import draw_all
 from otpr.bench.markdown import blocks, update_page
-from otpr.bench.results import read_results
-from otpr.bench.study import Study, gather, newest
+from otpr.bench.results import Row, read_results
+from otpr.bench.study import Study, gather, method_name, newest
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs" / "results.md"
 
 
+def balanced(rows: Sequence[Row]) -> list[Row]:
+    """The rows of seeds that every method has on their task: a queue is committed while it is under way.
+
+    One method's second seed would only widen its intervals beside others that have one.
+    """
+    seeds: dict[str, dict[str, set[int]]] = {}
+    for row in rows:
+        method = method_name(row.algorithm, row.preset)
+        seeds.setdefault(row.task, {}).setdefault(method, set()).add(row.seed)
+    shared = {task: set.intersection(*of_method.values()) for task, of_method in seeds.items()}
+    return [row for row in rows if row.seed in shared[row.task]]
+
+
 def studies() -> dict[str, Study]:
     """The newest runs of each file of results, by its name: the suite's."""
     files = sorted((ROOT / "results" / "bench").glob("*.parquet"))
-    return {file.stem: gather(newest(read_results(file))) for file in files}
+    return {file.stem: gather(balanced(newest(read_results(file)))) for file in files}
 
 
 def texts(found: Mapping[str, Study]) -> dict[str, str]:

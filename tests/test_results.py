@@ -8,7 +8,8 @@ from typing import get_args
 
 import pytest
 
-from benchmarks.arena import PAGE, studies, texts
+from bench_rows import run as made_up
+from benchmarks.arena import PAGE, balanced, studies, texts
 from benchmarks.tasks import page, picture_path, read_results
 from otpr.bench.markdown import filled
 from otpr.bench.results import read_results as read_arena
@@ -157,6 +158,18 @@ def test_the_table_of_zero_compatibility_is_of_the_evaluations_that_are_kept(run
     ]
     row = "|" + "|".join(f" {cell} " if cell else " " for cell in cells) + "|"
     assert row in EXPERIMENTS
+
+
+def test_seeds_that_some_method_has_not_done_are_left_out_of_the_tables():
+    both = [row for seed in (0, 1) for row in made_up("otpr", [0.3, 0.5], seed=seed)]
+    one = made_up("fql", [0.3, 0.4], seed=0)
+    elsewhere = made_up("otpr", [0.3, 0.6], seed=1, task="robosuite/can")
+    kept = balanced([*both, *one, *elsewhere])
+    assert {(row.algorithm, row.task, row.seed) for row in kept} == {
+        ("otpr", "metaworld/assembly-v3", 0),
+        ("fql", "metaworld/assembly-v3", 0),
+        ("otpr", "robosuite/can", 1),
+    }
 
 
 def test_the_tables_of_the_arena_are_those_of_the_raw_results():
