@@ -12,16 +12,19 @@ import numpy as np
 import pytest
 from scipy import integrate, stats
 
+from otpr.diffusion.flow import VelocityNetwork
 from otpr.errors import OtprError
-from otpr.generators import GENERATORS, Diffusion, Generator, OneStep, TanhGaussian
+from otpr.generators import GENERATORS, Diffusion, Flow, Generator, OneStep, TanhGaussian
 from otpr.policy import load_policy
 from tiny import TASK, arrays, assert_same_arrays, policy, reseal
 
 STATE_DIM, CHUNK_DIM = 39, 32
 SIZES = {"width": 12, "depth": 2}
 STATE = jax.random.normal(jax.random.key(2), (STATE_DIM,))
+FLOW = Flow(VelocityNetwork(STATE_DIM, CHUNK_DIM, **SIZES, key=jax.random.key(0)), steps=3)
 GAUSSIAN = TanhGaussian.new(STATE_DIM, CHUNK_DIM, **SIZES, key=jax.random.key(0))
 KINDS: dict[str, Generator] = {
+    "flow": FLOW,
     "one-step": OneStep.new(STATE_DIM, CHUNK_DIM, **SIZES, key=jax.random.key(0)),
     "tanh-gaussian": GAUSSIAN,
     "mode": dataclasses.replace(GAUSSIAN, deterministic=True),
@@ -54,11 +57,20 @@ def test_chunks_differ_among_samples_but_for_the_mode(name: str):
     assert len(np.unique(np.asarray(chunks), axis=0)) == (1 if name == "mode" else 6)
 
 
-def test_chunks_of_one_step_are_clipped():
-    wide = jax.tree.map(lambda x: 3 * x if hasattr(x, "shape") else x, KINDS["one-step"])
+@pytest.mark.parametrize("name", ["flow", "one-step"])
+def test_chunks_are_clipped(name: str):
+    wide = jax.tree.map(lambda x: 3 * x if hasattr(x, "shape") else x, KINDS[name])
     chunks = np.abs(np.asarray(wide.propose(STATE, jax.random.key(0), 6)))
     assert chunks.max() == 1
     assert (chunks < 1).any()
+
+
+def test_a_flow_goes_by_euler_steps_from_its_noise():
+    noise = jax.random.normal(jax.random.key(4), (2, CHUNK_DIM))
+    x = noise
+    for i in range(3):
+        x = x + jnp.stack([FLOW.network(STATE, row, jnp.asarray(i / 3)) for row in x]) / 3
+    np.testing.assert_allclose(FLOW.from_noise(STATE, noise), jnp.clip(x, -1, 1), atol=1e-5)
 
 
 def test_the_mode_is_the_tangent_of_the_mean_and_samples_spread_around_it():
@@ -96,11 +108,11 @@ def test_the_log_density_is_finite_where_the_tangent_rounds_to_one():
 
 
 def test_a_file_with_an_impossible_generator_is_refused(tmp_path: Path):
-    dataclasses.replace(policy(), generator=KINDS["one-step"]).save(tmp_path / "policy", task=TASK)
+    dataclasses.replace(policy(), generator=FLOW).save(tmp_path / "policy", task=TASK)
     file = tmp_path / "policy" / "policy.json"
     document = json.loads(file.read_text())
-    document["generator"]["width"] = 0
+    document["generator"]["steps"] = 0
     file.write_text(json.dumps(document))
     reseal(tmp_path / "policy")
-    with pytest.raises(OtprError, match="width"):
+    with pytest.raises(OtprError, match="steps"):
         load_policy(tmp_path / "policy")

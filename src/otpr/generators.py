@@ -18,6 +18,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from otpr.choosers import Entry
 from otpr.diffusion import NoiseNetwork, NoiseSchedule, sample
+from otpr.diffusion.flow import VelocityNetwork, integrate
 from otpr.diffusion.sampling import Method
 from otpr.errors import OtprError, unknown_name
 
@@ -111,6 +112,38 @@ class Diffusion(Generator):
             about["sampler"],
             about["sampler_steps"],
         )
+
+
+class Flow(Generator):
+    """Follows a velocity field from noise, `otpr.diffusion.flow`; the chunk is clipped at the end.
+
+    Args:
+        network: predicts the velocity of a flattened chunk.
+        steps: Euler steps.
+    """
+
+    network: VelocityNetwork
+    steps: int = eqx.field(static=True)
+    kind: ClassVar[str] = "flow"
+
+    def propose(self, state: Float[Array, " s"], key: PRNGKeyArray, n: int) -> Float[Array, "n a"]:
+        """`n` sampled chunks for one state."""
+        return self.from_noise(state, jax.random.normal(key, (n, self.network.chunk_dim)))
+
+    def from_noise(self, state: Float[Array, " s"], noise: Float[Array, "n a"]) -> Float[Array, "n a"]:
+        """The chunks of one state that noise is carried to."""
+        context = self.network.context(state)  # once, not once a candidate and step
+        chunks = integrate(lambda x, t: self.network.from_context(context, x, t), noise, self.steps)
+        return jnp.clip(chunks, -1, 1)
+
+    def about(self) -> dict[str, Any]:
+        """Network and steps."""
+        return {"network": self.network.about(), "steps": self.steps}
+
+    @classmethod
+    def skeleton(cls, about: dict[str, Any], state_dim: int, chunk_dim: int, key: PRNGKeyArray) -> Flow:
+        """See `Generator.skeleton`."""
+        return cls(VelocityNetwork(state_dim, chunk_dim, **about["network"], key=key), about["steps"])
 
 
 class OneStep(Generator):
@@ -220,5 +253,7 @@ def _sizes(network: eqx.nn.MLP) -> dict[str, int]:
     return {"width": network.width_size, "depth": network.depth}
 
 
-GENERATORS: dict[str, type[Generator]] = {kind.kind: kind for kind in (Diffusion, OneStep, TanhGaussian)}
+GENERATORS: dict[str, type[Generator]] = {
+    kind.kind: kind for kind in (Diffusion, Flow, OneStep, TanhGaussian)
+}
 """By their names in policies' files."""

@@ -1,4 +1,4 @@
-"""Algorithms whose own policy is not the pre-trained one, at work on the bandit."""
+"""Algorithms that do not start from the pre-trained policy, at work on the bandit."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from otpr.training.learning import update_block
 
 
 def base(observation_dim: int, chunk_length: int, action_dim: int, width: int) -> Policy:
-    """An untrained diffusion policy, of which few numbers are known to be 0 or 1."""
+    """An untrained diffusion policy: of it they take sizes and normalisation alone."""
     chunk_dim = chunk_length * action_dim
     network = NoiseNetwork(observation_dim, chunk_dim, width=width, depth=2, key=jax.random.key(0))
     normalizer = Normalizer(jnp.full(observation_dim, 0.1), jnp.full(observation_dim, 1.5))
@@ -47,7 +47,8 @@ def fresh(config: AgentConfig, data: Transitions) -> Any:
 
 def learn(config: AgentConfig, *, offline: int, rounds: int, updates: int) -> Agent:
     """An agent after steps from the demonstrations alone, then rounds of 64 episodes of its own."""
-    agent = bandit.new_agent(config)
+    start = base(1, 1, 1, width=32)
+    agent = agent_class(config.algorithm).create(start, bandit.demonstrations(), config, jax.random.key(3))
     experience = bandit.experience_of()
     if offline:
         agent, _ = update_block(agent, experience, jax.random.split(jax.random.key(4), offline), True)

@@ -1,11 +1,11 @@
-"""Flow Q-learning: a one-step policy that maximises Q while it stays close to a policy that imitates.
+"""Flow Q-learning: a one-step policy that maximises Q while it stays close to a flow of the data.
 
 Source: Park, Li, Levine, "Flow Q-Learning", ICML 2025, arXiv 2502.02538. docs/algorithms/fql.md lists what
 differs here.
 
-The diffusion policy imitates everything seen so far; its probability-flow ODE is the flow. A second network
-maps the flow's noise to chunks in one pass: it is drawn to where the flow ends (distillation) and to where Q
-is high, and it alone acts. No gradient passes through the steps of the flow.
+A flow imitates everything seen so far. A second network maps the flow's noise to chunks in one pass: it is
+drawn to where the flow ends (distillation) and to where Q is high, and it alone acts. No gradient passes
+through the steps of the flow.
 """
 
 from __future__ import annotations
@@ -17,39 +17,35 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Float, PRNGKeyArray
 
 from otpr.agents.parts.agent import Agent, Batch
-from otpr.agents.parts.diffusion_policy import (
-    DiffusionPolicyConfig,
-    TrainedPolicy,
-    new_trained_policy,
-    policy_step,
-)
-from otpr.agents.parts.regression import CriticsConfig
+from otpr.agents.parts.regression import CriticsConfig, q_target, regression_step
 from otpr.agents.parts.steps import gradient_step
-from otpr.agents.parts.td import TDCritics, new_td_critics, td_step
 from otpr.critics import QEnsemble
 from otpr.data.chunks import Transitions
 from otpr.data.experience import Experience
-from otpr.diffusion import NoiseNetwork, denoising_losses
-from otpr.diffusion.sampling import sample_chain
-from otpr.generators import Diffusion, OneStep
+from otpr.diffusion.flow import VelocityNetwork, flow_losses
+from otpr.generators import Flow, OneStep
 from otpr.policy import Policy
 
 
 @dataclasses.dataclass(frozen=True)
-class FQLConfig(CriticsConfig, DiffusionPolicyConfig):
+class FQLConfig(CriticsConfig):
     """Settings of the algorithm; docs/algorithms/fql.md says where each comes from."""
 
     algorithm: ClassVar[str] = "fql"
 
-    # of the distillation of the pre-trained policy alone, before the first environment step
+    # everything is learnt from the demonstrations first
     offline_updates: int = 5_000
+    # critics and policies are never updated apart
+    warmup_updates: int = 0
     # the paper's ratio is 1
     update_ratio: float = 0.4
     # weight of the distillation against Q
     alpha: float = 3.0
+    # Euler steps of the flow
+    flow_steps: int = 10
 
     def __post_init__(self) -> None:
         """See `AgentConfig`."""
@@ -62,48 +58,39 @@ class FQL(Agent):
     """The agent, one immutable pytree. States are normalised observations; actions are flattened chunks."""
 
     policy: Policy  # its generator is the one-step policy
-    network: NoiseNetwork  # of the teacher, as trained
-    teacher: Policy  # imitates, with the moving average of `network`
+    flow: Flow
     critic: QEnsemble
     target_critic: QEnsemble
     policy_state: optax.OptState
-    teacher_state: optax.OptState
+    flow_state: optax.OptState
     critic_state: optax.OptState
-    online: Bool[Array, ""]  # whether there is more than demonstrations
     key: PRNGKeyArray
     config: FQLConfig = eqx.field(static=True)
     starts_from_base: ClassVar[bool] = False
 
     @classmethod
     def create(cls, base: Policy, keypoints: Transitions, config: FQLConfig, key: PRNGKeyArray) -> FQL:
-        """An agent whose teacher is `base`, and whose one-step policy knows nothing yet."""
+        """An agent that knows nothing; of `base` it takes normalisation, chunks and the networks' sizes."""
         c = config
         state_dim, chunk_dim = keypoints.observation.shape[1], keypoints.chunk.shape[1]
-        critic_key, policy_key, key = jax.random.split(key, 3)
-        critics = new_td_critics(
-            state_dim,
-            chunk_dim,
-            size=c.num_critics,
-            width=c.critic_width,
-            depth=c.critic_depth,
-            learning_rate=c.learning_rate,
-            key=critic_key,
-        )
-        teacher = new_trained_policy(base.single(), optax.adam(c.policy_learning_rate))
-        sizes = base.diffusion.network.about()
-        one_step = OneStep.new(
-            state_dim, chunk_dim, width=sizes["width"], depth=sizes["depth"], key=policy_key
-        )
+        critic_key, flow_key, policy_key, key = jax.random.split(key, 4)
+        sizes = {"width": c.critic_width, "depth": c.critic_depth}
+        critic = QEnsemble(state_dim, chunk_dim, size=c.num_critics, **sizes, key=critic_key)
+        mlp = base.diffusion.network.mlp
+        sizes = {"width": mlp.width_size, "depth": mlp.depth}
+        flow = Flow(VelocityNetwork(state_dim, chunk_dim, **sizes, key=flow_key), c.flow_steps)
+        one_step = OneStep.new(state_dim, chunk_dim, **sizes, key=policy_key)
+        adam = optax.adam(c.learning_rate)
         return cls(
             policy=dataclasses.replace(base.single(), generator=one_step),
-            network=teacher.network,
-            teacher=teacher.policy,
-            policy_state=optax.adam(c.learning_rate).init(eqx.filter(one_step, eqx.is_array)),
-            teacher_state=teacher.policy_state,
-            online=jnp.asarray(False),
+            flow=flow,
+            critic=critic,
+            target_critic=critic,
+            policy_state=adam.init(eqx.filter(one_step, eqx.is_array)),
+            flow_state=adam.init(eqx.filter(flow, eqx.is_array)),
+            critic_state=adam.init(eqx.filter(critic, eqx.is_array)),
             key=key,
             config=c,
-            **critics._asdict(),
         )
 
     def deployed(self) -> Policy:
@@ -111,110 +98,84 @@ class FQL(Agent):
         return self.policy
 
     def draw(self, experience: Experience, key: PRNGKeyArray) -> Batch:
-        """Demonstrated and replayed transitions."""
-        return Batch(experience.sample_both(key, self.config.batch_size, self.config.demonstration_share))
-
-    def prepare(self, experience: Experience) -> FQL:
-        """Notice when there is more than demonstrations."""
-        return dataclasses.replace(self, online=experience.replay.size > 0)
+        """Demonstrations and replay together, each transition as likely as any other."""
+        return Batch(experience.sample_all(key, self.config.batch_size))
 
     def q_values(self, pairs: Transitions) -> Float[Array, "size n"]:
         """Q of transitions, by each member of the ensemble."""
         return self.critic(self.policy.normalizer(pairs.observation), pairs.chunk)
 
     def update(self, batch: Batch, update_policy: bool = True) -> tuple[FQL, dict[str, Array]]:
-        """One gradient step of Q, of the teacher and of the one-step policy, all from where they stand.
+        """One gradient step of Q, of the flow and of the one-step policy, all taken from where they stand."""
+        key, next_key, flow_key, noise_key = jax.random.split(self.key, 4)
+        c, data = self.config, batch.data
+        states, next_states = (self.policy.normalizer(x) for x in (data.observation, data.next_observation))
 
-        While there are demonstrations alone, of the one-step policy's distillation alone: the teacher has
-        been taught, and critics that have seen no failure would think well of everything.
-        """
-        key, next_key, noise_key, distil_key = jax.random.split(self.key, 4)
-        agent, c, data = dataclasses.replace(self, key=key), self.config, batch.data
-        states = self.policy.normalizer(data.observation)
-        critics, metrics = td_step(
-            TDCritics(self.critic, self.target_critic, self.critic_state),
-            data,
-            self.policy,
-            next_key,
+        def next_chunk(state: Array, key: PRNGKeyArray) -> Array:
+            return self.policy.propose(state, key, 1)[0]
+
+        next_chunks = jax.vmap(next_chunk)(next_states, jax.random.split(next_key, c.batch_size))
+        next_q = jnp.mean(self.target_critic(next_states, next_chunks), axis=0)
+        critic, target_critic, critic_state, metrics = regression_step(
+            self.critic,
+            self.target_critic,
+            self.critic_state,
+            states,
+            data.chunk,
+            q_target(data, next_q, c.return_bound),
             learning_rate=c.learning_rate,
             target_rate=c.target_rate,
-            return_bound=c.return_bound,
         )
-        taught = dataclasses.replace(agent, **critics._asdict())
-        if not update_policy:
-            return taught, metrics
-        taught, teacher_loss = taught._update_teacher(states, data.chunk, noise_key)
-        one_step, policy_state, policy_metrics = self._policy_step(states, distil_key)
         agent = dataclasses.replace(
-            _either(self.online, taught, agent),
+            self, critic=critic, target_critic=target_critic, critic_state=critic_state, key=key
+        )
+        if not update_policy:
+            return agent, metrics
+        flow, flow_state, flow_loss = self._flow_step(states, data.chunk, flow_key)
+        one_step, policy_state, policy_metrics = self._policy_step(states, noise_key)
+        agent = dataclasses.replace(
+            agent,
+            flow=flow,
+            flow_state=flow_state,
             policy=dataclasses.replace(self.policy, generator=one_step),
             policy_state=policy_state,
         )
-        return agent, {**metrics, "policy/teacher_loss": teacher_loss, **policy_metrics}
+        return agent, {**metrics, "policy/flow_loss": flow_loss, **policy_metrics}
 
-    def _update_teacher(
+    def _flow_step(
         self, states: Float[Array, "n s"], chunks: Float[Array, "n a"], key: PRNGKeyArray
-    ) -> tuple[FQL, Float[Array, ""]]:
-        """Imitation of the batch by the diffusion policy."""
-        c, schedule = self.config, self.teacher.diffusion.schedule
+    ) -> tuple[Flow, optax.OptState, Float[Array, ""]]:
+        """Imitation of the batch by the flow."""
 
-        def loss_of(network: NoiseNetwork) -> tuple[Array, dict[str, Array]]:
-            return jnp.mean(denoising_losses(network, schedule, states, chunks, key)), {}
+        def loss_of(flow: Flow) -> Float[Array, ""]:
+            return jnp.mean(flow_losses(flow.network, states, chunks, key))
 
-        trained, metrics = policy_step(
-            TrainedPolicy(self.network, self.teacher, self.teacher_state),
-            optax.adam(c.policy_learning_rate),
-            c.ema_rate,
-            loss_of,
-        )
-        agent = dataclasses.replace(
-            self, network=trained.network, teacher=trained.policy, teacher_state=trained.policy_state
-        )
-        return agent, metrics["policy/loss"]
+        loss, gradient = eqx.filter_value_and_grad(loss_of)(self.flow)
+        optimizer = optax.adam(self.config.learning_rate)
+        return *gradient_step(optimizer, gradient, self.flow_state, self.flow), loss
 
     def _policy_step(
         self, states: Float[Array, "n s"], key: PRNGKeyArray
     ) -> tuple[OneStep, optax.OptState, dict[str, Array]]:
         """Distillation of the flow, noise by noise, and ascent of Q: the paper's eq. 8."""
-        keys = jax.random.split(key, states.shape[0])
-        noise, ends = jax.vmap(carried, in_axes=(None, 0, 0))(self.teacher.diffusion, states, keys)
+        noise = jax.random.normal(key, (states.shape[0], self.flow.network.chunk_dim))
+
+        def end(state: Float[Array, " s"], z: Float[Array, " a"]) -> Float[Array, " a"]:
+            return self.flow.from_noise(state, z[None])[0]
+
+        ends = jax.vmap(end)(states, noise)
 
         def loss_of(one_step: OneStep) -> tuple[Float[Array, ""], dict[str, Array]]:
             chunks = jax.vmap(one_step.unclipped)(states, noise)
             distillation = jnp.mean((chunks - ends) ** 2)
             q = jnp.mean(self.critic(states, jnp.clip(chunks, -1, 1)))
-            loss = self.config.alpha * distillation - self.online * q
-            return loss, {"policy/distillation": distillation, "policy/q": q}
+            return self.config.alpha * distillation - q, {"policy/distillation": distillation, "policy/q": q}
 
         one_step = cast(OneStep, self.policy.generator)
         (loss, metrics), gradient = eqx.filter_value_and_grad(loss_of, has_aux=True)(one_step)
         optimizer = optax.adam(self.config.learning_rate)
         one_step, state = gradient_step(optimizer, gradient, self.policy_state, one_step)
         return one_step, state, {"policy/loss": loss, **metrics}
-
-
-def _either(first: Bool[Array, ""], one: FQL, other: FQL) -> FQL:
-    """One of two agents alike but for their arrays."""
-    arrays, static = eqx.partition(one, eqx.is_array)
-    others = eqx.filter(other, eqx.is_array)
-
-    def chosen(a: Array, b: Array) -> Array:
-        return jnp.where(first, a, b)
-
-    return eqx.combine(jax.tree.map(chosen, arrays, others), static)
-
-
-def carried(
-    diffusion: Diffusion, state: Float[Array, " s"], key: PRNGKeyArray
-) -> tuple[Float[Array, " a"], Float[Array, " a"]]:
-    """Noise, and the chunk that the probability-flow ODE carries it to, by the steps of DDIM."""
-
-    def predict_noise(chunk: Float[Array, " a"], k: Int[Array, ""]) -> Float[Array, " a"]:
-        return diffusion.network(state, chunk, k)
-
-    shape = (diffusion.network.chunk_dim,)
-    way = sample_chain(predict_noise, diffusion.schedule, shape, key, method="ddim")
-    return way[0], way[-1]
 
 
 AGENT = FQL

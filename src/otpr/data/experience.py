@@ -21,6 +21,20 @@ class Experience(NamedTuple):
     demonstrations: Mixture  # always kept
     keypoints: Transitions  # those of the demonstrations that its settings select
 
+    def sample_all(self, key: PRNGKeyArray, n: int) -> Transitions:
+        """`n` transitions out of demonstrations and replay together, each as likely as any other."""
+        demonstrated = self.demonstrations.transitions
+        n_demonstrated = demonstrated.reward.shape[0]
+        rows = jax.random.randint(key, (n,), 0, n_demonstrated + self.replay.size)
+        take_own = rows >= n_demonstrated
+        their_rows = jnp.where(take_own, 0, rows)
+        own_rows = jnp.where(take_own, rows - n_demonstrated, 0)
+        return pick(
+            take_own,
+            Transitions(*(field[own_rows] for field in self.replay.data)),
+            Transitions(*(field[their_rows] for field in demonstrated)),
+        )
+
     def sample_both(self, key: PRNGKeyArray, n: int, demonstration_share: float) -> Transitions:
         """`n` transitions, a fixed share of them demonstrated; all of them while the replay is empty."""
         demonstration_key, replay_key, mix_key = jax.random.split(key, 3)

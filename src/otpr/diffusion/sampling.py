@@ -63,17 +63,16 @@ def sample_chain(
     shape: tuple[int, ...],
     key: PRNGKeyArray,
     *,
-    method: Method = "ddpm",
     steps: int | None = None,
     bound: float | None = 1.0,
     least_std: float = 0.0,
 ) -> Float[Array, "..."]:
-    """The whole way of `sample`: n + 1 chunks for n levels, noise first, the result last.
+    """The whole way of `sample` with method "ddpm": n + 1 chunks for n levels, noise first, the result last.
 
     With the same arguments the last chunk is the one that `sample` draws.
     """
     visited = visited_levels(schedule, steps)
-    _, start, way = _reverse(predict_noise, visited, shape, key, method, bound, least_std, keep=True)
+    _, start, way = _reverse(predict_noise, visited, shape, key, "ddpm", bound, least_std, keep=True)
     assert way is not None
     return jnp.concatenate([start[None], way])
 
