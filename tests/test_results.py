@@ -181,6 +181,7 @@ def test_the_tables_of_the_arena_are_those_of_the_raw_results():
         assert (PAGE.parent / name / "curves.png").stat().st_size > 10_000
 
 
+RAW = read_arena(ROOT / "results" / "bench" / "arena-6.parquet")
 # the others have no run of one version of the code on both
 TWICE = [name for name in ORDER if name not in ("otpr", "bc", "fql", "qc")]
 
@@ -189,7 +190,7 @@ TWICE = [name for name in ORDER if name not in ("otpr", "bc", "fql", "qc")]
 @pytest.mark.parametrize(("name", "machine"), [("Xeon", "Intel"), ("EPYC", "AMD")])
 def test_the_same_seed_on_two_machines_is_that_of_the_raw_results(task, name, machine):
     ends = {}
-    for row in read_arena(ROOT / "results" / "bench" / "arena-6.parquet"):
+    for row in RAW:
         if (row.task, row.seed, row.preset) == (task, 0, "default") and row.machine.startswith(machine):
             ends[row.algorithm] = max(ends.get(row.algorithm, row), row, key=lambda row: row.eval_at)
     cells = [f"{ends[peer].success:.0%}" if peer in ends else "-" for peer in TWICE]
@@ -197,16 +198,14 @@ def test_the_same_seed_on_two_machines_is_that_of_the_raw_results(task, name, ma
 
 
 def test_the_versions_of_fql_and_qc_that_were_not_kept_are_those_of_the_raw_results():
-    raw = read_arena(ROOT / "results" / "bench" / "arena-6.parquet")
-
     def final(name, task, choose):
         """Success at the end of the first, or last, of the runs from the task's newest base policy."""
-        base = max((row for row in raw if row.task == task), key=lambda row: row.started).base
-        rows = [row for row in raw if (row.algorithm, row.task, row.base, row.seed) == (name, task, base, 0)]
+        base = max((row for row in RAW if row.task == task), key=lambda row: row.started).base
+        rows = [row for row in RAW if (row.algorithm, row.task, row.base, row.seed) == (name, task, base, 0)]
         started = choose(row.started for row in rows)
         return max((row for row in rows if row.started == started), key=lambda row: row.eval_at).success
 
-    for task in {row.task for row in raw}:
+    for task in {row.task for row in RAW}:
         cells = f"{final('qc', task, min):.0%} | {final('qc', task, max):.0%}"
         assert f"| `{task}` | {cells} |" in PAGE.read_text()
     page = (ROOT / "docs" / "algorithms" / "fql.md").read_text()

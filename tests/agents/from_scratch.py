@@ -60,11 +60,6 @@ def learn(config: AgentConfig, *, offline: int, rounds: int, updates: int) -> Ag
     return agent
 
 
-def paid_share(policy: Policy) -> float:
-    """Share of 512 actions that are paid for, in the best mode or not."""
-    return float(bandit.reward_of(*bandit.sample(policy, 512, seed=99)).mean())
-
-
 def assert_comes_back_from_disk(policy: Policy, folder: Path) -> Policy:
     """Saved and loaded, it acts the same; the loaded one."""
     policy.save(folder, task="a/b")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
+import bandit
 import equinox as eqx
 import from_scratch
 import jax
@@ -100,10 +101,10 @@ def learnt() -> FQL:
 
 
 def test_it_finds_what_pays_and_its_flow_still_imitates(learnt: FQL):
-    assert from_scratch.paid_share(learnt.deployed()) > 0.9
+    assert bandit.paying_share(learnt.deployed()) > 0.9
     # two thirds of the data are demonstrations, half of which do not pay
     imitation = dataclasses.replace(learnt.policy, generator=learnt.flow)
-    assert 0.5 < from_scratch.paid_share(imitation) < 0.85
+    assert 0.5 < bandit.paying_share(imitation) < 0.85
 
 
 def test_what_it_deploys_comes_back_from_disk(learnt: FQL, tmp_path: Path):

@@ -247,11 +247,7 @@ def test_markdown_of_a_hostile_error_stays_one_cell():
 
 def test_tables_are_rectangular():
     study = gather(arena())
-    for table in (
-        success_table(study),
-        aggregate_table(study),
-        improvement_table(study),
-    ):
+    for table in (success_table(study), aggregate_table(study), improvement_table(study)):
         assert {len(line) for line in table.rows} == {len(table.header)}
 
 

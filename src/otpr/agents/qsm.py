@@ -68,15 +68,7 @@ class QSM(Agent):
     def create(cls, base: Policy, keypoints: Transitions, config: QSMConfig, key: PRNGKeyArray) -> QSM:
         """See `Agent.create`; of the keypoints, the dimensions alone are used."""
         critic_key, key = jax.random.split(key)
-        critics = new_td_critics(
-            keypoints.observation.shape[1],
-            keypoints.chunk.shape[1],
-            size=config.num_critics,
-            width=config.critic_width,
-            depth=config.critic_depth,
-            learning_rate=config.learning_rate,
-            key=critic_key,
-        )
+        critics = new_td_critics(keypoints, config, critic_key)
         trained = new_trained_policy(base, optax.adam(config.policy_learning_rate))
         return cls(**trained._asdict(), **critics._asdict(), key=key, config=config)
 

@@ -80,17 +80,16 @@ def _behind_over_all(study: Study) -> list[str]:
     ours = study.groups(OURS)
     if ours is None:
         return [f"No aggregate: {OURS} lacks finished runs on some task."]
-    others = list(study.others)
     differences: list[tuple[str, Estimate]] = []
-    for method in others:
+    for method in study.others:
         theirs = study.groups(method)
         if theirs is not None:
             differences.append((method, interquartile_difference(theirs, ours)))
     behind = sorted((pair for pair in differences if pair[1].value > 0), key=lambda pair: -pair[1].value)
     mean = percent(interquartile_estimate(ours))
-    lacking = len(others) - len(differences)
+    lacking = len(study.others) - len(differences)
     left_out = (
-        f" Left out: {lacking} of {len(others)} methods, without a finished run on some task."
+        f" Left out: {lacking} of {len(study.others)} methods, without a finished run on some task."
         if lacking
         else ""
     )

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from otpr.agents.parts.regression import q_target, regression_step
+from otpr.agents.parts.regression import CriticsConfig, q_target, regression_step
 from otpr.critics import QEnsemble
 from otpr.data.chunks import Transitions
 from otpr.policy import Policy
@@ -28,19 +28,18 @@ class TDCritics(NamedTuple):
     critic_state: optax.OptState
 
 
-def new_td_critics(
-    state_dim: int,
-    chunk_dim: int,
-    *,
-    size: int,
-    width: int,
-    depth: int,
-    learning_rate: float,
-    key: PRNGKeyArray,
-) -> TDCritics:
-    """Critics that know nothing: `size` Q networks, and their optimiser."""
-    critic = QEnsemble(state_dim, chunk_dim, size=size, width=width, depth=depth, key=key)
-    return TDCritics(critic, critic, optax.adam(learning_rate).init(eqx.filter(critic, eqx.is_array)))
+def new_td_critics(keypoints: Transitions, config: CriticsConfig, key: PRNGKeyArray) -> TDCritics:
+    """Critics that know nothing, and their optimiser; of the keypoints, the dimensions alone are used."""
+    critic = QEnsemble(
+        keypoints.observation.shape[1],
+        keypoints.chunk.shape[1],
+        size=config.num_critics,
+        width=config.critic_width,
+        depth=config.critic_depth,
+        key=key,
+    )
+    critic_state = optax.adam(config.learning_rate).init(eqx.filter(critic, eqx.is_array))
+    return TDCritics(critic, critic, critic_state)
 
 
 def sample_chunks(policy: Policy, states: Float[Array, "n s"], key: PRNGKeyArray) -> Float[Array, "n a"]:
