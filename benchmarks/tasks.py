@@ -156,6 +156,9 @@ def page(tasks: list[TaskSpec], measured: dict[str, dict[str, Any]]) -> str:
         "",
         "Besides these: `gym/ID`, any Gymnasium environment, and `module:factory`, your own:",
         "[bring-your-own.md](bring-your-own.md).",
+        "",
+        "`make setup` has installed all of them but LIBERO. The commands below are for another environment;",
+        "from a checkout, `-e '.[metaworld]'` takes the place of `'otpr[metaworld]'`.",
     ]
     suite = ""
     for spec in tasks:

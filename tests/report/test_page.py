@@ -257,10 +257,22 @@ def test_long_runs_are_thinned_to_means_and_their_page_stays_small(tmp_path: Pat
     path = make_run(tmp_path / "run", rows=metrics(updates=5000))
     text = run_page(path)
     assert len(text) < 2**20
-    found = tips(Parsed(text), "noise prediction")
+    found = tips(Parsed(text), "policy loss")
     assert len(found) == POINTS
     # rows 1 to 25, at 250 to 6,250 gradient steps
     assert found[0] == "3,250: 0.28997 (mean of 25 rows)"
+
+
+def test_a_peers_page_has_no_section_on_the_transport(tmp_path: Path):
+    """Although every run counts decisions without a compatible candidate."""
+    rows = [
+        {name: value for name, value in row.items() if not name.startswith("ot/")}
+        | {"rollout/zero_compatibility": 0.0}
+        for row in metrics()
+    ]
+    of_peer = Parsed(run_page(make_run(tmp_path / "peer", rows=rows))).text
+    assert "Critic" in of_peer and "Optimal transport" not in of_peer
+    assert "Optimal transport" in Parsed(run_page(make_run(tmp_path / "run", rows=metrics()))).text
 
 
 def test_films_are_inside_the_page_unless_they_are_too_large(tmp_path: Path, monkeypatch):

@@ -107,9 +107,9 @@ def test_a_run_shows_its_points_and_tells_their_exact_numbers(browser: Page, run
 
 def test_a_line_of_many_points_is_seen_and_tells_them_too(browser: Page, run_report: Path):
     browser.open(run_report)
-    x, y = place(browser, "noise prediction", 49)
+    x, y = place(browser, "policy loss", 49)
     browser.point_at(x, y)
-    assert told(browser) == ["noise prediction\n12,500: 0.285"]
+    assert told(browser) == ["policy loss\n12,500: 0.285"]
     assert is_drawn(browser, x, y)
 
 

@@ -17,17 +17,17 @@ import numpy as np
 import pytest
 
 from otpr.agents import agent_class, agent_config, algorithm_names, preset_names
-from otpr.agents.parts.agent import AgentConfig
+from otpr.agents.parts.agent import Agent, AgentConfig
 from otpr.data.chunks import Transitions, chunk_transitions, concatenate
 from otpr.data.collect import collect
 from otpr.data.episodes import Episode
 from otpr.envs import ChunkedVectorEnv
 from otpr.errors import OtprError
-from otpr.policy import load_policy
+from otpr.policy import Policy, load_policy
 from otpr.training import checkpoints, finetune
 from otpr.training.finetune import FineTuning, LoopConfig
 from otpr.training.run_directory import RunDirectory, read_rows
-from tiny import arrays, assert_same_arrays, policy, weights
+from tiny import arrays, assert_same_arrays, chooser, policy, weights
 
 ROOT = Path(__file__).parents[2]
 HERE = "tests.envs.user_envs"
@@ -85,20 +85,29 @@ def small(algorithm: str, preset: str = "default") -> AgentConfig:
     return dataclasses.replace(config, **changes)
 
 
+def created(base: Policy, config: AgentConfig) -> Agent:
+    """An agent that knows nothing yet."""
+    h = config.chunk_length(base)
+    transitions = concatenate([chunk_transitions(e, h, config.gamma) for e in demonstrations()])
+    kept = config.keypoint_rows(demonstrations(), h)
+    keypoints = Transitions(*(field[kept] for field in transitions))
+    return agent_class(config.algorithm).create(base, keypoints, config, jax.random.key(0))
+
+
 @pytest.fixture(autouse=True)
 def short_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(finetune, "BLOCK", BLOCK)
 
 
-def sit(path: Path, algorithm: str, *, resume: bool = False) -> FineTuning:
+def sit(path: Path, algorithm: str, *, resume: bool = False, base: Policy = BASE) -> FineTuning:
     """One sitting of a run, as the command does it."""
     config = small(algorithm)
     with (
         RunDirectory.open(path, command="finetune", config={}, resume=resume) as run,
-        ChunkedVectorEnv(TASK, LOOP.num_envs, config.chunk_length(BASE), processes=False) as env,
+        ChunkedVectorEnv(TASK, LOOP.num_envs, config.chunk_length(base), processes=False) as env,
     ):
         job = FineTuning(
-            BASE,
+            base,
             [demonstrations()],
             task=TASK,
             preset="default",
@@ -169,6 +178,35 @@ def test_learning_changes_the_policy_itself(whole: Whole):
     assert before.keys() == after.keys()
     assert any((before[name] != after[name]).any() for name in before) == job.agent.learns
     assert_same_arrays(arrays(job.agent.policy.normalizer), arrays(BASE.normalizer))
+
+
+@pytest.mark.parametrize("algorithm", [name for name in algorithm_names() if agent_class(name).learns])
+def test_chooser_of_the_base_policy_is_left_behind(algorithm: str):
+    """It is of other critics: neither what learns nor what explores and is saved may go by it."""
+    base = dataclasses.replace(BASE, chooser=chooser(), candidates=4)
+    given, alone = created(base, small(algorithm)), created(BASE, small(algorithm))
+    assert given.policy.chooser is None
+    for acts in ("deployed", "exploring"):
+        assert_same_arrays(arrays(getattr(given, acts)()), arrays(getattr(alone, acts)()))
+
+
+def test_algorithm_that_does_not_learn_is_evaluated_as_it_is_deployed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """With its chooser; of one that learns, the first evaluation is of one sample, and without it."""
+    base = dataclasses.replace(BASE, chooser=chooser(4, 16), candidates=4)
+    evaluate, evaluated = finetune.evaluate, []
+
+    def recording(policy: Policy, *args: Any, **named: Any) -> Any:
+        evaluated.append(policy.candidates)
+        return evaluate(policy, *args, **named)
+
+    monkeypatch.setattr(finetune, "evaluate", recording)
+    sit(tmp_path / "bc", "bc", base=base)
+    assert evaluated == [4, 1]  # and one sample beside it, as at the end of every run
+    evaluated.clear()
+    sit(tmp_path / "dawr", "dawr", base=base)
+    assert set(evaluated) == {1}
 
 
 def sit_until(path: Path, algorithm: str, number: int, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -262,11 +300,7 @@ def text_of(value: object) -> str:
 def test_every_preset_builds_and_its_policy_acts(algorithm: str, preset: str):
     config = small(algorithm, preset)
     assert config.algorithm == algorithm
-    h = config.chunk_length(BASE)
-    transitions = concatenate([chunk_transitions(e, h, config.gamma) for e in demonstrations()])
-    kept = config.keypoint_rows(demonstrations(), h)
-    keypoints = Transitions(*(field[kept] for field in transitions))
-    agent = agent_class(algorithm).create(BASE, keypoints, config, jax.random.key(0))
+    agent, h = created(BASE, config), config.chunk_length(BASE)
     observation = demonstrations()[0].observations[0]
     for acting in (agent.deployed(), agent.exploring(), agent.exploring().single()):
         assert acting.act(observation, 0).shape == (h, 2)

@@ -34,7 +34,7 @@ def collect(
     own, so the result depends on nothing but the arguments, and more episodes only add to fewer.
 
     Args:
-        task_id: a name out of `list_tasks()`.
+        task_id: a name that `task_spec` takes.
         episodes: how many successes to keep, at least 1.
         noise: standard deviation of the action noise, >= 0, in units of the action range's half width.
         seed: the run's seed, >= 0.

@@ -17,7 +17,7 @@ class Experience(NamedTuple):
     """What an agent learns from."""
 
     replay: Replay  # everything it did
-    successes: Replay  # the demonstrations, then the episodes of its own that succeeded
+    successes: Replay  # demonstrations that succeeded, then episodes of its own that did
     demonstrations: Mixture  # always kept
     keypoints: Transitions  # those of the demonstrations that its settings select
 

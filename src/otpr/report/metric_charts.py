@@ -31,8 +31,9 @@ class Group:
     lines: tuple[Line, ...] = ()
 
 
+TRANSPORT = "Optimal transport"
 SECTIONS: dict[str, tuple[Group, ...]] = {
-    "Optimal transport": (
+    TRANSPORT: (
         Group(
             "Marginal error",
             {
@@ -60,13 +61,13 @@ SECTIONS: dict[str, tuple[Group, ...]] = {
     "Critic": (
         Group(
             "Values",
-            {"critic/q": "Q, mean", "critic/q_max": "Q, maximum", "critic/value": "V, mean"},
+            {"critic/q": "Q, mean", "critic/q_max": "Q, maximum", "critic/value": "value, mean"},
         ),
         Group("Loss", {"critic/loss": "Q", "critic/value_loss": "V"}),
         Group("Values beyond what rewards allow", {"critic/beyond_bound": "share of pairs"}, share=True),
     ),
     "Policy and interaction": (
-        Group("Loss of the policy", {"policy/loss": "noise prediction"}),
+        Group("Loss of the policy", {"policy/loss": "policy loss"}),
         Group(
             "Success while training",
             {"rollout/success_rate_recent": "last 40 episodes", "rollout/success_rate": "this round"},
@@ -81,7 +82,7 @@ SECTIONS: dict[str, tuple[Group, ...]] = {
 """The charts of a run of ours. What another algorithm measures under these names stands there too."""
 
 REMARKS = {
-    "Optimal transport": (
+    TRANSPORT: (
         "The marginal error is measured on pairs that the potentials were not trained on: below the bound, "
         "compatibilities can be trusted."
     ),
@@ -146,7 +147,10 @@ def metric_charts(
     """
     everything = [*rows, *imitation]
     named = {metric for groups in SECTIONS.values() for group in groups for metric in group.metrics}
+    transports = any(name.startswith("ot/") for row in everything for name in row)
     for title, groups in SECTIONS.items():
+        if title == TRANSPORT and not transports:
+            continue  # every run counts decisions without a compatible candidate; of a peer they say nothing
         charts = [picture for group in groups if (picture := _chart(everything, group))]
         if charts:
             yield title, charts, REMARKS.get(title, "")

@@ -267,7 +267,7 @@ class FineTuning:
         episodes = loop.final_eval_episodes if first or last else loop.eval_episodes
         started = time.monotonic()
         deployed = self.agent.deployed()
-        if first:  # nothing has been learnt that could choose
+        if first and self.agent.learns:  # nothing has been learnt that could choose
             deployed = deployed.single()
         both = deployed.chooser is not None and (loop.single == "always" or (loop.single == "end" and last))
         with Progress(

@@ -1,7 +1,7 @@
 """Numbers that are not finite: where they came up, and what is needed to see it happen again.
 
 Whoever meets NaN or infinity raises `NotFiniteError` with the arrays at hand; fine-tuning writes them into
-the run directory's folder `faults` (docs/run-directory.md shows how to replay each kind).
+the run directory's folder `faults` (docs/run-directory.md says what each kind holds).
 """
 
 from __future__ import annotations

@@ -37,13 +37,13 @@ class TrainedPolicy(NamedTuple):
 
 
 def new_trained_policy(base: Policy, optimizer: optax.GradientTransformation) -> TrainedPolicy:
-    """The pre-trained policy, about to be trained on.
+    """The pre-trained policy, about to be trained on; a chooser that it brings along is left behind.
 
     Raises:
         OtprError: it is no diffusion policy.
     """
     network = base.diffusion.network
-    return TrainedPolicy(network, base, optimizer.init(eqx.filter(network, eqx.is_array)))
+    return TrainedPolicy(network, base.single(), optimizer.init(eqx.filter(network, eqx.is_array)))
 
 
 def policy_step(

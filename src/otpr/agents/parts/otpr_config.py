@@ -32,9 +32,9 @@ class OTPRConfig(CriticsConfig, DiffusionPolicyConfig):
     expectile: float = 0.7
 
     # --- policy
-    # which pairs the score matching trains on: "occurring" draws replayed pairs (s_i, a_i) by H(s_i, a_i);
+    # which pairs the score matching trains on: "occurring" draws those of the target measure by H(s_i, a_i);
     # "product" draws for s_i a partner a_j of any other state by H(s_i, a_j) (the paper's eq. 10);
-    # "imitation" takes replayed pairs as they come
+    # "imitation" takes pairs of the target measure as they come
     pairing: Literal["occurring", "product", "imitation"] = "occurring"
     # pairs that are drawn so before each block of gradient steps, whose batches come from them; of "product",
     # whose H costs their square, `ot_block`
