@@ -258,8 +258,10 @@ def test_performance_profile_is_the_share_above_each_threshold():
     assert all(estimate.low <= estimate.value <= estimate.high for estimate in profile)
 
 
-@pytest.mark.parametrize("one", [[[0.3], [0.6]], [[0.3, 0.3], [0.6]]])
-def test_no_interval_is_made_of_seeds_that_do_not_differ(one):
+@pytest.mark.parametrize(
+    "one", [[[0.3], [0.6]], [[0.3, 0.3], [0.6]], [[0.3, 0.3], [0.6, 0.6]], [[0.3, 0.6], [0.6]]]
+)
+def test_no_interval_is_made_of_single_seeds_or_of_such_that_do_not_differ(one):
     for estimate in (
         interquartile_estimate(one),
         task_mean(one),

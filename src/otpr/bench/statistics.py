@@ -337,8 +337,12 @@ def _resampled_wins(table: Array, rng: np.random.Generator) -> Array:
 
 
 def _have_spread(samples: Sequence[Groups]) -> bool:
-    """Whether two runs on one task differ. Single ones say nothing about how much others would."""
-    return any(len(set(group)) > 1 for groups in samples for group in groups)
+    """Whether every task has several runs, and some differ: a single one says nothing about others.
+
+    A task with one run would count as one without any spread, and the interval come out too narrow.
+    """
+    groups = [group for sample in samples for group in sample]
+    return all(len(group) > 1 for group in groups) and any(len(set(group)) > 1 for group in groups)
 
 
 def _bootstrapped(

@@ -71,8 +71,8 @@ def aggregate_table(study: Study) -> Table:
         "bootstrap interval], tasks weighing alike. Steps to the first evaluation at or above a rate: median "
         "(Kaplan-Meier) and how many runs of how many got there; runs that did not are counted as needing "
         "more than they had. Minutes of wall-clock time: mean over tasks of the mean of a run. Missing runs "
-        "failed or are not done; no aggregate is given where a task has none, and no interval where all "
-        "seeds agree."
+        "failed or are not done; no aggregate is given where a task has none, and no interval where some "
+        "task has one seed, or all seeds agree."
     )
     machines = sorted({run.row.machine for run in study.runs})
     if len(machines) > 1:
