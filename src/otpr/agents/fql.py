@@ -22,6 +22,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from otpr.agents.parts.agent import Agent, Batch
 from otpr.agents.parts.regression import CriticsConfig, q_target, regression_step
 from otpr.agents.parts.steps import gradient_step
+from otpr.agents.parts.td import new_td_critics, sample_chunks
 from otpr.critics import QEnsemble
 from otpr.data.chunks import Transitions
 from otpr.data.experience import Experience
@@ -74,8 +75,7 @@ class FQL(Agent):
         c = config
         state_dim, chunk_dim = keypoints.observation.shape[1], keypoints.chunk.shape[1]
         critic_key, flow_key, policy_key, key = jax.random.split(key, 4)
-        sizes = {"width": c.critic_width, "depth": c.critic_depth}
-        critic = QEnsemble(state_dim, chunk_dim, size=c.num_critics, **sizes, key=critic_key)
+        critics = new_td_critics(keypoints, c, critic_key)
         mlp = base.diffusion.network.mlp
         sizes = {"width": mlp.width_size, "depth": mlp.depth}
         flow = Flow(VelocityNetwork(state_dim, chunk_dim, **sizes, key=flow_key), c.flow_steps)
@@ -84,13 +84,11 @@ class FQL(Agent):
         return cls(
             policy=dataclasses.replace(base.single(), generator=one_step),
             flow=flow,
-            critic=critic,
-            target_critic=critic,
             policy_state=adam.init(eqx.filter(one_step, eqx.is_array)),
             flow_state=adam.init(eqx.filter(flow, eqx.is_array)),
-            critic_state=adam.init(eqx.filter(critic, eqx.is_array)),
             key=key,
             config=c,
+            **critics._asdict(),
         )
 
     def deployed(self) -> Policy:
@@ -110,11 +108,7 @@ class FQL(Agent):
         key, next_key, flow_key, noise_key = jax.random.split(self.key, 4)
         c, data = self.config, batch.data
         states, next_states = (self.policy.normalizer(x) for x in (data.observation, data.next_observation))
-
-        def next_chunk(state: Array, key: PRNGKeyArray) -> Array:
-            return self.policy.propose(state, key, 1)[0]
-
-        next_chunks = jax.vmap(next_chunk)(next_states, jax.random.split(next_key, c.batch_size))
+        next_chunks = sample_chunks(self.policy, next_states, next_key)
         next_q = jnp.mean(self.target_critic(next_states, next_chunks), axis=0)
         critic, target_critic, critic_state, metrics = regression_step(
             self.critic,
