@@ -105,9 +105,7 @@ class DQL(Agent):
             batch.data,
             self.policy,
             next_key,
-            learning_rate=c.learning_rate,
-            target_rate=c.target_rate,
-            return_bound=c.return_bound,
+            c,
         )
         agent = dataclasses.replace(self, key=key, **critics._asdict())
         if not update_policy:

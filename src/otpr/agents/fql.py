@@ -20,9 +20,9 @@ import optax
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from otpr.agents.parts.agent import Agent, Batch
-from otpr.agents.parts.regression import CriticsConfig, q_target, regression_step
+from otpr.agents.parts.regression import CriticsConfig
 from otpr.agents.parts.steps import gradient_step
-from otpr.agents.parts.td import new_td_critics, sample_chunks
+from otpr.agents.parts.td import TDCritics, new_td_critics, sample_chunks, value_step
 from otpr.critics import QEnsemble
 from otpr.data.chunks import Transitions
 from otpr.data.experience import Experience
@@ -110,19 +110,9 @@ class FQL(Agent):
         states, next_states = (self.policy.normalizer(x) for x in (data.observation, data.next_observation))
         next_chunks = sample_chunks(self.policy, next_states, next_key)
         next_q = jnp.mean(self.target_critic(next_states, next_chunks), axis=0)
-        critic, target_critic, critic_state, metrics = regression_step(
-            self.critic,
-            self.target_critic,
-            self.critic_state,
-            states,
-            data.chunk,
-            q_target(data, next_q, c.return_bound),
-            learning_rate=c.learning_rate,
-            target_rate=c.target_rate,
-        )
-        agent = dataclasses.replace(
-            self, critic=critic, target_critic=target_critic, critic_state=critic_state, key=key
-        )
+        critics = TDCritics(self.critic, self.target_critic, self.critic_state)
+        critics, metrics = value_step(critics, data, states, next_q, c)
+        agent = dataclasses.replace(self, key=key, **critics._asdict())
         if not update_policy:
             return agent, metrics
         flow, flow_state, flow_loss = self._flow_step(states, data.chunk, flow_key)

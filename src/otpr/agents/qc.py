@@ -25,8 +25,8 @@ from otpr.agents.parts.diffusion_policy import (
     new_trained_policy,
     policy_step,
 )
-from otpr.agents.parts.regression import CriticsConfig, q_target, regression_step
-from otpr.agents.parts.td import new_td_critics
+from otpr.agents.parts.regression import CriticsConfig
+from otpr.agents.parts.td import TDCritics, new_td_critics, value_step
 from otpr.choosers import HighestQ
 from otpr.critics import QEnsemble
 from otpr.data.chunks import Transitions
@@ -97,19 +97,9 @@ class QC(Agent):
 
         next_chunks = jax.vmap(next_chunk)(next_states, jax.random.split(next_key, c.batch_size))
         next_q = jnp.mean(self.target_critic(next_states, next_chunks), axis=0)
-        critic, target_critic, critic_state, metrics = regression_step(
-            self.critic,
-            self.target_critic,
-            self.critic_state,
-            states,
-            data.chunk,
-            q_target(data, next_q, c.return_bound),
-            learning_rate=c.learning_rate,
-            target_rate=c.target_rate,
-        )
-        agent = dataclasses.replace(
-            self, critic=critic, target_critic=target_critic, critic_state=critic_state, key=key
-        )
+        critics = TDCritics(self.critic, self.target_critic, self.critic_state)
+        critics, metrics = value_step(critics, data, states, next_q, c)
+        agent = dataclasses.replace(self, key=key, **critics._asdict())
         if not update_policy:
             return agent, metrics
         schedule = self.policy.diffusion.schedule

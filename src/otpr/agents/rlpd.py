@@ -21,8 +21,9 @@ import optax
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from otpr.agents.parts.agent import Agent, Batch
-from otpr.agents.parts.regression import QConfig, q_target, regression_step
+from otpr.agents.parts.regression import QConfig
 from otpr.agents.parts.steps import gradient_step
+from otpr.agents.parts.td import TDCritics, value_step
 from otpr.critics import QEnsemble
 from otpr.data.chunks import Transitions
 from otpr.data.experience import Experience
@@ -135,19 +136,9 @@ class RLPD(Agent):
         # the entropy to come is no part of the targets: so the authors do wherever rewards are sparse
         next_chunks, _ = self._generator.sample_batch(next_states, next_key)
         next_q = self._next_values(next_states, next_chunks, subset_key)
-        critic, target_critic, critic_state, metrics = regression_step(
-            self.critic,
-            self.target_critic,
-            self.critic_state,
-            states,
-            data.chunk,
-            q_target(data, next_q, c.return_bound),
-            learning_rate=c.learning_rate,
-            target_rate=c.target_rate,
-        )
-        agent = dataclasses.replace(
-            self, critic=critic, target_critic=target_critic, critic_state=critic_state, key=key
-        )
+        critics = TDCritics(self.critic, self.target_critic, self.critic_state)
+        critics, metrics = value_step(critics, data, states, next_q, c)
+        agent = dataclasses.replace(self, key=key, **critics._asdict())
         if not update_policy:
             return agent, metrics
         agent, policy_metrics = agent._update_policy(states, policy_key)

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from otpr.agents.parts.regression import CriticsConfig, q_target, regression_step
+from otpr.agents.parts.regression import CriticsConfig, QConfig, q_target, regression_step
 from otpr.critics import QEnsemble
 from otpr.data.chunks import Transitions
 from otpr.policy import Policy
@@ -52,14 +52,7 @@ def sample_chunks(policy: Policy, states: Float[Array, "n s"], key: PRNGKeyArray
 
 
 def td_step(
-    critics: TDCritics,
-    data: Transitions,
-    policy: Policy,
-    key: PRNGKeyArray,
-    *,
-    learning_rate: float,
-    target_rate: float,
-    return_bound: bool,
+    critics: TDCritics, data: Transitions, policy: Policy, key: PRNGKeyArray, config: QConfig
 ) -> tuple[TDCritics, dict[str, Array]]:
     """One gradient step of Q towards the target critics' minimum at a sample of the policy; then of these.
 
@@ -68,18 +61,36 @@ def td_step(
         data: the batch; observations raw.
         policy: what is taken to follow; its chooser has no say.
         key: of its samples.
-        learning_rate: of Q, by Adam.
-        target_rate: how far the target critics move towards the critics.
-        return_bound: whether Q's target is at least what was really achieved.
+        config: see `value_step`.
     """
     states, next_states = policy.normalizer(data.observation), policy.normalizer(data.next_observation)
     next_q = critics.target_critic.minimum(next_states, sample_chunks(policy, next_states, key))
+    critics, metrics = value_step(critics, data, states, next_q, config)
+    return critics, metrics | {"critic/value": jnp.mean(next_q)}
+
+
+def value_step(
+    critics: TDCritics,
+    data: Transitions,
+    states: Float[Array, "n s"],
+    next_q: Float[Array, " n"],
+    config: QConfig,
+) -> tuple[TDCritics, dict[str, Array]]:
+    """One gradient step of Q towards what is said to follow; then of the target critics.
+
+    Args:
+        critics: as they are.
+        data: the batch.
+        states: its normalised observations.
+        next_q: the value of what follows each transition.
+        config: learning rates, and whether Q's target is at least what was really achieved.
+    """
     critic, target_critic, critic_state, metrics = regression_step(
         *critics,
         states,
         data.chunk,
-        q_target(data, next_q, return_bound),
-        learning_rate=learning_rate,
-        target_rate=target_rate,
+        q_target(data, next_q, config.return_bound),
+        learning_rate=config.learning_rate,
+        target_rate=config.target_rate,
     )
-    return TDCritics(critic, target_critic, critic_state), metrics | {"critic/value": jnp.mean(next_q)}
+    return TDCritics(critic, target_critic, critic_state), metrics
