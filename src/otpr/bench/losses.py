@@ -5,14 +5,9 @@ from __future__ import annotations
 import dataclasses
 import math
 
-from otpr.bench.statistics import (
-    Estimate,
-    difference,
-    interquartile_difference,
-    interquartile_estimate,
-    success,
-)
-from otpr.bench.study import OURS, Study, rates
+from otpr.bench.spread import Estimate, difference
+from otpr.bench.statistics import interquartile_difference, interquartile_estimate
+from otpr.bench.study import OURS, Study
 from otpr.bench.tables import percent, points
 
 
@@ -36,13 +31,12 @@ def comparisons(study: Study) -> list[Comparison]:
     """Ours against every other method on every task on which both have runs, by task."""
     found: list[Comparison] = []
     for task in study.tasks:
-        ours = study.finished(OURS, task)
+        ours = study.group(OURS, task)
         for method in study.others:
-            theirs = study.finished(method, task)
+            theirs = study.group(method, task)
             if ours and theirs:
-                estimate = difference(*rates(ours), *rates(theirs))
-                means = success(*rates(ours)).value, success(*rates(theirs)).value
-                found.append(Comparison(task, method, *means, estimate))
+                estimate = difference(ours, study.spread(OURS), theirs, study.spread(method))
+                found.append(Comparison(task, method, ours.mean, theirs.mean, estimate))
     return found
 
 

@@ -1,119 +1,30 @@
-"""What many runs say together: success, its growth, and comparisons, each with a 95% interval.
+"""What many runs say together: success over all tasks, its growth, and comparisons, with 95% intervals.
 
 Follows Agarwal et al., "Deep Reinforcement Learning at the Edge of the Statistical Precipice" (NeurIPS 2021,
 arXiv:2108.13264): interquartile means, performance profiles and probabilities of improvement instead of means
 of maxima. Where few seeds ask for more care than is usual, docs/statistics.md says what is done and how often
 the intervals were found to cover the truth.
 
-A *group* is the final success rates of one method's runs on one task; every task counts alike, however many
-seeds it has. Randomness is fixed: the same numbers give the same intervals.
+Success on one task is in `otpr.bench.spread`. Randomness is fixed: the same numbers give the same intervals.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy import stats
 
-from otpr.report.statistics import Interval, newcombe_interval, wilson_interval
-
-Array = NDArray[np.float64]
-Groups = Sequence[Sequence[float]]
+from otpr.bench.spread import Array, Estimate, Groups, draw_studies, interval_of
 
 RESAMPLES = 10_000
 """Bootstrap samples: the ends of an interval then move by about a hundredth of its width between draws."""
 
 PROFILE_RESAMPLES = 2000
 """The same for each point of a performance profile, of which there are many."""
-
-
-class Estimate(NamedTuple):
-    """A number and its 95% interval. The ends are NaN where the data say nothing about its spread."""
-
-    value: float
-    low: float
-    high: float
-
-
-# ------------------------------------------------------------------------------------------- one task
-
-
-def success(rates: Sequence[float], episodes: Sequence[int]) -> Estimate:
-    """Mean success over seeds, with Student's interval over seeds that is never narrower than Wilson's.
-
-    Runs of different seeds differ by more than their episodes do, so the seeds are the sample. Student's t
-    covers the truth with three seeds already, where a bootstrap over seeds does not; where the seeds happen
-    to agree, the Wilson interval of one evaluation keeps it from being too sure: not of all episodes
-    together, for all seeds are evaluated on the same initial conditions. One run has the Wilson interval
-    alone, which says nothing about other seeds.
-
-    Args:
-        rates: success rates in [0, 1], one a seed.
-        episodes: episodes that each is of, >= 1.
-
-    Returns:
-        The mean and its interval, within [0, 1].
-
-    Raises:
-        ValueError: there is no run, or lengths differ.
-    """
-    if not rates:
-        raise ValueError("A success rate needs at least one run.")
-    mean = float(np.mean(rates))
-    low, high = _wilson(rates, episodes)
-    if len(rates) > 1:
-        reach = _student(len(rates) - 1) * float(np.std(rates, ddof=1)) / math.sqrt(len(rates))
-        low, high = min(low, mean - reach), max(high, mean + reach)
-    return Estimate(mean, max(low, 0.0), min(high, 1.0))
-
-
-def difference(
-    rates: Sequence[float], episodes: Sequence[int], others: Sequence[float], other_episodes: Sequence[int]
-) -> Estimate:
-    """How much higher the mean of `rates` is than that of `others`, on one task.
-
-    Welch's interval over seeds, never narrower than Newcombe's interval of one evaluation each; the latter
-    alone where one of the two has a single run.
-
-    Args:
-        rates: success rates in [0, 1], one a seed, with the episodes each is of; then those compared with.
-
-    Returns:
-        The difference and its interval, within [-1, 1].
-
-    Raises:
-        ValueError: one of the two has no run, or lengths differ.
-    """
-    if not rates or not others:
-        raise ValueError("A difference needs at least one run of each.")
-    mean, other = float(np.mean(rates)), float(np.mean(others))
-    low, high = newcombe_interval(mean, _wilson(rates, episodes), other, _wilson(others, other_episodes))
-    if len(rates) > 1 and len(others) > 1:
-        parts = np.array([np.var(rates, ddof=1) / len(rates), np.var(others, ddof=1) / len(others)])
-        if parts.sum() > 0:
-            sizes = np.array([len(rates) - 1, len(others) - 1])
-            reach = _student(float(parts.sum() ** 2 / (parts**2 / sizes).sum())) * math.sqrt(parts.sum())
-            low, high = min(low, mean - other - reach), max(high, mean - other + reach)
-    return Estimate(mean - other, max(low, -1.0), min(high, 1.0))
-
-
-def _student(freedom: float) -> float:
-    return float(stats.t.ppf(0.975, freedom))
-
-
-def _wilson(rates: Sequence[float], episodes: Sequence[int]) -> Interval:
-    """Wilson's interval of the mean rate in the largest evaluation; whole episodes are moved to that mean."""
-    if len(rates) != len(episodes):
-        raise ValueError(f"{len(rates)} rates, but episodes of {len(episodes)}.")
-    mean, n = float(np.mean(rates)), max(episodes)
-    interval = wilson_interval(round(mean * n), n)
-    shift = mean - round(mean * n) / n
-    return Interval(interval.low + shift, interval.high + shift)
 
 
 # ------------------------------------------------------------------------------------------- one run
@@ -203,45 +114,52 @@ def interquartile_mean(groups: Groups) -> float:
         ValueError: a task has no run.
     """
     _check(groups)
-    return float(_interquartile(np.concatenate(groups)[None], _weights([len(group) for group in groups]))[0])
+    rates = [np.asarray(group.rates, float)[None] for group in groups]
+    return float(_interquartile(rates)[0])
 
 
 def interquartile_estimate(groups: Groups) -> Estimate:
-    """`interquartile_mean` with its stratified bootstrap interval: seeds are drawn anew within each task.
+    """`interquartile_mean` with its interval, by `otpr.bench.spread.draw_studies`.
 
     Raises:
         ValueError: a task has no run.
     """
-    return _bootstrapped(
-        interquartile_mean(groups), lambda rng: _resampled_interquartile(groups, rng), [groups]
-    )
-
-
-def task_mean(groups: Groups) -> Estimate:
-    """Mean over tasks of the mean over runs, with its stratified bootstrap interval.
-
-    Raises:
-        ValueError: a task has no run.
-    """
-    _check(groups)
-
-    def resampled(rng: np.random.Generator) -> Array:
-        return np.mean([_draws(len(group), rng) @ np.asarray(group) for group in groups], axis=0)
-
-    return _bootstrapped(float(np.mean([np.mean(group) for group in groups])), resampled, [groups])
+    drawn = draw_studies(groups, np.random.default_rng(0), RESAMPLES)
+    return interval_of(interquartile_mean(groups), None if drawn is None else _interquartile(drawn))
 
 
 def interquartile_difference(groups: Groups, others: Groups) -> Estimate:
-    """How much higher the interquartile mean of `groups` is than that of `others`.
+    """How much higher the interquartile mean of `groups` is than that of `others`, with its interval.
 
     Raises:
         ValueError: a task has no run.
     """
-    return _bootstrapped(
-        interquartile_mean(groups) - interquartile_mean(others),
-        lambda rng: _resampled_interquartile(groups, rng) - _resampled_interquartile(others, rng),
-        [groups, others],
-    )
+    value = interquartile_mean(groups) - interquartile_mean(others)
+    drawn = _draw_both(groups, others)
+    return interval_of(value, None if drawn is None else _interquartile(drawn[0]) - _interquartile(drawn[1]))
+
+
+def task_mean(groups: Sequence[Sequence[float]]) -> Estimate:
+    """Mean over tasks of the mean over runs, with Student's interval; it may leave the numbers' range.
+
+    Degrees of freedom by Satterthwaite. There is no interval where a task has a single run, which would count
+    as one without any spread, or where all runs of every task agree.
+
+    Args:
+        groups: any number of each run, such as its area under the curve, by task.
+
+    Raises:
+        ValueError: a task has no run.
+    """
+    if not groups or not all(groups):
+        raise ValueError("Every task needs at least one run.")
+    value = float(np.mean([np.mean(group) for group in groups]))
+    if min(len(group) for group in groups) < 2 or all(len(set(group)) == 1 for group in groups):
+        return Estimate(value, math.nan, math.nan)
+    parts = np.array([np.var(group, ddof=1) / len(group) for group in groups]) / len(groups) ** 2
+    freedom = parts.sum() ** 2 / (parts**2 / [len(group) - 1 for group in groups]).sum()
+    reach = float(stats.t.ppf(0.975, freedom) * np.sqrt(parts.sum()))
+    return Estimate(value, value - reach, value + reach)
 
 
 def probability_of_improvement(groups: Groups, others: Groups) -> Estimate:
@@ -258,15 +176,9 @@ def probability_of_improvement(groups: Groups, others: Groups) -> Estimate:
     """
     _check(groups)
     _check(others)
-    wins = [
-        (np.sign(np.subtract.outer(np.asarray(a), np.asarray(b))) + 1) / 2
-        for a, b in zip(groups, others, strict=True)
-    ]
-
-    def resampled(rng: np.random.Generator) -> Array:
-        return np.mean([_resampled_wins(table, rng) for table in wins], axis=0)
-
-    return _bootstrapped(float(np.mean([table.mean() for table in wins])), resampled, [groups, others])
+    ours, theirs = ([np.asarray(group.rates)[None] for group in both] for both in (groups, others))
+    drawn = _draw_both(groups, others)
+    return interval_of(float(_wins(ours, theirs)[0]), None if drawn is None else _wins(*drawn))
 
 
 def performance_profile(groups: Groups, thresholds: Sequence[float]) -> list[Estimate]:
@@ -283,28 +195,30 @@ def performance_profile(groups: Groups, thresholds: Sequence[float]) -> list[Est
         ValueError: a task has no run.
     """
     _check(groups)
-    # a rate of 0.3 is not above the threshold 3 * 0.1, whatever floating point makes of that
-    above = [np.less.outer(np.asarray(thresholds) + 1e-9, np.asarray(group)) for group in groups]
-    values = np.mean([table.mean(axis=1) for table in above], axis=0)
-    if not _have_spread([groups]):
-        return [Estimate(float(value), math.nan, math.nan) for value in values]
-    rng = np.random.default_rng(0)
-    shares = np.mean([_draws(table.shape[1], rng, PROFILE_RESAMPLES) @ table.T for table in above], axis=0)
-    low, high = np.quantile(shares, [0.025, 0.975], axis=0)
-    return [Estimate(*(float(number) for number in row)) for row in zip(values, low, high, strict=True)]
+    values = _shares_above([np.asarray(group.rates)[None] for group in groups], thresholds)[0]
+    drawn = draw_studies(groups, np.random.default_rng(0), PROFILE_RESAMPLES)
+    shares = None if drawn is None else _shares_above(drawn, thresholds)
+    return [
+        interval_of(float(value), None if shares is None else shares[:, place])
+        for place, value in enumerate(values)
+    ]
 
 
 def _check(groups: Groups) -> None:
-    if not groups or not all(len(group) for group in groups):
+    if not groups or not all(len(group.rates) for group in groups):
         raise ValueError("Every task needs at least one run.")
 
 
-def _weights(sizes: Sequence[int]) -> Array:
-    return np.concatenate([np.full(size, 1 / (size * len(sizes))) for size in sizes])
+def _draw_both(groups: Groups, others: Groups) -> tuple[list[Array], list[Array]] | None:
+    rng = np.random.default_rng(0)
+    ours, theirs = draw_studies(groups, rng, RESAMPLES), draw_studies(others, rng, RESAMPLES)
+    return None if ours is None or theirs is None else (ours, theirs)
 
 
-def _interquartile(runs: Array, weights: Array) -> Array:
-    """Interquartile mean of every row of `runs` (rows, n), with weights (n,) that sum to 1."""
+def _interquartile(rates: Sequence[Array]) -> Array:
+    """Interquartile mean of each study: of every task its rates, (studies, seeds)."""
+    runs = np.concatenate(rates, axis=1)
+    weights = np.concatenate([np.full(task.shape[1], 1 / (task.shape[1] * len(rates))) for task in rates])
     order = np.argsort(runs, axis=1)
     weights = weights[order]
     ends = np.cumsum(weights, axis=1)
@@ -313,42 +227,17 @@ def _interquartile(runs: Array, weights: Array) -> Array:
     return (inside * np.take_along_axis(runs, order, axis=1)).sum(axis=1) / inside.sum(axis=1)
 
 
-# Of n seeds, n - 1 are drawn, with replacement: then the variance of a mean is n/(n-1) times that of drawing
-# all n, which is the unbiased one (Rao and Wu, JASA 1988). With three seeds the difference is a third.
-
-
-def _resampled_interquartile(groups: Groups, rng: np.random.Generator) -> Array:
-    drawn = [
-        np.asarray(group)[rng.integers(0, len(group), (RESAMPLES, max(1, len(group) - 1)))]
-        for group in groups
+def _wins(ours: Sequence[Array], theirs: Sequence[Array]) -> Array:
+    """Probability of improvement in each study."""
+    by_task = [
+        (np.sign(a[:, :, None] - b[:, None, :]) + 1).mean(axis=(1, 2)) / 2
+        for a, b in zip(ours, theirs, strict=True)
     ]
-    return _interquartile(np.concatenate(drawn, axis=1), _weights([draw.shape[1] for draw in drawn]))
+    return np.mean(by_task, axis=0)
 
 
-def _draws(n: int, rng: np.random.Generator, samples: int = RESAMPLES) -> Array:
-    """Share that each of n runs has in each sample: (samples, n), rows summing to 1."""
-    size = max(1, n - 1)
-    return rng.multinomial(size, np.full(n, 1 / n), samples) / size
-
-
-def _resampled_wins(table: Array, rng: np.random.Generator) -> Array:
-    rows, columns = table.shape
-    return np.einsum("si,ij,sj->s", _draws(rows, rng), table, _draws(columns, rng))
-
-
-def _have_spread(samples: Sequence[Groups]) -> bool:
-    """Whether every task has several runs, and some differ: a single one says nothing about others.
-
-    A task with one run would count as one without any spread, and the interval come out too narrow.
-    """
-    groups = [group for sample in samples for group in sample]
-    return all(len(group) > 1 for group in groups) and any(len(set(group)) > 1 for group in groups)
-
-
-def _bootstrapped(
-    value: float, resampled: Callable[[np.random.Generator], Array], samples: Sequence[Groups]
-) -> Estimate:
-    if not _have_spread(samples):
-        return Estimate(value, math.nan, math.nan)
-    low, high = np.quantile(resampled(np.random.default_rng(0)), [0.025, 0.975])
-    return Estimate(value, float(low), float(high))
+def _shares_above(rates: Sequence[Array], thresholds: Sequence[float]) -> Array:
+    """Share of each study's runs above each threshold: (studies, thresholds)."""
+    # a rate of 0.3 is not above the threshold 3 * 0.1, whatever floating point makes of that
+    lines = np.asarray(thresholds) + 1e-9
+    return np.mean([(task[:, :, None] > lines).mean(axis=1) for task in rates], axis=0)

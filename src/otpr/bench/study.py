@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Callable, Iterable, Sequence
 
 from otpr.bench.results import Row
+from otpr.bench.spread import Group, Spread, spread_over_seeds
 from otpr.errors import OtprError
 
 OURS = "otpr"
@@ -86,15 +87,20 @@ class Study:
         seeds = {run.seed for run in self.runs if run.task == task}
         return len(seeds - {run.seed for run in self.finished(method, task)})
 
-    def groups(self, method: str) -> list[list[float]] | None:
-        """Final success rates by task, as `otpr.bench.statistics` takes them; None if a task has no run."""
-        groups = [[run.final for run in self.finished(method, task)] for task in self.tasks]
-        return groups if all(groups) else None
+    def group(self, method: str, task: str) -> Group | None:
+        """Final success rates of a method on a task; None if it has no run there."""
+        runs = self.finished(method, task)
+        # settings are alike, and so are the episodes
+        return Group([run.final for run in runs], runs[0].episodes[-1]) if runs else None
 
+    def groups(self, method: str) -> list[Group] | None:
+        """Final success rates by task; None if a task has no run."""
+        groups = [group for task in self.tasks if (group := self.group(method, task))]
+        return groups if len(groups) == len(self.tasks) else None
 
-def rates(runs: Iterable[Run]) -> tuple[list[float], list[int]]:
-    """Final success rates and the episodes of each, as `otpr.bench.statistics` takes them."""
-    return [run.final for run in runs], [run.episodes[-1] for run in runs]
+    def spread(self, method: str) -> Spread:
+        """The spread of a method between seeds, over the tasks on which it has runs."""
+        return spread_over_seeds([group for task in self.tasks if (group := self.group(method, task))])
 
 
 def method_name(algorithm: str, preset: str) -> str:

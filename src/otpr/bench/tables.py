@@ -5,19 +5,18 @@ from __future__ import annotations
 import dataclasses
 import math
 
+from otpr.bench.spread import Estimate, success
 from otpr.bench.statistics import (
-    Estimate,
     Reached,
     area_under_curve,
     interquartile_difference,
     interquartile_estimate,
     probability_of_improvement,
     steps_to,
-    success,
     task_mean,
     time_to_reach,
 )
-from otpr.bench.study import OURS, Run, Study, rates
+from otpr.bench.study import OURS, Run, Study
 
 THRESHOLDS = (0.5, 0.75, 0.9)
 """Success rates whose first reaching is counted in environment steps."""
@@ -39,8 +38,8 @@ def success_table(study: Study) -> Table:
     ]
     note = (
         "Success of the last evaluation at the fixed end of a run: mean over seeds [95% interval] (seeds). "
-        "Student's interval over seeds, never narrower than Wilson's of one evaluation; with one seed the "
-        "latter, which says nothing about other seeds."
+        "The interval knows the spread between seeds from all tasks of the method together, and is never "
+        "narrower than Wilson's of one evaluation."
     )
     return Table(("method", *study.tasks), tuple(rows), note)
 
@@ -67,12 +66,12 @@ def aggregate_table(study: Study) -> Table:
     header = ("method", "interquartile mean", "area under curve", *(f"steps to {t:.0%}" for t in THRESHOLDS))
     rows = [_aggregate_row(study, method) for method in study.methods]
     note = (
-        "Interquartile mean of final success and area under the curve of success over steps, [95% stratified "
-        "bootstrap interval], tasks weighing alike. Steps to the first evaluation at or above a rate: median "
+        "Interquartile mean of final success and area under the curve of success over steps, [95% "
+        "interval], tasks weighing alike. Steps to the first evaluation at or above a rate: median "
         "(Kaplan-Meier) and how many runs of how many got there; runs that did not are counted as needing "
         "more than they had. Minutes of wall-clock time: mean over tasks of the mean of a run. Missing runs "
-        "failed or are not done; no aggregate is given where a task has none, and no interval where some "
-        "task has one seed, or all seeds agree."
+        "failed or are not done; no aggregate is given where a task has none, and no interval where "
+        "nothing is known of the spread between seeds."
     )
     machines = sorted({run.row.machine for run in study.runs})
     if len(machines) > 1:
@@ -140,13 +139,13 @@ def _whole(value: float, signed: bool) -> str:
 
 
 def _success_cell(study: Study, method: str, task: str) -> str:
-    runs = study.finished(method, task)
+    group = study.group(method, task)
     failed = sum((run.method, run.task) == (method, task) for run in study.failures)
     undone = study.missing(method, task) - failed
     gaps = [f"{failed} failed"] * bool(failed) + [f"{undone} not done"] * bool(undone)
-    if not runs:
+    if group is None:
         return ", ".join(gaps)
-    return f"{percent(success(*rates(runs)))} ({', '.join([str(len(runs)), *gaps])})"
+    return f"{percent(success(group, study.spread(method)))} ({', '.join([str(len(group.rates)), *gaps])})"
 
 
 def _ended(study: Study, method: str) -> list[Run]:

@@ -32,14 +32,28 @@ def wilson_interval(successes: int, n: int, confidence: float = 0.95) -> Interva
     return Interval(float(interval.low), float(interval.high))
 
 
+def score_interval(rate: float, n: float, quantile: float) -> Interval:
+    """The score interval of a rate for any number of episodes and any quantile; see `wilson_interval`.
+
+    Args:
+        rate: a success rate in [0, 1].
+        n: what it is worth in independent episodes, > 0; need not be whole.
+        quantile: how many standard errors the interval reaches on either side.
+    """
+    more = quantile**2 / n
+    middle = (rate + more / 2) / (1 + more)
+    reach = math.sqrt(more * (rate * (1 - rate) + more / 4)) / (1 + more)
+    return Interval(max(0.0, middle - reach), min(1.0, middle + reach))
+
+
 def newcombe_interval(rate: float, interval: Interval, other: float, other_interval: Interval) -> Interval:
     """The interval of `rate - other` from those of both (Newcombe, Statistics in Medicine 1998, method 10).
 
     Args:
         rate: a success rate in [0, 1].
-        interval: its Wilson interval.
+        interval: its score interval.
         other: the rate it is compared with.
-        other_interval: the Wilson interval of that, of the same confidence.
+        other_interval: the score interval of that, of the same confidence.
     """
     difference = rate - other
     below = math.hypot(rate - interval.low, other_interval.high - other)
