@@ -52,26 +52,31 @@ def test_steps_to_a_threshold_are_those_of_the_first_evaluation_there():
     assert steps_to([0], [sum([0.1] * 9)], 0.9) == 0
 
 
-def test_median_of_censored_runs_is_kaplan_and_meiers():
-    # Weeks of remission with 6-mercaptopurine (Freireich et al., Blood 1963): in every textbook, median 23.
-    relapsed = [6, 6, 6, 7, 10, 13, 16, 22, 23]
-    censored = [6, 9, 10, 11, 17, 19, 20, 25, 32, 32, 34, 35]
-    found = time_to_reach([*relapsed, *[None] * 12], [40] * 9 + censored)
-    assert found.median == 23
-    assert (found.runs, found.reached) == (21, 9)
-
-
-def test_median_is_the_plain_one_where_nothing_is_censored():
-    assert time_to_reach([30, 10, 20], [50] * 3).median == 20
-    assert time_to_reach([0], [50]).median == 0
+def test_half_of_the_runs_have_reached_a_threshold_by_their_median():
+    assert time_to_reach([30, 10, 20]) == (20, 3, 3)
+    assert time_to_reach([0]) == (0, 1, 1)
+    # who never arrives is later than all
+    assert time_to_reach([30, None, 10, None, 20]) == (30, 5, 3)
+    assert time_to_reach([10, None]) == (10, 2, 1)
 
 
 def test_there_is_no_median_where_fewer_than_half_arrive():
-    found = time_to_reach([10, None, None], [50, 50, 40])
-    assert found == (None, 3, 1, 50)
-    assert time_to_reach([None, None], [50, 50]) == (None, 2, 0, 50)
-    # half of them is enough
-    assert time_to_reach([10, None], [50, 50]).median == 10
+    assert time_to_reach([10, None, None]) == (None, 3, 1)
+    assert time_to_reach([None, None]) == (None, 2, 0)
+
+
+def test_a_higher_threshold_is_never_reached_earlier():
+    curves = np.random.default_rng(0).uniform(size=(30, 9, 6))
+    steps = [0, 10, 20, 30, 40, 50]
+    for curve in curves:
+        # a third of the runs is shorter
+        runs = [(steps[: 3 if place % 3 == 0 else 6], rates) for place, rates in enumerate(curve)]
+        halves = [
+            time_to_reach([steps_to(at, rates[: len(at)], threshold) for at, rates in runs]).half
+            for threshold in (0.3, 0.6, 0.8, 0.9, 0.95, 0.99)
+        ]
+        reached = [half for half in halves if half is not None]
+        assert reached == sorted(reached) == halves[: len(reached)]
 
 
 # ------------------------------------------------------------------------------------------- all tasks
@@ -198,4 +203,4 @@ def test_a_task_without_runs_is_refused(rates):
 
 def test_steps_of_no_run_are_refused():
     with pytest.raises(ValueError, match="at least one run"):
-        time_to_reach([], [])
+        time_to_reach([])

@@ -65,39 +65,31 @@ def steps_to(steps: Sequence[int], rates: Sequence[float], threshold: float) -> 
 class Reached(NamedTuple):
     """How soon runs reached a threshold: see `time_to_reach`."""
 
-    median: float | None
+    half: int | None
     runs: int
     reached: int
-    longest: int
 
 
-def time_to_reach(steps: Sequence[int | None], ends: Sequence[int]) -> Reached:
-    """Median steps to a threshold, of runs some of which never reached it.
+def time_to_reach(steps: Sequence[int | None]) -> Reached:
+    """The step by which half of the runs had reached a threshold.
 
-    Those are censored at their last evaluation: all that is known is that they need more. The median is that
-    of the Kaplan-Meier curve; None where less than half would have arrived.
+    A run that ended before it got there counts as later than all that did: nobody knows what it would have
+    needed. So a higher threshold is never reached earlier, whatever the lengths of the runs.
 
     Args:
         steps: what `steps_to` said of each run.
-        ends: the step of each run's last evaluation.
 
     Returns:
-        The median, the number of runs, how many of them arrived, and the last evaluation of the longest run.
+        The step, None where fewer than half arrived; the number of runs, and how many of them arrived.
 
     Raises:
-        ValueError: there is no run, or lengths differ.
+        ValueError: there is no run.
     """
     if not steps:
         raise ValueError("Steps to a threshold need at least one run.")
-    seen = np.array([end if step is None else step for step, end in zip(steps, ends, strict=True)])
-    censored = np.array([step is None for step in steps])
-    median = None
-    if not censored.all():
-        curve = stats.ecdf(stats.CensoredData.right_censored(seen, censored)).sf
-        # a share of exactly one half is a sum of fractions that may come out a little above it
-        below = np.flatnonzero(curve.probabilities <= 0.5 + 1e-9)
-        median = float(curve.quantiles[below[0]]) if len(below) else None
-    return Reached(median, len(steps), int((~censored).sum()), max(ends))
+    arrived = sorted(step for step in steps if step is not None)
+    half = (len(steps) + 1) // 2
+    return Reached(arrived[half - 1] if len(arrived) >= half else None, len(steps), len(arrived))
 
 
 # ------------------------------------------------------------------------------------------- all tasks

@@ -66,12 +66,11 @@ def aggregate_table(study: Study) -> Table:
     header = ("method", "interquartile mean", "area under curve", *(f"steps to {t:.0%}" for t in THRESHOLDS))
     rows = [_aggregate_row(study, method) for method in study.methods]
     note = (
-        "Interquartile mean of final success and area under the curve of success over steps, [95% "
-        "interval], tasks weighing alike. Steps to the first evaluation at or above a rate: median "
-        "(Kaplan-Meier) and how many runs of how many got there; runs that did not are counted as needing "
-        "more than they had. Minutes of wall-clock time: mean over tasks of the mean of a run. Missing runs "
-        "failed or are not done; no aggregate is given where a task has none, and no interval where "
-        "nothing is known of the spread between seeds."
+        "Interquartile mean of final success and area under the curve of success over steps, [95% interval], "
+        "tasks weighing alike. Steps by which half of the runs had an evaluation at or above a rate, and how "
+        "many of how many ever had; - where fewer than half did. Minutes of wall-clock time: mean over tasks "
+        "of the mean of a run. Missing runs failed or are not done; no aggregate is given where a task has "
+        "none, and no interval where nothing is known of the spread between seeds."
     )
     machines = sorted({run.row.machine for run in study.runs})
     if len(machines) > 1:
@@ -128,9 +127,8 @@ def points(estimate: Estimate, *, signed: bool) -> str:
 
 
 def reached(found: Reached) -> str:
-    """Median steps to a threshold and who got there: `20,000 (14 of 18)`."""
-    median = f"> {found.longest:,}" if found.median is None else f"{found.median:,.0f}"
-    return f"{median} ({found.reached} of {found.runs})"
+    """Steps by which half of the runs reached a threshold, and how many did: `20,000 (14 of 18)`."""
+    return f"{'-' if found.half is None else f'{found.half:,}'} ({found.reached} of {found.runs})"
 
 
 def _whole(value: float, signed: bool) -> str:
@@ -170,10 +168,7 @@ def _aggregate_row(study: Study, method: str) -> tuple[str, ...]:
     area = task_mean([[area_under_curve(run.steps, run.success) for run in task] for task in by_task])
     minutes = task_mean([[run.minutes[-1] for run in task] for task in by_task]).value
     waits = [
-        time_to_reach(
-            [steps_to(run.steps, run.success, threshold) for run in runs],
-            [study.end(run.task) for run in runs],
-        )
+        time_to_reach([steps_to(run.steps, run.success, threshold) for run in runs])
         for threshold in THRESHOLDS
     ]
     return (
