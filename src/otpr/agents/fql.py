@@ -20,9 +20,8 @@ import optax
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from otpr.agents.parts.agent import Agent, Batch
-from otpr.agents.parts.regression import CriticsConfig
 from otpr.agents.parts.steps import gradient_step
-from otpr.agents.parts.td import TDCritics, new_td_critics, sample_chunks, value_step
+from otpr.agents.parts.td import CriticsConfig, TDCritics, critic_step, new_td_critics, sample_chunks
 from otpr.critics import QEnsemble
 from otpr.data.chunks import Transitions
 from otpr.data.experience import Experience
@@ -111,7 +110,7 @@ class FQL(Agent):
         next_chunks = sample_chunks(self.policy, next_states, next_key)
         next_q = jnp.mean(self.target_critic(next_states, next_chunks), axis=0)
         critics = TDCritics(self.critic, self.target_critic, self.critic_state)
-        critics, metrics = value_step(critics, data, states, next_q, c)
+        critics, metrics = critic_step(critics, data, states, next_q, c)
         agent = dataclasses.replace(self, key=key, **critics._asdict())
         if not update_policy:
             return agent, metrics

@@ -27,7 +27,7 @@ from otpr.agents.parts.diffusion_policy import (
     policy_step,
 )
 from otpr.agents.parts.iql import IQLCritics, iql_step, new_iql_critics
-from otpr.agents.parts.regression import CriticsConfig
+from otpr.agents.parts.td import CriticsConfig
 from otpr.choosers import ExpectileWeights, HighestQ
 from otpr.critics import QEnsemble
 from otpr.data.chunks import Transitions
@@ -79,15 +79,7 @@ class IDQL(Agent):
     def create(cls, base: Policy, keypoints: Transitions, config: IDQLConfig, key: PRNGKeyArray) -> IDQL:
         """See `Agent.create`; of the keypoints, the dimensions alone are used."""
         critic_key, key = jax.random.split(key)
-        critics = new_iql_critics(
-            keypoints.observation.shape[1],
-            keypoints.chunk.shape[1],
-            size=config.num_critics,
-            width=config.critic_width,
-            depth=config.critic_depth,
-            learning_rate=config.learning_rate,
-            key=critic_key,
-        )
+        critics = new_iql_critics(keypoints, config, critic_key)
         trained = new_trained_policy(base, optax.adam(config.policy_learning_rate))
         return cls(**trained._asdict(), **critics._asdict(), key=key, config=config)
 
@@ -114,13 +106,11 @@ class IDQL(Agent):
         c = self.config
         key, noise_key = jax.random.split(self.key)
         critics, metrics = iql_step(
-            IQLCritics(self.critic, self.target_critic, self.value, self.critic_state, self.value_state),
+            IQLCritics(self.critic, self.target_critic, self.critic_state, self.value, self.value_state),
             batch.data,
             self.policy.normalizer,
+            c,
             expectile=c.expectile,
-            learning_rate=c.learning_rate,
-            target_rate=c.target_rate,
-            return_bound=c.return_bound,
         )
         agent = dataclasses.replace(self, key=key, **critics._asdict())
         if not update_policy:

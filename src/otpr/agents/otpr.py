@@ -86,15 +86,7 @@ class OTPR(Agent):
         c = config
         state_dim, chunk_dim = keypoints.observation.shape[1], keypoints.chunk.shape[1]
         critic_key, potentials_key, key = jax.random.split(key, 3)
-        critics = new_iql_critics(
-            state_dim,
-            chunk_dim,
-            size=c.num_critics,
-            width=c.critic_width,
-            depth=c.critic_depth,
-            learning_rate=c.learning_rate,
-            key=critic_key,
-        )
+        critics = new_iql_critics(keypoints, c, critic_key)
         potentials = _new_potentials(c, state_dim, chunk_dim, potentials_key)
         # evenly over them; only the guiding cost looks at these
         n = min(c.keypoints, keypoints.reward.shape[0])
@@ -160,13 +152,11 @@ class OTPR(Agent):
         """Implicit Q-learning (Kostrikov et al., 2022) with chunk-level rewards and discounts."""
         c = self.config
         critics, metrics = iql_step(
-            IQLCritics(self.critic, self.target_critic, self.value, self.critic_state, self.value_state),
+            IQLCritics(self.critic, self.target_critic, self.critic_state, self.value, self.value_state),
             concatenate(batch.replay, batch.demonstrations),
             self.policy.normalizer,
+            c,
             expectile=c.expectile,
-            learning_rate=c.learning_rate,
-            target_rate=c.target_rate,
-            return_bound=c.return_bound,
         )
         return dataclasses.replace(self, **critics._asdict()), metrics
 

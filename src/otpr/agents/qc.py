@@ -25,8 +25,7 @@ from otpr.agents.parts.diffusion_policy import (
     new_trained_policy,
     policy_step,
 )
-from otpr.agents.parts.regression import CriticsConfig
-from otpr.agents.parts.td import TDCritics, new_td_critics, value_step
+from otpr.agents.parts.td import CriticsConfig, TDCritics, critic_step, new_td_critics
 from otpr.choosers import HighestQ
 from otpr.critics import QEnsemble
 from otpr.data.chunks import Transitions
@@ -98,7 +97,7 @@ class QC(Agent):
         next_chunks = jax.vmap(next_chunk)(next_states, jax.random.split(next_key, c.batch_size))
         next_q = jnp.mean(self.target_critic(next_states, next_chunks), axis=0)
         critics = TDCritics(self.critic, self.target_critic, self.critic_state)
-        critics, metrics = value_step(critics, data, states, next_q, c)
+        critics, metrics = critic_step(critics, data, states, next_q, c)
         agent = dataclasses.replace(self, key=key, **critics._asdict())
         if not update_policy:
             return agent, metrics

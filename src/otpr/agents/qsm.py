@@ -22,8 +22,7 @@ from otpr.agents.parts.diffusion_policy import (
     new_trained_policy,
     policy_step,
 )
-from otpr.agents.parts.regression import CriticsConfig
-from otpr.agents.parts.td import TDCritics, new_td_critics, td_step
+from otpr.agents.parts.td import CriticsConfig, TDCritics, new_td_critics, td_step
 from otpr.critics import QEnsemble
 from otpr.data.chunks import Transitions
 from otpr.data.experience import Experience

@@ -21,9 +21,8 @@ import optax
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from otpr.agents.parts.agent import Agent, Batch
-from otpr.agents.parts.regression import QConfig
 from otpr.agents.parts.steps import gradient_step
-from otpr.agents.parts.td import TDCritics, value_step
+from otpr.agents.parts.td import QConfig, TDCritics, critic_step
 from otpr.critics import QEnsemble
 from otpr.data.chunks import Transitions
 from otpr.data.experience import Experience
@@ -137,7 +136,7 @@ class RLPD(Agent):
         next_chunks, _ = self._generator.sample_batch(next_states, next_key)
         next_q = self._next_values(next_states, next_chunks, subset_key)
         critics = TDCritics(self.critic, self.target_critic, self.critic_state)
-        critics, metrics = value_step(critics, data, states, next_q, c)
+        critics, metrics = critic_step(critics, data, states, next_q, c)
         agent = dataclasses.replace(self, key=key, **critics._asdict())
         if not update_policy:
             return agent, metrics

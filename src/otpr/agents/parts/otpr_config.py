@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Int
 
 from otpr.agents.parts.diffusion_policy import DiffusionPolicyConfig
-from otpr.agents.parts.regression import CriticsConfig
+from otpr.agents.parts.td import CriticsConfig
 from otpr.data.episodes import Episode
 from otpr.data.keypoints import KeypointStrategy, keypoint_rows
 from otpr.ot.neural import Method
