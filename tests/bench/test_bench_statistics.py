@@ -131,10 +131,11 @@ def test_interquartile_difference():
 def test_task_mean_has_students_interval_of_tasks_weighing_alike():
     assert task_mean([[0.0, 0.0, 0.3], [0.5]]).value == pytest.approx(0.3)
     # of two tasks the half sum, and its degrees of freedom are those of Welch's difference
-    one, two = [0.1, 0.2, 0.6], [0.5, 0.9]
+    one, two = [0.4, 0.45, 0.5], [0.5, 0.55]
     expected = stats.ttest_ind(one, [-rate for rate in two], equal_var=False).confidence_interval()
     estimate = task_mean([one, two])
-    assert estimate == pytest.approx((0.5, expected.low / 2, expected.high / 2))
+    assert estimate == pytest.approx((0.4875, expected.low / 2, expected.high / 2))
+    assert task_mean([[0.0, 0.4], [0.0, 0.1]]).low == 0
 
 
 def test_probability_of_improvement_is_that_of_plain_loops_and_of_mann_and_whitney():

@@ -132,13 +132,13 @@ def interquartile_difference(groups: Groups, others: Groups) -> Estimate:
 
 
 def task_mean(groups: Sequence[Sequence[float]]) -> Estimate:
-    """Mean over tasks of the mean over runs, with Student's interval; it may leave the numbers' range.
+    """Mean over tasks of the mean over runs, with Student's interval.
 
     Degrees of freedom by Satterthwaite. There is no interval where a task has a single run, which would count
     as one without any spread, or where all runs of every task agree.
 
     Args:
-        groups: any number of each run, such as its area under the curve, by task.
+        groups: a number of each run in [0, 1], such as its area under the curve, by task.
 
     Raises:
         ValueError: a task has no run.
@@ -151,7 +151,7 @@ def task_mean(groups: Sequence[Sequence[float]]) -> Estimate:
     parts = np.array([np.var(group, ddof=1) / len(group) for group in groups]) / len(groups) ** 2
     freedom = parts.sum() ** 2 / (parts**2 / [len(group) - 1 for group in groups]).sum()
     reach = float(stats.t.ppf(0.975, freedom) * np.sqrt(parts.sum()))
-    return Estimate(value, value - reach, value + reach)
+    return Estimate(value, max(0.0, value - reach), min(1.0, value + reach))
 
 
 def probability_of_improvement(groups: Groups, others: Groups) -> Estimate:

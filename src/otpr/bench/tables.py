@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from statistics import fmean
 
 from otpr.bench.spread import Estimate, success
 from otpr.bench.statistics import (
@@ -166,7 +167,7 @@ def _aggregate_row(study: Study, method: str) -> tuple[str, ...]:
         return (method, *["-"] * (3 + len(THRESHOLDS)), str(len(runs)), missing)
     by_task = [study.finished(method, task) for task in study.tasks]
     area = task_mean([[area_under_curve(run.steps, run.success) for run in task] for task in by_task])
-    minutes = task_mean([[run.minutes[-1] for run in task] for task in by_task]).value
+    minutes = fmean(fmean(run.minutes[-1] for run in task) for task in by_task)
     waits = [
         time_to_reach([steps_to(run.steps, run.success, threshold) for run in runs])
         for threshold in THRESHOLDS
