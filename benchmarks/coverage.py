@@ -16,14 +16,12 @@ import math
 from collections.abc import Callable, Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy import stats
 
 from otpr.bench import statistics
-from otpr.bench.spread import Group, difference, spread_over_seeds, success
+from otpr.bench.spread import Array, Group, difference, spread_over_seeds, success
 from otpr.report.statistics import score_interval
 
-Array = NDArray[np.float64]
 EPISODES = 50
 STUDIES = 1000
 

@@ -11,7 +11,7 @@ Success on one task is in `otpr.bench.spread`. Randomness is fixed: the same num
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -105,9 +105,7 @@ def interquartile_mean(groups: Groups) -> float:
     Raises:
         ValueError: a task has no run.
     """
-    _check(groups)
-    rates = [np.asarray(group.rates, float)[None] for group in groups]
-    return float(_interquartile(rates)[0])
+    return float(_interquartile(_found(groups))[0])
 
 
 def interquartile_estimate(groups: Groups) -> Estimate:
@@ -116,8 +114,7 @@ def interquartile_estimate(groups: Groups) -> Estimate:
     Raises:
         ValueError: a task has no run.
     """
-    drawn = draw_studies(groups, np.random.default_rng(0), RESAMPLES)
-    return interval_of(interquartile_mean(groups), None if drawn is None else _interquartile(drawn))
+    return _estimate(_interquartile, groups)
 
 
 def interquartile_difference(groups: Groups, others: Groups) -> Estimate:
@@ -126,9 +123,11 @@ def interquartile_difference(groups: Groups, others: Groups) -> Estimate:
     Raises:
         ValueError: a task has no run.
     """
-    value = interquartile_mean(groups) - interquartile_mean(others)
-    drawn = _draw_both(groups, others)
-    return interval_of(value, None if drawn is None else _interquartile(drawn[0]) - _interquartile(drawn[1]))
+
+    def gap(ours: Sequence[Array], theirs: Sequence[Array]) -> Array:
+        return _interquartile(ours) - _interquartile(theirs)
+
+    return _estimate(gap, groups, others)
 
 
 def task_mean(groups: Sequence[Sequence[float]]) -> Estimate:
@@ -166,11 +165,7 @@ def probability_of_improvement(groups: Groups, others: Groups) -> Estimate:
     Raises:
         ValueError: a task has no run, or there are not equally many tasks.
     """
-    _check(groups)
-    _check(others)
-    ours, theirs = ([np.asarray(group.rates)[None] for group in both] for both in (groups, others))
-    drawn = _draw_both(groups, others)
-    return interval_of(float(_wins(ours, theirs)[0]), None if drawn is None else _wins(*drawn))
+    return _estimate(_wins, groups, others)
 
 
 def performance_profile(groups: Groups, thresholds: Sequence[float]) -> list[Estimate]:
@@ -186,8 +181,7 @@ def performance_profile(groups: Groups, thresholds: Sequence[float]) -> list[Est
     Raises:
         ValueError: a task has no run.
     """
-    _check(groups)
-    values = _shares_above([np.asarray(group.rates)[None] for group in groups], thresholds)[0]
+    values = _shares_above(_found(groups), thresholds)[0]
     drawn = draw_studies(groups, np.random.default_rng(0), PROFILE_RESAMPLES)
     shares = None if drawn is None else _shares_above(drawn, thresholds)
     return [
@@ -196,15 +190,19 @@ def performance_profile(groups: Groups, thresholds: Sequence[float]) -> list[Est
     ]
 
 
-def _check(groups: Groups) -> None:
+def _found(groups: Groups) -> list[Array]:
+    """The rates as they are, as one study: of every task (1, seeds)."""
     if not groups or not all(len(group.rates) for group in groups):
         raise ValueError("Every task needs at least one run.")
+    return [np.asarray(group.rates, float)[None] for group in groups]
 
 
-def _draw_both(groups: Groups, others: Groups) -> tuple[list[Array], list[Array]] | None:
+def _estimate(statistic: Callable[..., Array], *methods: Groups) -> Estimate:
+    """A statistic of the methods' rates, (studies,), as found and with the interval of studies like this."""
+    value = float(statistic(*(_found(groups) for groups in methods))[0])
     rng = np.random.default_rng(0)
-    ours, theirs = draw_studies(groups, rng, RESAMPLES), draw_studies(others, rng, RESAMPLES)
-    return None if ours is None or theirs is None else (ours, theirs)
+    drawn = [draw_studies(groups, rng, RESAMPLES) for groups in methods]
+    return interval_of(value, None if any(one is None for one in drawn) else statistic(*drawn))
 
 
 def _interquartile(rates: Sequence[Array]) -> Array:
