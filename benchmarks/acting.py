@@ -16,7 +16,7 @@ from benchmarks.sizes import Sizes
 from benchmarks.subjects import default_agent
 from benchmarks.timing import in_turns, medians, ratio
 from otpr.diffusion.sampling import Method
-from otpr.policy import Policy
+from otpr.policies.policy import Policy
 
 
 def act(sizes: Sizes) -> list[Row]:

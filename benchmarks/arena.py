@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from otpr.bench.figures import draw_all
-from otpr.bench.markdown import blocks, update_page
-from otpr.bench.results import Row, read_results
-from otpr.bench.study import Study, gather, method_name, newest
+from otpr_bench.figures import draw_all
+from otpr_bench.markdown import blocks, update_page
+from otpr_bench.results import Row, read_results
+from otpr_bench.study import Study, gather, method_name, newest
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs" / "results.md"

@@ -18,9 +18,9 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from scipy import stats
 
-from otpr.bench import statistics
-from otpr.bench.spread import Array, Group, difference, spread_over_seeds, success
-from otpr.report.statistics import score_interval
+from otpr.training.intervals import score_interval
+from otpr_bench import statistics
+from otpr_bench.spread import Array, Group, difference, spread_over_seeds, success
 
 EPISODES = 50
 STUDIES = 1000

@@ -16,9 +16,9 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from otpr.critics import QEnsemble, polyak
 from otpr.data.chunks import Transitions
 from otpr.data.replay import Replay
+from otpr.networks.critics import QEnsemble, polyak
 from otpr.scanning import scan_state
 
 Model = TypeVar("Model")

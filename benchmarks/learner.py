@@ -19,9 +19,9 @@ from benchmarks.rows import Row
 from benchmarks.sizes import Sizes
 from benchmarks.subjects import batch_keys, default_agent, experience, learner
 from benchmarks.timing import Times, in_turns, medians, ratio
-from otpr.agents.otpr import OTPR
-from otpr.agents.parts.transport_batches import draw_problem
-from otpr.compatibility import Compatibility
+from otpr.agents.otpr.agent import OTPR
+from otpr.agents.otpr.batches import draw_problem
+from otpr.agents.otpr.compatibility import Compatibility
 from otpr.data.experience import Experience
 from otpr.ot import Potentials, marginal_errors
 from otpr.training.learning import follow, update_block

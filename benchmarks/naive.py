@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from otpr.critics import QEnsemble, StateActionMLP
+from otpr.networks.critics import QEnsemble, StateActionMLP
 
 
 class ConcatenatedMLP(eqx.Module):

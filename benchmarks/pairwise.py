@@ -15,7 +15,7 @@ from benchmarks.naive import NaiveEnsemble
 from benchmarks.rows import Row
 from benchmarks.sizes import Sizes
 from benchmarks.timing import in_turns, medians, ratio
-from otpr.critics import QEnsemble
+from otpr.networks.critics import QEnsemble
 
 
 def pairwise_cost(sizes: Sizes) -> list[Row]:

@@ -14,7 +14,7 @@ import optax
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from benchmarks.naive import NaiveEnsemble
-from otpr.compatibility import TransportCost
+from otpr.agents.otpr.compatibility import TransportCost
 from otpr.ot import Potentials, dual_objective
 from otpr.scanning import scan_state
 

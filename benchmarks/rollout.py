@@ -13,7 +13,7 @@ from benchmarks.timing import in_turns, medians, ratio
 from otpr.data.episodes import Episode
 from otpr.data.seeds import training_seed
 from otpr.envs import ChunkedVectorEnv
-from otpr.policy import Policy
+from otpr.policies.policy import Policy
 from otpr.training.rollout import run_episodes
 
 TASK = "metaworld/peg-insert-side-v3"

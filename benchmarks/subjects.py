@@ -7,16 +7,17 @@ import jax.numpy as jnp
 from jaxtyping import PRNGKeyArray
 
 from benchmarks.sizes import Sizes
-from otpr.agents.otpr import OTPR
-from otpr.agents.parts.otpr_config import OTPRConfig
+from otpr.agents.otpr.agent import OTPR
+from otpr.agents.otpr.config import OTPRConfig
 from otpr.data.chunks import Transitions
 from otpr.data.experience import Experience
 from otpr.data.mixture import Mixture
 from otpr.data.replay import Replay
-from otpr.diffusion import NoiseNetwork, NoiseSchedule
-from otpr.generators import Diffusion
-from otpr.normalization import Normalizer
-from otpr.policy import Policy
+from otpr.diffusion import NoiseSchedule
+from otpr.networks.mlp import NoiseNetwork
+from otpr.policies.generators import Diffusion
+from otpr.policies.normalization import Normalizer
+from otpr.policies.policy import Policy
 from otpr.training.finetune import BLOCK
 
 

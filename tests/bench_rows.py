@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from otpr.bench.results import Row
+from otpr_bench.results import Row
 
 TASKS = (
     "metaworld/assembly-v3",

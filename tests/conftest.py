@@ -18,7 +18,7 @@ import pytest
 
 # The mathematics has its array shapes checked at each call. Must precede the first import of an otpr module.
 # The rest of the package stays unchecked: it has few arrays, and beartype refuses plain protocols and `Self`.
-CHECKED = ["otpr.agents", "otpr.compatibility", "otpr.critics", "otpr.diffusion", "otpr.ot"]
+CHECKED = ["otpr.agents", "otpr.diffusion", "otpr.networks", "otpr.ot"]
 jaxtyping.install_import_hook(CHECKED, "beartype.beartype")
 
 # No deadline: the first example pays for compilation. Derandomised: what fails once fails always.

@@ -10,10 +10,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from otpr import acting
 from otpr.errors import OtprError
-from otpr.normalization import Normalizer
-from otpr.policy import Policy
+from otpr.policies import acting
+from otpr.policies.normalization import Normalizer
+from otpr.policies.policy import Policy
 from tiny import chooser, policy
 
 OBSERVATIONS = np.random.default_rng(0).normal(size=(5, 39)).astype(np.float32)

@@ -22,8 +22,8 @@ from benchmarks.rows import Row, markdown, read_json, table, write_json, write_p
 from benchmarks.sizes import TINY
 from benchmarks.subjects import batch_keys, default_agent, experience, transitions
 from benchmarks.timing import in_turns, ratio
-from otpr.critics import QEnsemble
 from otpr.data.episodes import Episode
+from otpr.networks.critics import QEnsemble
 from otpr.ot import marginal_errors
 from otpr.training.learning import update_block
 

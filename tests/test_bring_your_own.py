@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from otpr.cli import main
+from otpr.cli.main import main
 from otpr.data.minari_io import read_dataset
 
 PAGE = (Path(__file__).parent.parent / "docs" / "bring-your-own.md").read_text()

@@ -11,10 +11,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from otpr.choosers import Chooser, ExpectileWeights, HighestQ, Reduction
-from otpr.critics import QEnsemble
 from otpr.errors import OtprError
-from otpr.policy import Policy, load_policy
+from otpr.networks.critics import QEnsemble
+from otpr.policies.choosers import Chooser, ExpectileWeights, HighestQ, Reduction
+from otpr.policies.policy import Policy, load_policy
 from tiny import TASK, arrays, assert_same_arrays, policy
 
 STATE_DIM, CHUNK_DIM, N = 39, 32, 12

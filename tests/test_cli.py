@@ -18,11 +18,11 @@ import numpy as np
 import pytest
 
 import otpr
-from otpr.cli import COMMANDS, main
+from otpr.cli.main import COMMANDS, main
 from otpr.data.minari_io import read_dataset, write_dataset
 from otpr.data.seeds import evaluation_seed
 from otpr.envs import ChunkedVectorEnv
-from otpr.policy import load_policy
+from otpr.policies.policy import load_policy
 from otpr.storage import read_arrays
 from otpr.training import checkpoints
 from otpr.training.evaluate import evaluate
@@ -478,7 +478,7 @@ def test_data_of_another_task_is_refused(place: Path, capsys: pytest.CaptureFixt
 
 
 def start(
-    arguments: list[str], script: str = "import sys; from otpr.cli import main; sys.exit(main())"
+    arguments: list[str], script: str = "import sys; from otpr.cli.main import main; sys.exit(main())"
 ) -> subprocess.Popen[str]:
     command = [sys.executable, "-c", script, *arguments]
     return subprocess.Popen(
@@ -524,7 +524,7 @@ def test_second_ctrl_c_stops_at_once(place: Path):
             time.sleep(60)
 
         checkpoints.save = save
-        from otpr.cli import main
+        from otpr.cli.main import main
         sys.exit(main())
     """
     process = start([*PRETRAIN, "--updates", "60000", "--run-dir", "twice"], script)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from scipy.stats import chisquare
 
-from otpr.compatibility import Compatibility, TransportCost
+from otpr.agents.otpr.compatibility import Compatibility, TransportCost
 from tiny import chooser
 
 STATES = jax.random.normal(jax.random.key(10), (7, 3))

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy import optimize, stats
 
-from otpr.critics import QEnsemble, StateActionMLP, expectile_loss, polyak
+from otpr.networks.critics import QEnsemble, StateActionMLP, expectile_loss, polyak
 
 
 def data(n: int, d: int, seed: int) -> jax.Array:

@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 from scipy import integrate, stats
 
-from otpr.diffusion.flow import VelocityNetwork
 from otpr.errors import OtprError
-from otpr.generators import GENERATORS, Diffusion, Flow, Generator, OneStep, TanhGaussian
-from otpr.policy import load_policy
+from otpr.networks.mlp import VelocityNetwork
+from otpr.policies.generators import GENERATORS, Diffusion, Flow, Generator, OneStep, TanhGaussian
+from otpr.policies.policy import load_policy
 from tiny import TASK, arrays, assert_same_arrays, policy, reseal
 
 STATE_DIM, CHUNK_DIM = 39, 32

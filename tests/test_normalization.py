@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from otpr.normalization import Normalizer
+from otpr.policies.normalization import Normalizer
 
 
 def test_data_it_was_fitted_to_gets_mean_zero_and_unit_scale():

@@ -27,7 +27,7 @@ def test_importing_otpr_imports_neither_jax_nor_a_simulator():
 
 
 def test_load_policy_is_the_one_of_the_policy_module():
-    from otpr.policy import load_policy
+    from otpr.policies.policy import load_policy
 
     assert otpr.load_policy is load_policy
 

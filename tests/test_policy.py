@@ -17,7 +17,7 @@ import pytest
 import otpr
 from otpr.diffusion import sample
 from otpr.errors import OtprError
-from otpr.policy import Policy, load_policy, policy_task
+from otpr.policies.policy import Policy, load_policy, policy_task
 from tiny import TASK, arrays, assert_same_arrays, chooser, files, policy, reseal, weights
 
 OBSERVATIONS = np.random.default_rng(0).normal(size=(5, 39)).astype(np.float32)
@@ -142,8 +142,8 @@ def test_loading_needs_nothing_but_the_folder(tmp_path: Path):
     np.save(tmp_path / "observation.npy", OBSERVATIONS[0])
     script = """if True:
         import sys
-        for name in ("otpr.training", "otpr.agents", "otpr.envs", "otpr.data", "otpr.commands", "otpr.report",
-                     "gymnasium", "metaworld", "mujoco", "minari", "tyro", "rich",
+        for name in ("otpr.training", "otpr.envs", "otpr.data", "otpr.cli", "otpr_bench",
+                      "gymnasium", "metaworld", "mujoco", "minari", "tyro", "rich",
                      "tensorboard", "matplotlib"):
             sys.modules[name] = None
         import hashlib

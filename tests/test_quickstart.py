@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from otpr import commands
-from otpr.cli import main
+from otpr.cli import finetune as commands
+from otpr.cli.main import main
 from otpr.data.minari_io import read_dataset
-from otpr.policy import load_policy, policy_task
+from otpr.policies.policy import load_policy, policy_task
 from otpr.training import finetune
 from otpr.training.evaluate import Evaluation, evaluate
 from otpr.training.run_directory import RunDirectory, read_rows

@@ -11,11 +11,11 @@ import pytest
 from bench_rows import run as made_up
 from benchmarks.arena import PAGE, balanced, studies, texts
 from benchmarks.tasks import page, picture_path, read_results
-from otpr.bench.markdown import filled
-from otpr.bench.results import read_results as read_arena
-from otpr.bench.study import ORDER
-from otpr.data.keypoints import KeypointStrategy
+from otpr.agents.otpr.keypoints import KeypointStrategy
 from otpr.envs import list_tasks
+from otpr_bench.markdown import filled
+from otpr_bench.results import read_results as read_arena
+from otpr_bench.study import ORDER
 
 ROOT = Path(__file__).resolve().parents[1]
 

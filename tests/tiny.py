@@ -15,15 +15,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from otpr.compatibility import Compatibility, TransportCost
-from otpr.critics import QEnsemble
+from otpr.agents.otpr.compatibility import Compatibility, TransportCost
 from otpr.data.collect import collect
 from otpr.data.episodes import Episode
-from otpr.diffusion import NoiseNetwork, NoiseSchedule
-from otpr.generators import Diffusion
-from otpr.normalization import Normalizer
+from otpr.diffusion import NoiseSchedule
+from otpr.networks.critics import QEnsemble
+from otpr.networks.mlp import NoiseNetwork
 from otpr.ot import Potentials
-from otpr.policy import Policy
+from otpr.policies.generators import Diffusion
+from otpr.policies.normalization import Normalizer
+from otpr.policies.policy import Policy
 
 TASK = "metaworld/peg-insert-side-v3"
 COLLECT = {"episodes": 2, "noise": 0.1, "seed": 0}

@@ -6,7 +6,7 @@ from importlib import metadata
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from otpr.policy import load_policy
+    from otpr.policies.policy import load_policy
 
 __all__ = ["__version__", "load_policy"]
 
@@ -16,7 +16,7 @@ __version__ = metadata.version("otpr")
 def __getattr__(name: str) -> object:
     # Deferred, so that `import otpr` does not import JAX: the command line answers `--help` at once.
     if name == "load_policy":
-        from otpr.policy import load_policy
+        from otpr.policies.policy import load_policy
 
         return load_policy
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

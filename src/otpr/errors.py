@@ -26,6 +26,12 @@ def check_at_least(least: float, settings: object, *fields: str) -> None:
             raise OtprError(f"{field} must be at least {least:g}, given {value}.")
 
 
+def check_seed(seed: int) -> None:
+    """Refuse a seed outside [0, 2**31): NumPy takes no negative one, JAX no larger one."""
+    if not 0 <= seed < 2**31:
+        raise OtprError(f"The seed must be in [0, 2**31), given {seed}.")
+
+
 def unknown_name(kind: str, given: str, known: Iterable[str]) -> OtprError:
     """An error for a name that is not in `known`, answering with the nearest ones.
 

@@ -21,10 +21,11 @@ from otpr.data.chunks import Transitions, take
 from otpr.data.experience import Experience
 from otpr.data.mixture import Mixture
 from otpr.data.replay import Replay
-from otpr.diffusion import NoiseNetwork, NoiseSchedule, denoising_losses
-from otpr.generators import Diffusion
-from otpr.normalization import Normalizer
-from otpr.policy import Policy
+from otpr.diffusion import NoiseSchedule, denoising_losses
+from otpr.networks.mlp import NoiseNetwork
+from otpr.policies.generators import Diffusion
+from otpr.policies.normalization import Normalizer
+from otpr.policies.policy import Policy
 from otpr.training.learning import update_block
 
 MODE = 0.5

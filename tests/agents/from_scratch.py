@@ -15,10 +15,11 @@ import pytest
 from otpr.agents import agent_class
 from otpr.agents.parts.agent import Agent, AgentConfig
 from otpr.data.chunks import Transitions
-from otpr.diffusion import NoiseNetwork, NoiseSchedule
-from otpr.generators import Diffusion
-from otpr.normalization import Normalizer
-from otpr.policy import Policy, load_policy
+from otpr.diffusion import NoiseSchedule
+from otpr.networks.mlp import NoiseNetwork
+from otpr.policies.generators import Diffusion
+from otpr.policies.normalization import Normalizer
+from otpr.policies.policy import Policy, load_policy
 from otpr.training.learning import update_block
 
 

@@ -9,8 +9,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from otpr.critics import QEnsemble
 from otpr.data.chunks import Transitions
+from otpr.networks.critics import QEnsemble
 
 
 def mlp(network: eqx.nn.MLP, x: Any, activation: Any) -> Any:

@@ -10,7 +10,7 @@ import pytest
 
 from otpr.agents.bc import BC, PRESETS
 from otpr.data.chunks import Transitions
-from otpr.policy import Policy, load_policy
+from otpr.policies.policy import Policy, load_policy
 from tiny import TASK, arrays, assert_same_arrays, chooser, policy
 
 NO_KEYPOINTS = Transitions(*[np.zeros(0)] * 6)

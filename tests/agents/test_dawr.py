@@ -18,7 +18,7 @@ from otpr.data.episodes import Episode
 from otpr.data.experience import Experience
 from otpr.data.mixture import Mixture
 from otpr.data.replay import Replay
-from otpr.policy import load_policy
+from otpr.policies.policy import load_policy
 from tiny import TASK, arrays, assert_same_arrays
 
 CONFIG = DAWRConfig(

@@ -14,18 +14,19 @@ import optax
 import pytest
 from scipy import stats
 
-from otpr.acting import decision_keys
-from otpr.agents.dppo import DPPO, Draws, _replay
+from otpr.agents.dppo.agent import DPPO, Draws, _replay
+from otpr.agents.dppo.config import DPPOConfig
+from otpr.agents.dppo.decisions import Decisions, advantages, decisions_of
+from otpr.agents.dppo.tuned_diffusion import TunedDiffusion
 from otpr.agents.parts.agent import Round
-from otpr.agents.parts.decisions import Decisions, advantages, decisions_of
-from otpr.agents.parts.dppo_config import DPPOConfig
-from otpr.agents.parts.tuned_diffusion import TunedDiffusion
 from otpr.data.chunks import Transitions
 from otpr.data.episodes import Episode
-from otpr.diffusion import NoiseNetwork, NoiseSchedule, sample
-from otpr.generators import Diffusion
-from otpr.normalization import Normalizer
-from otpr.policy import Policy, load_policy
+from otpr.diffusion import NoiseSchedule, sample
+from otpr.networks.mlp import NoiseNetwork
+from otpr.policies.acting import decision_keys
+from otpr.policies.generators import Diffusion
+from otpr.policies.normalization import Normalizer
+from otpr.policies.policy import Policy, load_policy
 from tiny import arrays, assert_same_arrays
 
 ACTION_SEED = 3

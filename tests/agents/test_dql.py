@@ -14,10 +14,10 @@ import pytest
 
 from otpr.agents.dql import DQL, PRESETS, DQLConfig
 from otpr.agents.parts.agent import Batch
-from otpr.choosers import HighestQ
 from otpr.diffusion import NoiseSchedule
-from otpr.generators import Diffusion
-from otpr.policy import load_policy
+from otpr.policies.choosers import HighestQ
+from otpr.policies.generators import Diffusion
+from otpr.policies.policy import load_policy
 from tiny import TASK, arrays, assert_same_arrays
 
 CONFIG = DQLConfig(

@@ -14,8 +14,8 @@ import pytest
 
 from otpr.agents.idql import IDQL, PRESETS, IDQLConfig
 from otpr.agents.parts.agent import Batch
-from otpr.choosers import ExpectileWeights, HighestQ
-from otpr.policy import load_policy
+from otpr.policies.choosers import ExpectileWeights, HighestQ
+from otpr.policies.policy import load_policy
 from tiny import TASK, arrays, assert_same_arrays
 
 CONFIG = IDQLConfig(

@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 
 from otpr.agents import agent_config
-from otpr.agents.otpr import PRESETS
+from otpr.agents.otpr.agent import PRESETS
 from otpr.errors import OtprError
 
 

@@ -15,7 +15,7 @@ import reference
 
 from otpr.agents.parts.agent import Batch
 from otpr.agents.qc import AGENT, PRESETS, QC, QCConfig
-from otpr.choosers import HighestQ
+from otpr.policies.choosers import HighestQ
 
 CANDIDATES = 5
 CONFIG = QCConfig(

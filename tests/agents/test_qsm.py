@@ -15,7 +15,7 @@ import pytest
 from otpr.agents.parts.agent import Batch
 from otpr.agents.parts.td import sample_chunks
 from otpr.agents.qsm import PRESETS, QSM, QSMConfig
-from otpr.policy import load_policy
+from otpr.policies.policy import load_policy
 from tiny import TASK, arrays, assert_same_arrays
 
 CONFIG = QSMConfig(

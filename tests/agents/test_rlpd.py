@@ -16,8 +16,8 @@ import reference
 
 from otpr.agents.parts.agent import Batch
 from otpr.agents.rlpd import AGENT, PRESETS, RLPD, RLPDConfig
-from otpr.critics import QEnsemble
-from otpr.generators import TanhGaussian
+from otpr.networks.critics import QEnsemble
+from otpr.policies.generators import TanhGaussian
 
 S, A, N = 3, 2, 12
 CONFIG = RLPDConfig(width=16, batch_size=N, num_critics=3, target_rate=0.1, initial_temperature=0.5)

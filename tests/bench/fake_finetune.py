@@ -1,4 +1,4 @@
-"""Stands for `otpr.bench.child` in tests of the queue: it leaves what a run leaves, in no time.
+"""Stands for `otpr_bench.child` in tests of the queue: it leaves what a run leaves, in no time.
 
 `fake_finetune.py CALLS BEHAVIOUR CORE PARENT finetune|base ...`: CALLS is a file to which each call is
 appended, a JSON list a line. BEHAVIOUR is JSON: by seed what a run does instead of going well, and "base":
@@ -35,8 +35,8 @@ def base(folder: str, task: str, recipe: str, success: float | str) -> int:
         print("otpr: the expert is hopeless", file=sys.stderr)
         return 2
     # only here: a run that imports nothing starts at once
-    from otpr.bench.bases import finish_base
-    from otpr.bench.suites import Recipe
+    from otpr_bench.bases import finish_base
+    from otpr_bench.suites import Recipe
 
     for name in ("demonstrations/data/main.hdf5", "pretrain/policy/weights.npz"):
         file = Path(folder, name)

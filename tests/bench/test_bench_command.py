@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from otpr.bench.bases import load_base
-from otpr.bench.results import read_results
-from otpr.bench.suites import SUITES, BenchTask, Budget, Recipe, Suite
-from otpr.bench_commands import Bench
-from otpr.cli import main
+from otpr.cli.main import main
+from otpr_bench.bases import load_base
+from otpr_bench.commands import Bench
+from otpr_bench.results import read_results
+from otpr_bench.suites import SUITES, BenchTask, Budget, Recipe, Suite
 from tiny import AGENT, TASK, files
 
 

@@ -10,7 +10,8 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from bench_rows import failed, run
-from otpr.bench.figures import (
+from otpr.errors import OtprError
+from otpr_bench.figures import (
     curve,
     draw_all,
     interquartile_means,
@@ -19,8 +20,7 @@ from otpr.bench.figures import (
     profiles,
     success_over_time,
 )
-from otpr.bench.study import Study, gather
-from otpr.errors import OtprError
+from otpr_bench.study import Study, gather
 
 PEG, CAN = "metaworld/peg-insert-side-v3", "robosuite/can"
 

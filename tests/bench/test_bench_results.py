@@ -12,8 +12,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from otpr.bench.results import Row, add_rows, read_results
 from otpr.errors import OtprError
+from otpr_bench.results import Row, add_rows, read_results
 
 
 def row(**changes: Any) -> Row:

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from otpr.bench import statistics
-from otpr.bench.spread import Group
-from otpr.bench.statistics import (
+from otpr_bench import statistics
+from otpr_bench.spread import Group
+from otpr_bench.statistics import (
     area_under_curve,
     interquartile_difference,
     interquartile_estimate,

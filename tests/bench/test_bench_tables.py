@@ -9,12 +9,13 @@ from pathlib import Path
 import pytest
 
 from bench_rows import arena, failed, row, run
-from otpr.bench.losses import comparisons, where_ours_loses
-from otpr.bench.markdown import blocks, markdown, update_page
-from otpr.bench.spread import success
-from otpr.bench.statistics import interquartile_difference
-from otpr.bench.study import gather, method_name, newest
-from otpr.bench.tables import (
+from otpr.errors import OtprError
+from otpr_bench.losses import comparisons, where_ours_loses
+from otpr_bench.markdown import blocks, markdown, update_page
+from otpr_bench.spread import success
+from otpr_bench.statistics import interquartile_difference
+from otpr_bench.study import gather, method_name, newest
+from otpr_bench.tables import (
     Table,
     aggregate_table,
     choice_table,
@@ -23,7 +24,6 @@ from otpr.bench.tables import (
     points,
     success_table,
 )
-from otpr.errors import OtprError
 
 PEG, CAN = "metaworld/peg-insert-side-v3", "robosuite/can"
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from otpr.bench import child
+from otpr_bench import child
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="affinity and the parent's death are Linux's")
 
@@ -17,7 +17,7 @@ linux = pytest.mark.skipif(sys.platform != "linux", reason="affinity and the par
 BOOT = """
 import os, signal, sys, time, types
 from pathlib import Path
-from otpr.bench import child
+from otpr_bench import child
 place = Path(sys.argv[1])
 def main(command):
     if command == ["look"]:
@@ -27,9 +27,9 @@ def main(command):
     signal.signal(signal.SIGTERM, lambda *_: (place.joinpath("saved").touch(), os._exit(0)))
     place.joinpath("ready").touch()
     time.sleep(60)
-sys.modules["otpr.cli"] = types.SimpleNamespace(main=main)
+sys.modules["otpr.cli.main"] = types.SimpleNamespace(main=main)
 import otpr
-otpr.cli = sys.modules["otpr.cli"]
+otpr.cli.main = sys.modules["otpr.cli.main"]
 sys.exit(child.main(sys.argv[2:]))
 """
 

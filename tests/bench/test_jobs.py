@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from otpr.bench.bases import Base
-from otpr.bench.jobs import Job, Method, make_jobs, parse_methods, parse_seeds
-from otpr.bench.suites import SUITES, Budget, Recipe, named_suite, open_suite
 from otpr.errors import OtprError
+from otpr_bench.bases import Base
+from otpr_bench.jobs import Job, Method, make_jobs, parse_methods, parse_seeds
+from otpr_bench.suites import SUITES, Budget, Recipe, named_suite, open_suite
 
 PEG = "metaworld/peg-insert-side-v3"
 BASE = Base(PEG, Path("/data"), Path("/policy"), 0.3, 100, "b" * 12)

@@ -15,13 +15,13 @@ from typing import Any
 import fake_finetune
 import pytest
 
-from otpr.bench.jobs import Job, make_jobs, parse_methods, parse_seeds, plain_name
-from otpr.bench.plan import START_SECONDS, Timing
-from otpr.bench.queue import Patience, Queue
-from otpr.bench.results import Row, read_results
-from otpr.bench.suites import Budget, Recipe, Suite, open_suite
 from otpr.errors import OtprError
 from otpr.training.lock import RunLock
+from otpr_bench.jobs import Job, make_jobs, parse_methods, parse_seeds, plain_name
+from otpr_bench.plan import START_SECONDS, Timing
+from otpr_bench.queue import Patience, Queue
+from otpr_bench.results import Row, read_results
+from otpr_bench.suites import Budget, Recipe, Suite, open_suite
 
 FAKE = Path(fake_finetune.__file__)
 PEG, PUSH = "metaworld/peg-insert-side-v3", "metaworld/push-v3"
@@ -472,7 +472,7 @@ def test_a_run_without_environment_steps_takes_as_long_whatever_the_budget(bench
 
 def test_times_of_another_machine_do_not_count(bench, monkeypatch):
     bench.queue().run()
-    monkeypatch.setattr("otpr.bench.queue.machine", lambda: "a faster one, 64 cores")
+    monkeypatch.setattr("otpr_bench.queue.machine", lambda: "a faster one, 64 cores")
     assert "not known" in bench.queue(seeds="1").plan().forecast()
 
 

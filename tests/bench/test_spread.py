@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from otpr.bench.spread import Group, Spread, difference, draw_studies, spread_over_seeds, success
-from otpr.report.statistics import newcombe_interval, wilson_interval
+from otpr.training.intervals import newcombe_interval, wilson_interval
+from otpr_bench.spread import Group, Spread, difference, draw_studies, spread_over_seeds, success
 
 UNKNOWN = Spread(0.0, 0.0)
 

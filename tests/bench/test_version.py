@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from otpr.bench.version import IGNORED, ROOT, code_version, essence, run_modules
 from otpr.envs.catalog import SUITES
+from otpr_bench.version import IGNORED, ROOT, code_version, essence, run_modules
 
 TASK = "metaworld/peg-insert-side-v3"
 
@@ -124,7 +124,7 @@ def test_what_is_ignored_exists():
 
 RUN = """
 import importlib, sys
-from otpr.bench.version import STARTS
+from otpr_bench.version import STARTS
 from otpr.envs import make_env
 for module in STARTS:
     importlib.import_module(module)
@@ -137,6 +137,6 @@ print(*sorted(name for name in sys.modules if name.split(".")[0] == "otpr"))
 
 def test_all_that_a_run_imports_is_in_it():
     found = subprocess.run([sys.executable, "-c", RUN], capture_output=True, text=True, check=True)
-    imported = {name for name in found.stdout.split() if not name.startswith("otpr.bench")}
+    imported = {name for name in found.stdout.split() if not name.startswith("otpr_bench")}
     assert len(imported) > 30
     assert imported - IGNORED <= set(run_modules("otpr", TASK))

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from otpr.cli import main
+from otpr.cli.main import main
 from otpr.data.convert.sources import open_source
 from otpr.data.episodes import Episode
 from otpr.data.inspect import SAMPLE, Moments, _Reservoir, inspect

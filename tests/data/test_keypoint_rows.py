@@ -3,8 +3,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from otpr.agents.otpr.keypoints import keypoint_rows
 from otpr.data.episodes import Episode
-from otpr.data.keypoints import keypoint_rows
 
 
 def episode(observations: np.ndarray, gripper: np.ndarray | None = None) -> Episode:

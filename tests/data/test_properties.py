@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from otpr.data.chunks import Transitions, chunk_transitions
 from otpr.data.episodes import Episode
 from otpr.data.replay import Replay
-from otpr.normalization import Normalizer
+from otpr.policies.normalization import Normalizer
 
 CAPACITY = 7  # one, for each compiles anew
 finite = st.floats(-1e6, 1e6, width=32)

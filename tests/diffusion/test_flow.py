@@ -9,7 +9,8 @@ import numpy as np
 import optax
 import pytest
 
-from otpr.diffusion.flow import VelocityNetwork, flow_losses, integrate
+from otpr.diffusion.flow import flow_losses, integrate
+from otpr.networks.mlp import VelocityNetwork
 
 
 def test_the_straight_velocity_has_no_loss_and_another_its_squared_distance():

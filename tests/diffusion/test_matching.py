@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from otpr.diffusion import NoiseNetwork, NoiseSchedule, denoising_losses
+from otpr.diffusion import NoiseSchedule, denoising_losses
+from otpr.networks.mlp import NoiseNetwork
 
 SCHEDULE = NoiseSchedule.cosine(20)
 ALPHA_BAR = np.asarray(SCHEDULE.alpha_bar, np.float64)

@@ -5,8 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from otpr.diffusion import NoiseNetwork
-from otpr.diffusion.network import time_embedding
+from otpr.networks.mlp import NoiseNetwork, time_embedding
 
 
 @pytest.mark.parametrize("width", [2, 8, 16])

@@ -8,7 +8,7 @@ import gymnasium
 import numpy as np
 import pytest
 
-from otpr.cli import main
+from otpr.cli.main import main
 from otpr.data.minari_io import read_dataset
 from otpr.envs import ChunkedVectorEnv, make_env, make_expert, task_spec
 from otpr.errors import OtprError

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from otpr.errors import OtprError
-from otpr.policy import load_policy
+from otpr.policies.policy import load_policy
 from otpr.training import checkpoints
 from otpr.training.run_directory import RunDirectory, read_rows
 from tiny import TASK, arrays, assert_same_arrays, files, policy
@@ -184,7 +184,7 @@ def test_command_on_a_full_disk_ends_with_a_line_and_status_2(tmp_path: Path):
     settings = {**POLICY, "data": "demos", "run_dir": "run", "updates": 500, "batch_size": 32}
     script = """if True:
         import resource, sys
-        from otpr.cli import main
+        from otpr.cli.main import main
         resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, -1))
         sys.exit(main())
     """

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from otpr.errors import OtprError
-from otpr.report.curve import learning_curve
+from otpr.training.curve import learning_curve
 
 BLUE, ORANGE, GREEN = (0, 114, 178), (213, 94, 0), (0, 158, 115)
 

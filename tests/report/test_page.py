@@ -14,18 +14,18 @@ import pytest
 from hypothesis import strategies as st
 
 from bench_rows import arena, failed, run
-from otpr.bench.results import add_rows
 from otpr.errors import OtprError
-from otpr.report import page_run
-from otpr.report.charts import FEW, Line, Look, Series, chart, short
-from otpr.report.html import Html, join, table, tag
-from otpr.report.metric_charts import POINTS
-from otpr.report.page import check_out
-from otpr.report.page_bench import bench_page, find_results
-from otpr.report.page_run import run_page
-from otpr.report.style import BLUE, styles
-from otpr.report_commands import Report
 from otpr.training.run_directory import RunDirectory
+from otpr_bench.report import page_run
+from otpr_bench.report.charts import FEW, Line, Look, Series, chart, short
+from otpr_bench.report.command import Report
+from otpr_bench.report.html import Html, join, table, tag
+from otpr_bench.report.metric_charts import POINTS
+from otpr_bench.report.page import check_out
+from otpr_bench.report.page_bench import bench_page, find_results
+from otpr_bench.report.page_run import run_page
+from otpr_bench.report.style import BLUE, styles
+from otpr_bench.results import add_rows
 from report_runs import CONFIG, SUMMARY, VERSIONS, evaluation, make_run, metrics
 
 HOSTILE = (

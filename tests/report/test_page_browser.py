@@ -14,8 +14,8 @@ from PIL import Image
 
 from bench_rows import failed, run
 from headless import PROGRAM, WHY_NOT, Page
-from otpr.bench.results import add_rows
-from otpr.report_commands import Report
+from otpr_bench.report.command import Report
+from otpr_bench.results import add_rows
 from report_runs import CONFIG, SUMMARY, evaluation, film, make_run, metrics
 
 pytestmark = pytest.mark.skipif(PROGRAM is None, reason=WHY_NOT)

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from otpr.report.statistics import wilson_interval
+from otpr.training.intervals import wilson_interval
 
 
 # Newcombe, "Two-sided confidence intervals for the single proportion", Statistics in Medicine 17 (1998),

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from otpr.errors import OtprError
-from otpr.report import video
+from otpr.training import video
 
 PICTURE = (7, 90, 200)
 

@@ -15,7 +15,7 @@ from otpr.agents import agent_config
 from otpr.data.seeds import training_seed
 from otpr.envs import ChunkedVectorEnv
 from otpr.errors import OtprError
-from otpr.policy import load_policy
+from otpr.policies.policy import load_policy
 from otpr.training import checkpoints, learning
 from otpr.training.evaluate import evaluate
 from otpr.training.finetune import FineTuning, LoopConfig

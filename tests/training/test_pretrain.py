@@ -14,7 +14,7 @@ import pytest
 from otpr.data.episodes import Episode
 from otpr.data.mixture import split
 from otpr.errors import OtprError
-from otpr.policy import Policy, load_policy
+from otpr.policies.policy import Policy, load_policy
 from otpr.training import checkpoints
 from otpr.training.pretrain import PretrainConfig, pretrain
 from otpr.training.run_directory import RunDirectory, read_rows

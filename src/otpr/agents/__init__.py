@@ -1,4 +1,4 @@
-"""The algorithms, one file each; a file here is an algorithm by being here.
+"""The algorithms, a module or a package each; what lies here, but for `parts`, is an algorithm by being here.
 
 Each has `AGENT`, a subclass of `otpr.agents.parts.agent.Agent`, and `PRESETS`, its settings by name, of which
 "default" is one.
@@ -9,18 +9,19 @@ from __future__ import annotations
 import importlib
 import pkgutil
 from collections.abc import Mapping, Sequence
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
-from otpr.agents.parts.agent import Agent, AgentConfig
-from otpr.agents.parts.settings import changed
 from otpr.errors import unknown_name
+
+if TYPE_CHECKING:
+    from otpr.agents.parts.agent import Agent, AgentConfig
 
 __all__ = ["agent_class", "agent_config", "algorithm_names", "preset_names"]
 
 
 def algorithm_names() -> tuple[str, ...]:
     """The names of all algorithms, sorted."""
-    return tuple(sorted(module.name for module in pkgutil.iter_modules(__path__) if not module.ispkg))
+    return tuple(sorted(module.name for module in pkgutil.iter_modules(__path__) if module.name != "parts"))
 
 
 def preset_names(algorithm: str) -> tuple[str, ...]:
@@ -34,7 +35,7 @@ def agent_class(algorithm: str) -> type[Agent]:
     Raises:
         OtprError: there is no such algorithm; the message has the nearest name.
     """
-    return cast(type[Agent], _module(algorithm).AGENT)
+    return cast("type[Agent]", _module(algorithm).AGENT)
 
 
 def agent_config(algorithm: str, preset: str = "default", changes: Sequence[str] = ()) -> AgentConfig:
@@ -49,6 +50,8 @@ def agent_config(algorithm: str, preset: str = "default", changes: Sequence[str]
         OtprError: algorithm, preset or a field is unknown (the message has the nearest name), or a value does
             not fit its field.
     """
+    from otpr.agents.parts.settings import changed
+
     presets = _presets(algorithm)
     if preset not in presets:
         raise unknown_name(f"preset of {algorithm}", preset, presets)
@@ -56,7 +59,7 @@ def agent_config(algorithm: str, preset: str = "default", changes: Sequence[str]
 
 
 def _presets(algorithm: str) -> Mapping[str, AgentConfig]:
-    return cast(Mapping[str, AgentConfig], _module(algorithm).PRESETS)
+    return cast("Mapping[str, AgentConfig]", _module(algorithm).PRESETS)
 
 
 def _module(algorithm: str) -> Any:

@@ -9,7 +9,7 @@ from jaxtyping import PRNGKeyArray
 
 from otpr.agents.parts.agent import Agent, AgentConfig
 from otpr.data.chunks import Transitions
-from otpr.policy import Policy
+from otpr.policies.policy import Policy
 
 
 @dataclasses.dataclass(frozen=True)

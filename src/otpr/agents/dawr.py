@@ -27,8 +27,9 @@ from otpr.agents.parts.diffusion_policy import (
 from otpr.agents.parts.steps import gradient_step
 from otpr.data.chunks import Transitions
 from otpr.data.experience import Experience, pick
-from otpr.diffusion import NoiseNetwork, denoising_losses
-from otpr.policy import Policy
+from otpr.diffusion import denoising_losses
+from otpr.networks.mlp import NoiseNetwork
+from otpr.policies.policy import Policy
 
 
 @dataclasses.dataclass(frozen=True)

@@ -22,12 +22,13 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from otpr.agents.parts.agent import Agent, Batch
 from otpr.agents.parts.steps import gradient_step
 from otpr.agents.parts.td import CriticsConfig, TDCritics, critic_step, new_td_critics, sample_chunks
-from otpr.critics import QEnsemble
 from otpr.data.chunks import Transitions
 from otpr.data.experience import Experience
-from otpr.diffusion.flow import VelocityNetwork, flow_losses
-from otpr.generators import Flow, OneStep
-from otpr.policy import Policy
+from otpr.diffusion.flow import flow_losses
+from otpr.networks.critics import QEnsemble
+from otpr.networks.mlp import VelocityNetwork
+from otpr.policies.generators import Flow, OneStep
+from otpr.policies.policy import Policy
 
 
 @dataclasses.dataclass(frozen=True)

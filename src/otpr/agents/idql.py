@@ -28,12 +28,13 @@ from otpr.agents.parts.diffusion_policy import (
 )
 from otpr.agents.parts.iql import IQLCritics, iql_step, new_iql_critics
 from otpr.agents.parts.td import CriticsConfig
-from otpr.choosers import ExpectileWeights, HighestQ
-from otpr.critics import QEnsemble
 from otpr.data.chunks import Transitions
 from otpr.data.experience import Experience
-from otpr.diffusion import NoiseNetwork, denoising_losses
-from otpr.policy import Policy
+from otpr.diffusion import denoising_losses
+from otpr.networks.critics import QEnsemble
+from otpr.networks.mlp import NoiseNetwork
+from otpr.policies.choosers import ExpectileWeights, HighestQ
+from otpr.policies.policy import Policy
 
 
 @dataclasses.dataclass(frozen=True)

@@ -26,12 +26,13 @@ from otpr.agents.parts.diffusion_policy import (
     policy_step,
 )
 from otpr.agents.parts.td import CriticsConfig, TDCritics, critic_step, new_td_critics
-from otpr.choosers import HighestQ
-from otpr.critics import QEnsemble
 from otpr.data.chunks import Transitions
 from otpr.data.experience import Experience
-from otpr.diffusion import NoiseNetwork, denoising_losses
-from otpr.policy import Policy
+from otpr.diffusion import denoising_losses
+from otpr.networks.critics import QEnsemble
+from otpr.networks.mlp import NoiseNetwork
+from otpr.policies.choosers import HighestQ
+from otpr.policies.policy import Policy
 
 
 @dataclasses.dataclass(frozen=True)

@@ -23,11 +23,11 @@ from otpr.agents.parts.diffusion_policy import (
     policy_step,
 )
 from otpr.agents.parts.td import CriticsConfig, TDCritics, new_td_critics, td_step
-from otpr.critics import QEnsemble
 from otpr.data.chunks import Transitions
 from otpr.data.experience import Experience
-from otpr.diffusion import NoiseNetwork
-from otpr.policy import Policy
+from otpr.networks.critics import QEnsemble
+from otpr.networks.mlp import NoiseNetwork
+from otpr.policies.policy import Policy
 
 
 @dataclasses.dataclass(frozen=True)

@@ -23,11 +23,11 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from otpr.agents.parts.agent import Agent, Batch
 from otpr.agents.parts.steps import gradient_step
 from otpr.agents.parts.td import QConfig, TDCritics, critic_step
-from otpr.critics import QEnsemble
 from otpr.data.chunks import Transitions
 from otpr.data.experience import Experience
-from otpr.generators import TanhGaussian
-from otpr.policy import Policy
+from otpr.networks.critics import QEnsemble
+from otpr.policies.generators import TanhGaussian
+from otpr.policies.policy import Policy
 
 
 @dataclasses.dataclass(frozen=True)

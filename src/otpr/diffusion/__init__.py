@@ -1,11 +1,10 @@
-"""Score-based policies: noise schedule, score network, denoising score matching, samplers.
+"""Score-based generation of vectors: noise schedule, denoising score matching, samplers, flows.
 
-Nothing here knows of rewards, environments or transport.
+Nothing here knows of rewards, environments, transport or of any network.
 """
 
 from otpr.diffusion.matching import denoising_losses
-from otpr.diffusion.network import NoiseNetwork
 from otpr.diffusion.sampling import sample
 from otpr.diffusion.schedule import NoiseSchedule
 
-__all__ = ["NoiseNetwork", "NoiseSchedule", "denoising_losses", "sample"]
+__all__ = ["NoiseSchedule", "denoising_losses", "sample"]

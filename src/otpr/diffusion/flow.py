@@ -9,61 +9,10 @@ Sources: Lipman et al., "Flow matching for generative modeling", 2023, with the 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import cast
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
-
-
-class VelocityNetwork(eqx.Module):
-    """Predicts the velocity of a flattened chunk, given the (normalised) observation and the time in [0, 1].
-
-    An MLP of the three side by side. One call takes one sample; vmap for batches.
-    """
-
-    mlp: eqx.nn.MLP
-
-    def __init__(self, observation_dim: int, chunk_dim: int, *, width: int, depth: int, key: PRNGKeyArray):
-        # silu as in `NoiseNetwork`
-        self.mlp = eqx.nn.MLP(observation_dim + chunk_dim + 1, chunk_dim, width, depth, jax.nn.silu, key=key)
-
-    @property
-    def chunk_dim(self) -> int:
-        """Length of a flattened chunk."""
-        size = self.mlp.out_size
-        assert isinstance(size, int)
-        return size
-
-    def about(self) -> dict[str, int]:
-        """The sizes that are free: with the dimensions, what the constructor takes beside a key."""
-        return {"width": self.mlp.width_size, "depth": self.mlp.depth}
-
-    def __call__(
-        self, observation: Float[Array, " o"], chunk: Float[Array, " a"], t: Float[Array, ""]
-    ) -> Float[Array, " a"]:
-        """The velocity predicted at one point."""
-        return self.mlp(jnp.concatenate([observation, chunk, t[None]]))
-
-    # Many chunks of one observation are carried together, each several times: what their first layers share
-    # is computed once.
-
-    def context(self, observation: Float[Array, " o"]) -> Float[Array, " w"]:
-        """What the observation contributes to the first layer."""
-        first = self.mlp.layers[0]
-        return first.weight[:, : observation.shape[0]] @ observation + cast(Array, first.bias)
-
-    def from_context(
-        self, context: Float[Array, " w"], chunks: Float[Array, "n a"], t: Float[Array, ""]
-    ) -> Float[Array, "n a"]:
-        """The velocities predicted at several points of one time, of which the `context` is known."""
-        first, *others = self.mlp.layers
-        by_chunk = first.weight[:, -1 - chunks.shape[-1] : -1]
-        x = chunks @ by_chunk.T + (context + first.weight[:, -1] * t)
-        for layer in others:
-            x = jax.nn.silu(x) @ layer.weight.T + cast(Array, layer.bias)
-        return x
 
 
 def flow_losses(

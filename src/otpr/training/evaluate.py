@@ -8,8 +8,8 @@ from typing import NamedTuple
 
 from otpr.data.seeds import evaluation_seed
 from otpr.envs import BrokenEnvironmentError, ChunkedVectorEnv
-from otpr.policy import Policy
-from otpr.report.statistics import Interval, wilson_interval
+from otpr.policies.policy import Policy
+from otpr.training.intervals import Interval, wilson_interval
 from otpr.training.rollout import run_episodes
 
 ACTION_SEED = 2**31 - 1

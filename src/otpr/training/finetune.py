@@ -22,7 +22,7 @@ from otpr.data.episodes import Episode
 from otpr.data.seeds import training_seed
 from otpr.envs import BrokenEnvironmentError, ChunkedVectorEnv, task_spec
 from otpr.errors import OtprError
-from otpr.policy import Policy
+from otpr.policies.policy import Policy
 from otpr.training import checkpoints
 from otpr.training.evaluate import Evaluation, evaluate
 from otpr.training.learning import first_experience, follow_round, learn_round, take_block

@@ -24,7 +24,7 @@ from otpr.agents.parts.agent import Agent, AgentConfig
 from otpr.data.chunks import Transitions
 from otpr.data.experience import Experience
 from otpr.errors import OtprError
-from otpr.policy import Policy
+from otpr.policies.policy import Policy
 from otpr.training.learning import update_keys
 
 

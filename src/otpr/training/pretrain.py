@@ -14,15 +14,16 @@ import numpy as np
 import optax
 from jaxtyping import Array, PRNGKeyArray
 
-from otpr.critics import polyak
 from otpr.data.chunks import Transitions, chunk_transitions, concatenate
 from otpr.data.episodes import Episode
 from otpr.data.mixture import Mixture, split
-from otpr.diffusion import NoiseNetwork, NoiseSchedule, denoising_losses
+from otpr.diffusion import NoiseSchedule, denoising_losses
 from otpr.errors import OtprError, check_at_least
-from otpr.generators import Diffusion
-from otpr.normalization import Normalizer
-from otpr.policy import Policy
+from otpr.networks.critics import polyak
+from otpr.networks.mlp import NoiseNetwork
+from otpr.policies.generators import Diffusion
+from otpr.policies.normalization import Normalizer
+from otpr.policies.policy import Policy
 from otpr.scanning import scan_state
 from otpr.training import checkpoints
 from otpr.training.progress import Progress

@@ -11,10 +11,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
-from otpr.acting import decision_keys
 from otpr.data.episodes import Episode
 from otpr.envs import ChunkedVectorEnv
-from otpr.policy import Policy
+from otpr.policies.acting import decision_keys
+from otpr.policies.policy import Policy
 from otpr.training.numbers import NotFiniteError
 
 

@@ -16,10 +16,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from otpr.cli import main
+from otpr.cli.data import ConvertData
+from otpr.cli.main import main
 from otpr.data.episodes import Episode
 from otpr.data.minari_io import write_dataset
-from otpr.data_commands import ConvertData
 from otpr.errors import OtprError
 from tiny import files
 

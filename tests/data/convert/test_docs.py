@@ -18,7 +18,7 @@ import h5py
 import numpy as np
 import pytest
 
-from otpr.cli import main
+from otpr.cli.main import main
 
 ROOT = Path(__file__).parents[3]
 PAGE = ROOT / "docs" / "data.md"

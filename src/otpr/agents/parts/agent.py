@@ -18,7 +18,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 from otpr.data.chunks import Transitions
 from otpr.data.episodes import Episode
 from otpr.data.experience import Experience
-from otpr.policy import Policy
+from otpr.policies.policy import Policy
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,7 +87,7 @@ class Round(NamedTuple):
     """What one round of interaction brought, for algorithms that learn from it at once (on-policy)."""
 
     episodes: list[Episode]  # in order; those that broke are left out
-    action_seed: int  # as given to `otpr.acting.decision_keys`, so that every draw can be done again
+    action_seed: int  # as given to `otpr.policies.acting.decision_keys`, so that every draw can be done again
 
 
 class Agent(eqx.Module):

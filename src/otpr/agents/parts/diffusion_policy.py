@@ -12,9 +12,9 @@ from jaxtyping import Array
 
 from otpr.agents.parts.agent import AgentConfig
 from otpr.agents.parts.steps import gradient_step
-from otpr.critics import polyak
-from otpr.diffusion import NoiseNetwork
-from otpr.policy import Policy
+from otpr.networks.critics import polyak
+from otpr.networks.mlp import NoiseNetwork
+from otpr.policies.policy import Policy
 
 
 @dataclasses.dataclass(frozen=True)

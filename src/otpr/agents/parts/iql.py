@@ -15,9 +15,9 @@ from jaxtyping import Array, PRNGKeyArray
 
 from otpr.agents.parts.steps import gradient_step
 from otpr.agents.parts.td import CriticsConfig, TDCritics, critic_step, new_td_critics
-from otpr.critics import QEnsemble, expectile_loss
 from otpr.data.chunks import Transitions
-from otpr.normalization import Normalizer
+from otpr.networks.critics import QEnsemble, expectile_loss
+from otpr.policies.normalization import Normalizer
 
 
 class IQLCritics(NamedTuple):

@@ -17,9 +17,9 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from otpr.agents.parts.agent import AgentConfig
 from otpr.agents.parts.steps import gradient_step
-from otpr.critics import QEnsemble, polyak
 from otpr.data.chunks import Transitions
-from otpr.policy import Policy
+from otpr.networks.critics import QEnsemble, polyak
+from otpr.policies.policy import Policy
 
 
 @dataclasses.dataclass(frozen=True)

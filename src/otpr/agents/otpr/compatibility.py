@@ -1,0 +1,172 @@
+"""From a critic to a transport cost, from that and the potentials to H(s, a), from H to a choice.
+
+One function, `TransportCost.mix`, turns Q into the cost, both where potentials are trained (every pair of a
+block) and where H is evaluated (candidate actions, replayed pairs): the two can not drift apart.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
+
+from otpr.networks.critics import QEnsemble
+from otpr.ot import Potentials, guiding_cost, relation
+from otpr.policies.choosers import Chooser, Entry
+
+
+class TransportCost(eqx.Module):
+    """c(s, a) = (1 - alpha) * (V(s) - min_i Q_i(s, a)) / scale + alpha * g(s, a).
+
+    Subtracting V leaves the plan as it is (a function of s alone is absorbed by u) and spares u the work of
+    following V.
+    `scale` is the spread of Q over the replay, so that epsilon means the same whatever the reward's scale. g
+    is the keypoint-guiding cost. All states are normalised observations, all actions flattened chunks.
+    """
+
+    critic: QEnsemble
+    value: eqx.nn.MLP
+    scale: Float[Array, ""]
+    keypoint_states: Float[Array, "k s"]
+    keypoint_actions: Float[Array, "k a"]
+    alpha: float = eqx.field(static=True)
+    temperature: float = eqx.field(static=True)
+
+    def mix(self, q: Array, value: Array, guide: Array) -> Array:
+        """The cost, from Q, V and the guiding cost, entry by entry."""
+        return (1 - self.alpha) * (value - q) / self.scale + self.alpha * guide
+
+    def _relations(self, states: Array, actions: Array) -> tuple[Array, Array]:
+        return (
+            relation(states, self.keypoint_states, self.temperature),
+            relation(actions, self.keypoint_actions, self.temperature),
+        )
+
+    def __call__(self, states: Float[Array, "n s"], actions: Float[Array, "n a"]) -> Float[Array, " n"]:
+        """Cost of each pair (s_i, a_i)."""
+        q = self.critic.minimum(states, actions)
+        value = jax.vmap(self.value)(states)
+        guide = jnp.zeros_like(q)
+        if self.alpha > 0:
+            by_state, by_action = self._relations(states, actions)
+
+            def of_pair(s: Float[Array, " k"], a: Float[Array, " k"]) -> Float[Array, ""]:
+                return guiding_cost(s[None], a[None])[0, 0]
+
+            guide = jax.vmap(of_pair)(by_state, by_action)
+        return self.mix(q, value, guide)
+
+    def pairwise(self, states: Float[Array, "n s"], actions: Float[Array, "m a"]) -> Float[Array, "n m"]:
+        """Cost of every pair (s_i, a_j)."""
+        q = self.critic.pairwise_minimum(states, actions)
+        return self.mix(q, jax.vmap(self.value)(states)[:, None], self.pairwise_guide(states, actions))
+
+    def pairwise_guide(
+        self, states: Float[Array, "n s"], actions: Float[Array, "m a"]
+    ) -> Float[Array, "n m"]:
+        """The guiding cost g of every pair (s_i, a_j); zeros where alpha gives it no say."""
+        if self.alpha == 0:
+            return jnp.zeros((states.shape[0], actions.shape[0]))
+        return guiding_cost(*self._relations(states, actions))
+
+
+class Compatibility(Chooser):
+    """H(s, a) = (u(s) + v(a) - c(s, a))_+ / (2 epsilon), and the choice among candidate actions by it.
+
+    A candidate is drawn with probability proportional to H, or, `greedy`, that of the highest H is taken.
+    Where every H is zero it is the candidate of the highest u + v - c, the first that a larger u(s) would
+    make compatible. Before the potentials are trained IDQL's rule decides: weight 0.7 where Q > V, 0.3
+    elsewhere (Hansen-Estruch et al., 2023, with expectile 0.7).
+    """
+
+    cost: TransportCost
+    potentials: Potentials
+    trained: Bool[Array, ""]  # False until the potentials have seen data
+    epsilon: float = eqx.field(static=True)
+    greedy: bool = eqx.field(static=True, default=False)
+    kind: ClassVar[str] = "otpr/compatibility"
+    entries: ClassVar[Mapping[str, Entry]] = {
+        "alpha": "number",
+        "temperature": "number",
+        "epsilon": "number",
+        "greedy": "flag",
+    }
+
+    def __call__(self, states: Float[Array, "n s"], actions: Float[Array, "n a"]) -> Float[Array, " n"]:
+        """H of each pair (s_i, a_i)."""
+        excess = self.potentials.u(states) + self.potentials.v(actions) - self.cost(states, actions)
+        return jnp.maximum(excess, 0.0) / (2 * self.epsilon)
+
+    def pairwise(
+        self,
+        states: Float[Array, "n s"],
+        actions: Float[Array, "m a"],
+        mask: Bool[Array, "n m"] | None = None,
+    ) -> Float[Array, "n m"]:
+        """H of every pair (s_i, a_j), 0 outside the mask."""
+        cost = self.cost.pairwise(states, actions)
+        return self.potentials.compatibility(states, actions, cost, self.epsilon, mask)
+
+    def scores(
+        self, state: Float[Array, " s"], candidates: Float[Array, "N a"]
+    ) -> tuple[Float[Array, " N"], ...]:
+        """The excess u + v - c (-infinity before there are potentials), and logarithms of IDQL's weights."""
+        # u, V and the critics' part of the state are computed once, not once a candidate
+        states = state[None]
+        q = self.cost.critic.pairwise_minimum(states, candidates)
+        value = self.cost.value(state)
+        cost = self.cost.mix(q, value, self.cost.pairwise_guide(states, candidates))[0]
+        excess = self.potentials.u(states) + self.potentials.v(candidates) - cost
+        idql = jnp.where(q[0] > value, 0.7, 0.3)
+        return jnp.where(self.trained, excess, -jnp.inf), jnp.log(idql)
+
+    def pick(
+        self, scores: tuple[Float[Array, " N"], ...], key: PRNGKeyArray
+    ) -> tuple[Int[Array, ""], Bool[Array, ""]]:
+        """A candidate drawn by H, or that of the highest; and whether every H was zero."""
+        excess, by_idql = scores
+        highest = jnp.max(excess)
+        by_H = jnp.log(jnp.maximum(excess, 0.0))
+        row = jax.random.categorical(key, jnp.where(self.trained, by_H, by_idql))
+        none = self.trained & (highest <= 0)
+        takes_highest = none | (self.trained & self.greedy)
+        return jnp.where(takes_highest, jnp.argmax(excess), row), none
+
+    def about(self) -> dict[str, Any]:
+        """Sizes of its networks, and its settings."""
+        cost = self.cost
+        return {
+            "critic": cost.critic.about(),
+            "value": {"width_size": cost.value.width_size, "depth": cost.value.depth},
+            "potentials": {
+                "width": self.potentials.state_network.width_size,
+                "depth": self.potentials.state_network.depth,
+            },
+            "keypoints": cost.keypoint_states.shape[0],
+            "alpha": cost.alpha,
+            "temperature": cost.temperature,
+            "epsilon": self.epsilon,
+            "greedy": self.greedy,
+        }
+
+    @classmethod
+    def skeleton(
+        cls, about: dict[str, Any], state_dim: int, chunk_dim: int, key: PRNGKeyArray
+    ) -> Compatibility:
+        """See `Chooser.skeleton`."""
+        cost = TransportCost(
+            critic=QEnsemble(state_dim, chunk_dim, **about["critic"], key=key),
+            value=eqx.nn.MLP(state_dim, "scalar", activation=jax.nn.relu, **about["value"], key=key),
+            scale=jnp.asarray(1.0),
+            keypoint_states=jnp.zeros((about["keypoints"], state_dim)),
+            keypoint_actions=jnp.zeros((about["keypoints"], chunk_dim)),
+            alpha=about["alpha"],
+            temperature=about["temperature"],
+        )
+        potentials = Potentials(state_dim, chunk_dim, **about["potentials"], key=key)
+        # policies saved before there was a choice drew
+        return cls(cost, potentials, jnp.asarray(False), about["epsilon"], about.get("greedy", False))

@@ -1,0 +1,170 @@
+"""Settings of OTPR, and named ones. docs/fidelity.md says where each comes from."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import ClassVar, Literal
+
+import numpy as np
+from jaxtyping import Int
+
+from otpr.agents.otpr.keypoints import KeypointStrategy, keypoint_rows
+from otpr.agents.parts.diffusion_policy import DiffusionPolicyConfig
+from otpr.agents.parts.td import CriticsConfig
+from otpr.data.episodes import Episode
+from otpr.ot.neural import Method
+
+
+@dataclasses.dataclass(frozen=True)
+class OTPRConfig(CriticsConfig, DiffusionPolicyConfig):
+    """Settings of the algorithm; `PRESETS` names some."""
+
+    algorithm: ClassVar[str] = "otpr"
+
+    # gradient steps for each environment step, and transitions of each: twice the steps on half the batch
+    # learn more for the same time
+    update_ratio: float = 0.5
+    batch_size: int = 128
+
+    # --- critics
+    # of the value function's regression on Q (IQL); above 0.5 it leans to the better actions
+    expectile: float = 0.7
+
+    # --- policy
+    # which pairs the score matching trains on: "occurring" draws those of the target measure by H(s_i, a_i);
+    # "product" draws for s_i a partner a_j of any other state by H(s_i, a_j) (the paper's eq. 10);
+    # "imitation" takes pairs of the target measure as they come
+    pairing: Literal["occurring", "product", "imitation"] = "occurring"
+    # pairs that are drawn so before each block of gradient steps, whose batches come from them; of "product",
+    # whose H costs their square, `ot_block`
+    pairs: int = 8192
+    # whether the deployed policy takes the sampled chunk of the highest H, and does not draw one by H
+    greedy: bool = True
+    # sampled chunks among which H chooses when acting
+    candidates: int = 16
+
+    # --- transport
+    # the action marginal q: every replayed chunk, or those of demonstrations and successful episodes alone
+    target_measure: Literal["replay", "successes"] = "successes"
+    # strength of the L2 regularisation, in standard deviations of Q
+    epsilon: float = 0.1
+    # lambda, how freely the plan may leave the action marginal: 0 keeps it, a large number lets every state
+    # choose for itself; in units of 1 / the standard deviation of Q
+    column_relaxation: float = 1000.0
+    # share alpha of the guiding cost in the cost potentials are trained on, and in the one H is evaluated
+    # with
+    guiding_share: float = 0.0
+    acting_guiding_share: float = 0.0
+    # temperature of the relations to the keypoints
+    guiding_temperature: float = 0.1
+    # which expert pairs may be keypoints: docs/keypoints.md
+    keypoint_strategy: KeypointStrategy = "all"
+    # expert pairs that the guiding cost refers to, spread evenly over those; and how many "diverse" chooses
+    keypoints: int = 64
+    # share of a block's pairs that are masked expert keypoints
+    keypoint_share: float = 0.0
+    # width and number of the hidden layers of u and v
+    potentials_width: int = 256
+    potentials_depth: int = 2
+    potentials_learning_rate: float = 1e-3
+    # each round goes on from the last round's potentials
+    warm_start: bool = True
+    # how they are trained: "regression" onto exact solutions of blocks, or "ascent" of the dual
+    potentials_method: Method = "regression"
+    # a round ends when the marginal error on held-out pairs is within the tolerance, or after so many passes
+    potentials_tolerance: float = 0.1
+    potentials_passes: int = 1
+    # states and actions of a block, whose pairwise cost is computed once; blocks of fresh samples a pass
+    ot_block: int = 64
+    ot_blocks: int = 24
+    # states and actions of a step, and steps a pass
+    ot_batch: int = 256
+    potentials_steps: int = 150
+
+    def __post_init__(self) -> None:
+        """See `AgentConfig`."""
+        super().__post_init__()
+        if not 0 < self.expectile <= 1:
+            raise ValueError(f"expectile must lie in (0, 1], got {self.expectile}.")
+        for name in ("epsilon", "guiding_temperature", "potentials_tolerance"):
+            if not 0 < getattr(self, name) < float("inf"):
+                raise ValueError(f"{name} must be a positive number, got {getattr(self, name)}.")
+        if not 0 <= self.column_relaxation < float("inf"):
+            raise ValueError(f"column_relaxation must be a number >= 0, got {self.column_relaxation}.")
+        if self.potentials_method == "ascent" and self.ot_batch > self.ot_block:
+            raise ValueError(
+                f"With potentials_method=ascent, ot_batch ({self.ot_batch}) must not exceed ot_block "
+                f"({self.ot_block})."
+            )
+        if self.potentials_method == "ascent" and self.potentials_steps < self.ot_blocks:
+            raise ValueError(
+                f"With potentials_method=ascent, potentials_steps ({self.potentials_steps}) must be at least "
+                f"ot_blocks ({self.ot_blocks})."
+            )
+
+    @property
+    def needs_success(self) -> bool:
+        """Whether there must be a demonstration that succeeds: one to transport to."""
+        return self.target_measure == "successes"
+
+    def keypoint_rows(self, episodes: Sequence[Episode], chunk_length: int) -> Int[np.ndarray, " k"]:
+        """The demonstrated chunks that may be keypoints; see `otpr.agents.otpr.keypoints`."""
+        return keypoint_rows(
+            self.keypoint_strategy, episodes, chunk_length=chunk_length, count=self.keypoints
+        )
+
+    @property
+    def demonstrations_in_batch(self) -> int:
+        """How many of a batch's transitions come from the demonstrations."""
+        return round(self.batch_size * self.demonstration_share)
+
+
+PRESETS: dict[str, OTPRConfig] = {
+    # what measured best here
+    "default": OTPRConfig(),
+    # the method as the paper states it: score matching over the product measure, keypoints masked, every
+    # replayed chunk in the action marginal
+    "paper": OTPRConfig(
+        expectile=0.8,
+        return_bound=False,
+        pairing="product",
+        target_measure="replay",
+        epsilon=0.15,
+        column_relaxation=0.0,
+        guiding_share=0.5,
+        acting_guiding_share=0.5,
+        keypoint_share=0.1,
+        greedy=False,
+        candidates=10,
+        potentials_method="ascent",
+        potentials_passes=1,
+        potentials_steps=300,
+        ot_block=256,
+        ot_blocks=6,
+    ),
+    # what the authors' code would do if it ran
+    "release": OTPRConfig(
+        expectile=0.8,
+        target_rate=0.001,
+        return_bound=False,
+        demonstration_share=0.0,
+        pairing="imitation",
+        target_measure="replay",
+        greedy=False,
+        candidates=10,
+        epsilon=0.15,
+        column_relaxation=0.0,
+        guiding_share=1.0,
+        acting_guiding_share=0.0,
+        keypoint_share=0.5,
+        warm_start=False,
+        potentials_method="ascent",
+        potentials_passes=1,
+        ot_block=512,
+        ot_blocks=1,
+        ot_batch=128,
+        potentials_learning_rate=1e-5,
+        potentials_steps=1000,
+    ),
+}

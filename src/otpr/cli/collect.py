@@ -1,0 +1,71 @@
+"""`otpr collect`: demonstrations of an expert."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from otpr.data.collect import collect
+from otpr.data.minari_io import check_free, write_dataset
+from otpr.envs import task_spec
+from otpr.errors import check_at_least, check_seed
+from otpr.training.progress import Progress
+
+
+@dataclasses.dataclass(frozen=True)
+class Collect:
+    """Run an expert and keep its successes as a Minari data set."""
+
+    # task id, e.g. metaworld/peg-insert-side-v3 (`otpr info` lists them), gym/ID or module:factory
+    task: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="TASK")]
+    # folder of the data set
+    out: Path = Path("runs/demonstrations")
+    # successful episodes to keep
+    episodes: int = 10
+    # standard deviation of the Gaussian noise on the expert's actions, which lie in [-1, 1]
+    noise: float = 0.7
+    # seed of initial conditions and noise
+    seed: int = 0
+    # module:Class of an expert of your own, with act(observation); left out, the task's scripted one
+    expert: str | None = None
+    # replace the data set that is there
+    overwrite: bool = False
+
+    def run(self) -> None:
+        """Collect and write; nothing is written before all episodes are there."""
+        check_at_least(1, self, "episodes")
+        check_at_least(0, self, "noise")
+        check_seed(self.seed)
+        task_spec(self.task)
+        check_free(self.out, self.overwrite)  # before the work, not after it
+        attempts = 0
+        with Progress(self.episodes, f"demonstrations of {self.task}", "episodes") as progress:
+
+            def show(kept: int, attempted: int) -> None:
+                nonlocal attempts
+                attempts = attempted
+                progress.advance(kept - progress.done, attempts=attempted)
+
+            episodes = collect(
+                self.task,
+                episodes=self.episodes,
+                noise=self.noise,
+                seed=self.seed,
+                user_expert=self.expert,
+                on_episode=show,
+            )
+        write_dataset(
+            episodes,
+            self.out,
+            task_id=self.task,
+            expert=self.expert or "scripted expert",
+            noise=self.noise,
+            seed=self.seed,
+            overwrite=self.overwrite,
+        )
+        steps = sum(len(episode) for episode in episodes)
+        success = f"expert success {len(episodes)} of {attempts}"
+        print(f"{len(episodes)} demonstrations, {steps:,} steps, {success}: {self.out}")

@@ -1,0 +1,19 @@
+"""Commands that other packages bring, by entry points: `otpr_bench` those of benchmarks and reports."""
+
+from __future__ import annotations
+
+from importlib import metadata
+from typing import Any
+
+GROUP = "otpr.commands"
+
+
+def plugins() -> dict[str, metadata.EntryPoint]:
+    """What is installed, by the command's name."""
+    return {point.name: point for point in sorted(metadata.entry_points(group=GROUP))}
+
+
+def plugin(name: str) -> Any | None:
+    """The class of a command, or None where no installed package brings it."""
+    point = plugins().get(name)
+    return None if point is None else point.load()

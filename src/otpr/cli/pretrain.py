@@ -1,0 +1,62 @@
+"""`otpr pretrain`: imitation of demonstrations."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from otpr.data.loading import DataConfig
+from otpr.errors import check_seed
+from otpr.training.pretrain import PretrainConfig, pretrain
+from otpr.training.run_directory import RunDirectory
+
+
+@dataclasses.dataclass(frozen=True)
+class Pretrain:
+    """Learn a diffusion policy over action chunks by imitation of a data set."""
+
+    # the demonstrations
+    demonstrations: Annotated[DataConfig, tyro.conf.arg(name="")] = dataclasses.field(
+        default_factory=DataConfig
+    )
+    # where everything about this run goes
+    run_dir: Path = Path("runs/pretrain")
+    # the policy and its training
+    config: Annotated[PretrainConfig, tyro.conf.arg(name="")] = dataclasses.field(
+        default_factory=PretrainConfig
+    )
+    # task the data belongs to; needed only for a data set that otpr did not write
+    task: str | None = None
+    # seed of the network and the batches
+    seed: int = 0
+    # go on with the run in the directory
+    resume: bool = False
+    # delete the run in the directory first
+    overwrite: bool = False
+
+    def run(self) -> None:
+        """Train and save the policy."""
+        check_seed(self.seed)
+        sets, task = self.demonstrations.read(self.task)
+        config = {
+            **self.demonstrations.record(sets),
+            "task": task,
+            "seed": self.seed,
+            **dataclasses.asdict(self.config),
+        }
+        with RunDirectory.open(
+            self.run_dir, command="pretrain", config=config, resume=self.resume, overwrite=self.overwrite
+        ) as run:
+            pretrain(
+                sets,
+                self.config,
+                run,
+                task=task,
+                seed=self.seed,
+                resume=self.resume,
+                weights=self.demonstrations.weights,
+            )
+        print(f"Policy: {self.run_dir / 'policy'}")

@@ -1,0 +1,112 @@
+"""The main job: demonstrations, imitation, OTPR and evaluation, each step as its own command would do it.
+
+The run directory is that of the fine-tuning, with the earlier steps in folders of it:
+
+demonstrations/   what `otpr collect` makes
+pretrain/         what `otpr pretrain` makes; its policy is the base policy
+evaluation.json   what `otpr evaluate` says of both policies
+report.html       what `otpr report` makes of it all
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import rich
+from rich.table import Table
+
+from otpr.agents import agent_config
+from otpr.cli.collect import Collect
+from otpr.cli.evaluate import Evaluate
+from otpr.cli.finetune import fine_tune
+from otpr.cli.plugins import plugin
+from otpr.cli.pretrain import Pretrain
+from otpr.data.loading import DataConfig
+from otpr.data.minari_io import read_dataset
+from otpr.envs import task_spec
+from otpr.errors import check_at_least, check_seed
+from otpr.policies.policy import load_policy
+from otpr.training.finetune import LoopConfig
+from otpr.training.run_directory import RunDirectory
+
+
+@dataclasses.dataclass(frozen=True)
+class Quickstart:
+    """Collect demonstrations, imitate them, fine-tune with OTPR, evaluate before and after."""
+
+    # task id; `otpr info` lists them
+    task: str = "metaworld/peg-insert-side-v3"
+    # seed of everything but the evaluation's initial conditions, which are always the same
+    seed: int = 0
+    # demonstrations to collect, whose actions carry Gaussian noise of standard deviation 0.7
+    demos: int = 10
+    # environment steps of fine-tuning
+    env_steps: int = 40_000
+    # settings of the algorithm: default, paper or release; see docs/fidelity.md
+    preset: str = "default"
+    # where it all goes
+    run_dir: Path = Path("runs/quickstart")
+    # go on where an earlier quickstart in the directory stopped
+    resume: bool = False
+    # delete an earlier quickstart in the directory first
+    overwrite: bool = False
+
+    def run(self) -> None:
+        """The four steps and a table of what came of them."""
+        check_seed(self.seed)
+        check_at_least(1, self, "demos")
+        task_spec(self.task)
+        # a trial of few steps is to learn something too
+        warmup_steps = min(LoopConfig.warmup_steps, self.env_steps // 5)
+        agent, loop = agent_config("otpr", self.preset), LoopConfig(self.env_steps, warmup_steps=warmup_steps)
+        config = {
+            "task": self.task,
+            "seed": self.seed,
+            "demos": self.demos,
+            "preset": self.preset,
+            "agent": dataclasses.asdict(agent),
+            "loop": dataclasses.asdict(loop),
+        }
+        with RunDirectory.open(
+            self.run_dir, command="quickstart", config=config, resume=self.resume, overwrite=self.overwrite
+        ) as run:
+            demonstrations, pretrained = run.path / "demonstrations", run.path / "pretrain"
+            print(f"1/4  Demonstrations of {self.task} by its scripted expert")
+            if not demonstrations.exists():
+                Collect(self.task, demonstrations, episodes=self.demos, seed=self.seed).run()
+            print("2/4  Imitation")
+            if not (pretrained / "policy").exists():
+                Pretrain(
+                    DataConfig((str(demonstrations),)),
+                    pretrained,
+                    seed=self.seed,
+                    resume=pretrained.exists(),
+                ).run()
+            print("3/4  Fine-tuning with OTPR")
+            base = load_policy(pretrained)
+            summary = fine_tune(
+                run,
+                base,
+                [read_dataset(demonstrations).episodes],
+                task=self.task,
+                preset=self.preset,
+                seed=self.seed,
+                agent=agent,
+                loop=loop,
+                resume=self.resume,
+                video=True,
+            )
+            print("4/4  Evaluation on held-out initial conditions")
+            results = Evaluate((pretrained, run.path), out=run.path / "evaluation.json").results()
+        table = Table("policy", "success", "95% interval", box=None, title=self.task, title_justify="left")
+        names = ("before: imitation", "after: OTPR", "after: OTPR, one sample")
+        for name, result in zip(names, results, strict=True):
+            low, high = result["interval_95"]
+            table.add_row(name, f"{result['success_rate']:.0%}", f"{low:.0%} to {high:.0%}")
+        rich.print(table)
+        minutes = summary["wall_seconds"] / 60
+        print(f"{summary['env_steps']:,} environment steps, {minutes:.1f} minutes of fine-tuning.")
+        if (report := plugin("report")) is not None:
+            report(run.path).run()
+        print(f"All in {run.path}")

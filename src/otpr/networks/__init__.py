@@ -1,0 +1,1 @@
+"""Networks as plain Equinox modules: what they compute and nothing of why."""

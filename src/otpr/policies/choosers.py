@@ -1,0 +1,179 @@
+"""How a policy chooses among several sampled chunks.
+
+A chooser is a part of a policy (`otpr.policies.policy.Policy`). On disk it is described as a generator is
+(`otpr.policies.generators`). OTPR's is in `otpr.agents.otpr.compatibility`.
+"""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal, get_args
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
+
+from otpr.networks.critics import QEnsemble
+
+Entry = Literal["number", "flag", "name", "optional count"]
+"""What an entry in the description of a part of a policy can be, beside a count."""
+
+
+class Chooser(eqx.Module):
+    """Scores candidate chunks of a state, and picks one by the scores.
+
+    Two steps, so that candidates can be scored some at a time (`otpr.policies.acting`).
+    """
+
+    kind: ClassVar[str]
+    """Its name in a policy's file."""
+    entries: ClassVar[Mapping[str, Entry]] = {}
+    """What entries of `about` are, by name, at any depth; all others are counts."""
+
+    @abc.abstractmethod
+    def scores(
+        self, state: Float[Array, " s"], candidates: Float[Array, "N a"]
+    ) -> tuple[Float[Array, " N"], ...]:
+        """Scores of the candidates, each of any sort; the more the better, -infinity is never picked."""
+
+    @abc.abstractmethod
+    def pick(
+        self, scores: tuple[Float[Array, " N"], ...], key: PRNGKeyArray
+    ) -> tuple[Int[Array, ""], Bool[Array, ""]]:
+        """Which candidate, and whether a rule of last resort decided (it is counted in the metrics)."""
+
+    def choose(
+        self, state: Float[Array, " s"], candidates: Float[Array, "N a"], key: PRNGKeyArray
+    ) -> tuple[Int[Array, ""], Bool[Array, ""]]:
+        """Score and pick."""
+        return self.pick(self.scores(state, candidates), key)
+
+    @abc.abstractmethod
+    def about(self) -> dict[str, Any]:
+        """Everything about it that is not an array: counts, numbers and short names, JSON-able."""
+
+    @classmethod
+    @abc.abstractmethod
+    def skeleton(cls, about: dict[str, Any], state_dim: int, chunk_dim: int, key: PRNGKeyArray) -> Chooser:
+        """A chooser as `about` describes it; its arrays have the right shapes and types only."""
+
+
+Reduction = Literal["minimum", "mean"]
+"""How the members of an ensemble make one value of a candidate."""
+
+
+def candidate_values(
+    critic: QEnsemble, state: Float[Array, " s"], candidates: Float[Array, "N a"], reduction: Reduction
+) -> Float[Array, " N"]:
+    """Q of each candidate of one state, whose part of the first layers is computed once."""
+    q = jnp.stack(
+        [
+            member.from_parts(member.state_part(state[None]) + member.action_part(candidates))
+            for member in critic.unstacked
+        ]
+    )
+    return jnp.min(q, axis=0) if reduction == "minimum" else jnp.mean(q, axis=0)
+
+
+class HighestQ(Chooser):
+    """Picks the candidate of the highest Q.
+
+    Args:
+        critic: an ensemble.
+        reduction: the least of its members' values, or their mean.
+    """
+
+    critic: QEnsemble
+    reduction: Reduction = eqx.field(static=True, default="minimum")
+    kind: ClassVar[str] = "highest-q"
+    entries: ClassVar[Mapping[str, Entry]] = {"reduction": "name"}
+
+    def __check_init__(self):
+        _check_reduction(self.reduction)
+
+    def scores(
+        self, state: Float[Array, " s"], candidates: Float[Array, "N a"]
+    ) -> tuple[Float[Array, " N"], ...]:
+        """Q of each candidate."""
+        return (candidate_values(self.critic, state, candidates, self.reduction),)
+
+    def pick(
+        self, scores: tuple[Float[Array, " N"], ...], key: PRNGKeyArray
+    ) -> tuple[Int[Array, ""], Bool[Array, ""]]:
+        """The first of the highest; nothing is left to chance."""
+        return jnp.argmax(scores[0]), jnp.asarray(False)
+
+    def about(self) -> dict[str, Any]:
+        """Sizes of its critic, and how the members make one value."""
+        return {"critic": self.critic.about(), "reduction": self.reduction}
+
+    @classmethod
+    def skeleton(cls, about: dict[str, Any], state_dim: int, chunk_dim: int, key: PRNGKeyArray) -> HighestQ:
+        """See `Chooser.skeleton`."""
+        return cls(QEnsemble(state_dim, chunk_dim, **about["critic"], key=key), about["reduction"])
+
+
+class ExpectileWeights(Chooser):
+    """Draws a candidate with the weight |tau - 1(Q < V)|: tau where Q is at least V, 1 - tau elsewhere.
+
+    These are the weights of the policy that V by expectile regression stands for (Hansen-Estruch et al.,
+    IDQL, 2023, section 4.1).
+
+    Args:
+        critic: an ensemble; the least of its members' values is taken.
+        value: V of a normalised observation.
+        expectile: tau, in (0, 1).
+    """
+
+    critic: QEnsemble
+    value: eqx.nn.MLP
+    expectile: float = eqx.field(static=True)
+    kind: ClassVar[str] = "expectile-weights"
+    entries: ClassVar[Mapping[str, Entry]] = {"expectile": "number"}
+
+    def __check_init__(self):
+        if not 0 < self.expectile < 1:
+            raise ValueError(f"expectile must lie in (0, 1), got {self.expectile}.")
+
+    def scores(
+        self, state: Float[Array, " s"], candidates: Float[Array, "N a"]
+    ) -> tuple[Float[Array, " N"], ...]:
+        """Logarithms of the weights."""
+        q = candidate_values(self.critic, state, candidates, "minimum")
+        return (jnp.log(jnp.where(q < self.value(state), 1 - self.expectile, self.expectile)),)
+
+    def pick(
+        self, scores: tuple[Float[Array, " N"], ...], key: PRNGKeyArray
+    ) -> tuple[Int[Array, ""], Bool[Array, ""]]:
+        """A candidate drawn by weight."""
+        return jax.random.categorical(key, scores[0]), jnp.asarray(False)
+
+    def about(self) -> dict[str, Any]:
+        """Sizes of its networks, and the expectile."""
+        return {
+            "critic": self.critic.about(),
+            "value": {"width_size": self.value.width_size, "depth": self.value.depth},
+            "expectile": self.expectile,
+        }
+
+    @classmethod
+    def skeleton(
+        cls, about: dict[str, Any], state_dim: int, chunk_dim: int, key: PRNGKeyArray
+    ) -> ExpectileWeights:
+        """See `Chooser.skeleton`."""
+        return cls(
+            QEnsemble(state_dim, chunk_dim, **about["critic"], key=key),
+            eqx.nn.MLP(state_dim, "scalar", activation=jax.nn.relu, **about["value"], key=key),
+            about["expectile"],
+        )
+
+
+def _check_reduction(reduction: str) -> None:
+    if reduction not in get_args(Reduction):
+        raise ValueError(f"reduction must be one of {get_args(Reduction)}, got {reduction!r}.")
+
+
+CHOOSERS: dict[str, type[Chooser]] = {kind.kind: kind for kind in (HighestQ, ExpectileWeights)}
+"""By their names in policies' files, but for OTPR's."""

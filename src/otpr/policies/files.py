@@ -1,0 +1,246 @@
+"""Policies on disk.
+
+A policy is a sealed folder (`otpr.storage`): `policy.json`, its architecture, `weights.npz`, its arrays by
+name, and the checksums of both. None of them can carry code, and no more memory is taken than they have
+bytes, so a policy from a stranger is safe to load.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar, cast
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import PRNGKeyArray
+
+from otpr import storage
+from otpr.errors import OtprError
+from otpr.policies.choosers import CHOOSERS, Chooser, Entry
+from otpr.policies.generators import GENERATORS, Generator
+from otpr.storage import DamagedFile
+
+FORMAT = 3
+"""Version of the files; it rises when older code could no longer read them.
+
+1 had no checksums; 2 knew diffusion policies with OTPR's chooser only, and named neither.
+"""
+
+Document = dict[str, Any]
+Tree = TypeVar("Tree")
+Part = TypeVar("Part", Generator, Chooser)
+
+
+def described(part: Generator | Chooser) -> Document:
+    """What a policy's document says of a part of it."""
+    return {"kind": part.kind, **part.about()}
+
+
+def generator_skeleton(about: Document, state_dim: int, chunk_dim: int, key: PRNGKeyArray) -> Generator:
+    """The generator that `described` described, its arrays yet to be filled in."""
+    return _generator_kind(about).skeleton(_without_kind(about), state_dim, chunk_dim, key)
+
+
+def chooser_skeleton(about: Document, state_dim: int, chunk_dim: int, key: PRNGKeyArray) -> Chooser:
+    """The chooser that `described` described, its arrays yet to be filled in."""
+    return _chooser_kind(about).skeleton(_without_kind(about), state_dim, chunk_dim, key)
+
+
+def _without_kind(about: Document) -> Document:
+    return {name: value for name, value in about.items() if name != "kind"}
+
+
+def _generator_kind(about: Document) -> type[Generator]:
+    return _kind(about["kind"], GENERATORS, "GENERATORS")
+
+
+def _chooser_kind(about: Document) -> type[Chooser]:
+    return _kind(about["kind"], CHOOSERS, "CHOOSERS")
+
+
+def _kind(name: Any, known: Mapping[str, type[Part]], table: str) -> type[Part]:
+    """A kind of part by its name: one of ours, or "NAME/..." from the table of the algorithm NAME.
+
+    Raises:
+        ValueError: there is none.
+    """
+    algorithm, slash, _ = str(name).partition("/")
+    # nothing but a file of the package `otpr.agents` is ever imported
+    if slash and algorithm.isidentifier() and importlib.util.find_spec(f"otpr.agents.{algorithm}"):
+        module = importlib.import_module(f"otpr.agents.{algorithm}")
+        known = cast(Mapping[str, type[Part]], getattr(module, table, {}))
+    if not isinstance(name, str) or name not in known:
+        raise ValueError(f"kind is {name!r}")
+    return known[name]
+
+
+def write(tree: Any, path: Path, task: str, document: Document) -> None:
+    """Write a policy; see `otpr.policies.policy.Policy.save`."""
+    if path.exists() and not (path / "policy.json").is_file():
+        raise OtprError(f"{path} exists and is not a policy; give the name of a new folder.")
+    with storage.writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    with storage.sealed_folder(path) as new:
+        storage.write_json(new / "policy.json", {"format": FORMAT, "task": task, **document})
+        weights: dict[str, Any] = {name: np.asarray(leaf) for name, leaf in _arrays(tree).items()}
+        np.savez(new / "weights.npz", **weights)
+
+
+def read(path: Path, build: Callable[[Document], Tree]) -> Tree:
+    """Read a policy; see `otpr.policies.policy.load_policy`.
+
+    Args:
+        path: its folder, or that of its run.
+        build: from the document to a policy, of which the arrays' shapes and types alone are used.
+    """
+    where = folder(path)
+    document = read_document(where)
+    try:
+        skeleton = eqx.filter_eval_shape(build, document)
+    except (KeyError, TypeError, ValueError) as error:
+        raise _damaged(where / "policy.json", error) from error
+    except OtprError as error:  # a sampler of another version, or edited by hand
+        raise OtprError(f"{where / 'policy.json'}: {error}") from error
+    try:
+        weights = storage.read_arrays(where / "weights.npz")
+    except DamagedFile as error:
+        raise _again(error) from error
+    if document["format"] < 3:
+        weights = {_OLD_NAME.get(name.split(".")[1], "") + name: array for name, array in weights.items()}
+    wanted = _arrays(skeleton)
+    if odd := sorted(set(wanted) ^ set(weights)):
+        raise _damaged(where / "weights.npz", f"it and policy.json disagree on whether there is {odd[0]!r}")
+    for name, leaf in wanted.items():
+        if weights[name].shape != leaf.shape or weights[name].dtype != leaf.dtype:
+            found = f"{weights[name].dtype}{list(weights[name].shape)}"
+            due = f"{leaf.dtype}{list(leaf.shape)}"
+            raise _damaged(where / "weights.npz", f"{name} is {found}, by policy.json it is {due}")
+
+    def fill(name: Any, leaf: Any) -> Any:
+        return jnp.asarray(weights[jax.tree_util.keystr(name)]) if hasattr(leaf, "shape") else leaf
+
+    return jax.tree_util.tree_map_with_path(fill, skeleton)
+
+
+_COMPATIBILITY = "otpr/compatibility"
+
+_OLD_NAME = {"network": ".generator", "schedule": ".generator"}
+"""Where arrays of formats 1 and 2 lie now, by the first part of their names."""
+
+
+def folder(path: Path) -> Path:
+    """The folder of the policy that `path` stands for: itself, or `policy` in it."""
+    where = path if (path / "policy.json").is_file() else path / "policy"
+    if not (where / "policy.json").is_file():
+        raise OtprError(
+            f"There is no policy in {path}: expected policy.json there or in its folder 'policy'."
+        )
+    return where
+
+
+def read_document(where: Path) -> Document:
+    """What policy.json says, checked against its checksum and against what can be; in the present format.
+
+    Its `format` stays that of the file.
+    """
+    file = where / "policy.json"
+    try:
+        sealed = storage.check_seal(where) if (where / storage.SEAL).exists() else None
+        document = storage.read_json(file)
+    except DamagedFile as error:
+        raise _again(error) from error
+    try:
+        if document["format"] > FORMAT:
+            raise OtprError(
+                f"{file} is of format {document['format']}; this otpr reads up to {FORMAT}. Upgrade otpr."
+            )
+        if document["format"] > 1 and sealed != {"policy.json", "weights.npz"}:
+            raise _damaged(where / storage.SEAL, "expected the sums of policy.json and weights.npz")
+        if document["format"] < 3:
+            document = _modern(document)
+        if (document["chooser"] or {}).get("kind") == "compatibility":  # its name until it was OTPR's alone
+            document["chooser"]["kind"] = _COMPATIBILITY
+        _check(document)
+    except (KeyError, TypeError, ValueError) as error:
+        raise _damaged(file, error) from error
+    return document
+
+
+def _modern(document: Document) -> Document:
+    """A document of format 1 or 2 as one of format 3, but for the number."""
+    chooser = document["chooser"]
+    return {
+        **{name: document[name] for name in ("format", "task", *_COUNTS)},
+        "generator": {
+            "kind": "diffusion",
+            "network": document["network"],
+            "denoising_steps": document["denoising_steps"],
+            # the first files do not say; their policies all sampled so
+            "sampler": document.get("sampler", "ddpm"),
+            "sampler_steps": document.get("sampler_steps"),
+        },
+        "chooser": None if chooser is None else {"kind": _COMPATIBILITY, **chooser},
+    }
+
+
+_COUNTS = ("observation_dim", "action_dim", "chunk_length", "candidates")
+
+
+def _check(document: Document) -> None:
+    """Refuse what no policy has, before anything is built by it.
+
+    Raises:
+        ValueError: names the field. (Or KeyError: a field is missing, TypeError: it is no object.)
+    """
+    if not isinstance(document["task"], str):
+        raise ValueError(f"task is {document['task']!r}")
+    for name in _COUNTS:
+        _check_entries(name, document[name], {})
+    generator, chooser = document["generator"], document["chooser"]
+    entries = _generator_kind(dict(generator)).entries
+    _check_entries("generator", _without_kind(generator), entries)
+    if chooser is not None:
+        entries = _chooser_kind(dict(chooser)).entries
+        _check_entries("chooser", _without_kind(chooser), entries)
+
+
+def _check_entries(name: str, value: Any, entries: Mapping[str, Entry]) -> None:
+    if isinstance(value, dict):
+        for key, inner in cast(Document, value).items():
+            _check_entries(f"{name}.{key}", inner, entries)
+        return
+    last = name.rpartition(".")[2]
+    if not _is(entries.get(last), last, value):
+        raise ValueError(f"{name} is {value!r}")
+
+
+def _is(entry: Entry | None, name: str, value: Any) -> bool:
+    if entry == "number":
+        return type(value) in (int, float) and abs(value) <= 1e9
+    if entry == "flag":
+        return type(value) is bool
+    if entry == "name":
+        return type(value) is str and len(value) <= 64
+    if entry == "optional count" and value is None:
+        return True
+    # depth, members and noise levels are built one by one, before the weights show whether they are so many
+    largest = 10_000 if name in ("depth", "denoising_steps", "size") else 1_000_000
+    return type(value) is int and (0 if name == "depth" else 1) <= value <= largest
+
+
+def _damaged(file: Path, reason: Exception | str) -> OtprError:
+    return _again(DamagedFile(file, reason))
+
+
+def _again(error: DamagedFile) -> OtprError:
+    return OtprError(f"{error} Copy or save the policy again.")
+
+
+def _arrays(tree: Any) -> dict[str, Any]:
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return {jax.tree_util.keystr(name): leaf for name, leaf in leaves if hasattr(leaf, "shape")}
