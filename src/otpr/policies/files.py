@@ -163,8 +163,9 @@ def read_document(where: Path) -> Document:
             raise _damaged(where / storage.SEAL, "expected the sums of policy.json and weights.npz")
         if document["format"] < 3:
             document = _modern(document)
-        if (document["chooser"] or {}).get("kind") == "compatibility":  # its name until it was OTPR's alone
-            document["chooser"]["kind"] = _COMPATIBILITY
+        chooser = document["chooser"]
+        if isinstance(chooser, dict) and chooser.get("kind") == "compatibility":  # its name until format 4
+            document["chooser"] = {**chooser, "kind": _COMPATIBILITY}
         _check(document)
     except (KeyError, TypeError, ValueError) as error:
         raise _damaged(file, error) from error
