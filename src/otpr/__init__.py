@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from otpr.policies.policy import load_policy
+    from otpr.spec import Spec
 
-__all__ = ["__version__", "load_policy"]
+__all__ = ["Spec", "__version__", "load_policy"]
 
 __version__ = metadata.version("otpr")
 
@@ -19,6 +20,10 @@ def __getattr__(name: str) -> object:
         from otpr.policies.policy import load_policy
 
         return load_policy
+    if name == "Spec":
+        from otpr.spec import Spec
+
+        return Spec
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

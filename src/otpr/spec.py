@@ -1,0 +1,251 @@
+"""What a task and a policy exchange: named observation entries, actions, and how plans are made of them."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterator, Mapping
+from typing import Any, Literal, Self, cast
+
+import numpy as np
+
+from otpr.errors import OtprError
+
+Kind = Literal["vector", "image"]
+
+STATE = "state"
+"""Name of the observation entry of a task whose observation is one vector."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Entry:
+    """One entry of an observation.
+
+    Attributes:
+        shape: of one observation: (length,) of a vector, (height, width, channels) of an image.
+        dtype: name of its NumPy type; vectors are floating-point, images `uint8`.
+        kind: what its numbers are.
+
+    Raises:
+        OtprError: shape, type and kind do not go together.
+    """
+
+    shape: tuple[int, ...]
+    dtype: str = "float32"
+    kind: Kind = "vector"
+
+    def __post_init__(self) -> None:
+        """Refuse what no entry is."""
+        axes, types = {"vector": (1, "floating-point"), "image": (3, "uint8")}.get(self.kind, (0, ""))
+        if not axes:
+            raise OtprError(f"An observation entry is a vector or an image, given {self.kind!r}.")
+        fits = (
+            self.dtype == "uint8" if self.kind == "image" else self.dtype in ("float16", "float32", "float64")
+        )
+        if len(self.shape) != axes or not all(type(n) is int and n >= 1 for n in self.shape) or not fits:
+            raise OtprError(
+                f"An observation entry of kind {self.kind} has {axes} axes of at least 1 and is {types}; "
+                f"given shape {self.shape} of {self.dtype}."
+            )
+
+    def __str__(self) -> str:
+        """E.g. "vector (39,) float32"."""
+        return f"{self.kind} {self.shape} {self.dtype}"
+
+
+@dataclasses.dataclass(frozen=True)
+class Spec:
+    """What a task, a data set or a policy takes and gives.
+
+    Actions are exchanged in [-1, 1], entry by entry; `action_low` and `action_high` are the bounds, in the
+    environment's own units, that -1 and 1 stand for.
+
+    Attributes:
+        observation: entries by name, kept in alphabetical order: in this order they are encoded.
+        action_low: the environment's lower bounds, one a dimension of the action.
+        action_high: the upper ones.
+        control_rate: actions in a second, in Hz; None where unknown.
+        history: how many observations a decision sees: the present one and those before it.
+        horizon: how many actions a plan has.
+        execute: how many of them are executed, from the first, before the next decision; at most `horizon`.
+
+    A task and a data set have the last three 1.
+
+    Raises:
+        OtprError: there is no entry, or a number is out of its range.
+    """
+
+    observation: Mapping[str, Entry]
+    action_low: tuple[float, ...]
+    action_high: tuple[float, ...]
+    control_rate: float | None = None
+    history: int = 1
+    horizon: int = 1
+    execute: int = 1
+
+    def __post_init__(self) -> None:
+        """Put the entries in order, and refuse what nothing can be."""
+        object.__setattr__(self, "observation", dict(sorted(self.observation.items())))
+        object.__setattr__(self, "action_low", tuple(float(x) for x in self.action_low))
+        object.__setattr__(self, "action_high", tuple(float(x) for x in self.action_high))
+        if not self.observation:
+            raise OtprError("A spec needs at least one observation entry.")
+        bounds = list(zip(self.action_low, self.action_high, strict=False))
+        if not bounds or len(self.action_low) != len(self.action_high):
+            raise OtprError(
+                f"A spec needs a lower and an upper bound for each dimension of the action; given "
+                f"{len(self.action_low)} and {len(self.action_high)}."
+            )
+        if bad := [(low, high) for low, high in bounds if not -math.inf < low < high < math.inf]:
+            raise OtprError(
+                f"Action bounds must be finite, low below high; given {bad[0][0]:g} and {bad[0][1]:g}."
+            )
+        for name in ("history", "horizon", "execute"):
+            if type(getattr(self, name)) is not int or getattr(self, name) < 1:
+                raise OtprError(
+                    f"{name} must be a whole number of at least 1, given {getattr(self, name)!r}."
+                )
+        if self.execute > self.horizon:
+            raise OtprError(
+                f"execute ({self.execute}) must not exceed horizon ({self.horizon}), the actions of a plan."
+            )
+        if self.control_rate is not None and not 0 < self.control_rate < math.inf:
+            raise OtprError(f"control_rate must be a positive number of Hz, given {self.control_rate}.")
+        # once: compiled functions look it up at every call
+        others = (getattr(self, field.name) for field in dataclasses.fields(self)[1:])
+        object.__setattr__(self, "_hash", hash((tuple(self.observation.items()), *others)))
+
+    def __hash__(self) -> int:
+        """Of what `==` compares."""
+        return cast(int, getattr(self, "_hash"))  # noqa: B009 - no field, so that it is not compared
+
+    @classmethod
+    def flat(cls, observation_dim: int, action_dim: int, **others: Any) -> Self:
+        """One of a single vector entry, "state", and actions whose own bounds are [-1, 1]."""
+        bounds = ((-1.0,) * action_dim, (1.0,) * action_dim)
+        return cls({STATE: Entry((observation_dim,))}, *bounds, **others)
+
+    @property
+    def action_dim(self) -> int:
+        """Dimensions of one action."""
+        return len(self.action_low)
+
+    @property
+    def chunk_dim(self) -> int:
+        """Numbers in the executed part of a plan."""
+        return self.execute * self.action_dim
+
+    @property
+    def only_vector(self) -> str | None:
+        """The name of the only entry, where there is but one and it is a vector; else None."""
+        if len(self.observation) > 1:
+            return None
+        ((name, entry),) = self.observation.items()
+        return name if entry.kind == "vector" else None
+
+    def of_task(self) -> Spec:
+        """The part that a task has: without history, horizon and execution."""
+        return dataclasses.replace(self, history=1, horizon=1, execute=1)
+
+    # ----------------------------------------------------------------------------------------- comparison
+
+    def differences(self, other: Spec) -> list[str]:
+        """What of the two differs, a line each, this one's first: "action dimensions: 4 against 7"."""
+        return [
+            f"{name}: {mine} against {theirs}" for name, mine, theirs in self._pairs(other) if mine != theirs
+        ]
+
+    def _pairs(self, other: Spec) -> Iterator[tuple[str, str, str]]:
+        for name in sorted({*self.observation, *other.observation}):
+            mine, theirs = (str(spec.observation.get(name, "nothing")) for spec in (self, other))
+            yield f"observation {name!r}", mine, theirs
+        yield "action dimensions", str(self.action_dim), str(other.action_dim)
+        if self.action_dim == other.action_dim:
+            yield "action bounds", _bounds(self), _bounds(other)
+        if self.control_rate is not None and other.control_rate is not None:
+            yield "control rate", f"{self.control_rate:g} Hz", f"{other.control_rate:g} Hz"
+        for name in ("history", "horizon", "execute"):
+            yield name, str(getattr(self, name)), str(getattr(other, name))
+
+    def check(self, other: Spec, mine: str, theirs: str, hint: str) -> None:
+        """Refuse two that do not fit together.
+
+        Args:
+            other: what this one meets. A control rate that either does not know is not compared.
+            mine: what this one is of, e.g. "the policy in runs/base".
+            theirs: what the other is of.
+            hint: what to do, a whole sentence.
+
+        Raises:
+            OtprError: lists every entry that differs, with both sides.
+        """
+        if lines := self.differences(other):
+            listed = "".join(f"\n  {line}" for line in lines)
+            raise OtprError(f"{mine} and {theirs} do not fit together (in this order):{listed}\n{hint}")
+
+    # ------------------------------------------------------------------------------------- as JSON, in words
+
+    def to_json(self) -> dict[str, Any]:
+        """As a JSON document, which `from_json` reads."""
+        return json_ready(dataclasses.asdict(self))
+
+    @classmethod
+    def from_json(cls, document: Any) -> Self:
+        """From what `to_json` wrote.
+
+        Raises:
+            ValueError: it is no such document; the message names the field.
+        """
+        if not isinstance(document, dict):
+            raise ValueError(f"the spec is {document!r}")
+        fields = {field.name for field in dataclasses.fields(cls)}
+        given = cast(dict[str, Any], document)
+        if odd := sorted(fields ^ set(given)):
+            raise ValueError(f"the spec's fields and those known differ by {odd[0]!r}")
+        try:
+            entries = {
+                str(name): Entry(tuple(entry["shape"]), entry["dtype"], entry["kind"])
+                for name, entry in given["observation"].items()
+            }
+            bounds = tuple(given["action_low"]), tuple(given["action_high"])
+            others = {name: given[name] for name in ("control_rate", "history", "horizon", "execute")}
+            return cls(entries, *bounds, **others)
+        except (KeyError, TypeError, AttributeError, OtprError) as error:
+            raise ValueError(f"the spec cannot be read: {error}") from error
+
+    def lines(self) -> list[str]:
+        """In words, a line each, for people; of a plan nothing where all of it is 1."""
+        rate = "unknown" if self.control_rate is None else f"{self.control_rate:g} Hz"
+        entries = [f"observation   {name}: {entry}" for name, entry in self.observation.items()]
+        plan = [
+            f"history       {self.history}",
+            f"horizon       {self.horizon}",
+            f"execute       {self.execute}",
+        ]
+        return [
+            *entries,
+            f"action        {self.action_dim} dimensions, bounds {_bounds(self)}",
+            f"control rate  {rate}",
+            *(plan if self != self.of_task() else []),
+        ]
+
+
+def json_ready(value: Any) -> Any:
+    """Tuples as lists, at any depth, as JSON returns them."""
+    if isinstance(value, Mapping):
+        return {name: json_ready(inner) for name, inner in cast(Mapping[str, Any], value).items()}
+    if isinstance(value, list | tuple):
+        return [json_ready(inner) for inner in cast("list[Any]", value)]
+    return value
+
+
+def _bounds(spec: Spec) -> str:
+    pairs = list(zip(spec.action_low, spec.action_high, strict=True))
+    if len(set(pairs)) == 1:
+        return f"[{pairs[0][0]:g}, {pairs[0][1]:g}]"
+    return " ".join(f"[{low:g}, {high:g}]" for low, high in pairs)
+
+
+def zeros(spec: Spec, *leading: int) -> dict[str, np.ndarray]:
+    """Observations of zeros, each entry with the leading axes given before its own."""
+    return {name: np.zeros((*leading, *entry.shape), entry.dtype) for name, entry in spec.observation.items()}
