@@ -39,7 +39,7 @@ def split(episodes: Sequence[Episode], share: float, seed: int) -> tuple[list[Ep
 
 
 class Mixture(NamedTuple):
-    """Rows of a store at which the transitions of one or more data sets start, and how often each is drawn."""
+    """Rows of a store at which transitions of one or more data sets start, and how often each is drawn."""
 
     rows: Int[Array, " n"]  # one set after the other
     starts: Int[Array, " k"]  # where each set begins in `rows`
