@@ -79,6 +79,16 @@ def compile_acting(policy: Policy, env: ChunkedVectorEnv) -> None:
     jax.block_until_ready(_decide(policy, seen, np.int32(0), seeds, np.uint32(0)))
 
 
+def acts_alike(one: Policy, other: Policy, n: int) -> bool:
+    """Whether two policies decide alike, but for rounding, for `n` observations of zeros and some keys."""
+    if one.spec != other.spec:
+        return False
+    seen = zeros(one.spec, n, one.spec.history)
+    seeds = np.arange(n, dtype=np.uint32)
+    a, b = (_decide(policy, seen, np.int32(0), seeds, np.uint32(0))[0] for policy in (one, other))
+    return bool(np.allclose(a, b, atol=1e-3))
+
+
 class _Trace:
     """An episode while it grows."""
 
