@@ -29,7 +29,7 @@ class BC(Agent):
     @classmethod
     def create(cls, base: Policy, experience: Experience, config: BCConfig, key: PRNGKeyArray) -> Self:
         """See `Agent.create`; every kind of policy will do."""
-        return cls(base, config)
+        return cls(policy=base, config=config)
 
     def deployed(self) -> Policy:
         """The pre-trained policy, its chooser included if it has one."""

@@ -9,6 +9,7 @@ TD(lambda) means.
 from __future__ import annotations
 
 import dataclasses
+import operator
 from typing import ClassVar, NamedTuple, Self
 
 import equinox as eqx
@@ -70,7 +71,8 @@ class DAWR(OffPolicyAgent):
         """See `Agent.create`."""
         value_key, key = jax.random.split(key)
         value = new_value(base.state_dim, config.critic_width, config.critic_depth, value_key)
-        return cls(Actor.of(base, config), Trained.new(value, config.learning_rate), key, config)
+        trained_value = Trained.new(value, config.learning_rate)
+        return cls(actor=Actor.of(base, config), trained_value=trained_value, key=key, config=config)
 
     @property
     def value(self) -> eqx.nn.MLP:
@@ -95,7 +97,7 @@ class DAWR(OffPolicyAgent):
         """One gradient step of V, and (unless warming up) of the score network by V's errors before it."""
         c = self.config
         key, noise_key = jax.random.split(self.key)
-        first = jax.tree.map(lambda field: field[:: c.lookahead], batch.data)
+        first = jax.tree.map(operator.itemgetter(slice(None, None, c.lookahead)), batch.data)
         returns = self.lambda_returns(batch)
 
         def value_loss(value: eqx.nn.MLP) -> tuple[Array, Array]:
@@ -133,7 +135,11 @@ class DAWR(OffPolicyAgent):
         the last looked up is what was really achieved from there (where that is known).
         """
         share, length = self.config.lambda_share, self.config.lookahead
-        data = jax.tree.map(lambda field: field.reshape(-1, length, *field.shape[1:]), paths.data)
+
+        def by_path(field: Array) -> Array:
+            return field.reshape(-1, length, *field.shape[1:])
+
+        data = jax.tree.map(by_path, paths.data)
         values = jax.vmap(jax.vmap(self.value))(data.next_state)
         achieved = data.return_to_go[:, -1]
         estimated = data.reward[:, -1] + data.discount[:, -1] * values[:, -1]

@@ -61,7 +61,8 @@ class DQL(OffPolicyAgent):
     def create(cls, base: Policy, experience: Experience, config: DQLConfig, key: PRNGKeyArray) -> Self:
         """See `Agent.create`."""
         critic_key, key = jax.random.split(key)
-        return cls(Actor.of(base, config), Critics.new(base, config, critic_key), key, config)
+        critics = Critics.new(base, config, critic_key)
+        return cls(actor=Actor.of(base, config), critics=critics, key=key, config=config)
 
     def deployed(self) -> Policy:
         """The candidate of the highest Q."""

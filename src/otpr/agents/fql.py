@@ -115,7 +115,11 @@ class FQL(OffPolicyAgent):
         """Distillation of the flow, noise by noise, and ascent of Q: the paper's eq. 8."""
         flow, execute = self.flow.model, self.base.spec.execute
         noise = jax.random.normal(key, (states.shape[0], *plan_shape(self.base.spec)))
-        ends = jax.vmap(lambda state, z: flow.from_noise(state, z[None])[0])(states, noise)
+
+        def end(state: Float[Array, " s"], z: Float[Array, "h a"]) -> Float[Array, "h a"]:
+            return flow.from_noise(state, z[None])[0]
+
+        ends = jax.vmap(end)(states, noise)
 
         def loss_of(one_step: OneStep) -> tuple[Float[Array, ""], Metrics]:
             plans = jax.vmap(one_step.unclipped)(states, noise)

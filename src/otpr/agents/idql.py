@@ -58,7 +58,7 @@ class IDQL(OffPolicyAgent):
         """See `Agent.create`."""
         critic_key, key = jax.random.split(key)
         critics = ImplicitCritics.new(base, config, config.expectile, critic_key)
-        return cls(Actor.of(base, config), critics, key, config)
+        return cls(actor=Actor.of(base, config), critics=critics, key=key, config=config)
 
     def deployed(self) -> Policy:
         """The candidate of the highest Q: the paper's greedy evaluation."""

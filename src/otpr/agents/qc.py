@@ -54,7 +54,8 @@ class QC(OffPolicyAgent):
     def create(cls, base: Policy, experience: Experience, config: QCConfig, key: PRNGKeyArray) -> Self:
         """See `Agent.create`."""
         critic_key, key = jax.random.split(key)
-        return cls(Actor.of(base, config), Critics.new(base, config, critic_key), key, config)
+        critics = Critics.new(base, config, critic_key)
+        return cls(actor=Actor.of(base, config), critics=critics, key=key, config=config)
 
     def deployed(self) -> Policy:
         """The best of several samples, in training too."""

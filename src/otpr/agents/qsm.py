@@ -51,7 +51,8 @@ class QSM(OffPolicyAgent):
     def create(cls, base: Policy, experience: Experience, config: QSMConfig, key: PRNGKeyArray) -> Self:
         """See `Agent.create`."""
         critic_key, key = jax.random.split(key)
-        return cls(Actor.of(base, config), Critics.new(base, config, critic_key), key, config)
+        critics = Critics.new(base, config, critic_key)
+        return cls(actor=Actor.of(base, config), critics=critics, key=key, config=config)
 
     def deployed(self) -> Policy:
         """One sample: Q has gone into the score."""

@@ -7,8 +7,9 @@ last row has an observation alone. Transitions, replays and data sets are row nu
 
 from __future__ import annotations
 
+import dataclasses
 import functools
-from collections.abc import Sequence
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import equinox as eqx
@@ -107,7 +108,7 @@ class EpisodeStore(eqx.Module):
         store = self if start + rows <= self.capacity else self._grown(start + rows)
         columns = _columns(features, episode, self.gamma, start)
         for begin in range(0, rows, _ROWS):  # blocks of one size: the insertion compiles once
-            block = tuple(_padded(column[begin : begin + _ROWS]) for column in columns)
+            block = {name: _padded(column[begin : begin + _ROWS]) for name, column in columns.items()}
             store = _insert(store, block, min(_ROWS, rows - begin))
         return store
 
@@ -217,8 +218,8 @@ def episode_starts(store: EpisodeStore) -> list[tuple[int, int]]:
     return found
 
 
-def _columns(features: np.ndarray, episode: Episode, gamma: float, start: int) -> tuple[np.ndarray, ...]:
-    """Fields of the store for the rows of an episode that begins at row `start`, in the fields' order."""
+def _columns(features: np.ndarray, episode: Episode, gamma: float, start: int) -> dict[str, np.ndarray]:
+    """Fields of the store for the rows of an episode that begins at row `start`."""
     T = len(episode)
     return_to_go = np.zeros(T + 1)
     for t in reversed(range(T)):
@@ -226,16 +227,16 @@ def _columns(features: np.ndarray, episode: Episode, gamma: float, start: int) -
     if not episode.terminated and (episode.rewards < 0).any():
         return_to_go[:] = -np.inf
     rows = T + 1
-    return (
-        np.asarray(features, np.float32),
-        np.concatenate([episode.actions, episode.actions[-1:]]).astype(np.float32),
-        np.append(episode.rewards, 0.0).astype(np.float32),
-        return_to_go.astype(np.float32),
-        np.full(rows, start, np.int32),
-        np.full(rows, start + T, np.int32),
-        np.full(rows, episode.terminated),
-        np.full(rows, episode.success),
-    )
+    return {
+        "features": np.asarray(features, np.float32),
+        "actions": np.concatenate([episode.actions, episode.actions[-1:]]).astype(np.float32),
+        "rewards": np.append(episode.rewards, 0.0).astype(np.float32),
+        "return_to_go": return_to_go.astype(np.float32),
+        "first": np.full(rows, start, np.int32),
+        "last": np.full(rows, start + T, np.int32),
+        "terminated": np.full(rows, episode.terminated),
+        "success": np.full(rows, episode.success),
+    }
 
 
 def _padded(rows: np.ndarray) -> np.ndarray:
@@ -243,16 +244,14 @@ def _padded(rows: np.ndarray) -> np.ndarray:
 
 
 @functools.partial(jax.jit, donate_argnums=0)
-def _insert(store: EpisodeStore, block: Sequence[Array], n: Int[Array, ""]) -> EpisodeStore:
+def _insert(store: EpisodeStore, block: Mapping[str, Array], n: Int[Array, ""]) -> EpisodeStore:
     """Write a block at the end; what of it is padding is overwritten by the next."""
 
     def write(column: Array, rows: Array) -> Array:
         return jax.lax.dynamic_update_slice_in_dim(column, rows, store.size, axis=0)
 
-    fields = (store.features, store.actions, store.rewards, store.return_to_go)
-    fields += (store.first, store.last, store.terminated, store.success)
-    written = [write(column, rows) for column, rows in zip(fields, block, strict=True)]
-    return EpisodeStore(*written, store.size + n, store.spec, store.gamma)
+    written = {name: write(getattr(store, name), rows) for name, rows in block.items()}
+    return dataclasses.replace(store, **written, size=store.size + n)
 
 
 @functools.partial(jax.jit, donate_argnums=0)

@@ -97,7 +97,7 @@ def act_within(policy: Policy, observation: Observation, key: PRNGKeyArray, seco
     proposer: Proposer = policy
     started = begun = time.perf_counter()
     propose_key, choose_key = jax.random.split(key)
-    several = jax.tree.map(lambda x: x[None], observation)
+    several = {name: entry[None] for name, entry in observation.items()}
     plans, scores = [], []
     for i in range(-(-policy.candidates // SLICE)):
         offered = proposer.propose(several, jax.random.fold_in(propose_key, i)[None], SLICE)[0]

@@ -132,7 +132,11 @@ class Policy(eqx.Module):
         Returns:
             (n, execute, action_dim), entries in [-1, 1]; and the chooser's metrics of each decision.
         """
-        plans, metrics = jax.vmap(lambda seen, key: self.decide(self.state(seen), key))(observations, keys)
+
+        def decide(seen: Observations, key: PRNGKeyArray) -> tuple[Float[Array, "h a"], Metrics]:
+            return self.decide(self.state(seen), key)
+
+        plans, metrics = jax.vmap(decide)(observations, keys)
         return plans[:, : self.spec.execute], metrics
 
     def act(self, observation: Any, seed: int, *, budget_seconds: float | None = None) -> np.ndarray:
@@ -160,7 +164,7 @@ class Policy(eqx.Module):
         key = jax.random.key(seed)
         if budget_seconds is not None and self.chooser is not None:
             return checked_actions(act_within(self, given, key, budget_seconds))
-        actions, _ = self.act_batch(jax.tree.map(lambda x: x[None], given), key[None])
+        actions, _ = self.act_batch({name: entry[None] for name, entry in given.items()}, key[None])
         return checked_actions(np.asarray(actions[0]))
 
     # ----------------------------------------------------------------------------------------------- files

@@ -20,7 +20,7 @@ import numpy as np
 from otpr import storage
 from otpr.agents import agent_class
 from otpr.agents.parts.actor_critic import Trained
-from otpr.agents.parts.agent import AgentConfig, Metrics, OffPolicyAgent
+from otpr.agents.parts.agent import AgentConfig, OffPolicyAgent
 from otpr.data.episodes import Episode
 from otpr.data.experience import Experience
 from otpr.errors import OtprError
@@ -136,7 +136,10 @@ def _places(batch: Any, metrics: dict[str, jax.Array], after: OffPolicyAgent) ->
 
 def _by_path(tree: Any, kind: type | None = None) -> dict[str, Any]:
     """The leaves of a tree by path; nodes of a kind are leaves."""
-    is_leaf = None if kind is None else lambda node: isinstance(node, kind)
+
+    def is_leaf(node: Any) -> bool:
+        return kind is not None and isinstance(node, kind)
+
     leaves = jax.tree_util.tree_leaves_with_path(tree, is_leaf=is_leaf)
     return {jax.tree_util.keystr(path): leaf for path, leaf in leaves}
 

@@ -11,6 +11,7 @@ decision that they ended in.
 from __future__ import annotations
 
 import dataclasses
+import operator
 from typing import Any, NamedTuple, Self
 
 import equinox as eqx
@@ -117,7 +118,7 @@ class DPPO(OnPolicyAgent):
         c = self.config
         if not data.collected:  # they all broke
             return self, 0, {}
-        kept = jax.tree.map(lambda field: np.asarray(field)[: int(self.collected_size)], self.collected)
+        kept = _rows(jax.device_get(self.collected), slice(int(self.collected_size)))
         decisions = joined([kept, decisions_of(data.collected, self.base.spec, c.gamma)])
         n = len(decisions.reward)
         if n >= c.decisions:
@@ -134,7 +135,7 @@ class DPPO(OnPolicyAgent):
         draws, explained = self._draws(decisions, action_seed)
         update_policy = int(self.iterations) >= c.value_iterations
         key, epochs_key = jax.random.split(self.key)
-        agent = dataclasses.replace(self, key=key, iterations=self.iterations + 1)
+        agent: Any = dataclasses.replace(self, key=key, iterations=self.iterations + 1)
         steps: list[Metrics] = []
         moved = False
         for epoch_key in jax.random.split(epochs_key, c.epochs):
@@ -232,9 +233,9 @@ PIECE = 200
 """Decisions that are done again in one compiled call."""
 
 
-def _rows(fields: Any, rows: np.ndarray) -> Any:
+def _rows(fields: Any, rows: np.ndarray | slice) -> Any:
     """Some rows of every field."""
-    return jax.tree.map(lambda field: field[rows], fields)
+    return jax.tree.map(operator.itemgetter(rows), fields)
 
 
 @eqx.filter_jit

@@ -153,7 +153,7 @@ class OTPR(OffPolicyAgent):
         drawn by compatibility, beside demonstrations taken as they are.
         """
         key, rows_key, noise_key = jax.random.split(self.key, 3)
-        both = jax.tree.map(lambda *fields: jnp.concatenate(fields), batch.replay, batch.demonstrations)
+        both = jax.tree.map(_beside, batch.replay, batch.demonstrations)
         critics, metrics = self.critics.step(both)
         agent = dataclasses.replace(self, key=key, critics=critics)
         if not update_policy:
@@ -185,8 +185,8 @@ class OTPR(OffPolicyAgent):
         if c.pairing == "product":
             rows, columns, mask = draw_rows(experience, targets, self, draw_key, n)
             states = store.states(rows)
-            H = self.transport.trained * compatibility.pairwise(states, store.chunks(columns), mask)
-            pairs = partners(states, store.plans(columns), H, choice_key)
+            product = self.transport.trained * compatibility.pairwise(states, store.chunks(columns), mask)
+            pairs = partners(states, store.plans(columns), product, choice_key)
         else:
             drawn = targets.draw(draw_key, n)
             states = store.states(drawn)
@@ -246,6 +246,10 @@ class OTPR(OffPolicyAgent):
         # slowly, so that warm potentials keep fitting; the first time at once
         followed = transport.scale + 0.2 * (spread - transport.scale)
         return dataclasses.replace(transport, scale=jnp.where(transport.trained, followed, spread))
+
+
+def _beside(first: Array, second: Array) -> Array:
+    return jnp.concatenate([first, second])
 
 
 SPREAD = 256

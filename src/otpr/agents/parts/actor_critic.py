@@ -62,7 +62,7 @@ def minimized(trained: Trained, loss_of: Callable[[Any], tuple[Array, Any]]) -> 
 def followed(target: Model, online: Model, rate: float) -> Model:
     """`target` moved towards `online`: target + rate * (online - target), array by array."""
     arrays, static = eqx.partition(target, eqx.is_inexact_array)
-    moved = optax.incremental_update(eqx.filter(online, eqx.is_inexact_array), arrays, rate)
+    moved: Any = optax.incremental_update(eqx.filter(online, eqx.is_inexact_array), arrays, rate)
     return eqx.combine(moved, static)
 
 
