@@ -86,8 +86,7 @@ class TaskEnv(gymnasium.Env[Any, NDArray[np.float32]]):
         fps = max(1, round(spec.control_rate or _RENDER_FPS))
         self.metadata = {**self.metadata, "render_fps": fps}
         self.render_mode = render_mode
-        boxes = {name: _space(entry) for name, entry in spec.observation.items()}
-        self.observation_space = boxes[spec.only_vector] if spec.only_vector else gymnasium.spaces.Dict(boxes)
+        self.observation_space = observation_space(spec)
         self.action_space = gymnasium.spaces.Box(-1.0, 1.0, (spec.action_dim,), np.float32)
         self._task_id = task_id
         self._spec = spec
@@ -168,7 +167,13 @@ def by_name(spec: Spec, observation: Observation) -> Mapping[str, NDArray[Any]]:
     return {spec.only_vector: observation}
 
 
-def _space(entry: Entry) -> gymnasium.Space[Any]:
+def observation_space(spec: Spec) -> gymnasium.Space[Any]:
+    """The space of a spec's observations: of one vector entry a Box, else a Dict of Boxes by entry name."""
+    boxes = {name: _box(entry) for name, entry in spec.observation.items()}
+    return boxes[spec.only_vector] if spec.only_vector else gymnasium.spaces.Dict(boxes)
+
+
+def _box(entry: Entry) -> gymnasium.Space[Any]:
     if entry.kind == "image":
         return gymnasium.spaces.Box(0, 255, entry.shape, np.uint8)
     return gymnasium.spaces.Box(-np.inf, np.inf, entry.shape, np.dtype(entry.dtype).type)
