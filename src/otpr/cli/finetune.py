@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
 
-from otpr.agents import agent_config
+from otpr.agents import agent_config, algorithm_names, preset_names
 from otpr.agents.parts.agent import AgentConfig
+from otpr.agents.parts.settings import changed
 from otpr.data.episodes import Episode
 from otpr.data.loading import DataConfig
 from otpr.data.seeds import evaluation_seed
@@ -19,6 +21,7 @@ from otpr.policies.policy import Policy, load_policy, policy_task
 from otpr.training.curve import learning_curve
 from otpr.training.finetune import FineTuning, LoopConfig
 from otpr.training.run_directory import RunDirectory
+from otpr.training.sinks import DEFAULT
 from otpr.training.video import record
 
 
@@ -26,6 +29,8 @@ from otpr.training.video import record
 class Finetune:
     """Improve a policy by interaction, with OTPR or one of its peers."""
 
+    # otpr, or a peer by the name of its page in docs/algorithms
+    algorithm: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="ALGORITHM")] = "otpr"
     # folder of the pre-trained policy: a policy, or the run directory of `otpr pretrain`
     policy: Path = Path("runs/pretrain")
     # the demonstrations
@@ -36,11 +41,13 @@ class Finetune:
     run_dir: Path = Path("runs/finetune")
     # the loop of interaction and learning
     config: Annotated[LoopConfig, tyro.conf.arg(name="")] = dataclasses.field(default_factory=LoopConfig)
-    # otpr, or a peer: see docs/algorithms
-    algorithm: str = "otpr"
-    # settings of the algorithm by name; OTPR has default, paper and release, see docs/fidelity.md
+    # where the algorithm's settings start from; OTPR has default, paper and release, see docs/fidelity.md
     preset: str = "default"
-    # fields of the preset to change, as field=value, e.g. --set epsilon=0.1 candidates=32
+    # the algorithm's settings, those of the preset where not given
+    agent: Annotated[AgentConfig, tyro.conf.arg(name=""), tyro.conf.FlagConversionOff] = dataclasses.field(
+        default_factory=lambda: agent_config("otpr")
+    )
+    # short form of these settings, as field=value, e.g. --set epsilon=0.1 candidates=32
     set: tuple[str, ...] = ()
     # do not film two episodes before and after
     no_video: bool = False
@@ -48,15 +55,36 @@ class Finetune:
     task: str | None = None
     # every random number of the run derives from it
     seed: int = 0
+    # loggers beside metrics.jsonl: tensorboard, wandb, trackio, or none; several may be named
+    log: tuple[str, ...] = DEFAULT
     # go on with the run in the directory, exactly
     resume: bool = False
     # delete the run in the directory first
     overwrite: bool = False
 
+    @property
+    def about(self) -> str:
+        """What its help says first."""
+        peers = ", ".join(name for name in algorithm_names() if name != self.algorithm)
+        return (
+            f"Improve a policy by interaction, here with {self.algorithm}; the last options are its settings "
+            f"(presets: {', '.join(preset_names(self.algorithm))}).\n"
+            f"`otpr finetune NAME --help` lists those of {peers}."
+        )
+
+    def __post_init__(self) -> None:
+        """Refuse settings of another algorithm than the one named."""
+        if self.agent.algorithm != self.algorithm:
+            raise ValueError(f"The settings are of {self.agent.algorithm}, not of {self.algorithm}.")
+
     def run(self) -> None:
         """Fine-tune, evaluate, save the policy and draw the learning curve."""
         check_seed(self.seed)
-        agent = agent_config(self.algorithm, self.preset, self.set)
+        agent = changed(self.agent, self.set)
+        preset = agent_config(self.algorithm, self.preset)
+        for name in (change.partition("=")[0] for change in self.set):
+            if getattr(self.agent, name) != getattr(preset, name):
+                raise OtprError(f"{name} is given by --{name.replace('_', '-')} and by --set. Give it once.")
         base = load_policy(self.policy)
         sets, task = self.demonstrations.read(self.task or policy_task(self.policy))
         _check_fits(sets[0][0], base, str(self.policy), self.demonstrations.data[0])
@@ -71,7 +99,12 @@ class Finetune:
             "loop": dataclasses.asdict(self.config),
         }
         with RunDirectory.open(
-            self.run_dir, command="finetune", config=config, resume=self.resume, overwrite=self.overwrite
+            self.run_dir,
+            command="finetune",
+            config=config,
+            resume=self.resume,
+            overwrite=self.overwrite,
+            log=self.log,
         ) as run:
             fine_tune(
                 run,
@@ -86,6 +119,46 @@ class Finetune:
                 resume=self.resume,
                 video=not self.no_video,
             )
+
+
+def tailored(arguments: Sequence[str]) -> tuple[Finetune, list[str]]:
+    """The command with the settings of the algorithm and preset that its arguments name.
+
+    Args:
+        arguments: those after `otpr finetune`. The algorithm is the first, unless that is an option, or comes
+            after `--algorithm`; left out, it is otpr.
+
+    Returns:
+        the command, whose settings are the options and their defaults; the arguments, the algorithm first.
+
+    Raises:
+        OtprError: algorithm or preset is unknown, or there are several algorithms.
+    """
+    rest = list(arguments)
+    names = [] if not rest or rest[0].startswith("-") else [rest.pop(0)]
+    more, rest = _taken(rest, "--algorithm")
+    names = sorted({*names, *more}) or ["otpr"]
+    if len(names) > 1:
+        raise OtprError(f"Give one algorithm; given {' and '.join(names)}.")
+    presets, _ = _taken(rest, "--preset")
+    settings = agent_config(names[0], presets[-1] if presets else "default")
+    return Finetune(algorithm=names[0], agent=settings), [names[0], *rest]
+
+
+def _taken(arguments: list[str], option: str) -> tuple[list[str], list[str]]:
+    """The values of an option, and the arguments without it."""
+    values: list[str] = []
+    rest: list[str] = []
+    words = iter(arguments)
+    for word in words:
+        name, equals, value = word.partition("=")
+        if name != option:
+            rest.append(word)
+        elif value := value if equals else next(words, ""):
+            values.append(value)
+        else:
+            raise OtprError(f"{option} needs a name after it.")
+    return values, rest
 
 
 def fine_tune(
