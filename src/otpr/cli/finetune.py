@@ -15,7 +15,7 @@ from otpr.agents.parts.settings import changed
 from otpr.data.episodes import Episode
 from otpr.data.loading import DataConfig
 from otpr.data.seeds import evaluation_seed
-from otpr.envs import ChunkedVectorEnv
+from otpr.envs import ChunkedVectorEnv, task_spec
 from otpr.errors import OtprError, check_seed
 from otpr.policies.policy import Policy, load_policy, policy_task
 from otpr.training.curve import learning_curve
@@ -53,6 +53,8 @@ class Finetune:
     no_video: bool = False
     # task to interact with; where left out, the policy's
     task: str | None = None
+    # steps after which an episode is truncated; left out, the task's own limit
+    episode_limit: int | None = None
     # every random number of the run derives from it
     seed: int = 0
     # loggers beside metrics.jsonl: tensorboard, wandb, trackio, or none; several may be named
@@ -87,11 +89,12 @@ class Finetune:
                 raise OtprError(f"{name} is given by --{name.replace('_', '-')} and by --set. Give it once.")
         base = load_policy(self.policy)
         sets, task = self.demonstrations.read(self.task or policy_task(self.policy))
-        _check_fits(sets[0][0], base, str(self.policy), self.demonstrations.data[0])
+        check_fits(base, self.policy, task, self.episode_limit)
         config = {
             "policy": str(self.policy),
             **self.demonstrations.record(sets),
             "task": task,
+            "episode_limit": self.episode_limit,
             "algorithm": self.algorithm,
             "preset": self.preset,
             "seed": self.seed,
@@ -112,6 +115,7 @@ class Finetune:
                 sets,
                 weights=self.demonstrations.weights,
                 task=task,
+                episode_limit=self.episode_limit,
                 preset=self.preset,
                 seed=self.seed,
                 agent=agent,
@@ -168,6 +172,7 @@ def fine_tune(
     *,
     weights: tuple[float, ...] = (),
     task: str,
+    episode_limit: int | None = None,
     preset: str,
     seed: int,
     agent: AgentConfig,
@@ -177,7 +182,12 @@ def fine_tune(
 ) -> dict[str, Any]:
     """Fine-tune in an open run directory, draw the learning curve, film if wanted and return the summary."""
     with ChunkedVectorEnv(
-        task, loop.num_envs, agent.chunk_length(base), processes=True, timeout=loop.env_timeout
+        task,
+        loop.num_envs,
+        agent.acting_spec(base.spec).execute,
+        processes=True,
+        timeout=loop.env_timeout,
+        episode_limit=episode_limit,
     ) as env:
         job = FineTuning(
             base,
@@ -204,7 +214,8 @@ def fine_tune(
     print(f"Policy: {run.path / 'policy'}   Learning curve: {curve}")
     if video:
         for name, policy in (("before", base), ("after", load_policy(run.path))):
-            print(record(task, policy.act, FILMED, run.videos / f"{name}.mp4"))
+            film = run.videos / f"{name}.mp4"
+            print(record(task, policy.act, FILMED, film, episode_limit=episode_limit))
     return summary
 
 
@@ -212,12 +223,15 @@ FILMED = (evaluation_seed(0), evaluation_seed(1))
 """The initial conditions that are filmed: the first two of the evaluation."""
 
 
-def _check_fits(episode: Episode, policy: Policy, policy_path: str, data: str) -> None:
-    """Refuse demonstrations of other dimensions than the policy's."""
-    have = (episode.observations.shape[1], episode.actions.shape[1])
-    want = (policy.normalizer.mean.shape[0], policy.action_dim)
-    if have != want:
-        raise OtprError(
-            f"The demonstrations in {data} have (observation, action) dimensions {have}, the policy in "
-            f"{policy_path} has {want}. Fine-tune with the data the policy was trained on."
-        )
+def check_fits(policy: Policy, path: Path, task: str, episode_limit: int | None) -> None:
+    """Refuse a policy for a task that it cannot act in.
+
+    Raises:
+        OtprError: lists what differs between the two; or the task is unknown.
+    """
+    policy.spec.of_task().check(
+        task_spec(task, episode_limit).spec,
+        f"The policy in {path}",
+        f"the task {task}",
+        "Give the policy's own task with --task, or another policy.",
+    )
