@@ -79,14 +79,22 @@ class Finetune:
         if self.agent.algorithm != self.algorithm:
             raise ValueError(f"The settings are of {self.agent.algorithm}, not of {self.algorithm}.")
 
-    def run(self) -> None:
-        """Fine-tune, evaluate, save the policy and draw the learning curve."""
-        check_seed(self.seed)
-        agent = changed(self.agent, self.set)
-        preset = agent_config(self.algorithm, self.preset)
+    def settings(self) -> AgentConfig:
+        """The algorithm's settings: the preset's, changed by options or by `--set`.
+
+        Raises:
+            OtprError: a field is changed by both, unknown (the message has the nearest), or out of its range.
+        """
+        settings, preset = changed(self.agent, self.set), agent_config(self.algorithm, self.preset)
         for name in (change.partition("=")[0] for change in self.set):
             if getattr(self.agent, name) != getattr(preset, name):
                 raise OtprError(f"{name} is given by --{name.replace('_', '-')} and by --set. Give it once.")
+        return settings
+
+    def run(self) -> None:
+        """Fine-tune, evaluate, save the policy and draw the learning curve."""
+        check_seed(self.seed)
+        agent = self.settings()
         base = load_policy(self.policy)
         sets, task = self.demonstrations.read(self.task or policy_task(self.policy))
         check_fits(base, self.policy, task, self.episode_limit)
