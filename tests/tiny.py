@@ -25,6 +25,7 @@ from otpr.ot import Potentials
 from otpr.policies.generators import Diffusion
 from otpr.policies.normalization import Normalizer
 from otpr.policies.policy import Policy
+from otpr.trees import read_arrays
 
 TASK = "metaworld/peg-insert-side-v3"
 COLLECT = {"episodes": 2, "noise": 0.1, "seed": 0}
@@ -144,8 +145,7 @@ def _same_bits(a: np.ndarray, b: np.ndarray) -> bool:
 
 def weights(folder: Path) -> dict[str, np.ndarray]:
     """The arrays of a saved policy."""
-    with np.load(folder / "weights.npz", allow_pickle=False) as stored:
-        return {name: stored[name] for name in stored.files}
+    return read_arrays(folder / "weights.safetensors")
 
 
 def files(folder: Path) -> dict[str, bytes]:

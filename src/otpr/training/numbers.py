@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from otpr import storage
+from otpr import storage, trees
 from otpr.agents import agent_class
 from otpr.agents.parts.agent import Agent, AgentConfig
 from otpr.data.chunks import Transitions
@@ -41,11 +41,15 @@ class NotFiniteError(OtprError):
         self.name, self.arrays = name, dict(arrays)
 
     def save(self, folder: Path) -> Path:
-        """Write `arrays` to `folder`, as NumPy's .npz without pickle; the file."""
-        folder.mkdir(parents=True, exist_ok=True)
-        file = folder / f"{self.name}.npz"
-        arrays: dict[str, Any] = self.arrays
-        np.savez(file, **arrays)
+        """Write `arrays` to `folder`, a file that `otpr.trees.read_arrays` reads; the file.
+
+        Raises:
+            OtprError: it cannot be written.
+        """
+        file = folder / f"{self.name}.safetensors"
+        with storage.writing(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+        storage.write_bytes(file, trees.to_bytes(self.arrays))
         return file
 
 
@@ -142,23 +146,14 @@ def agent_arrays(agent: Agent) -> dict[str, np.ndarray]:
 
 
 def _flat(name: str, tree: Any) -> dict[str, np.ndarray]:
-    leaves = jax.tree_util.tree_leaves_with_path(eqx.filter(tree, eqx.is_array))
-    return {name + jax.tree_util.keystr(path): _plain(leaf) for path, leaf in leaves}
-
-
-def _is_key(leaf: Any) -> bool:
-    return jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
-
-
-def _plain(leaf: Any) -> np.ndarray:
-    return np.asarray(jax.random.key_data(leaf) if _is_key(leaf) else leaf)
+    return {name + path: array for path, array in trees.arrays_of(tree).items()}
 
 
 def load_update(file: str | os.PathLike[str], base: Policy, config: AgentConfig) -> tuple[Agent, Any, bool]:
     """A gradient step that went wrong: `agent.update(batch, update_policy)` takes it again.
 
     Args:
-        file: `faults/update-N.npz` of a run directory.
+        file: `faults/update-N.safetensors` of a run directory.
         base: the pre-trained policy the run started from, for its architecture.
         config: the agent's settings in that run, for its architecture.
 
@@ -170,7 +165,7 @@ def load_update(file: str | os.PathLike[str], base: Policy, config: AgentConfig)
     """
     kind = agent_class(config.algorithm)
     try:
-        arrays = storage.read_arrays(Path(file))
+        arrays = trees.read_arrays(file)
         parts = {
             part: Transitions(*(jnp.asarray(arrays[f"batch.{part}.{name}"]) for name in Transitions._fields))
             for part in kind.batch_type._fields
@@ -179,18 +174,18 @@ def load_update(file: str | os.PathLike[str], base: Policy, config: AgentConfig)
         like = kind.create(base, next(iter(parts.values())), config, jax.random.key(0))
         update_policy = bool(arrays["update_policy"])
 
-        def fill(path: Any, leaf: Any) -> Any:
-            if not eqx.is_array(leaf):
-                return leaf
-            name = "agent" + jax.tree_util.keystr(path)
-            value = jnp.asarray(arrays[name])
-            if _is_key(leaf):
-                return jax.random.wrap_key_data(value, impl=jax.random.key_impl(leaf))
-            if value.shape != leaf.shape and "keypoint_" not in name:  # of those there may be fewer
-                raise ValueError(f"{name} has shape {value.shape}, expected {leaf.shape}")
-            return value
+        stored = {
+            name.removeprefix("agent"): array for name, array in arrays.items() if name.startswith("agent")
+        }
 
-        return jax.tree_util.tree_map_with_path(fill, like), kind.batch_type(**parts), update_policy
+        def resized(path: Any, leaf: Any) -> Any:
+            name = jax.tree_util.keystr(path)
+            if "keypoint_" not in name:
+                return leaf
+            return jax.ShapeDtypeStruct(stored[name].shape, leaf.dtype)  # there may be fewer of them
+
+        agent = trees.fill(jax.tree_util.tree_map_with_path(resized, like), stored)
+        return agent, kind.batch_type(**parts), update_policy
     except (KeyError, ValueError) as error:  # an array is missing or does not fit
         raise OtprError(
             f"{file} holds no gradient step of this policy and these settings ({error!r})."
