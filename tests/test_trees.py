@@ -44,13 +44,13 @@ def layouts(array: np.ndarray) -> list[np.ndarray]:
         ),
         max_size=4,
     ),
-    metadata=st.dictionaries(st.text(max_size=8), st.text(max_size=8), max_size=3),
+    metadata=st.dictionaries(st.text(max_size=8), st.text(max_size=8) | st.integers(), max_size=3),
     layout=st.integers(0, 3),
 )
 def test_arrays_come_back_bit_for_bit(
     tmp_path_factory: pytest.TempPathFactory,
     arrays: dict[str, np.ndarray],
-    metadata: dict[str, str],
+    metadata: dict[str, Any],
     layout: int,
 ):
     file = tmp_path_factory.getbasetemp() / "arrays.safetensors"
@@ -204,6 +204,13 @@ def test_reading_takes_the_memory_of_the_arrays_once(tmp_path: Path):
     tracemalloc.stop()
     assert arrays["x"].shape == (4 * 10**6,)
     assert 0.9 * file.stat().st_size < peak < 1.2 * file.stat().st_size + 2**20
+
+
+@pytest.mark.parametrize("text", ["", "[]", "3", "[" * 10**5, "{", "NaN"])
+def test_metadata_that_are_no_object_are_refused(tmp_path: Path, text: str):
+    (tmp_path / "x").write_bytes(content({"__metadata__": {"otpr": text}, "x": entry()}))
+    with pytest.raises(DamagedFile):
+        read_metadata(tmp_path / "x")
 
 
 # ------------------------------------------------------------------------------------------------------ trees

@@ -188,7 +188,7 @@ def _read(file: Path, limit: int) -> bytes:
         with open(file, "rb") as stream:
             if (size := os.fstat(stream.fileno()).st_size) > limit:
                 raise ValueError(f"{size:,} bytes are more than the {limit:,} it may have")
-            return stream.read(limit)
+            return stream.read(size)
     except (OSError, ValueError) as error:
         raise DamagedFile(file, error) from error
 

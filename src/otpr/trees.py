@@ -10,7 +10,7 @@ import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import jax
 import jax.numpy as jnp
@@ -29,6 +29,9 @@ _NAMES = "bool int8 int16 int32 int64 uint8 uint16 uint32 uint64 float16 float32
 DTYPES = frozenset(map(np.dtype, [*_NAMES.split(), jnp.bfloat16]))
 """The types that a file holds."""
 
+_METADATA = "otpr"
+"""The name of otpr's text among a file's texts."""
+
 Arrays = Mapping[str, NDArray[Any]]
 Tree = TypeVar("Tree")
 
@@ -36,12 +39,12 @@ Tree = TypeVar("Tree")
 # ---------------------------------------------------------------------------------------------------- files
 
 
-def to_bytes(arrays: Arrays, metadata: Mapping[str, str] | None = None) -> bytes:
+def to_bytes(arrays: Arrays, metadata: Mapping[str, Any] | None = None) -> bytes:
     """The content of a file of named arrays; equal arrays and metadata give equal bytes.
 
     Args:
         arrays: arrays of any shape and of the types in `DTYPES`, by name.
-        metadata: texts by name, which `read_metadata` returns.
+        metadata: what else the file says, JSON-able; `read_metadata` returns it.
 
     Raises:
         ValueError: an array is of another type, or is named `__metadata__`, which the format reserves.
@@ -56,8 +59,8 @@ def to_bytes(arrays: Arrays, metadata: Mapping[str, str] | None = None) -> bytes
         raise ValueError("The format reserves the name '__metadata__'. Give the array another name.")
     # safetensors writes the memory as it lies, whatever the order of the axes in it
     rows = {name: np.asarray(array, order="C") for name, array in arrays.items()}
-    # of no arrays with an empty dictionary of texts it writes a header that it cannot read
-    return save(rows, dict(metadata) if metadata else None)
+    # in one text: of several, safetensors writes now this one first, now that one
+    return save(rows, {_METADATA: json.dumps(metadata, sort_keys=True)} if metadata else None)
 
 
 def read_arrays(file: str | os.PathLike[str]) -> dict[str, NDArray[Any]]:
@@ -83,14 +86,18 @@ def read_arrays(file: str | os.PathLike[str]) -> dict[str, NDArray[Any]]:
     return arrays
 
 
-def read_metadata(file: Path) -> dict[str, str]:
-    """The texts that `to_bytes` was given; errors as in `read_arrays`."""
+def read_metadata(file: Path) -> dict[str, Any]:
+    """The metadata that `to_bytes` was given; none where the file has none. Errors as in `read_arrays`."""
     _check_header(file)
     try:
         with safe_open(file, framework="np", backend="pread") as opened:
-            return opened.metadata() or {}
-    except (OSError, SafetensorError) as error:
+            texts: dict[str, str] = opened.metadata() or {}
+        metadata = json.loads(texts.get(_METADATA, "{}"))
+    except (OSError, ValueError, RecursionError, SafetensorError) as error:
         raise DamagedFile(file, error) from error
+    if not isinstance(metadata, dict):
+        raise DamagedFile(file, "its metadata are no object")
+    return cast(dict[str, Any], metadata)
 
 
 def _check_header(file: Path) -> None:
@@ -99,8 +106,9 @@ def _check_header(file: Path) -> None:
     try:
         with open(file, "rb") as stream:
             length = int.from_bytes(stream.read(8), "little")
-            if length > HEADER_LIMIT:
-                raise ValueError(f"its header claims {length:,} bytes, of at most {HEADER_LIMIT:,}")
+            most = min(HEADER_LIMIT, os.fstat(stream.fileno()).st_size)
+            if length > most:
+                raise ValueError(f"its header claims {length:,} bytes, of at most {most:,}")
             json.loads(stream.read(length), object_pairs_hook=_unique)
     except (OSError, ValueError, RecursionError) as error:
         raise DamagedFile(file, error) from error

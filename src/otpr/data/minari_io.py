@@ -21,6 +21,7 @@ from minari.dataset.minari_storage import METADATA_FILE_NAME, MinariStorage
 from otpr.data.convert.minari import DATA_FOLDER, open_minari_file
 from otpr.data.convert.recorded import Recorded
 from otpr.data.episodes import Episode, validate_episode, validate_episodes
+from otpr.data.experience_files import is_experience, read_about, read_experience
 from otpr.errors import OtprError
 
 
@@ -176,7 +177,7 @@ def _to_buffer(episode: Episode) -> EpisodeBuffer:
 
 
 def read_dataset(path_or_id: str | os.PathLike[str], keys: tuple[str, ...] | None = None) -> Demonstrations:
-    """Read a Minari data set with flat actions: ours, or one of `minari download`.
+    """Read a Minari data set with flat actions, ours or one of `minari download`, or a run's `experience`.
 
     Numbers are converted to float32. An episode counts as a success where any of its `infos["success"]` is
     true; in a data set that records no success, where it was terminated with a positive last reward. Dict
@@ -193,6 +194,8 @@ def read_dataset(path_or_id: str | os.PathLike[str], keys: tuple[str, ...] | Non
         OtprError: there is none of that name; a file in it is missing, truncated or corrupt (it is named);
             its observations or actions are not flat; or its episodes are not valid (`validate_episodes`).
     """
+    if is_experience(path_or_id):
+        return _read_experience(Path(path_or_id))
     opened = open_minari_file(path_or_id, tuple(keys or ()), whole_vectors=True)
     episodes = [_to_episode(recorded) for recorded in opened.episodes()]
     validate_episodes(
@@ -202,6 +205,12 @@ def read_dataset(path_or_id: str | os.PathLike[str], keys: tuple[str, ...] | Non
         action_dim=opened.action_dim,
     )
     return Demonstrations(episodes=episodes, task_id=opened.metadata.get("task_id"), metadata=opened.metadata)
+
+
+def _read_experience(folder: Path) -> Demonstrations:
+    about, episodes = read_about(folder), list(read_experience(folder))
+    validate_episodes(episodes, source=str(folder))
+    return Demonstrations(episodes=episodes, task_id=about.task, metadata={"written_by": about.written_by})
 
 
 def _to_episode(recorded: Recorded) -> Episode:
