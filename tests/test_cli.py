@@ -23,10 +23,10 @@ from otpr.data.minari_io import read_dataset, write_dataset
 from otpr.data.seeds import evaluation_seed
 from otpr.envs import ChunkedVectorEnv, task_spec
 from otpr.policies.policy import load_policy
-from otpr.storage import read_arrays
 from otpr.training import checkpoints
 from otpr.training.evaluate import evaluate
 from otpr.training.run_directory import RunDirectory, read_rows
+from otpr.trees import read_arrays
 from tiny import (
     AGENT,
     COLLECT,
@@ -65,7 +65,7 @@ def checkpoint_files(run: str) -> dict[str, np.ndarray]:
     """Everything in the newest checkpoint of a fine-tuning run, as raw arrays by name."""
     step = checkpoints.latest(f"{run}/checkpoints")
     assert step is not None
-    return read_arrays(Path(run, "checkpoints", str(step), "arrays.npz"))
+    return read_arrays(Path(run, "checkpoints", str(step), "arrays.safetensors"))
 
 
 def test_collected_demonstrations_are_what_the_expert_did(place: Path):

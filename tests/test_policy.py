@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -17,7 +18,9 @@ import pytest
 import otpr
 from otpr.diffusion import sample
 from otpr.errors import OtprError
+from otpr.npz import read_npz
 from otpr.policies.policy import Policy, load_policy, policy_task
+from otpr.trees import to_bytes
 from tiny import TASK, arrays, assert_same_arrays, chooser, files, policy, reseal, weights
 
 OBSERVATIONS = np.random.default_rng(0).normal(size=(5, 39)).astype(np.float32)
@@ -127,7 +130,7 @@ def test_saved_policy_comes_back_bit_for_bit(kind: str, tmp_path: Path):
     for seed, observation in enumerate(OBSERVATIONS):
         np.testing.assert_array_equal(loaded.act(observation, seed), saved.act(observation, seed))
     assert policy_task(tmp_path / "deep" / "policy") == TASK
-    assert sorted(files(tmp_path / "deep" / "policy")) == ["SHA256SUMS", "policy.json", "weights.npz"]
+    assert sorted(files(tmp_path / "deep" / "policy")) == ["SHA256SUMS", "policy.json", "weights.safetensors"]
 
 
 def test_run_directory_stands_for_the_policy_in_it(tmp_path: Path):
@@ -174,7 +177,7 @@ def test_failure_while_saving_leaves_the_older_policy(tmp_path: Path, monkeypatc
     def disk_full(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(np, "savez", disk_full)
+    monkeypatch.setattr(Path, "write_bytes", disk_full)
     with pytest.raises(OtprError, match=r"policy cannot be written \(No space left on device\)"):
         KINDS["resampled"].save(tmp_path / "policy", task=TASK)
     assert files(tmp_path) == before
@@ -217,18 +220,18 @@ def test_missing_policy_is_said_to_be_missing(tmp_path: Path):
 
 
 def test_missing_weights_are_named(saved: Path):
-    (saved / "weights.npz").unlink()
-    assert refusal(saved).startswith(f"{saved / 'weights.npz'} is damaged (FileNotFoundError")
+    (saved / "weights.safetensors").unlink()
+    assert refusal(saved).startswith(f"{saved / 'weights.safetensors'} is damaged (FileNotFoundError")
 
 
 @pytest.mark.parametrize("share", [0.0, 0.01, 0.3, 0.9, 0.999])
 def test_truncated_weights_are_refused(saved: Path, share: float):
-    content = (saved / "weights.npz").read_bytes()
-    (saved / "weights.npz").write_bytes(content[: int(share * len(content))])
-    assert refusal(saved).startswith(f"{saved / 'weights.npz'} is damaged (")
+    content = (saved / "weights.safetensors").read_bytes()
+    (saved / "weights.safetensors").write_bytes(content[: int(share * len(content))])
+    assert refusal(saved).startswith(f"{saved / 'weights.safetensors'} is damaged (")
 
 
-@pytest.mark.parametrize("name", ["weights.npz", "policy.json", "SHA256SUMS"])
+@pytest.mark.parametrize("name", ["weights.safetensors", "policy.json", "SHA256SUMS"])
 def test_flipped_bit_anywhere_is_seen(saved: Path, name: str):
     content = (saved / name).read_bytes()
     generator = np.random.default_rng(0)
@@ -244,7 +247,7 @@ def test_flipped_bit_anywhere_is_seen(saved: Path, name: str):
 def test_missing_checksums_are_missed(saved: Path):
     (saved / "SHA256SUMS").unlink()
     assert refusal(saved) == (
-        f"{saved / 'SHA256SUMS'} is damaged (expected the sums of policy.json and weights.npz). "
+        f"{saved / 'SHA256SUMS'} is damaged (expected the sums of policy.json and weights.safetensors). "
         "Copy or save the policy again."
     )
 
@@ -279,29 +282,31 @@ def test_pickle_among_the_weights_is_not_opened(saved: Path, tmp_path: Path):
         def __reduce__(self):
             return (Path.touch, (tmp_path / "sprung",))
 
-    content: dict[str, np.ndarray] = weights(saved)
+    shutil.rmtree(saved)
+    shutil.copytree(FIXTURES / "policy-3", saved)
+    content: dict[str, Any] = read_npz(saved / "weights.npz")
     name = next(iter(content))
     content[name] = np.array([Trap()], dtype=object)
-    np.savez(saved / "weights.npz", **content)  # pyright: ignore[reportArgumentType]
-    assert "is no plain array of numbers; pickled objects are not loaded" in refusal_of_forged(saved)
+    np.savez(saved / "weights.npz", **content)
+    assert "no plain array of numbers; pickles are not loaded" in refusal_of_forged(saved)
     assert not (tmp_path / "sprung").exists()
 
 
 def test_array_of_another_shape_is_named(saved: Path):
     content: dict[str, np.ndarray] = weights(saved)
     content[".normalizer.mean"] = np.zeros(4, np.float32)
-    np.savez(saved / "weights.npz", **content)  # pyright: ignore[reportArgumentType]
+    (saved / "weights.safetensors").write_bytes(to_bytes(content))
     assert refusal_of_forged(saved) == (
-        f"{saved / 'weights.npz'} is damaged (.normalizer.mean is float32[4], by policy.json it is "
-        "float32[3]). Copy or save the policy again."
+        f"{saved / 'weights.safetensors'} is damaged (it does not fit policy.json: .normalizer.mean is "
+        "float32[4], expected float32[3]). Copy or save the policy again."
     )
 
 
 def test_array_of_another_dtype_is_named(saved: Path):
     content: dict[str, np.ndarray] = weights(saved)
     content[".normalizer.mean"] = np.zeros(3, np.float64)
-    np.savez(saved / "weights.npz", **content)  # pyright: ignore[reportArgumentType]
-    assert ".normalizer.mean is float64[3], by policy.json it is float32[3]" in refusal_of_forged(saved)
+    (saved / "weights.safetensors").write_bytes(to_bytes(content))
+    assert ".normalizer.mean is float64[3], expected float32[3]" in refusal_of_forged(saved)
 
 
 @pytest.mark.parametrize("change", ["drop", "add"])
@@ -311,9 +316,9 @@ def test_missing_or_surplus_array_is_named(saved: Path, change: str):
         del content[".normalizer.mean"]
     else:
         content[".more"] = np.zeros(1)
-    np.savez(saved / "weights.npz", **content)  # pyright: ignore[reportArgumentType]
-    name = ".normalizer.mean" if change == "drop" else ".more"
-    assert f"disagree on whether there is '{name}'" in refusal_of_forged(saved)
+    (saved / "weights.safetensors").write_bytes(to_bytes(content))
+    due = {"drop": "there is no '.normalizer.mean'", "add": "there is '.more', which is not expected"}
+    assert f"(it does not fit policy.json: {due[change]})" in refusal_of_forged(saved)
 
 
 def test_every_key_of_the_document_is_needed(saved: Path):
@@ -408,7 +413,7 @@ def test_impossible_part_of_the_document_is_named(saved: Path, part: str, name: 
     assert f"{saved / 'policy.json'} is damaged (ValueError: {part}.{name} is " in refusal_of_forged(saved)
 
 
-@pytest.mark.parametrize("text", ["[]", "3", "null", '"a"', '{"format": []}', '{"format": 2, "task": "t"}'])
+@pytest.mark.parametrize("text", ["[]", "3", "null", '"a"', '{"format": []}', '{"format": 4, "task": "t"}'])
 def test_document_that_is_no_such_object_is_refused(saved: Path, text: str):
     (saved / "policy.json").write_text(text)
     assert refusal_of_forged(saved).startswith(f"{saved / 'policy.json'} is damaged (")
@@ -443,7 +448,7 @@ def test_later_format_asks_for_an_upgrade_whatever_else_it_holds(saved: Path):
     (saved / "policy.json").write_text('{"format": 99}')
     assert (
         refusal_of_forged(saved)
-        == f"{saved / 'policy.json'} is of format 99; this otpr reads up to 3. Upgrade otpr."
+        == f"{saved / 'policy.json'} is of format 99; this otpr reads up to 4. Upgrade otpr."
     )
 
 

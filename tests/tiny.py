@@ -27,6 +27,7 @@ from otpr.policies.encoder import Normalizer, VectorEncoder, encode
 from otpr.policies.generators import Diffusion, plan_shape
 from otpr.policies.policy import Policy
 from otpr.spec import Spec
+from otpr.trees import read_arrays
 
 TASK = "metaworld/peg-insert-side-v3"
 COLLECT = {"episodes": 2, "noise": 0.1, "seed": 0}
@@ -160,8 +161,7 @@ def _same_bits(a: np.ndarray, b: np.ndarray) -> bool:
 
 def weights(folder: Path) -> dict[str, np.ndarray]:
     """The arrays of a saved policy."""
-    with np.load(folder / "weights.npz", allow_pickle=False) as stored:
-        return {name: stored[name] for name in stored.files}
+    return read_arrays(folder / "weights.safetensors")
 
 
 def files(folder: Path) -> dict[str, bytes]:

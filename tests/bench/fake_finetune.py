@@ -38,7 +38,7 @@ def base(folder: str, task: str, recipe: str, success: float | str) -> int:
     from otpr_bench.bases import finish_base
     from otpr_bench.suites import Recipe
 
-    for name in ("demonstrations/data/main.hdf5", "pretrain/policy/weights.npz"):
+    for name in ("demonstrations/data/main.hdf5", "pretrain/policy/weights.safetensors"):
         file = Path(folder, name)
         file.parent.mkdir(parents=True)
         file.write_bytes(f"{task} {recipe}".encode())

@@ -404,9 +404,9 @@ def test_a_base_that_cannot_be_made_stops_only_its_own_runs(bench, capsys):
 
 def test_a_changed_base_is_refused(bench):
     bench.queue().run()
-    weights = bench.folder / "bench/bases/metaworld-peg-insert-side-v3/pretrain/policy/weights.npz"
+    weights = bench.folder / "bench/bases/metaworld-peg-insert-side-v3/pretrain/policy/weights.safetensors"
     weights.write_bytes(b"others")
-    with pytest.raises(OtprError, match=r"not as it was made: pretrain/policy/weights.npz changed"):
+    with pytest.raises(OtprError, match=r"not as it was made: pretrain/policy/weights.safetensors changed"):
         bench.queue()
 
 

@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from otpr.storage import read_arrays
 from otpr.training import checkpoints
+from otpr.trees import read_arrays
 from tests.faults.killed_run import PHASES
 from tests.faults.small import rows
 from tiny import assert_same_arrays, weights
@@ -79,7 +79,7 @@ def outcome(path: Path) -> dict[str, Any]:
         "rows": rows(path),
         "policy": weights(path / "policy"),
         "step": step,
-        "arrays": read_arrays(folder / "arrays.npz"),
+        "arrays": read_arrays(folder / "arrays.safetensors"),
         "state": state,
         "summary": summary,
     }

@@ -129,7 +129,7 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def files(folder: Path) -> list[Path]:
     found = sorted(file for file in folder.rglob("*") if file.is_file())
-    assert [file.name for file in found] == ["SHA256SUMS", "arrays.npz", "checkpoint.json"]
+    assert [file.name for file in found] == ["SHA256SUMS", "arrays.safetensors", "checkpoint.json"]
     return found
 
 

@@ -13,6 +13,7 @@ import pytest
 
 from otpr.errors import OtprError
 from otpr.training import checkpoints
+from otpr.trees import to_bytes
 from tiny import reseal
 
 
@@ -165,7 +166,7 @@ def refusal(folder: Path, step: int = 2) -> str:
     return str(caught.value)
 
 
-@pytest.mark.parametrize("name", ["arrays.npz", "checkpoint.json", "SHA256SUMS"])
+@pytest.mark.parametrize("name", ["arrays.safetensors", "checkpoint.json", "SHA256SUMS"])
 def test_damage_anywhere_is_seen_and_the_checkpoint_before_it_is_offered(two: Path, name: str):
     file = two / "2" / name
     whole = file.read_bytes()
@@ -185,7 +186,7 @@ def test_damage_anywhere_is_seen_and_the_checkpoint_before_it_is_offered(two: Pa
 
 
 def test_after_the_damaged_one_is_deleted_the_one_before_it_is_the_latest(two: Path):
-    (two / "2" / "arrays.npz").unlink()
+    (two / "2" / "arrays.safetensors").unlink()
     assert "FileNotFoundError" in refusal(two)
     shutil.rmtree(two / "2")
     assert checkpoints.latest(two) == 1
@@ -196,7 +197,7 @@ def test_after_the_damaged_one_is_deleted_the_one_before_it_is_the_latest(two: P
 
 def test_where_all_are_damaged_none_is_offered(two: Path):
     for step in (1, 2):
-        (two / str(step) / "arrays.npz").write_bytes(b"")
+        (two / str(step) / "arrays.safetensors").write_bytes(b"")
     assert "There is no whole checkpoint before it" in refusal(two)
 
 
@@ -228,17 +229,17 @@ def test_folder_of_a_run_that_is_gone_is_not_made_again(tmp_path: Path):
         ("[]", "does not say of which format it is"),
         ("7", "does not say of which format it is"),
         ("{}", "does not say of which format it is"),
-        ('{"format": "2"}', "does not say of which format it is"),
+        ('{"format": "3"}', "does not say of which format it is"),
         ('{"format": true}', "does not say of which format it is"),
-        ('{"format": 2, "state": [], "leaves": {}}', "state and leaves should be objects"),
-        ('{"format": 2, "state": {}, "leaves": 3}', "state and leaves should be objects"),
-        ('{"format": 2, "state": {}, "leaves": {}}', "does not fit the agent"),
-        ('{"format": 2, "state": {}, "leaves": {"x": [[1]]}}', "does not fit the agent"),
-        ('{"format": 99}', "is of format 99; this otpr reads format 2. Resume with the otpr that"),
+        ('{"format": 3, "state": [], "leaves": {}}', "state and leaves should be objects"),
+        ('{"format": 3, "state": {}, "leaves": 3}', "state and leaves should be objects"),
+        ('{"format": 3, "state": {}, "leaves": {}}', "does not fit the agent"),
+        ('{"format": 3, "state": {}, "leaves": {"x": [[1]]}}', "does not fit the agent"),
+        ('{"format": 99}', "is of format 99; this otpr reads format 3. Resume with the otpr that"),
         ("[" * 100_000, "RecursionError"),
         ('{"format": ' + "9" * 10_000 + "}", "Exceeds the limit"),
-        ('{"format": 2, "state": {"rate": NaN}}', "NaN is no JSON"),
-        ('{"format": 2, "state": {"rate": 1e999}}', "too large"),
+        ('{"format": 3, "state": {"rate": NaN}}', "NaN is no JSON"),
+        ('{"format": 3, "state": {"rate": 1e999}}', "too large"),
     ],
 )
 def test_forged_document_is_refused(two: Path, document: str, message: str):
@@ -248,17 +249,24 @@ def test_forged_document_is_refused(two: Path, document: str, message: str):
 
 
 def test_forged_arrays_are_refused(two: Path):
-    file = two / "2" / "arrays.npz"
-    for arrays in ({}, {"['x']": np.zeros(49, np.float32)}, {"['x']": np.zeros(50)}, {"../x": np.zeros(50)}):
-        np.savez(file, **arrays)
+    file = two / "2" / "arrays.safetensors"
+    for arrays, reason in (
+        ({}, "there is no \"['x']\""),
+        ({"['x']": np.zeros(49, np.float32)}, "['x'] is float32[49], expected float32[50]"),
+        ({"['x']": np.zeros(50)}, "['x'] is float64[50], expected float32[50]"),
+        ({"../x": np.zeros(50)}, "there is '../x', which is not expected"),
+    ):
+        file.write_bytes(to_bytes(arrays))
         reseal(two / "2")
-        assert "['x'] is not as its own table says" in refusal(two)
+        assert f"{file} is damaged (it does not fit checkpoint.json: {reason})" in refusal(two)
 
 
 def test_seal_of_other_files_is_refused(two: Path):
     (two / "2" / "more").write_text("x")
     reseal(two / "2")
-    assert "SHA256SUMS is damaged (expected the sums of arrays.npz and checkpoint.json)" in refusal(two)
+    assert "SHA256SUMS is damaged (expected the sums of arrays.safetensors and checkpoint.json)" in refusal(
+        two
+    )
     (two / "2" / "SHA256SUMS").write_text("0" * 64 + "  ../../secret\n")
     assert "SHA256SUMS is damaged (it is no list" in refusal(two)
 
@@ -281,7 +289,7 @@ def fixture_tree(number: int = 5) -> dict[str, Any]:
 
 
 def test_checkpoint_of_this_format_stored_earlier_loads():
-    loaded, state = checkpoints.load(FIXTURES / "checkpoint-2", 7, fixture_tree(7))
+    loaded, state = checkpoints.load(FIXTURES / "checkpoint-3", 7, fixture_tree(7))
     assert_identical(loaded, fixture_tree())
     assert state == {"env_steps": 10, "recent": [True, False]}
 
@@ -290,6 +298,11 @@ def test_checkpoint_of_format_1_says_what_is_needed():
     assert checkpoints.latest(FIXTURES / "checkpoint-1") == 7
     with pytest.raises(OtprError, match=r"is of format 1, .* Finish the run with the commit"):
         checkpoints.load(FIXTURES / "checkpoint-1", 7, fixture_tree(7))
+
+
+def test_checkpoint_of_format_2_says_what_is_needed():
+    with pytest.raises(OtprError, match=r"is of format 2; .* Resume with the otpr that the run's"):
+        checkpoints.load(FIXTURES / "checkpoint-2", 7, fixture_tree(7))
 
 
 def test_tree_without_arrays_is_refused(tmp_path: Path):

@@ -9,6 +9,7 @@ from typing import Annotated
 import tyro
 
 from otpr.data.loading import DataConfig
+from otpr.envs import task_spec
 from otpr.errors import check_seed
 from otpr.training.pretrain import PretrainConfig, pretrain
 from otpr.training.run_directory import RunDirectory
@@ -63,6 +64,7 @@ class Pretrain:
                 self.config,
                 run,
                 task=task,
+                spec=task_spec(task).spec,
                 seed=self.seed,
                 resume=self.resume,
                 weights=self.demonstrations.weights,

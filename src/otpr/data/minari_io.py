@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from otpr.data.convert.minari import DATA_FOLDER, DATA_FORMAT, open_minari_file
 from otpr.data.convert.recorded import Recorded
 from otpr.data.episodes import Episode, seen_spec, validate_episode, validate_episodes
+from otpr.data.experience_files import is_experience, read_about, read_experience
 from otpr.envs.task_env import observation_space
 from otpr.errors import OtprError
 from otpr.spec import Spec
@@ -189,7 +190,7 @@ def _to_buffer(episode: Episode, spec: Spec) -> EpisodeBuffer:
 
 
 def read_dataset(path_or_id: str | os.PathLike[str], keys: tuple[str, ...] | None = None) -> Demonstrations:
-    """Read a Minari data set with flat actions: ours, or one of `minari download`.
+    """Read a Minari data set with flat actions, ours or one of `minari download`, or a run's `experience`.
 
     A set of ours has the observation entries that it was written with. In any other, dict observations become
     one vector, "state", their parts side by side; its numbers are converted to float32. An episode counts as
@@ -207,6 +208,8 @@ def read_dataset(path_or_id: str | os.PathLike[str], keys: tuple[str, ...] | Non
         OtprError: there is none of that name; a file in it is missing, truncated or corrupt (it is named);
             its observations or actions are not flat; or its episodes are not valid (`validate_episodes`).
     """
+    if is_experience(path_or_id):
+        return _read_experience(Path(path_or_id))
     opened = open_minari_file(path_or_id, tuple(keys or ()), only_of_others=True)
     spec = opened.spec or Spec.flat(opened.observation_dim, opened.action_dim)
     episodes = [_to_episode(recorded, spec) for recorded in opened.episodes()]
@@ -214,6 +217,13 @@ def read_dataset(path_or_id: str | os.PathLike[str], keys: tuple[str, ...] | Non
     return Demonstrations(
         episodes=episodes, spec=spec, task_id=opened.metadata.get("task_id"), metadata=opened.metadata
     )
+
+
+def _read_experience(folder: Path) -> Demonstrations:
+    about, episodes = read_about(folder), list(read_experience(folder))
+    validate_episodes(episodes, source=str(folder), spec=about.spec)
+    metadata = {"written_by": about.written_by}
+    return Demonstrations(episodes=episodes, spec=about.spec, task_id=about.task, metadata=metadata)
 
 
 def _entries(observations: NDArray[Any], spec: Spec) -> dict[str, NDArray[Any]]:

@@ -1,8 +1,8 @@
 """Policies on disk.
 
-A policy is a sealed folder (`otpr.storage`): `policy.json`, its architecture, `weights.npz`, its arrays by
-name, and the checksums of both. None of them can carry code, and no more memory is taken than they have
-bytes, so a policy from a stranger is safe to load.
+A policy is a sealed folder (`otpr.storage`): `policy.json`, its architecture, `weights.safetensors`,
+its arrays by name, and the checksums of both. None of them can carry code, and no more
+memory is taken than they have bytes, so a policy from a stranger is safe to load.
 """
 
 from __future__ import annotations
@@ -15,13 +15,11 @@ from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import equinox as eqx
-import jax
-import jax.numpy as jnp
-import numpy as np
 from jaxtyping import PRNGKeyArray
 
-from otpr import storage
+from otpr import storage, trees
 from otpr.errors import OtprError
+from otpr.npz import read_npz
 from otpr.policies.choosers import CHOOSERS, Chooser
 from otpr.policies.encoder import ENCODERS, Encoder
 from otpr.policies.generators import GENERATORS, Entry, Generator
@@ -32,7 +30,8 @@ FORMAT = 4
 """Version of the files; it rises when older code could no longer read them.
 
 1 had no checksums; 2 knew diffusion policies with OTPR's chooser only, and named neither; 3 had no spec, but
-the lengths of one observation vector, of an action and of a chunk that was executed whole.
+the lengths of one observation vector, of an action and of a chunk that was executed whole, and its arrays lay
+in `weights.npz`.
 """
 
 Document = dict[str, Any]
@@ -99,8 +98,7 @@ def write(tree: Any, path: Path, task: str, document: Document) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
     with storage.sealed_folder(path) as new:
         storage.write_json(new / "policy.json", {"format": FORMAT, "task": task, **document})
-        weights: dict[str, Any] = {name: np.asarray(leaf) for name, leaf in _arrays(tree).items()}
-        np.savez(new / "weights.npz", **weights)
+        (new / _weights(FORMAT)).write_bytes(trees.to_bytes(trees.arrays_of(tree)))
 
 
 def read(path: Path, build: Callable[[Document], Tree]) -> Tree:
@@ -118,24 +116,21 @@ def read(path: Path, build: Callable[[Document], Tree]) -> Tree:
         raise _damaged(where / "policy.json", error) from error
     except OtprError as error:  # a sampler of another version, or edited by hand
         raise OtprError(f"{where / 'policy.json'}: {error}") from error
+    file = where / _weights(document["format"])
     try:
-        weights = storage.read_arrays(where / "weights.npz")
+        weights = read_npz(file) if file.suffix == ".npz" else trees.read_arrays(file)
     except DamagedFile as error:
         raise _again(error) from error
     weights = {_present_name(name, document["format"]): array for name, array in weights.items()}
-    wanted = _arrays(skeleton)
-    if odd := sorted(set(wanted) ^ set(weights)):
-        raise _damaged(where / "weights.npz", f"it and policy.json disagree on whether there is {odd[0]!r}")
-    for name, leaf in wanted.items():
-        if weights[name].shape != leaf.shape or weights[name].dtype != leaf.dtype:
-            found = f"{weights[name].dtype}{list(weights[name].shape)}"
-            due = f"{leaf.dtype}{list(leaf.shape)}"
-            raise _damaged(where / "weights.npz", f"{name} is {found}, by policy.json it is {due}")
+    try:
+        return trees.fill(skeleton, weights)
+    except ValueError as error:
+        raise _damaged(file, f"it does not fit policy.json: {error}") from error
 
-    def fill(name: Any, leaf: Any) -> Any:
-        return jnp.asarray(weights[jax.tree_util.keystr(name)]) if hasattr(leaf, "shape") else leaf
 
-    return jax.tree_util.tree_map_with_path(fill, skeleton)
+def _weights(format: int) -> str:
+    """The name of the file with the arrays."""
+    return "weights.npz" if format < 4 else "weights.safetensors"
 
 
 _COMPATIBILITY = "otpr/compatibility"
@@ -178,8 +173,9 @@ def read_document(where: Path) -> Document:
             raise OtprError(
                 f"{file} is of format {document['format']}; this otpr reads up to {FORMAT}. Upgrade otpr."
             )
-        if document["format"] > 1 and sealed != {"policy.json", "weights.npz"}:
-            raise _damaged(where / storage.SEAL, "expected the sums of policy.json and weights.npz")
+        weights = _weights(document["format"])
+        if document["format"] > 1 and sealed != {"policy.json", weights}:
+            raise _damaged(where / storage.SEAL, f"expected the sums of policy.json and {weights}")
         if document["format"] < 3:
             document = _third(document)
         if document["format"] < 4:
@@ -283,8 +279,3 @@ def _damaged(file: Path, reason: Exception | str) -> OtprError:
 
 def _again(error: DamagedFile) -> OtprError:
     return OtprError(f"{error} Copy or save the policy again.")
-
-
-def _arrays(tree: Any) -> dict[str, Any]:
-    leaves = jax.tree_util.tree_leaves_with_path(tree)
-    return {jax.tree_util.keystr(name): leaf for name, leaf in leaves if hasattr(leaf, "shape")}

@@ -2,9 +2,10 @@
 
 A checkpoint is a sealed folder (`otpr.storage`) named by its step:
 
-checkpoint.json   the format's number, the JSON state, and a table of all leaves, which must agree on loading
-arrays.npz        the arrays by their paths in the tree
-SHA256SUMS        the checksums of both
+checkpoint.json      the format's number, the JSON state, and a table of all leaves, which must agree when
+                     it is loaded
+arrays.safetensors   the arrays by their paths in the tree
+SHA256SUMS           the checksums of both
 """
 
 from __future__ import annotations
@@ -13,17 +14,12 @@ import shutil
 from pathlib import Path
 from typing import Any, TypeVar
 
-import jax
-import jax.numpy as jnp
-import numpy as np
-from jaxtyping import PRNGKeyArray
-
+from otpr import trees
 from otpr.errors import OtprError
 from otpr.storage import (
     SEAL,
     DamagedFile,
     check_seal,
-    read_arrays,
     read_json,
     sealed_folder,
     write_json,
@@ -33,10 +29,10 @@ from otpr.storage import (
 KEPT_CHECKPOINTS = 2
 """How many checkpoints a directory holds: the last, and the one before it should the last be damaged."""
 
-FORMAT = 2
-"""Version of the files; 1 was Orbax's, without a number in it."""
+FORMAT = 3
+"""Version of the files; 1 was Orbax's, without a number in it, 2 had its arrays in an .npz."""
 
-FILES = {"arrays.npz", "checkpoint.json"}
+FILES = {"arrays.safetensors", "checkpoint.json"}
 
 REPLACED = ".replaced"
 """Suffix of a checkpoint in the instant in which another of the same step takes its place."""
@@ -57,19 +53,20 @@ def save(directory: str | Path, step: int, arrays: Any, state: dict[str, Any]) -
         state: a JSON-able dict. It comes back as JSON returns it: tuples as lists, keys as strings.
 
     Raises:
-        ValueError: `arrays` has no array leaf, or the state cannot be JSON.
+        ValueError: `arrays` has no array leaf or one of a type that is not in `otpr.trees.DTYPES`, or the
+            state cannot be JSON.
         OtprError: it cannot be written: the disk is full or read-only, or the run's folder is gone. Earlier
             checkpoints stay.
     """
-    directory, leaves = Path(directory), _leaves_by_path(arrays)
-    stored: dict[str, Any] = {path: _to_numpy(leaf) for path, leaf in leaves.items() if _is_array(leaf)}
+    directory, stored = Path(directory), trees.arrays_of(arrays)
     if not any(array.size for array in stored.values()):
         raise ValueError("A checkpoint needs at least one array with an element in it.")
     document = {
         "format": FORMAT,
         "state": state,
-        "leaves": _table(leaves),
+        "leaves": _table(arrays),
     }
+    content = trees.to_bytes(stored)
     with writing(directory):
         directory.mkdir(exist_ok=True)
         # by a process that was killed while it saved, replaced or deleted
@@ -81,8 +78,7 @@ def save(directory: str | Path, step: int, arrays: Any, state: dict[str, Any]) -
     folder = directory / str(step)
     with sealed_folder(folder, aside=directory / f"{step}{REPLACED}") as new:
         write_json(new / "checkpoint.json", document)
-        with open(new / "arrays.npz", "wb") as stream:
-            np.savez(stream, **stored)
+        (new / "arrays.safetensors").write_bytes(content)
     with writing(directory):
         _discard(directory / f"{step}{REPLACED}")
         for old in _steps(directory)[:-KEPT_CHECKPOINTS]:
@@ -112,25 +108,16 @@ def load(directory: str | Path, step: int, like: Tree) -> tuple[Tree, dict[str, 
     """
     directory = Path(directory)
     document = _read_document(directory, step)
-    leaves = _leaves_by_path(like)
-    _check_table(document["leaves"], _table(leaves), f"{directory}, step {step}")
-    file = _folder(directory, step) / "arrays.npz"
+    _check_table(document["leaves"], _table(like), f"{directory}, step {step}")
+    file = _folder(directory, step) / "arrays.safetensors"
     try:
-        restored = read_arrays(file)
+        return trees.fill(like, trees.read_arrays(file)), document["state"]
     except DamagedFile as error:
         raise _unusable(directory, step, error) from error
-    filled: list[Any] = []
-    for path, leaf in leaves.items():
-        if not _is_array(leaf):
-            filled.append(leaf)
-            continue
-        key_type = _key_type(leaf)
-        shape, dtype = _stored_form(leaf, key_type)
-        array = restored.get(path)
-        if array is None or (array.shape, array.dtype) != (shape, dtype):
-            raise _unusable(directory, step, DamagedFile(file, f"{path} is not as its own table says"))
-        filled.append(_from_numpy(array, leaf, key_type))
-    return jax.tree.unflatten(jax.tree.structure(like), filled), document["state"]
+    except ValueError as error:
+        raise _unusable(
+            directory, step, DamagedFile(file, f"it does not fit checkpoint.json: {error}")
+        ) from error
 
 
 def _steps(directory: Path) -> list[int]:
@@ -213,23 +200,11 @@ def _unusable(directory: Path, step: int, error: DamagedFile) -> OtprError:
     )
 
 
-def _is_array(leaf: Any) -> bool:
-    return isinstance(leaf, jax.Array | np.ndarray | np.generic | jax.ShapeDtypeStruct)
-
-
-def _is_key(leaf: Any) -> bool:
-    return jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
-
-
-def _leaves_by_path(tree: Any) -> dict[str, Any]:
-    return {jax.tree_util.keystr(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
-
-
-def _table(leaves: dict[str, Any]) -> dict[str, str]:
+def _table(tree: Any) -> dict[str, str]:
     """One line on every leaf that must agree between what was saved and what is loaded."""
     table: dict[str, str] = {}
-    for path, leaf in leaves.items():
-        if _is_array(leaf):
+    for path, leaf in trees.leaves_by_path(tree).items():
+        if trees.is_array(leaf):
             table[path] = f"{leaf.dtype}{list(leaf.shape)}"
         elif isinstance(leaf, bool | int | float | complex | str):
             table[path] = f"the constant {leaf!r}"
@@ -251,43 +226,3 @@ def _check_table(stored: dict[str, str], wanted: dict[str, str], where: str) -> 
         f"The checkpoint in {where} does not fit the agent it is loaded into:\n" + "\n".join(lines) + "\n"
         "Use the configuration (and the data) the checkpoint was made with."
     )
-
-
-def _to_numpy(leaf: Any) -> np.ndarray:
-    array = np.asarray(jax.random.key_data(leaf) if _is_key(leaf) else leaf)
-    return array.view(_plain(array.dtype))
-
-
-def _plain(dtype: np.dtype) -> np.dtype:
-    """The type of the same bits that a .npy file can hold: bfloat16 and its like are not NumPy's own."""
-    return np.dtype(dtype if dtype.kind in "?biufc" else f"u{dtype.itemsize}")
-
-
-def _key_type(leaf: Any) -> str | None:
-    """The generator (e.g. "threefry2x32") of an array of typed PRNG keys; None of any other."""
-    if not _is_key(leaf):
-        return None
-    found: list[str] = []
-
-    def look(keys: PRNGKeyArray) -> None:
-        found.append(str(jax.random.key_impl(keys)))
-
-    jax.eval_shape(look, leaf)
-    return found[0]
-
-
-def _stored_form(leaf: Any, key_type: str | None) -> tuple[tuple[int, ...], np.dtype]:
-    """Shape and dtype under which a leaf lies on disk."""
-    if key_type is None:
-        return leaf.shape, _plain(np.dtype(leaf.dtype))
-    words = jax.eval_shape(lambda: jax.random.key_data(jax.random.key(0, impl=key_type)))
-    return (*leaf.shape, *words.shape), np.dtype(words.dtype)
-
-
-def _from_numpy(array: np.ndarray, like: Any, key_type: str | None) -> Any:
-    if key_type is not None:
-        return jax.random.wrap_key_data(jnp.asarray(array), impl=key_type)
-    array = array.view(like.dtype)
-    if isinstance(like, np.generic):
-        return array[()]
-    return array if isinstance(like, np.ndarray) else jnp.asarray(array)

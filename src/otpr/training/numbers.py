@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from otpr import storage
+from otpr import storage, trees
 from otpr.agents import agent_class
 from otpr.agents.parts.actor_critic import Trained
 from otpr.agents.parts.agent import AgentConfig, OffPolicyAgent
@@ -43,11 +43,15 @@ class NotFiniteError(OtprError):
         self.name, self.arrays = name, dict(arrays)
 
     def save(self, folder: Path) -> Path:
-        """Write `arrays` to `folder`, as NumPy's .npz without pickle; the file."""
-        folder.mkdir(parents=True, exist_ok=True)
-        file = folder / f"{self.name}.npz"
-        arrays: dict[str, Any] = self.arrays
-        np.savez(file, **arrays)
+        """Write `arrays` to `folder`, a file that `otpr.trees.read_arrays` reads; the file.
+
+        Raises:
+            OtprError: it cannot be written.
+        """
+        file = folder / f"{self.name}.safetensors"
+        with storage.writing(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+        storage.write_bytes(file, trees.to_bytes(self.arrays))
         return file
 
 
@@ -150,16 +154,7 @@ def agent_arrays(agent: Any) -> dict[str, np.ndarray]:
 
 
 def _flat(name: str, tree: Any) -> dict[str, np.ndarray]:
-    leaves = jax.tree_util.tree_leaves_with_path(eqx.filter(tree, eqx.is_array))
-    return {name + jax.tree_util.keystr(path): _plain(leaf) for path, leaf in leaves}
-
-
-def _is_key(leaf: Any) -> bool:
-    return jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
-
-
-def _plain(leaf: Any) -> np.ndarray:
-    return np.asarray(jax.random.key_data(leaf) if _is_key(leaf) else leaf)
+    return {name + path: array for path, array in trees.arrays_of(tree).items()}
 
 
 def load_update(
@@ -168,7 +163,7 @@ def load_update(
     """A gradient step that went wrong: `agent.update(batch, update_policy)` takes it again.
 
     Args:
-        file: `faults/update-N.npz` of a run directory.
+        file: `faults/update-N.safetensors` of a run directory.
         base: the pre-trained policy the run started from, for its architecture.
         config: the agent's settings in that run, for its architecture.
 
@@ -179,7 +174,7 @@ def load_update(
         OtprError: the file cannot be read, or is of a run with another policy or other settings.
     """
     try:
-        arrays = storage.read_arrays(Path(file))
+        arrays = trees.read_arrays(file)
         experience = _made_up(base, config)
         like = agent_class(config.algorithm).create(base, experience, config, jax.random.key(0))
         if not isinstance(like, OffPolicyAgent):
@@ -207,17 +202,14 @@ def _made_up(base: Policy, config: AgentConfig) -> Experience:
 
 
 def _filled(name: str, like: Any, arrays: Mapping[str, np.ndarray]) -> Any:
-    def fill(path: Any, leaf: Any) -> Any:
-        if not hasattr(leaf, "shape"):
-            return leaf
-        where = name + jax.tree_util.keystr(path)
-        value = jnp.asarray(arrays[where])
-        if _is_key(leaf):
-            return jax.random.wrap_key_data(value, impl=jax.random.key_impl(leaf))
-        # an agent's own arrays may have as many rows as there were demonstrations
-        free = len(path) == 1 and value.ndim == leaf.ndim > 0
-        if value.shape != leaf.shape and not (free and value.shape[1:] == leaf.shape[1:]):
-            raise ValueError(f"{where} has shape {value.shape}, expected {leaf.shape}")
-        return value
+    stored = {path.removeprefix(name): array for path, array in arrays.items() if path.startswith(name)}
 
-    return jax.tree_util.tree_map_with_path(fill, like)
+    def resized(path: Any, leaf: Any) -> Any:
+        # an agent's own arrays may have as many rows as there were demonstrations
+        if len(path) > 1 or not trees.is_array(leaf):
+            return leaf
+        shape = stored[jax.tree_util.keystr(path)].shape
+        fits = len(shape) == leaf.ndim > 0 and shape[1:] == leaf.shape[1:]
+        return jax.ShapeDtypeStruct(shape, leaf.dtype) if fits else leaf
+
+    return trees.fill(jax.tree_util.tree_map_with_path(resized, like), stored)

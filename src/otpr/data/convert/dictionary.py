@@ -9,11 +9,10 @@ whose action leads nowhere, and is a time-out.
 from __future__ import annotations
 
 import contextlib
-import math
 import zipfile
 from collections.abc import Generator, Iterator
 from pathlib import Path
-from typing import IO, Any, Protocol
+from typing import Any, Protocol
 
 import h5py
 import numpy as np
@@ -32,9 +31,8 @@ from otpr.data.convert.recorded import (
     reading,
 )
 from otpr.errors import OtprError
+from otpr.npz import open_npz
 
-# Each open member of an archive takes memory for what unpacks it.
-_MOST_ARRAYS = 1000
 _FIELDS = ("actions", "rewards", "terminals", "timeouts", "next_observations", "success")
 
 
@@ -54,35 +52,6 @@ class Rows(Protocol):
     def __getitem__(self, rows: slice, /) -> Any:
         """Those rows."""
         ...
-
-
-class NpyRows:
-    """An array inside an NPZ file, decompressed as far as it is read: memory is needed for the rows alone.
-
-    Rows are cheap from front to back; going back starts again from the front.
-    """
-
-    def __init__(self, file: IO[bytes], name: str, size: int):
-        self._file = file
-        # Version 2 is for headers beyond 64 KiB: no array of numbers has one, and it could unpack to 4 GB.
-        if (version := np.lib.format.read_magic(file)) != (1, 0):
-            raise ValueError(f"{name} has version {version} of NumPy's format, expected (1, 0)")
-        self.shape, fortran, self.dtype = np.lib.format.read_array_header_1_0(file)
-        if fortran and len(self.shape) > 1:
-            raise OtprError(f"{name}: is stored column by column; write it with numpy.ascontiguousarray.")
-        self._start = file.tell()
-        if self.dtype.hasobject:
-            return  # pickled, and refused by whoever asks for it
-        claimed = math.prod(self.shape) * self.dtype.itemsize
-        if any(n < 0 for n in self.shape) or claimed != size - self._start:
-            raise ValueError(f"{name} claims shape {self.shape} of {self.dtype} and has {size} bytes")
-
-    def __getitem__(self, rows: slice) -> NDArray[Any]:
-        start, stop, _ = rows.indices(self.shape[0])
-        row = self.dtype.itemsize * math.prod(self.shape[1:])
-        self._file.seek(self._start + start * row)
-        data = self._file.read((stop - start) * row)
-        return np.frombuffer(data, self.dtype).reshape(stop - start, *self.shape[1:])
 
 
 def open_dictionary(path: Path, keys: tuple[str, ...] = (), *, ogbench: bool | None = None) -> Source:
@@ -142,13 +111,7 @@ def _arrays(path: Path) -> Generator[dict[str, Rows]]:
         with reading(path):
             if zipfile.is_zipfile(path):
                 archive = stack.enter_context(zipfile.ZipFile(path))
-                members = [member for member in archive.infolist() if member.filename.endswith(".npy")]
-                if len(members) > _MOST_ARRAYS:
-                    raise ValueError(f"{len(members)} arrays are more than the {_MOST_ARRAYS} it may have")
-                arrays: dict[str, Rows] = {
-                    member.filename.removesuffix(".npy"): _npy_rows(stack, archive, member, path)
-                    for member in members
-                }
+                arrays: dict[str, Rows] = {**open_npz(archive, path, stack)}
             else:
                 file = stack.enter_context(open_hdf5(path))
                 arrays = {}
@@ -160,15 +123,6 @@ def _arrays(path: Path) -> Generator[dict[str, Rows]]:
 
                 file.visititems(visit)
         yield arrays
-
-
-def _npy_rows(
-    stack: contextlib.ExitStack, archive: zipfile.ZipFile, member: zipfile.ZipInfo, path: Path
-) -> NpyRows:
-    # Python unpacks these two as far as asked; the others, which NumPy does not write, as far as they go.
-    if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-        raise ValueError(f"{member.filename} is compressed in a way that NumPy does not write")
-    return NpyRows(stack.enter_context(archive.open(member)), f"{path}: {member.filename}", member.file_size)
 
 
 def _check(path: Path, arrays: dict[str, Rows], wanted: list[str]) -> None:

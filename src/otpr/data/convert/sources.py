@@ -12,19 +12,21 @@ import h5py
 import numpy as np
 
 from otpr.data.convert.dictionary import open_dictionary
+from otpr.data.convert.experience import open_experience
 from otpr.data.convert.lerobot import is_lerobot, open_lerobot
 from otpr.data.convert.minari import open_minari
 from otpr.data.convert.recorded import Source, open_hdf5
 from otpr.data.convert.robomimic import is_robomimic, open_robomimic
 from otpr.data.convert.rules import ActionRangeError, Rules, Tally, finish
 from otpr.data.episodes import Episode
+from otpr.data.experience_files import is_experience
 from otpr.data.loading import comparable
 from otpr.data.minari_io import check_free, write_dataset
 from otpr.envs import list_tasks
 from otpr.errors import OtprError, unknown_name
 from otpr.spec import STATE, Entry, Spec
 
-Format = Literal["auto", "robomimic", "lerobot", "npz", "ogbench", "minari"]
+Format = Literal["auto", "robomimic", "lerobot", "npz", "ogbench", "minari", "otpr"]
 
 
 def open_source(
@@ -65,6 +67,8 @@ def open_source(
                 f"{path} is a file; a LeRobotDataset is a folder: give the one that holds meta/info.json."
             )
         return open_lerobot(path, keys)
+    if format == "otpr":
+        return open_experience(path, keys)
     if path.is_dir():
         raise OtprError(f"{path} is a folder; the format {format} is a file: give the file itself.")
     if format == "robomimic":
@@ -74,6 +78,8 @@ def open_source(
 
 def _recognised(path: Path) -> Format:
     """The format by what is in the file or the folder, whatever its name."""
+    if is_experience(path):
+        return "otpr"
     if path.is_dir():
         return "lerobot" if is_lerobot(path) else "minari"
     if not path.exists():

@@ -1,0 +1,313 @@
+"""The episodes that a run collects, on disk: a data set that grows by one file a round.
+
+dataset.json                   format, task, spec and what wrote it
+SHA256SUMS                     the checksum of dataset.json
+episodes-000000.safetensors    the episodes of a round; the number is that of the first of them
+episodes-000010.safetensors    ...
+
+A file is written whole or not at all, is never changed afterwards, and checks itself: its metadata hold the
+SHA-256 of its arrays and the digest of all that was written before it, so that a file that is damaged,
+missing, foreign or out of its place is named. The digest after the last file stands for the whole set.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from otpr import __version__
+from otpr.data.episode_arrays import digest, pack, unpack
+from otpr.data.episodes import Episode
+from otpr.errors import OtprError
+from otpr.spec import Spec
+from otpr.storage import (
+    SEAL,
+    DamagedFile,
+    check_seal,
+    read_json,
+    sealed_folder,
+    sync,
+    write_bytes,
+    write_json,
+    writing,
+)
+from otpr.trees import read_arrays, read_metadata, to_bytes
+
+FORMAT = 1
+"""Version of the files; it rises when older code could no longer read them."""
+
+DOCUMENT = "dataset.json"
+
+_NAME = re.compile(r"episodes-(\d{6,18})\.safetensors")
+
+
+@dataclass(frozen=True)
+class _Tip:
+    """How far a data set goes: how many episodes there are, and the digest of all their files."""
+
+    episodes: int
+    digest: str
+
+
+class ExperienceWriter:
+    """Adds the episodes of a run to its data set, a file for each round.
+
+    The folder is made where there is none. Otherwise the writer goes on after what lies there: call
+    `truncate` first where a checkpoint says how much of it counts.
+
+    Args:
+        folder: the data set; its parent exists.
+        task: the task's name.
+        spec: what the task exchanges.
+
+    Raises:
+        OtprError: the folder holds something else, or a data set of another task or spec, or cannot be
+            written.
+    """
+
+    def __init__(self, folder: Path, task: str, spec: Spec):
+        self._folder, self._spec = folder, spec
+        if not folder.exists():
+            about = {
+                "format": FORMAT,
+                "task": task,
+                "spec": spec.to_json(),
+                "written_by": f"otpr {__version__}",
+            }
+            with sealed_folder(folder) as new:
+                write_json(new / DOCUMENT, about)
+        about = read_about(folder)
+        if about.task != task:
+            raise OtprError(
+                f"{folder} holds episodes of the task {about.task!r}, not of {task!r}. Use another folder."
+            )
+        about.spec.check(spec, f"The episodes in {folder}", f"the task {task}", "Use another folder.")
+        with writing(folder):
+            self._place = (folder / DOCUMENT).stat()
+        self._names = _names(folder)
+        self._tip: _Tip | None = None
+
+    @property
+    def files(self) -> int:
+        """How many files there are."""
+        return len(self._names)
+
+    @property
+    def count(self) -> int:
+        """How many episodes they hold."""
+        return self._last().episodes
+
+    @property
+    def digest(self) -> str:
+        """The digest of all files, as 64 hexadecimal digits; without files, that of dataset.json.
+
+        The digest after a file is the SHA-256 of the one before it and the file's own, both as digits.
+        """
+        return self._last().digest
+
+    def add(self, episodes: Sequence[Episode]) -> None:
+        """Write the episodes of a round to one file, whole or not at all; of no episodes nothing is written.
+
+        Raises:
+            ValueError: an episode does not fit the spec.
+            OtprError: it cannot be written, or the folder is no longer the one that was opened.
+        """
+        if not episodes:
+            return
+        self._check_in_place()
+        before, arrays = self._last(), pack(episodes, self._spec)
+        own = digest(arrays)
+        name = _name(before.episodes)
+        metadata = {"episodes": len(episodes), "before": before.digest, "sha256": own}
+        write_bytes(self._folder / name, to_bytes(arrays, metadata))
+        self._names.append(name)
+        self._tip = _Tip(before.episodes + len(episodes), _chained(before.digest, own))
+
+    def truncate(self, files: int, digest: str | None = None) -> None:
+        """Delete all files but the first so many; what is collected again takes their place.
+
+        Args:
+            files: how many files stay, e.g. those that a checkpoint counts.
+            digest: what `digest` was when there were so many; None: it is not compared.
+
+        Raises:
+            OtprError: there are fewer files, they are not the ones that had this digest, or they cannot be
+                deleted.
+        """
+        if files > len(self._names):
+            raise OtprError(
+                f"{self._folder} holds {len(self._names)} files of episodes, and {files} are needed. Bring "
+                "the last back from a copy, or start the run anew."
+            )
+        kept = self._names[:files]
+        tip = _walk(self._folder, kept)
+        if digest is not None and tip.digest != digest:
+            raise OtprError(
+                f"{self._folder / kept[-1] if kept else self._folder} is not the one that the checkpoint "
+                "counts: it is of another run, or was written again. Bring the run's own files back from a "
+                "copy, or start the run anew."
+            )
+        with writing(self._folder):
+            # the last first: a process killed in between leaves the beginning of the set, without a gap
+            for name in reversed(self._names[files:]):
+                (self._folder / name).unlink()
+            for left_over in self._folder.glob(".episodes-*"):  # by a process that was killed while it wrote
+                left_over.unlink()
+            sync(self._folder)
+        self._names, self._tip = kept, tip
+
+    def _last(self) -> _Tip:
+        if self._tip is None:
+            self._tip = _walk(self._folder, self._names)
+        return self._tip
+
+    def _check_in_place(self) -> None:
+        """Refuse to go on where the folder was removed, or replaced by that of another run."""
+        try:
+            if os.path.samestat((self._folder / DOCUMENT).stat(), self._place):
+                return
+        except OSError:
+            pass
+        raise OtprError(
+            f"{self._folder} was removed, moved or replaced while its run was going on. Bring it back and go "
+            "on with --resume, or start anew."
+        )
+
+
+# -------------------------------------------------------------------------------------------------- reading
+
+
+@dataclass(frozen=True)
+class About:
+    """What a data set says of itself.
+
+    Attributes:
+        task: the task's name.
+        spec: what the task exchanges.
+        written_by: the version that began the set.
+    """
+
+    task: str
+    spec: Spec
+    written_by: str
+
+
+def is_experience(folder: str | os.PathLike[str]) -> bool:
+    """Whether a folder looks like such a data set."""
+    return (Path(folder) / DOCUMENT).is_file()
+
+
+def read_about(folder: Path) -> About:
+    """What dataset.json says.
+
+    Raises:
+        OtprError: it is missing, damaged, or of a later format.
+    """
+    file = folder / DOCUMENT
+    if not file.is_file():
+        raise OtprError(f"{folder} is no data set of episodes: it has no {DOCUMENT}. Give another folder.")
+    if check_seal(folder) != {DOCUMENT}:
+        raise DamagedFile(folder / SEAL, f"expected the sum of {DOCUMENT}")
+    document = read_json(file)
+    if not isinstance(document, dict) or type(document.get("format")) is not int:
+        raise DamagedFile(file, "it does not say of which format it is")
+    if document["format"] > FORMAT:
+        raise OtprError(
+            f"{file} is of format {document['format']}; this otpr reads up to {FORMAT}. Upgrade otpr."
+        )
+    try:
+        task, written_by = document["task"], document["written_by"]
+        if not isinstance(task, str) or not isinstance(written_by, str):
+            raise ValueError("task and written_by should be texts")
+        return About(task, Spec.from_json(document["spec"]), written_by)
+    except (KeyError, ValueError) as error:
+        raise DamagedFile(file, error) from error
+
+
+def read_experience(folder: Path, files: int | None = None, digest: str | None = None) -> Iterator[Episode]:
+    """The episodes of a data set in the order they were collected; one file at a time is in memory.
+
+    Args:
+        folder: the data set.
+        files: how many of its files to read, from the first; None: all that are there.
+        digest: what `ExperienceWriter.digest` was after them; None: it is not compared.
+
+    Raises:
+        OtprError: a file is missing, damaged, of other episodes or does not fit the spec; it is named.
+            Episodes of the files before it have been given by then.
+    """
+    spec, names = read_about(folder).spec, _names(folder)
+    if files is not None and files > len(names):
+        raise OtprError(f"{folder} holds {len(names)} files of episodes, and {files} are asked for.")
+    names = names[:files]
+    tip = _walk(folder, names)
+    if digest is not None and tip.digest != digest:
+        raise OtprError(f"{folder}: its first {len(names)} files are not those with the digest {digest}.")
+    for name in names:
+        yield from _read_file(folder / name, spec)
+
+
+def _names(folder: Path) -> list[str]:
+    """The files of a data set in their order."""
+    try:
+        found = [path.name for path in folder.iterdir() if _NAME.fullmatch(path.name)]
+    except OSError as error:
+        raise DamagedFile(folder, error) from error
+    return sorted(found, key=_first)
+
+
+def _name(first: int) -> str:
+    """The name of the file that begins with this episode."""
+    return f"episodes-{first:06d}.safetensors"
+
+
+def _first(name: str) -> int:
+    """The number of a file's first episode, by its name."""
+    return int(name.removeprefix("episodes-").removesuffix(".safetensors"))
+
+
+def _walk(folder: Path, names: Sequence[str]) -> _Tip:
+    """Follow the files from the first to the last, by their metadata alone.
+
+    Raises:
+        DamagedFile: names the first that is missing, or was not written after those before it.
+    """
+    try:
+        tip = _Tip(0, hashlib.sha256((folder / DOCUMENT).read_bytes()).hexdigest())
+    except OSError as error:
+        raise DamagedFile(folder / DOCUMENT, error) from error
+    for name in names:
+        expected = _name(tip.episodes)
+        if _first(name) > tip.episodes:
+            raise DamagedFile(folder / expected, f"it is missing: the next one is {name}")
+        if name != expected:
+            raise DamagedFile(folder / name, f"in its place {expected} was expected")
+        metadata = read_metadata(folder / name)
+        episodes, own = metadata.get("episodes"), metadata.get("sha256")
+        if type(episodes) is not int or episodes < 1 or not isinstance(own, str):
+            raise DamagedFile(folder / name, "its metadata do not say what it holds")
+        if metadata.get("before") != tip.digest:
+            raise DamagedFile(folder / name, "it was not written after the files that are before it")
+        tip = _Tip(tip.episodes + episodes, _chained(tip.digest, own))
+    return tip
+
+
+def _read_file(file: Path, spec: Spec) -> list[Episode]:
+    arrays, metadata = read_arrays(file), read_metadata(file)
+    if digest(arrays) != metadata["sha256"]:
+        raise DamagedFile(file, "the SHA-256 of its arrays is not the one in its metadata")
+    try:
+        episodes = unpack(arrays, spec)
+    except ValueError as error:
+        raise DamagedFile(file, str(error)) from error
+    if len(episodes) != metadata["episodes"]:
+        raise DamagedFile(file, f"it holds {len(episodes)} episodes, and says {metadata['episodes']}")
+    return episodes
+
+
+def _chained(before: str, own: str) -> str:
+    return hashlib.sha256((before + own).encode()).hexdigest()
