@@ -6,21 +6,28 @@ import base64
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 from otpr.training.intervals import wilson_interval
-from otpr_bench.report.charts import Line, chart, legend
-from otpr_bench.report.html import Html, bullets, details, join, table, tag
-from otpr_bench.report.metric_charts import LOOKS, metric_charts, success_series
-from otpr_bench.report.page import note, page, section
+from otpr_bench.report.metric_charts import metric_sections, success_chart
+from otpr_bench.report.page import render
 from otpr_bench.report.run_files import Document, RunFiles, episodes, number, read_run, success
 from otpr_bench.report.story import headline, story
+from otpr_bench.tables import Table
 
 VIDEO_LIMIT = 12 * 2**20
 """Bytes of the largest film that is put into a page; a third more there, as text."""
 
 VIDEOS_LIMIT = 48 * 2**20
 """Bytes of all films of a page together."""
+
+
+class Film(NamedTuple):
+    """A film's file and size in bytes, and its content as a data URL; None where it is too large."""
+
+    file: Path
+    size: int
+    source: str | None
 
 
 def run_page(path: Path) -> str:
@@ -30,76 +37,42 @@ def run_page(path: Path) -> str:
         OtprError: there is no run in it, or one of its files is damaged.
     """
     run = read_run(path)
-    return page(
-        f"{headline(run)[0]} - otpr report",
-        [look.style for look in LOOKS],
-        tag("h1", headline(run)[0]),
-        tag("p", headline(run)[1], class_="note"),
-        _outcome(run),
-        _success(run),
-        _films(run),
-        *_diagnostics(run),
-        _settings(run),
-        tag("footer", f"Made by otpr report from {run.path.name or run.path}. Nothing here was fetched."),
+    title, line = headline(run)
+    return render(
+        "run.html",
+        title=title,
+        line=line,
+        story=story(run),
+        success=success_chart(run.rows, success(run.summary or {}, "base_success")),
+        on_the_way=_evaluations_on_the_way(run.rows),
+        afterwards=_evaluations(run.evaluations),
+        films=list(_films(run)),
+        sections=list(metric_sections([*run.rows, *run.imitation])),
+        settings=dict(_settings(run)),
+        versions=_versions(run.starts),
+        faults=[file.name for file in run.faults],
+        summary=json.dumps(run.summary, indent=2) if run.summary else "",
+        source=run.path.name or str(run.path),
     )
 
 
-def _outcome(run: RunFiles) -> Html:
-    told = story(run)
-    numbers = [
-        tag("div", tag("span", name), tag("strong", value), tag("span", detail))
-        for name, value, detail in told.numbers
-    ]
-    return section(
-        "What happened",
-        tag("div", *numbers, class_="numbers") if numbers else None,
-        bullets(told.sentences),
-    )
-
-
-def _success(run: RunFiles) -> Html:
-    series = success_series(run.rows)
-    if not series:
-        return Html()
-    base = success(run.summary or {}, "base_success")
-    lines = [Line(base, f"before: {base:.0%}")] if base is not None else []
-    picture = chart(
-        series,
-        title="Success",
-        x_label="environment steps",
-        y_label="of held-out episodes, with 95% Wilson intervals",
-        share=True,
-        lines=lines,
-    )
-    looks = {one.name: one.look for one in series}
-    tables = (_evaluations_on_the_way(run.rows), _evaluations(run.evaluations))
-    return section(
-        "Learning curve",
-        legend(looks) if len(looks) > 1 else None,
-        tag("div", picture, tag("div", *tables), class_="charts wide"),
-    )
-
-
-def _evaluations_on_the_way(rows: Sequence[Document]) -> Html:
-    found: list[tuple[str, ...]] = []
-    for row in rows:
-        if success(row, "eval/success_rate") is None:
-            continue
-        cells = [_rate(row, name) for name in ("eval/success_rate", "eval/success_rate_single")]
-        found.append(
-            (
-                _shown(row.get("env_steps")),
-                *cells,
-                _shown(row.get("eval/episodes")),
-                _one_decimal(row, "eval/length"),
-                _one_decimal(row, "eval/seconds"),
-            )
+def _evaluations_on_the_way(rows: Sequence[Document]) -> Table:
+    found = [
+        (
+            _shown(row.get("env_steps")),
+            _rate(row, "eval/success_rate"),
+            _rate(row, "eval/success_rate_single"),
+            _shown(row.get("eval/episodes")),
+            _one_decimal(row, "eval/length"),
+            _one_decimal(row, "eval/seconds"),
         )
-    header = ("steps", "as deployed", "one sample", "episodes", "mean length", "seconds")
-    return table(header, found, caption="Evaluations during the run: success [95% interval]")
+        for row in rows
+        if success(row, "eval/success_rate") is not None
+    ]
+    return Table(("steps", "as deployed", "one sample", "episodes", "mean length", "seconds"), tuple(found))
 
 
-def _evaluations(found: Sequence[Document]) -> Html | None:
+def _evaluations(found: Sequence[Document]) -> Table:
     rows: list[tuple[str, ...]] = []
     for one in found:
         rate, count = success(one, "success_rate"), episodes(one, "episodes")
@@ -119,60 +92,33 @@ def _evaluations(found: Sequence[Document]) -> Html | None:
             )
         )
     header = ("policy", "how it acts", "success", "95% interval", "episodes", "mean length", "sampler")
-    return table(header, rows, caption="Evaluation afterwards") if rows else None
+    return Table(header, tuple(rows))
 
 
-def _films(run: RunFiles) -> Html:
-    shown: list[Html] = []
+def _films(run: RunFiles) -> Iterator[Film]:
     room = VIDEOS_LIMIT
-    for film in sorted(run.videos, key=lambda film: (film.stem != "before", film.name)):
-        size = film.stat().st_size
+    for file in sorted(run.videos, key=lambda file: (file.stem != "before", file.name)):
+        size = file.stat().st_size
         if size > min(VIDEO_LIMIT, room):
-            shown.append(
-                note(f"{film.name} is left out: its {size / 2**20:.1f} MiB are more than a page should hold.")
-            )
+            yield Film(file, size, None)
             continue
         room -= size
-        source = "data:video/mp4;base64," + base64.b64encode(film.read_bytes()).decode()
-        video = tag("video", src=source, controls=True, preload="metadata", playsinline=True, loop=True)
-        caption = tag("figcaption", film.stem, tag("small", f" {film.name}, {size / 1024:.0f} KiB"))
-        shown.append(tag("figure", caption, video))
-    return section("Films", tag("div", *shown, class_="charts")) if shown else Html()
+        yield Film(file, size, "data:video/mp4;base64," + base64.b64encode(file.read_bytes()).decode())
 
 
-def _diagnostics(run: RunFiles) -> Iterator[Html]:
-    for title, pictures, remark in metric_charts(run.rows, run.imitation):
-        yield section(title, note(remark) if remark else None, tag("div", *pictures, class_="charts"))
-
-
-def _settings(run: RunFiles) -> Html:
-    versions = _versions(run.starts)
-    faults = bullets([file.name for file in run.faults])
-    return section(
-        "Settings and versions",
-        tag("div", *_settings_tables(run), class_="charts"),
-        versions,
-        join([note("What was saved where something broke, in faults/:"), faults]) if run.faults else None,
-        details("summary.json", tag("pre", json.dumps(run.summary, indent=2))) if run.summary else None,
-    )
-
-
-def _versions(starts: Sequence[Document]) -> Html | None:
-    if not starts:
-        return None
-    names = list(dict.fromkeys(name for start in starts for name in start))
+def _versions(starts: Sequence[Document]) -> Table:
+    names = dict.fromkeys(name for start in starts for name in start)
     header = ("", *("start" if place == 0 else f"resume {place}" for place in range(len(starts))))
-    rows = [(name, *(_shown(start.get(name)) for start in starts)) for name in names]
-    return table(header, rows, caption="Versions, at the start and at each resume", numbers=False)
+    return Table(header, tuple((name, *(_shown(start.get(name)) for start in starts)) for name in names))
 
 
-def _settings_tables(run: RunFiles) -> Iterator[Html]:
-    """One of the settings of the command, and one of each group of them."""
+def _settings(run: RunFiles) -> Iterator[tuple[str, Table]]:
+    """A table of the settings of the command, and one of each group of them."""
     groups = {name: cast(Document, value) for name, value in run.config.items() if isinstance(value, dict)}
     rest = {name: value for name, value in run.config.items() if name not in groups}
     for name, settings in {f"otpr {run.command}": rest, **groups}.items():
         rows = [(key, json.dumps(value, ensure_ascii=False).strip('"')) for key, value in settings.items()]
-        yield table(("setting", "value"), rows, caption=name, numbers=False)
+        yield name, Table(("setting", "value"), tuple(rows))
 
 
 def _shown(value: Any) -> str:

@@ -10,6 +10,7 @@ from typing import Any, cast
 from otpr.errors import OtprError
 from otpr.storage import DamagedFile, read_json
 from otpr.training.run_directory import read_rows
+from otpr_bench.report.otpr_words import with_present_names
 
 Document = dict[str, Any]
 
@@ -26,7 +27,7 @@ class RunFiles:
         command: that made it, e.g. "finetune".
         config: the command's configuration.
         starts: versions of every start.
-        rows: metrics, oldest first.
+        rows: metrics under their present names, oldest first.
         imitation: metrics of the imitation before, where it is a folder of this run.
         summary: the outcome; None where the run has not ended.
         evaluations: of evaluation.json; empty where there is none.
@@ -69,7 +70,7 @@ def read_run(path: Path) -> RunFiles:
         command,
         cast(Document, config),
         _documents(path / "versions.json"),
-        read_rows(path),
+        with_present_names(read_rows(path)),
         read_rows(pretrain) if is_run(pretrain) else [],
         _document(summary) if summary.exists() else None,
         _documents(path / "evaluation.json"),

@@ -5,8 +5,8 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator, Sequence
 
-from otpr.training.curve import MARGINAL_ERROR_BOUND
 from otpr.training.intervals import Interval, newcombe_interval, wilson_interval
+from otpr_bench.report.otpr_words import transport_health
 from otpr_bench.report.run_files import Document, RunFiles, episodes, number, success
 
 
@@ -109,35 +109,15 @@ def _imitation(rows: Sequence[Document]) -> Iterator[str]:
 
 def _health(run: RunFiles) -> Iterator[str]:
     """What a reader should check before trusting the rest."""
-    error = _last(run.rows, "ot/marginal_error")
-    if error is not None:
-        trust = (
-            "below the bound, so the potentials can be trusted"
-            if error <= MARGINAL_ERROR_BOUND
-            else "above the bound, so compatibilities are not to be trusted"
-        )
-        rounds = _last(run.rows, "ot/round")
-        when = f" in the last of {rounds:.0f} rounds" if rounds else ""
-        yield f"Marginal error of the transport{when}: {error:.3f} (bound {MARGINAL_ERROR_BOUND}), {trust}."
-    zero = _last(run.rows, "eval/zero_compatibility")
-    if zero:
-        yield (
-            f"At {zero:.0%} of the decisions of the last evaluation no candidate was compatible, and "
-            "the one nearest to it was taken."
-        )
-    beyond = _last(run.rows, "critic/beyond_bound")
-    if beyond is not None and beyond > 0.05:
+    last = {name: value for row in run.rows for name in row if (value := number(row, name)) is not None}
+    yield from transport_health(last, run.config)
+    if (beyond := last.get("critic/beyond_bound", 0.0)) > 0.05:
         yield (
             f"The critic's values are beyond what rewards allow for {beyond:.0%} of pairs: they are not to "
             "be trusted."
         )
-    broken = _last(run.rows, "rollout/broken_episodes")
-    if broken:
+    if broken := last.get("rollout/broken_episodes"):
         yield f"{broken:.0f} training episodes were lost to an environment that broke."
-
-
-def _last(rows: Sequence[Document], name: str) -> float | None:
-    return next((value for row in reversed(rows) if (value := number(row, name)) is not None), None)
 
 
 def _of(rate: float, count: int | None) -> str:
