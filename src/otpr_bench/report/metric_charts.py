@@ -8,10 +8,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from otpr.training.intervals import wilson_interval
 from otpr_bench.report import otpr_words
 from otpr_bench.report.charts import Chart, Level, Series, line_chart
-from otpr_bench.report.run_files import Document, episodes, number, success
+from otpr_bench.report.run_files import Document, Rate, number, success
 from otpr_bench.report.style import PALETTE
 
 POINTS = 200
@@ -64,28 +63,24 @@ _REMARKS = {
 }
 
 
-def success_chart(rows: Sequence[Document], base: float | None) -> Chart | None:
+def success_chart(rows: Sequence[Document], base: Rate | None) -> Chart | None:
     """Success over environment steps with Wilson intervals: as deployed, and of one sample.
 
     Args:
         rows: of the run.
-        base: success rate before fine-tuning, in [0, 1], drawn as a level.
+        base: before fine-tuning, drawn as a level.
     """
     names = {"eval/success_rate": "as deployed", "eval/success_rate_single": "one sample"}
     found: list[Series] = []
     for (metric, name), style in zip(names.items(), PALETTE, strict=False):
         points = [
-            (step, rate, episodes(row))
+            (step, *rate)
             for row in rows
             if (rate := success(row, metric)) is not None and (step := number(row, "env_steps")) is not None
         ]
         if points:
-            bands = [
-                wilson_interval(round(rate * count), count) if count else (rate, rate)
-                for _, rate, count in points
-            ]
-            steps, rates, _ = zip(*points, strict=True)
-            low, high = zip(*bands, strict=True)
+            steps, rates, intervals, _ = zip(*points, strict=True)
+            low, high = zip(*intervals, strict=True)
             found.append(Series(name, steps, rates, style, low, high))
     if not found:
         return None
@@ -96,7 +91,7 @@ def success_chart(rows: Sequence[Document], base: float | None) -> Chart | None:
         x_label="environment steps",
         note="of held-out episodes, with 95% Wilson intervals",
         share=True,
-        levels=() if base is None else (Level(base, f"before: {base:.0%}"),),
+        levels=() if base is None else (Level(base.value, f"before: {base.value:.0%}"),),
     )
 
 

@@ -6,12 +6,11 @@ import base64
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import Any, cast
 
-from otpr.training.intervals import wilson_interval
 from otpr_bench.report.metric_charts import metric_sections, success_chart
 from otpr_bench.report.page import render
-from otpr_bench.report.run_files import Document, RunFiles, episodes, number, read_run, success
+from otpr_bench.report.run_files import Document, RunFiles, number, read_run, success
 from otpr_bench.report.story import headline, story
 from otpr_bench.tables import Table
 
@@ -20,14 +19,6 @@ VIDEO_LIMIT = 12 * 2**20
 
 VIDEOS_LIMIT = 48 * 2**20
 """Bytes of all films of a page together."""
-
-
-class Film(NamedTuple):
-    """A film's file and size in bytes, and its content as a data URL; None where it is too large."""
-
-    file: Path
-    size: int
-    source: str | None
 
 
 def run_page(path: Path) -> str:
@@ -60,50 +51,43 @@ def _evaluations_on_the_way(rows: Sequence[Document]) -> Table:
     found = [
         (
             _shown(row.get("env_steps")),
-            _rate(row, "eval/success_rate"),
-            _rate(row, "eval/success_rate_single"),
+            str(rate),
+            str(success(row, "eval/success_rate_single") or "-"),
             _shown(row.get("eval/episodes")),
             _one_decimal(row, "eval/length"),
             _one_decimal(row, "eval/seconds"),
         )
         for row in rows
-        if success(row, "eval/success_rate") is not None
+        if (rate := success(row, "eval/success_rate"))
     ]
     return Table(("steps", "as deployed", "one sample", "episodes", "mean length", "seconds"), tuple(found))
 
 
 def _evaluations(found: Sequence[Document]) -> Table:
-    rows: list[tuple[str, ...]] = []
-    for one in found:
-        rate, count = success(one, "success_rate"), episodes(one, "episodes")
-        if rate is None or count is None:
-            continue
-        low, high = wilson_interval(round(rate * count), count)
-        policy = str(one.get("policy", ""))
-        rows.append(
-            (
-                Path(policy).name or policy,
-                _shown(one.get("kind")),
-                f"{rate:.0%}",
-                f"[{low:.0%}, {high:.0%}]",
-                f"{count:,}",
-                _one_decimal(one, "mean_length"),
-                f"{_shown(one.get('sampler'))}, {_shown(one.get('sampler_steps'))} steps",
-            )
+    rows = [
+        (
+            Path(str(one.get("policy", ""))).name,
+            _shown(one.get("kind")),
+            str(rate),
+            f"{rate.episodes:,}",
+            _one_decimal(one, "mean_length"),
+            f"{_shown(one.get('sampler'))}, {_shown(one.get('sampler_steps'))} steps",
         )
-    header = ("policy", "how it acts", "success", "95% interval", "episodes", "mean length", "sampler")
-    return Table(header, tuple(rows))
+        for one in found
+        if (rate := success(one, "success_rate", "episodes"))
+    ]
+    return Table(("policy", "how it acts", "success", "episodes", "mean length", "sampler"), tuple(rows))
 
 
-def _films(run: RunFiles) -> Iterator[Film]:
+def _films(run: RunFiles) -> Iterator[tuple[Path, int, str]]:
+    """Each film with its size in bytes and, unless it is too large, its content as a data URL."""
     room = VIDEOS_LIMIT
     for file in sorted(run.videos, key=lambda file: (file.stem != "before", file.name)):
-        size = file.stat().st_size
-        if size > min(VIDEO_LIMIT, room):
-            yield Film(file, size, None)
-            continue
-        room -= size
-        yield Film(file, size, "data:video/mp4;base64," + base64.b64encode(file.read_bytes()).decode())
+        size, source = file.stat().st_size, ""
+        if size <= min(VIDEO_LIMIT, room):
+            room -= size
+            source = "data:video/mp4;base64," + base64.b64encode(file.read_bytes()).decode()
+        yield file, size, source
 
 
 def _versions(starts: Sequence[Document]) -> Table:
@@ -131,16 +115,6 @@ def _shown(value: Any) -> str:
     if isinstance(value, list):
         return ", ".join(_shown(item) for item in cast(list[Any], value))
     return f"{value:g}" if isinstance(value, float) else str(value)
-
-
-def _rate(row: Document, name: str) -> str:
-    rate, count = success(row, name), episodes(row)
-    if rate is None:
-        return "-"
-    if count is None:
-        return f"{rate:.0%}"
-    low, high = wilson_interval(round(rate * count), count)
-    return f"{rate:.0%} [{100 * low:.0f}, {100 * high:.0f}]"
 
 
 def _one_decimal(row: Document, name: str) -> str:
