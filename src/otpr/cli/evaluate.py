@@ -90,7 +90,16 @@ class Evaluate:
             for number, (_, policy) in enumerate(loaded, start=1):
                 several = len(loaded) > 1
                 film = self.video.with_stem(f"{self.video.stem}-{number}") if several else self.video
-                print(record(task, policy.act, FILMED, film, episode_limit=self.episode_limit))
+                print(
+                    record(
+                        task,
+                        policy.act,
+                        FILMED,
+                        film,
+                        history=policy.spec.history,
+                        episode_limit=self.episode_limit,
+                    )
+                )
         if self.out is not None:
             self.out.parent.mkdir(parents=True, exist_ok=True)
             write_json(self.out, results)

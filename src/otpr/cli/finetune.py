@@ -223,7 +223,11 @@ def fine_tune(
     if video:
         for name, policy in (("before", base), ("after", load_policy(run.path))):
             film = run.videos / f"{name}.mp4"
-            print(record(task, policy.act, FILMED, film, episode_limit=episode_limit))
+            print(
+                record(
+                    task, policy.act, FILMED, film, history=policy.spec.history, episode_limit=episode_limit
+                )
+            )
     return summary
 
 

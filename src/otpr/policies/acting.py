@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
 import equinox as eqx
@@ -68,6 +68,27 @@ def _checked_entry(name: str, value: Any, spec: Spec) -> np.ndarray:
         indices = [index for (index,) in where] if array.ndim == 1 else where
         raise ValueError(f"{called} is not finite at indices {indices}.")
     return array.reshape(spec.history, *entry.shape)
+
+
+def recent(seen: Sequence[Any], history: int) -> Any:
+    """What a decision of a policy sees of an episode; `Policy.act` takes it.
+
+    Args:
+        seen: the episode's observations so far, as the environment gave them: arrays, or dictionaries.
+        history: how many the policy sees.
+
+    Returns:
+        the last observation; with a longer history the last ones stacked, oldest first, entry by entry, an
+        episode's first observation repeated before it.
+    """
+    if history == 1:
+        return seen[-1]
+    last = [seen[max(len(seen) - 1 - i, 0)] for i in reversed(range(history))]
+    return jax.tree.map(_stacked, *last)
+
+
+def _stacked(*entries: np.ndarray) -> np.ndarray:
+    return np.stack(entries)
 
 
 def checked_actions(actions: np.ndarray) -> np.ndarray:

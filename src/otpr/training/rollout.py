@@ -13,7 +13,7 @@ from jaxtyping import Array, Float
 
 from otpr.data.episodes import Episode
 from otpr.envs import ChunkedVectorEnv
-from otpr.policies.acting import decision_keys
+from otpr.policies.acting import decision_keys, recent
 from otpr.policies.policy import Policy
 from otpr.spec import Spec, zeros
 from otpr.training.numbers import NotFiniteError
@@ -111,8 +111,8 @@ class _Trace:
 
     def last(self, name: str) -> np.ndarray:
         """The last observations that a decision sees, (history, *shape); before the first that repeats."""
-        history, seen = self._spec.history, self.observations[name]
-        return np.stack([seen[max(len(seen) - 1 - i, 0)] for i in reversed(range(history))])
+        seen = recent(self.observations[name], self._spec.history)
+        return seen.reshape(self._spec.history, *self._spec.observation[name].shape)
 
     def episode(self) -> Episode:
         return Episode(

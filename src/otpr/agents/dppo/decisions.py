@@ -79,7 +79,11 @@ def _of_episode(collected: Collected, spec: Spec, gamma: float) -> Decisions:
 
 def joined(parts: Sequence[Decisions]) -> Decisions:
     """All the decisions of `parts`, in order, as NumPy arrays."""
-    return jax.tree.map(lambda *fields: np.concatenate(fields), *parts)
+    return jax.tree.map(_end_to_end, *parts)
+
+
+def _end_to_end(*fields: np.ndarray) -> np.ndarray:
+    return np.concatenate(fields)
 
 
 def advantages(
