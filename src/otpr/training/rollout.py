@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -184,7 +185,7 @@ def _check_finite(env: ChunkedVectorEnv, slot: int, trace: _Trace) -> None:
     episode = trace.episode()
     places = [("observation", array) for array in episode.observations.values()]
     for place, values in (*places, ("reward", episode.rewards)):
-        flat = values.reshape(len(values), -1)
+        flat = values.reshape(len(values), math.prod(values.shape[1:]))
         bad = ~np.isfinite(flat).all(axis=1)
         if bad.any():
             # observation t is that after t steps, reward t that of step t + 1
