@@ -9,6 +9,7 @@ from typing import Annotated
 import tyro
 
 from otpr.data.loading import DataConfig
+from otpr.envs import task_spec
 from otpr.errors import check_seed
 from otpr.training.pretrain import PretrainConfig, pretrain
 from otpr.training.run_directory import RunDirectory
@@ -44,6 +45,7 @@ class Pretrain:
         """Train and save the policy."""
         check_seed(self.seed)
         sets, task = self.demonstrations.read(self.task)
+        self.config.policy_spec(task_spec(task).spec)  # refused before anything is written
         config = {
             **self.demonstrations.record(sets),
             "task": task,
