@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from otpr.cli.main import main
-from otpr.data.minari_io import read_dataset
+from otpr.data.datasets import read_dataset
 
 PAGE = (Path(__file__).parent.parent / "docs" / "bring-your-own.md").read_text()
 FILES = dict(re.findall(r"`(\w+\.py)`:\n\n```python\n(.*?)```", PAGE, re.DOTALL))

@@ -14,9 +14,9 @@ import pytest
 from minari.data_collector import EpisodeBuffer
 from minari.dataset.minari_storage import MinariStorage
 
-from otpr.data.convert.minari import open_minari_file
+from otpr.data.datasets import read_dataset, write_dataset
 from otpr.data.episodes import Episode
-from otpr.data.minari_io import read_dataset, write_dataset
+from otpr.data.minari_files import open_minari_file
 from otpr.errors import OtprError
 from otpr.spec import Entry, Spec
 
