@@ -19,7 +19,7 @@ import pytest
 
 import otpr
 from otpr.cli.main import main
-from otpr.data.minari_io import read_dataset, write_dataset
+from otpr.data.datasets import read_dataset, write_dataset
 from otpr.data.seeds import evaluation_seed
 from otpr.envs import ChunkedVectorEnv, task_spec
 from otpr.policies.policy import load_policy

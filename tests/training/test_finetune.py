@@ -13,7 +13,7 @@ import pytest
 
 from otpr.agents import agent_config
 from otpr.agents.otpr.compatibility import ZERO
-from otpr.data.minari_io import read_dataset
+from otpr.data.datasets import read_dataset
 from otpr.data.seeds import training_seed
 from otpr.envs import ChunkedVectorEnv
 from otpr.errors import OtprError
