@@ -173,7 +173,7 @@ class ExperienceWriter:
 
 
 def _identity(folder: Path) -> tuple[int, int, int] | None:
-    """What tells a folder's dataset.json from any other, also from one made after it; None where it is gone."""
+    """What tells a folder's dataset.json from any other, one made later included; None where it is gone."""
     try:
         found = (folder / DOCUMENT).stat()
     except OSError:
