@@ -6,7 +6,7 @@ import hashlib
 import json
 import shutil
 import tracemalloc
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -72,9 +72,13 @@ def content(episode: Episode) -> list[Any]:
     return [*((name, a.dtype, a.shape, a.tobytes()) for name, a in sorted(arrays.items())), *rest]
 
 
-def assert_holds(folder: Path, rounds: Sequence[Sequence[Episode]], **options: Any) -> None:
+def assert_equal(found: Iterable[Episode], rounds: Sequence[Sequence[Episode]]) -> None:
     expected = [content(episode) for episodes in rounds for episode in episodes]
-    assert [content(episode) for episode in read_experience(folder, **options)] == expected
+    assert [content(episode) for episode in found] == expected
+
+
+def assert_holds(folder: Path, rounds: Sequence[Sequence[Episode]]) -> None:
+    assert_equal(read_experience(folder), rounds)
 
 
 @pytest.fixture
@@ -106,7 +110,7 @@ def test_what_is_written_is_read_in_its_order(folder: Path):
 
 def test_round_without_episodes_writes_nothing(tmp_path: Path):
     writer = written(tmp_path / "e", [ROUNDS[0], [], ROUNDS[1]])
-    assert (writer.files, writer.count) == (2, 4)
+    assert writer.count == 2
     assert_holds(tmp_path / "e", ROUNDS[:2])
 
 
@@ -129,7 +133,7 @@ def test_digest_is_the_chain_of_the_files_digests(folder: Path, tmp_path: Path):
     writer.add(ROUNDS[1])
     writer.add(ROUNDS[2])
     assert writer.digest == ExperienceWriter(folder, TASK, SPEC).digest == chain
-    assert (writer.files, writer.count) == (3, 6)
+    assert writer.count == 3
     assert files(tmp_path / "other") == files(folder)
 
 
@@ -142,26 +146,28 @@ def test_run_that_goes_on_from_a_checkpoint_replaces_what_came_later(tmp_path: P
         digests.append(writer.digest)
     (tmp_path / "e" / ".episodes-000006.safetensors.part").write_bytes(b"killed here")
     again = ExperienceWriter(tmp_path / "e", TASK, SPEC)
-    again.truncate(kept, digests[kept])
-    assert (again.files, again.digest) == (kept, digests[kept])
+    found = again.back_to(kept, digests[kept])
+    assert (again.count, again.digest) == (kept, digests[kept])
+    assert_equal(found, ROUNDS[:kept])
     assert_holds(tmp_path / "e", ROUNDS[:kept])
-    assert_holds(tmp_path / "e", ROUNDS[:kept], files=kept, digest=digests[kept])
     again.add([episode(99)])
     assert_holds(tmp_path / "e", [*ROUNDS[:kept], [episode(99)]])
     assert not list((tmp_path / "e").glob(".*"))
 
 
-def test_later_files_may_be_damaged_where_a_checkpoint_does_not_count_them(folder: Path):
-    (folder / "episodes-000004.safetensors").write_bytes(b"")
+def test_later_files_may_be_damaged_where_a_checkpoint_does_not_count_them(tmp_path: Path):
+    digest = written(tmp_path / "e", ROUNDS[:2]).digest
+    written(tmp_path / "e", ROUNDS[2:])
+    (tmp_path / "e" / "episodes-000004.safetensors").write_bytes(b"")
+    assert_equal(ExperienceWriter(tmp_path / "e", TASK, SPEC).back_to(2, digest), ROUNDS[:2])
+    assert_holds(tmp_path / "e", ROUNDS[:2])
+
+
+def test_run_without_a_checkpoint_begins_with_no_episodes(folder: Path):
     writer = ExperienceWriter(folder, TASK, SPEC)
-    writer.truncate(2)
-    assert_holds(folder, ROUNDS[:2])
-
-
-def test_only_a_part_is_read_where_a_part_is_asked_for(folder: Path):
-    assert_holds(folder, ROUNDS[:2], files=2)
-    with pytest.raises(OtprError, match="holds 3 files of episodes, and 4 are asked for"):
-        list(read_experience(folder, files=4))
+    assert list(writer.back_to(0, "")) == []
+    writer.add(ROUNDS[1])
+    assert_holds(folder, ROUNDS[1:2])
 
 
 def test_one_file_at_a_time_is_in_memory(tmp_path: Path):
@@ -287,14 +293,14 @@ def test_missing_file_in_the_middle_is_named(folder: Path):
     )
     assert refusal(folder).startswith(message)
     with pytest.raises(DamagedFile, match="it is missing: the next one is"):
-        ExperienceWriter(folder, TASK, SPEC).truncate(2)
+        ExperienceWriter(folder, TASK, SPEC).back_to(2, "")
 
 
 def test_missing_last_file_is_missed_by_who_counts_them(folder: Path):
     (folder / "episodes-000004.safetensors").unlink()
     assert_holds(folder, ROUNDS[:2])
-    with pytest.raises(OtprError, match="holds 2 files of episodes, and 3 are needed"):
-        ExperienceWriter(folder, TASK, SPEC).truncate(3)
+    with pytest.raises(OtprError, match="holds 2 files of episodes, and the checkpoint counts 3"):
+        ExperienceWriter(folder, TASK, SPEC).back_to(3, "")
 
 
 @pytest.mark.parametrize("number", ["000003", "000004"])
@@ -303,8 +309,8 @@ def test_file_of_another_run_is_named(folder: Path, tmp_path: Path, number: str)
     written(other, [[episode(11), episode(12), episode(13)], [episode(14)], [episode(15)]])
     shutil.copy(other / f"episodes-{number}.safetensors", folder)
     assert refusal(folder) == (
-        f"{folder / f'episodes-{number}.safetensors'} is damaged (it was not written after the files that are "
-        "before it)."
+        f"{folder / f'episodes-{number}.safetensors'} is damaged (it was not written after the files that "
+        "are before it)."
     )
 
 
@@ -314,9 +320,7 @@ def test_whole_data_set_of_another_run_is_refused_by_who_has_the_digest(folder: 
     writer = ExperienceWriter(tmp_path / "other", TASK, SPEC)
     before = files(tmp_path)
     with pytest.raises(OtprError, match=r"episodes-000004\.safetensors is not the one that the checkpoint"):
-        writer.truncate(3, counted)
-    with pytest.raises(OtprError, match="its first 3 files are not those with the digest"):
-        list(read_experience(tmp_path / "other", files=3, digest=counted))
+        writer.back_to(3, counted)
     assert files(tmp_path) == before
 
 

@@ -20,7 +20,10 @@ from typing import Any
 
 import numpy as np
 
+from otpr.data.episodes import Episode
+from otpr.data.experience_files import ExperienceWriter, read_experience
 from otpr.errors import OtprError
+from otpr.spec import Spec
 from otpr.storage import check_seal, sealed_folder
 from otpr.training import checkpoints, run_directory
 from otpr.training.run_directory import RunDirectory, read_rows
@@ -153,6 +156,82 @@ def see_sealed(folder: Path) -> None:
         assert check_seal(folder / "policy") == {"a", "b"}
 
 
+SPEC = Spec.flat(2, 1)
+
+
+def episode(seed: int) -> Episode:
+    return Episode(
+        observations={"state": np.full((4, 2), seed, np.float32)},
+        actions=np.zeros((3, 1), np.float32),
+        rewards=np.zeros(3, np.float32),
+        terminated=True,
+        truncated=False,
+        success=True,
+        seed=seed,
+    )
+
+
+def writer(folder: Path) -> ExperienceWriter:
+    return ExperienceWriter(folder / "experience", "a task", SPEC)
+
+
+def seeds(folder: Path) -> list[int | None]:
+    """Of the episodes that are there; each is what was collected from its seed."""
+    found = list(read_experience(folder / "experience"))
+    assert [one.observations["state"].tolist() for one in found] == [[[one.seed] * 2] * 4 for one in found]
+    return [one.seed for one in found]
+
+
+def begin_experience(folder: Path) -> None:
+    writer(folder)
+
+
+def see_begun(folder: Path) -> None:
+    writer(folder).add([episode(1)])
+    assert seeds(folder) == [1]
+
+
+def three_rounds(folder: Path) -> None:
+    experience = writer(folder)
+    for seed in (1, 2, 3):
+        experience.add([episode(seed)])
+
+
+def fourth_round(folder: Path) -> None:
+    writer(folder).add([episode(4), episode(5)])
+
+
+def see_fourth(folder: Path) -> None:
+    assert seeds(folder) in ([1, 2, 3], [1, 2, 3, 4, 5])
+    experience = writer(folder)
+    if experience.count == 3:
+        experience.add([episode(4), episode(5)])
+    assert seeds(folder) == [1, 2, 3, 4, 5]
+
+
+def back_to_first(folder: Path) -> None:
+    experience = writer(folder)
+    digest = json.loads((folder / "digest").read_text())
+    list(experience.back_to(1, digest))
+    experience.add([episode(7)])
+
+
+def one_counted_of_three(folder: Path) -> None:
+    experience = writer(folder)
+    experience.add([episode(1)])
+    (folder / "digest").write_text(json.dumps(experience.digest))
+    for seed in (2, 3):
+        experience.add([episode(seed)])
+    (folder / "experience" / ".episodes-000003.safetensors.part").write_bytes(b"killed while it wrote")
+
+
+def see_first(folder: Path) -> None:
+    assert seeds(folder) in ([1, 2, 3], [1, 2], [1], [1, 7])
+    back_to_first(folder)
+    assert seeds(folder) == [1, 7]
+    assert not list((folder / "experience").glob(".*"))
+
+
 SCENARIOS: dict[str, tuple[Callable[[Path], None], ...]] = {
     "save a checkpoint": (three_checkpoints, save_third, see_third),
     "replace a checkpoint": (three_checkpoints, save_second_again, see_second),
@@ -160,6 +239,9 @@ SCENARIOS: dict[str, tuple[Callable[[Path], None], ...]] = {
     "overwrite a run": (run_of_three, overwrite, see_overwritten),
     "resume a run": (torn_run, resume_and_rewind, see_rewound),
     "save a policy": (nothing, sealed, see_sealed),
+    "begin the experience": (nothing, begin_experience, see_begun),
+    "write a round of episodes": (three_rounds, fourth_round, see_fourth),
+    "go back to a checkpoint's episodes": (one_counted_of_three, back_to_first, see_first),
 }
 
 

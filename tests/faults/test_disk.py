@@ -15,8 +15,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from otpr.data.episodes import Episode
+from otpr.data.experience_files import ExperienceWriter, read_experience
 from otpr.errors import OtprError
 from otpr.policies.policy import load_policy
+from otpr.spec import Spec
 from otpr.training import checkpoints
 from otpr.training.run_directory import RunDirectory, read_rows
 from tiny import TASK, arrays, assert_same_arrays, files, policy
@@ -25,17 +28,35 @@ TREE = {"x": np.arange(100_000.0)}
 LARGER = {"x": np.arange(300_000.0)}
 OTHER = policy(observation_dim=300, action_dim=2)
 SMALL = policy(observation_dim=3, action_dim=2)
+SPEC = Spec.flat(3, 2)
+
+
+def episode(steps: int) -> Episode:
+    return Episode(
+        observations={"state": np.zeros((steps + 1, 3), np.float32)},
+        actions=np.zeros((steps, 2), np.float32),
+        rewards=np.zeros(steps, np.float32),
+        terminated=True,
+        truncated=False,
+        success=True,
+        seed=steps,
+    )
+
+
+def experience(run: RunDirectory) -> ExperienceWriter:
+    return ExperienceWriter(run.path / "experience", TASK, SPEC)
 
 
 @pytest.fixture
 def run(tmp_path: Path) -> Iterator[RunDirectory]:
-    """A run with a row, a checkpoint and a policy."""
+    """A run with a row, an episode, a checkpoint and a policy."""
     yield from begun(tmp_path)
 
 
 def begun(folder: Path) -> Iterator[RunDirectory]:
     with RunDirectory.open(folder / "run", command="c", config={}) as run:
         run.log({"env_steps": 1})
+        experience(run).add([episode(5)])
         checkpoints.save(run.checkpoints, 1, TREE, {"n": 1})
         SMALL.save(run.path / "policy", task=TASK)
         yield run
@@ -47,6 +68,7 @@ def attempts(run: RunDirectory) -> dict[str, Callable[[], Any]]:
         "metrics.jsonl": lambda: run.log({"env_steps": 2, "note": "x" * 100_000}),
         "checkpoints/2": lambda: checkpoints.save(run.checkpoints, 2, LARGER, {"n": 2}),
         "checkpoints/1": lambda: checkpoints.save(run.checkpoints, 1, LARGER, {"n": 2}),
+        "experience/episodes-000001.safetensors": lambda: experience(run).add([episode(20_000)]),
         "policy": lambda: OTHER.save(run.path / "policy", task=TASK),
         "summary.json": lambda: run.write_summary({"note": "x" * 100_000}),
     }
@@ -58,6 +80,7 @@ def assert_unharmed(run: RunDirectory) -> None:
     assert_same_arrays(tree, TREE)
     assert state == {"n": 1}
     assert [path.name for path in run.checkpoints.iterdir()] == ["1"]
+    assert [len(one) for one in read_experience(run.path / "experience")] == [5]
     assert_same_arrays(arrays(load_policy(run.path)), arrays(SMALL))
     assert read_rows(run.path) == [{"env_steps": 1}]
     assert not [path for path in run.path.iterdir() if path.name.startswith(".policy")]
@@ -85,16 +108,21 @@ def test_disk_that_is_full_costs_nothing_that_was_saved(run: RunDirectory):
     # with room again the run goes on, its torn row forgotten
     with RunDirectory.open(run.path, command="c", config={}, resume=True) as again:
         again.log({"env_steps": 2})
+        experience(again).add([episode(20_000)])
         checkpoints.save(again.checkpoints, 2, LARGER, {"n": 2})
+    assert [len(one) for one in read_experience(run.path / "experience")] == [5, 20_000]
     assert read_rows(run.path) == [{"env_steps": 1}, {"env_steps": 2}]
     assert checkpoints.latest(run.checkpoints) == 2
 
 
 def test_run_whose_folder_was_removed_or_moved_says_so_and_makes_nothing(run: RunDirectory, tmp_path: Path):
+    collected = experience(run)
     for go in (lambda: run.path.rename(tmp_path / "moved"), lambda: shutil.rmtree(tmp_path / "moved")):
         go()
         with pytest.raises(OtprError, match=r"metrics\.jsonl was removed, moved or replaced while"):
             run.log({"env_steps": 2})
+        with pytest.raises(OtprError, match=r"experience was removed, moved or replaced while"):
+            collected.add([episode(5)])
         with pytest.raises(OtprError, match=r"checkpoints cannot be written \(No such file or directory\)"):
             checkpoints.save(run.checkpoints, 2, TREE, {})
         with pytest.raises(OtprError, match=r"summary\.json cannot be written \(No such file or directory\)"):
@@ -103,10 +131,16 @@ def test_run_whose_folder_was_removed_or_moved_says_so_and_makes_nothing(run: Ru
 
 
 def test_run_whose_folder_was_replaced_does_not_write_into_the_new_one(run: RunDirectory):
+    collected = experience(run)
     shutil.rmtree(run.path)
     with RunDirectory.open(run.path, command="c", config={}):
         with pytest.raises(OtprError, match=r"metrics\.jsonl was removed, moved or replaced while"):
             run.log({"env_steps": 2})
+        experience(run).add([episode(7)])
+        before = files(run.path / "experience")
+        with pytest.raises(OtprError, match=r"experience was removed, moved or replaced while"):
+            collected.add([episode(5)])
+        assert files(run.path / "experience") == before
         assert read_rows(run.path) == []
 
 

@@ -33,8 +33,8 @@ def test_killed_before_any_operation_on_files_leaves_the_old_or_the_new(tmp_path
     done = subprocess.run(script, capture_output=True, text=True, env=ENVIRONMENT)
     assert done.returncode == 0, done.stderr
     kills = json.loads(done.stdout)
-    assert len(kills) == 6
-    assert min(kills.values()) > 10  # or the hook saw nothing
+    assert len(kills) == 9
+    assert min(kills.values()) >= 10  # or the hook saw nothing
 
 
 class Sitting:

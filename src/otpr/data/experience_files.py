@@ -56,8 +56,8 @@ class _Tip:
 class ExperienceWriter:
     """Adds the episodes of a run to its data set, a file for each round.
 
-    The folder is made where there is none. Otherwise the writer goes on after what lies there: call
-    `truncate` first where a checkpoint says how much of it counts.
+    The folder is made where there is none. Otherwise the writer goes on after what lies there; call `back_to`
+    first where a checkpoint says how much of that counts.
 
     Args:
         folder: the data set; its parent exists.
@@ -86,20 +86,14 @@ class ExperienceWriter:
                 f"{folder} holds episodes of the task {about.task!r}, not of {task!r}. Use another folder."
             )
         about.spec.check(spec, f"The episodes in {folder}", f"the task {task}", "Use another folder.")
-        with writing(folder):
-            self._place = (folder / DOCUMENT).stat()
+        self._place = _identity(folder)
         self._names = _names(folder)
         self._tip: _Tip | None = None
 
     @property
-    def files(self) -> int:
+    def count(self) -> int:
         """How many files there are."""
         return len(self._names)
-
-    @property
-    def count(self) -> int:
-        """How many episodes they hold."""
-        return self._last().episodes
 
     @property
     def digest(self) -> str:
@@ -127,38 +121,41 @@ class ExperienceWriter:
         self._names.append(name)
         self._tip = _Tip(before.episodes + len(episodes), _chained(before.digest, own))
 
-    def truncate(self, files: int, digest: str | None = None) -> None:
-        """Delete all files but the first so many; what is collected again takes their place.
+    def back_to(self, count: int, digest: str) -> Iterator[Episode]:
+        """Go back to a checkpoint: delete all files but the first so many, to be collected again.
 
         Args:
-            files: how many files stay, e.g. those that a checkpoint counts.
-            digest: what `digest` was when there were so many; None: it is not compared.
+            count: how many files stay, as `count` was when the checkpoint was written.
+            digest: what `digest` was then; not compared where no file stays.
+
+        Returns:
+            The episodes of the files that stay, as `read_experience` gives them.
 
         Raises:
-            OtprError: there are fewer files, they are not the ones that had this digest, or they cannot be
-                deleted.
+            OtprError: there are fewer files, they are not those that had this digest, or the rest cannot be
+                deleted. Nothing is deleted then.
         """
-        if files > len(self._names):
+        if count > len(self._names):
             raise OtprError(
-                f"{self._folder} holds {len(self._names)} files of episodes, and {files} are needed. Bring "
-                "the last back from a copy, or start the run anew."
+                f"{self._folder} holds {len(self._names)} files of episodes, and the checkpoint counts "
+                f"{count}. Bring the last back from a copy, or start the run anew."
             )
-        kept = self._names[:files]
+        kept = self._names[:count]
         tip = _walk(self._folder, kept)
-        if digest is not None and tip.digest != digest:
+        if kept and tip.digest != digest:
             raise OtprError(
-                f"{self._folder / kept[-1] if kept else self._folder} is not the one that the checkpoint "
-                "counts: it is of another run, or was written again. Bring the run's own files back from a "
-                "copy, or start the run anew."
+                f"{self._folder / kept[-1]} is not the one that the checkpoint counts: it is of another run, "
+                "or was written again. Bring the run's own files back from a copy, or start the run anew."
             )
         with writing(self._folder):
             # the last first: a process killed in between leaves the beginning of the set, without a gap
-            for name in reversed(self._names[files:]):
+            for name in reversed(self._names[count:]):
                 (self._folder / name).unlink()
             for left_over in self._folder.glob(".episodes-*"):  # by a process that was killed while it wrote
                 left_over.unlink()
             sync(self._folder)
         self._names, self._tip = kept, tip
+        return read_experience(self._folder)
 
     def _last(self) -> _Tip:
         if self._tip is None:
@@ -167,15 +164,22 @@ class ExperienceWriter:
 
     def _check_in_place(self) -> None:
         """Refuse to go on where the folder was removed, or replaced by that of another run."""
-        try:
-            if os.path.samestat((self._folder / DOCUMENT).stat(), self._place):
-                return
-        except OSError:
-            pass
+        if self._place is not None and _identity(self._folder) == self._place:
+            return
         raise OtprError(
             f"{self._folder} was removed, moved or replaced while its run was going on. Bring it back and go "
             "on with --resume, or start anew."
         )
+
+
+def _identity(folder: Path) -> tuple[int, int, int] | None:
+    """What tells a folder's dataset.json from any other, one made later included; None where it is gone."""
+    try:
+        found = (folder / DOCUMENT).stat()
+    except OSError:
+        return None
+    # the number of a file that was deleted is given again, so the time is compared too
+    return found.st_dev, found.st_ino, found.st_mtime_ns
 
 
 # -------------------------------------------------------------------------------------------------- reading
@@ -228,25 +232,16 @@ def read_about(folder: Path) -> About:
         raise DamagedFile(file, error) from error
 
 
-def read_experience(folder: Path, files: int | None = None, digest: str | None = None) -> Iterator[Episode]:
+def read_experience(folder: Path) -> Iterator[Episode]:
     """The episodes of a data set in the order they were collected; one file at a time is in memory.
 
-    Args:
-        folder: the data set.
-        files: how many of its files to read, from the first; None: all that are there.
-        digest: what `ExperienceWriter.digest` was after them; None: it is not compared.
-
     Raises:
-        OtprError: a file is missing, damaged, of other episodes or does not fit the spec; it is named.
-            Episodes of the files before it have been given by then.
+        OtprError: a file is missing, damaged, of other episodes or does not fit the spec; it is named. The
+            episodes of the files before it have been given by then. A last file that is missing is not
+            missed: who counts the files, `ExperienceWriter.back_to`, sees that.
     """
     spec, names = read_about(folder).spec, _names(folder)
-    if files is not None and files > len(names):
-        raise OtprError(f"{folder} holds {len(names)} files of episodes, and {files} are asked for.")
-    names = names[:files]
-    tip = _walk(folder, names)
-    if digest is not None and tip.digest != digest:
-        raise OtprError(f"{folder}: its first {len(names)} files are not those with the digest {digest}.")
+    _walk(folder, names)
     for name in names:
         yield from _read_file(folder / name, spec)
 
