@@ -188,6 +188,7 @@ def _draw(axes: Axes, one: Series) -> None:
     if len(one.x) > FEW:
         line.set_marker("")
     axes.add_line(line)
+    line.set_clip_on(False)  # a marker on an axis is seen whole
     if len(one.low) == 1:  # a band of no width would not be seen
         axes.vlines(one.x, one.low, one.high, color=one.style.colour, alpha=0.5, linewidth=4)
     elif one.low:
