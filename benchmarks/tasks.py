@@ -177,7 +177,8 @@ def page(tasks: list[TaskSpec], measured: dict[str, dict[str, Any]]) -> str:
             continue
         row = measured.get(spec.id, {})
         picture = f"![{spec.id}](tasks/{spec.id}.jpg)" if picture_path(spec).exists() else ""
-        cells = [picture, f"`{spec.id}`", spec.observation_dim, spec.action_dim, spec.episode_limit]
+        observation = ", ".join("x".join(map(str, e.shape)) for e in spec.spec.observation.values())
+        cells = [picture, f"`{spec.id}`", observation, spec.spec.action_dim, spec.episode_limit]
         if "successes" in row:
             cells += [f"{row['successes']} of {row['episodes']}", f"{row['median_steps'] or 0:g}"]
         else:

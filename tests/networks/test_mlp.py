@@ -24,38 +24,36 @@ def test_time_embedding_tells_levels_apart() -> None:
 
 @pytest.mark.parametrize("depth", [1, 3])
 def test_forward_pass_by_hand(depth: int) -> None:
-    network = NoiseNetwork(3, 4, width=8, depth=depth, time_width=6, key=jax.random.key(0))
+    network = NoiseNetwork(3, (2, 2), width=8, depth=depth, time_width=6, key=jax.random.key(0))
     rng = np.random.default_rng(0)
-    observation, chunk = rng.normal(size=3).astype(np.float32), rng.normal(size=4).astype(np.float32)
+    state, plan = rng.normal(size=3).astype(np.float32), rng.normal(size=(2, 2)).astype(np.float32)
     for k in (0, 5):
-        x = np.concatenate([observation, chunk, time_embedding(jnp.array(k), 6)])
-        for i, layer in enumerate(network.mlp.layers):
+        x = np.concatenate([state, plan.ravel(), time_embedding(jnp.array(k), 6)])
+        for i, layer in enumerate(network.body.mlp.layers):
             x = np.asarray(layer.weight) @ x + np.asarray(layer.bias)
             if i < depth:
                 x = x / (1 + np.exp(-x))
-        predicted = network(jnp.asarray(observation), jnp.asarray(chunk), jnp.array(k))
-        np.testing.assert_allclose(predicted, x, atol=1e-5)
+        predicted = network(jnp.asarray(state), jnp.asarray(plan), jnp.array(k))
+        np.testing.assert_allclose(predicted, x.reshape(2, 2), atol=1e-5)
 
 
 @pytest.mark.parametrize(("depth", "time_width"), [(1, 16), (3, 6)])
-def test_chunks_that_share_a_context_are_predicted_as_each_by_itself(depth: int, time_width: int) -> None:
-    network = NoiseNetwork(3, 4, width=32, depth=depth, time_width=time_width, key=jax.random.key(0))
-    chunks = jax.random.normal(jax.random.key(1), (5, 4))
-    for observation in jax.random.normal(jax.random.key(2), (2, 3)):
+def test_plans_that_share_a_state_are_predicted_as_each_by_itself(depth: int, time_width: int) -> None:
+    network = NoiseNetwork(3, (2, 2), width=32, depth=depth, time_width=time_width, key=jax.random.key(0))
+    plans = jax.random.normal(jax.random.key(1), (5, 2, 2))
+    for state in jax.random.normal(jax.random.key(2), (2, 3)):
         for k in (jnp.array(0), jnp.array(9)):
-            context = network.context(observation, k)
-            predicted = jax.vmap(lambda chunk, c=context: network.from_context(c, chunk))(chunks)
-            expected = [network(observation, chunk, k) for chunk in chunks]
-            np.testing.assert_allclose(predicted, jnp.stack(expected), atol=1e-6)
+            expected = [network(state, plan, k) for plan in plans]
+            np.testing.assert_allclose(network.many(state, plans, k), jnp.stack(expected), atol=1e-6)
 
 
-def test_prediction_depends_on_observation_chunk_and_level() -> None:
-    network = NoiseNetwork(3, 4, width=32, depth=2, key=jax.random.key(0))
+def test_prediction_depends_on_state_plan_and_level() -> None:
+    network = NoiseNetwork(3, (2, 2), width=32, depth=2, key=jax.random.key(0))
     zero, one, k = jnp.zeros, jnp.ones, jnp.array
-    base = network(zero(3), zero(4), k(0))
+    base = network(zero(3), zero((2, 2)), k(0))
     for other in (
-        network(one(3), zero(4), k(0)),
-        network(zero(3), one(4), k(0)),
-        network(zero(3), zero(4), k(9)),
+        network(one(3), zero((2, 2)), k(0)),
+        network(zero(3), one((2, 2)), k(0)),
+        network(zero(3), zero((2, 2)), k(9)),
     ):
         assert np.abs(other - base).max() > 1e-3
