@@ -14,7 +14,7 @@ from otpr.diffusion.parametrization import Prediction, target, to_noise
 from otpr.networks.mlp import NoiseNetwork
 from otpr.policies.generators import Diffusion
 
-SCHEDULE = NoiseSchedule.cosine(12)
+SCHEDULE = NoiseSchedule.cosine(200)
 MEAN, STD = 0.2, 0.15
 PREDICTIONS: tuple[Prediction, ...] = get_args(Prediction)
 
@@ -22,8 +22,8 @@ PREDICTIONS: tuple[Prediction, ...] = get_args(Prediction)
 @pytest.mark.parametrize("prediction", PREDICTIONS)
 def test_the_noise_comes_back_from_what_is_to_be_predicted(prediction: Prediction) -> None:
     rng = np.random.default_rng(0)
-    clean, noise = rng.uniform(-1, 1, (12, 5)), rng.normal(size=(12, 5))
-    levels = jnp.arange(12)
+    clean, noise = rng.uniform(-1, 1, (200, 5)), rng.normal(size=(200, 5))
+    levels = jnp.arange(200)
     signal, sigma = SCHEDULE.signal(levels)[:, None], SCHEDULE.sigma(levels)[:, None]
     wanted = target(prediction, jnp.asarray(clean), jnp.asarray(noise), signal, sigma)
     found = to_noise(prediction, wanted, signal * clean + sigma * noise, signal, sigma)
@@ -39,9 +39,8 @@ def test_the_velocity_is_the_derivative_along_the_angle() -> None:
         return np.cos(angle) * clean + np.sin(angle) * noise
 
     slope = (noisy(angle + step) - noisy(angle - step)) / (2 * step)
-    signal, sigma = np.float64(np.cos(angle)), np.float64(np.sin(angle))
-    given: Any = target("velocity", np.float64(clean), np.float64(noise), signal, sigma)  # pyright: ignore
-    assert float(given) == pytest.approx(slope, abs=1e-7)
+    parts = (jnp.asarray(x) for x in (clean, noise, np.cos(angle), np.sin(angle)))
+    assert float(target("velocity", *parts)) == pytest.approx(slope, abs=1e-6)
 
 
 class Exact(NoiseNetwork):
@@ -76,7 +75,7 @@ def test_exact_predictors_of_a_gaussian_draw_the_same_plans(sampler: Any) -> Non
         for prediction in PREDICTIONS
     }
     assert drawn["noise"].mean() == pytest.approx(MEAN, abs=4 * STD / np.sqrt(6 * n))
-    assert drawn["noise"].std() == pytest.approx(STD, rel=0.2)  # of few steps, not quite that of the data
+    assert drawn["noise"].std() == pytest.approx(STD, rel=0.1)  # steps narrow it a little
     for prediction in PREDICTIONS:
         np.testing.assert_allclose(drawn[prediction], drawn["noise"], atol=1e-4)
 
@@ -86,8 +85,8 @@ def test_a_network_taken_for_another_kind_draws_something_else() -> None:
         Diffusion(Exact("noise"), SCHEDULE, prediction=prediction).propose(jnp.zeros(2), jax.random.key(3), 4)
         for prediction in PREDICTIONS
     ]
-    assert np.abs(drawn[1] - drawn[0]).max() > 0.05
-    assert np.abs(drawn[2] - drawn[0]).max() > 0.05
+    for other in drawn[1:]:
+        assert np.abs(other - drawn[0]).max() > 0.01
 
 
 @pytest.mark.parametrize(("bound", "largest"), [(0.25, 0.25), (1.0, 1.0), (3.0, 1.0), (None, 1.0)])
