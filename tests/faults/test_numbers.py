@@ -11,13 +11,13 @@ import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from otpr.data.chunks import chunk_transitions
+from otpr.data.replay import Replay
 
 from otpr.agents import agent_config
-from otpr.data.chunks import chunk_transitions
 from otpr.data.episodes import Episode
 from otpr.data.experience import Experience
 from otpr.data.mixture import Mixture
-from otpr.data.replay import Replay
 from otpr.data.seeds import evaluation_seed, training_seed
 from otpr.envs import ChunkedVectorEnv
 from otpr.errors import OtprError
