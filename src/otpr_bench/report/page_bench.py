@@ -109,6 +109,7 @@ def _summary(study: Study) -> list[tuple[str, str, str]]:
     finished = [run for run in study.runs if not run.failed]
     missing = sum(study.missing(method, task) for method in study.methods for task in study.tasks)
     hours = sum(run.minutes[-1] for run in finished) / 60
+    episodes = sum(row.episodes for run in finished for row in run.rows)
     return [
         ("finished runs", str(len(finished)), f"{hours:.1f} hours in all"),
         ("failed runs", str(len(study.failures)), "shown as failed, never as zero"),
