@@ -114,11 +114,7 @@ def _summary(study: Study) -> list[tuple[str, str, str]]:
         ("finished runs", str(len(finished)), f"{hours:.1f} hours in all"),
         ("failed runs", str(len(study.failures)), "shown as failed, never as zero"),
         ("missing runs", str(missing), "failed, or other methods have them"),
-        (
-            "evaluated episodes",
-            f"{sum(row.episodes for run in finished for row in run.rows):,}",
-            "of all evaluations",
-        ),
+        ("evaluated episodes", f"{episodes:,}", "of all evaluations"),
     ]
 
 

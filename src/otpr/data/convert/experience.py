@@ -43,6 +43,8 @@ def open_experience(path: Path, keys: tuple[str, ...] = ()) -> Source:
         keys=tuple((key, vectors[key]) for key in keys),
         episodes=episodes,
         task_id=about.task,
+        # where all entries are read, in their order
+        own_spec=about.spec if list(keys) == list(about.spec.observation) else None,
         notes=(f"images are left out: {', '.join(left_out)}",) if left_out else (),
     )
 
