@@ -153,7 +153,7 @@ def test_evaluation_of_saved_policies_is_that_in_memory_and_differs_from_the_bas
     base, tuned = load_policy("base"), otpr.load_policy("tuned")
     with ChunkedVectorEnv(TASK, 2, base.spec.execute, processes=False) as env:
         outcomes = [evaluate(policy, env, 3) for policy in (base, tuned, tuned.single())]
-        start = env.reset([evaluation_seed(0), None])[0]
+        start = env.reset([evaluation_seed(0), None])["state"][0]
     for result, outcome, line in zip(results, outcomes, lines, strict=True):
         assert result["success_rate"] == outcome.success_rate
         assert result["mean_length"] == outcome.mean_length

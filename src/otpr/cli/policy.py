@@ -91,7 +91,7 @@ def _part(part: dict[str, Any]) -> str:
     settings = "".join(
         f", {name.replace('_', ' ')} {value}"
         for name, value in _flat(part).items()
-        if name not in ("kind", "parameters")
+        if name not in ("kind", "parameters") and value is not None
     )
     return f"{part['kind']}, {part['parameters']:,} parameters{settings}"
 
