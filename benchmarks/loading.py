@@ -55,7 +55,7 @@ def _episodes(sizes: Sizes) -> Iterator[Episode]:
     generator = np.random.default_rng(0)
     for _ in range(sizes.load_episodes):
         yield Episode(
-            observations=generator.standard_normal((STEPS + 1, sizes.observation_dim), np.float32),
+            observations={"state": generator.standard_normal((STEPS + 1, sizes.observation_dim), np.float32)},
             actions=generator.uniform(-1, 1, (STEPS, sizes.action_dim)).astype(np.float32),
             rewards=np.zeros(STEPS, np.float32),
             terminated=False,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import statistics
 import time
@@ -42,17 +43,17 @@ def main() -> None:
     only = parser.parse_args().only
     os.environ.setdefault("MUJOCO_GL", "egl")  # before MuJoCo is imported
     measured = {row["task"]: row for row in read_results()}
-    for spec in list_tasks():
-        if not spec.installed or not spec.id.startswith(only):
+    for task in list_tasks():
+        if not task.installed or not task.id.startswith(only):
             continue
-        if spec.id not in measured:
-            measured[spec.id] = measure(spec)
-            print(json.dumps(measured[spec.id]), flush=True)
+        if task.id not in measured:
+            measured[task.id] = measure(task)
+            print(json.dumps(measured[task.id]), flush=True)
             RESULTS.parent.mkdir(exist_ok=True)
             with RESULTS.open("a") as file:
-                file.write(json.dumps(measured[spec.id]) + "\n")
-        if not picture_path(spec).exists():
-            take_picture(spec)
+                file.write(json.dumps(measured[task.id]) + "\n")
+        if not picture_path(task).exists():
+            take_picture(task)
     PAGE.write_text(page(list_tasks(), measured))
 
 
@@ -61,20 +62,20 @@ def read_results() -> list[dict[str, Any]]:
     return [json.loads(line) for line in RESULTS.read_text().splitlines()] if RESULTS.exists() else []
 
 
-def measure(spec: TaskSpec, episodes: int = EPISODES) -> dict[str, Any]:
+def measure(task: TaskSpec, episodes: int = EPISODES) -> dict[str, Any]:
     """Success of the expert from the first held-out initial conditions, without noise; and the speed.
 
     Without an expert, the speed alone, under random actions. The time of the expert itself does not count.
     """
-    env = make_env(spec.id)
-    row: dict[str, Any] = {"task": spec.id, "code_version": code_version()}
+    env = make_env(task.id)
+    row: dict[str, Any] = {"task": task.id, "code_version": code_version()}
     steps, seconds = 0, 0.0
     lengths: list[int] = []
     try:
-        if not spec.expert:
+        if not task.expert:
             steps, seconds = _random_steps(env)
         else:
-            expert = make_expert(spec.id, env)
+            expert = make_expert(task.id, env)
             for i in range(episodes):
                 success, length, spent = _episode(env, expert, evaluation_seed(i))
                 steps, seconds = steps + length, seconds + spent
@@ -116,13 +117,13 @@ def _random_steps(env: TaskEnv) -> tuple[int, float]:
     return RANDOM_STEPS, seconds
 
 
-def take_picture(spec: TaskSpec) -> None:
+def take_picture(task: TaskSpec) -> None:
     """A small picture of the task under way: by the expert, or by random actions where there is none."""
-    env = make_env(spec.id, "rgb_array")
+    env = make_env(task.id, "rgb_array")
     generator = np.random.default_rng(0)
     try:
         observation, _ = env.reset(seed=evaluation_seed(0))
-        expert = make_expert(spec.id, env) if spec.expert else None
+        expert = make_expert(task.id, env) if task.expert else None
         if expert is not None:
             expert.reset()
         for _ in range(PICTURE_AT):
@@ -134,13 +135,13 @@ def take_picture(spec: TaskSpec) -> None:
         picture = Image.fromarray(env.render()).resize((PICTURE_SIZE, PICTURE_SIZE), Image.Resampling.LANCZOS)
     finally:
         env.close()
-    picture_path(spec).parent.mkdir(parents=True, exist_ok=True)
-    picture.save(picture_path(spec), quality=85)
+    picture_path(task).parent.mkdir(parents=True, exist_ok=True)
+    picture.save(picture_path(task), quality=85)
 
 
-def picture_path(spec: TaskSpec) -> Path:
+def picture_path(task: TaskSpec) -> Path:
     """Where the picture of a task goes."""
-    return PICTURES / f"{spec.id}.jpg"
+    return PICTURES / f"{task.id}.jpg"
 
 
 def page(tasks: list[TaskSpec], measured: dict[str, dict[str, Any]]) -> str:
@@ -161,11 +162,11 @@ def page(tasks: list[TaskSpec], measured: dict[str, dict[str, Any]]) -> str:
         "from a checkout, `-e '.[metaworld]'` takes the place of `'otpr[metaworld]'`.",
     ]
     suite = ""
-    for spec in tasks:
-        if (name := spec.id.split("/")[0]) != suite:
+    for task in tasks:
+        if (name := task.id.split("/")[0]) != suite:
             suite = name
-            lines += ["", f"## {suite}", "", f"`{spec.install}`" + _more(suite), ""]
-            if not spec.extra:  # an environment of its own, where nothing was measured
+            lines += ["", f"## {suite}", "", f"`{task.install}`" + _more(suite), ""]
+            if not task.extra:  # an environment of its own, where nothing was measured
                 count = sum(task.id.startswith(f"{suite}/") for task in tasks)
                 lines += [f"{count} tasks, in an environment of its own; not measured here."]
             else:
@@ -173,15 +174,16 @@ def page(tasks: list[TaskSpec], measured: dict[str, dict[str, Any]]) -> str:
                     "| | task | observation | action | limit | expert | steps | steps/s |",
                     "|" + "---|" * 8,
                 ]
-        if not spec.extra:
+        if not task.extra:
             continue
-        row = measured.get(spec.id, {})
-        picture = f"![{spec.id}](tasks/{spec.id}.jpg)" if picture_path(spec).exists() else ""
-        cells = [picture, f"`{spec.id}`", spec.observation_dim, spec.action_dim, spec.episode_limit]
+        row = measured.get(task.id, {})
+        picture = f"![{task.id}](tasks/{task.id}.jpg)" if picture_path(task).exists() else ""
+        observation = sum(math.prod(entry.shape) for entry in task.spec.observation.values())
+        cells = [picture, f"`{task.id}`", observation, task.spec.action_dim, task.episode_limit]
         if "successes" in row:
             cells += [f"{row['successes']} of {row['episodes']}", f"{row['median_steps'] or 0:g}"]
         else:
-            cells += ["" if spec.expert else "none", ""]
+            cells += ["" if task.expert else "none", ""]
         cells.append(row.get("steps_per_second", ""))
         lines.append("| " + " | ".join(map(str, cells)) + " |")
     return "\n".join(lines) + "\n"

@@ -52,7 +52,9 @@ def test_collecting_converting_and_inspecting_as_printed(folder: Path) -> None:
     collected, logged = read_dataset("runs/demonstrations"), read_dataset("runs/logged")
     assert collected.task_id == logged.task_id == "my_robot:make_env"
     assert all(episode.success for episode in [*collected.episodes, *logged.episodes])
-    assert {episode.observations.shape[1] for episode in [*collected.episodes, *logged.episodes]} == {6}
+    assert {
+        episode.observations["state"].shape[1] for episode in [*collected.episodes, *logged.episodes]
+    } == {6}
     assert (folder / "runs" / "logged.png").stat().st_size > 10_000
 
 

@@ -18,18 +18,20 @@ import numpy as np
 from otpr.agents.otpr.compatibility import Compatibility, TransportCost
 from otpr.data.collect import collect
 from otpr.data.episodes import Episode
+from otpr.data.experience import Experience
 from otpr.diffusion import NoiseSchedule
 from otpr.networks.critics import QEnsemble
 from otpr.networks.mlp import NoiseNetwork
 from otpr.ot import Potentials
-from otpr.policies.generators import Diffusion
-from otpr.policies.normalization import Normalizer
+from otpr.policies.encoder import Normalizer, VectorEncoder, encode
+from otpr.policies.generators import Diffusion, plan_shape
 from otpr.policies.policy import Policy
+from otpr.spec import Spec
 from otpr.trees import read_arrays
 
 TASK = "metaworld/peg-insert-side-v3"
 COLLECT = {"episodes": 2, "noise": 0.1, "seed": 0}
-POLICY = {"width": 16, "depth": 2, "denoising_steps": 4, "chunk_length": 8}
+POLICY = {"width": 16, "depth": 2, "denoising_steps": 4, "horizon": 8}
 AGENT = (
     "critic_width=16",
     "potentials_width=16",
@@ -69,27 +71,41 @@ def demonstrations() -> list[Episode]:
 
 
 def policy(
-    *, observation_dim: int = 39, action_dim: int = 4, chooser: Compatibility | None = None, seed: int = 0
+    *,
+    observation_dim: int = 39,
+    action_dim: int = 4,
+    chooser: Compatibility | None = None,
+    seed: int = 0,
+    **plan: int,
 ) -> Policy:
-    """An untrained policy."""
-    chunk_length = POLICY["chunk_length"]
+    """An untrained policy; `plan` may have another `history`, `horizon` and `execute` than 1, 8 and 8."""
+    spec = Spec.flat(observation_dim, action_dim, **{"horizon": POLICY["horizon"], "execute": 8, **plan})
+    normalizer = Normalizer(jnp.linspace(-0.5, 0.5, observation_dim), jnp.linspace(0.5, 2.0, observation_dim))
     network = NoiseNetwork(
-        observation_dim,
-        chunk_length * action_dim,
+        spec.history * observation_dim,
+        plan_shape(spec),
         width=POLICY["width"],
         depth=POLICY["depth"],
         key=jax.random.key(seed),
     )
     return Policy(
+        encoder=VectorEncoder({"state": normalizer}),
         generator=Diffusion(network, NoiseSchedule.cosine(POLICY["denoising_steps"])),
-        normalizer=Normalizer(
-            jnp.linspace(-0.5, 0.5, observation_dim), jnp.linspace(0.5, 2.0, observation_dim)
-        ),
         chooser=chooser,
-        chunk_length=chunk_length,
-        action_dim=action_dim,
+        spec=spec,
         candidates=1 if chooser is None else 6,
     )
+
+
+def experience(
+    policy: Policy, episodes: list[Episode], gamma: float = 0.99, room: int = 0, spec: Spec | None = None
+) -> Experience:
+    """Demonstrations as a policy sees them, one data set of them."""
+
+    def features(episode: Episode) -> np.ndarray:
+        return encode(policy.encoder, episode.observations)
+
+    return Experience.of([episodes], (), features, spec=spec or policy.spec, gamma=gamma, room=room)
 
 
 def chooser(

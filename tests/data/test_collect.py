@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from dataclasses import fields
+from dataclasses import asdict
 
 import numpy as np
 import pytest
@@ -8,7 +8,7 @@ import pytest
 from otpr.data.collect import collect
 from otpr.data.episodes import Episode, validate_episodes
 from otpr.data.seeds import demonstration_seed
-from otpr.envs import make_env, make_expert
+from otpr.envs import make_env, make_expert, task_spec
 from otpr.errors import OtprError
 
 TASK = "metaworld/peg-insert-side-v3"
@@ -23,19 +23,19 @@ def noisy() -> tuple[list[Episode], list[tuple[int, int]]]:
     return episodes, calls
 
 
-def assert_same(one: Episode, other: Episode) -> None:
-    for field in fields(Episode):
-        np.testing.assert_array_equal(getattr(one, field.name), getattr(other, field.name))
-
-
 def test_keeps_that_many_successes_of_the_documented_seeds(noisy) -> None:
     episodes, calls = noisy
     assert len(episodes) == 5
-    validate_episodes(episodes, source="collect", observation_dim=39, action_dim=4)
+    validate_episodes(episodes, source="collect", spec=task_spec(TASK).spec)
     for episode in episodes:
         assert (episode.success, episode.terminated, episode.truncated) == (True, True, False)
         assert episode.rewards.tolist() == [0.0] * (len(episode) - 1) + [1.0]
-        assert episode.observations.dtype == episode.actions.dtype == episode.rewards.dtype == np.float32
+        assert (
+            episode.observations["state"].dtype
+            == episode.actions.dtype
+            == episode.rewards.dtype
+            == np.float32
+        )
     attempts = calls[-1][1]
     assert [attempt for _, attempt in calls] == list(range(1, attempts + 1))
     kept_at = [1 + [kept for kept, _ in calls].index(k) for k in range(1, 6)]
@@ -48,8 +48,8 @@ def test_stored_actions_lead_to_the_stored_observations(noisy) -> None:
     env = make_env(TASK)
     for episode in episodes[:2]:
         observation, _ = env.reset(seed=episode.seed)
-        np.testing.assert_array_equal(observation, episode.observations[0])
-        for action, expected in zip(episode.actions, episode.observations[1:], strict=True):
+        np.testing.assert_array_equal(observation, episode.observations["state"][0])
+        for action, expected in zip(episode.actions, episode.observations["state"][1:], strict=True):
             observation, *_ = env.step(action)
             np.testing.assert_array_equal(observation, expected)
     env.close()
@@ -58,7 +58,9 @@ def test_stored_actions_lead_to_the_stored_observations(noisy) -> None:
 def test_noise_has_the_standard_deviation_asked_for(noisy) -> None:
     episodes, _ = noisy
     expert = make_expert(TASK, make_env(TASK))
-    planned = np.concatenate([[expert.act(o) for o in episode.observations[:-1]] for episode in episodes])
+    planned = np.concatenate(
+        [[expert.act(o) for o in episode.observations["state"][:-1]] for episode in episodes]
+    )
     noise = np.concatenate([episode.actions for episode in episodes]) - planned
     # The gripper's effort (-1 or .6) less the one that is clipped, the others where the plan is well inside.
     inside = np.abs(planned) < 0.2
@@ -72,16 +74,23 @@ def test_noise_has_the_standard_deviation_asked_for(noisy) -> None:
 def test_same_arguments_same_episodes_and_fewer_are_a_prefix(noisy) -> None:
     episodes, _ = noisy
     for one, other in zip(collect(TASK, episodes=2, noise=0.5, seed=3), episodes, strict=False):
-        assert_same(one, other)
+        np.testing.assert_equal(asdict(one), asdict(other))
     other_seed = collect(TASK, episodes=1, noise=0.5, seed=4)[0]
-    assert not np.allclose(other_seed.observations[0], episodes[0].observations[0], atol=1e-3)
+    assert not np.allclose(
+        other_seed.observations["state"][0], episodes[0].observations["state"][0], atol=1e-3
+    )
 
 
 def test_without_noise_the_expert_s_own_actions_are_stored() -> None:
     expert = make_expert(TASK, make_env(TASK))
     (episode,) = collect(TASK, episodes=1, noise=0.0, seed=0)
-    for observation, action in zip(episode.observations[:-1], episode.actions, strict=True):
+    for observation, action in zip(episode.observations["state"][:-1], episode.actions, strict=True):
         np.testing.assert_array_equal(expert.act(observation), action)
+
+
+def test_a_limit_that_is_given_cuts_attempts_off() -> None:
+    with pytest.raises(OtprError, match=r"succeeded in 0 of 50 attempts"):
+        collect(TASK, episodes=1, noise=0.0, seed=0, episode_limit=3)
 
 
 def test_gives_up_where_success_is_out_of_reach(monkeypatch: pytest.MonkeyPatch) -> None:

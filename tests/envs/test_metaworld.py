@@ -51,6 +51,7 @@ def check_that_a_seed_fixes_the_episode(task_id: str, dirty_steps: int) -> None:
     fresh.close()
     used.close()
     assert expected.dtype == np.float32
+    assert used.metadata["render_fps"] == used.simulator._simulator.metadata["render_fps"]
     np.testing.assert_array_equal(after_others, expected)
     assert not np.allclose(other_seed[0], expected[0], atol=1e-3)
 

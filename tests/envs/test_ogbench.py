@@ -84,6 +84,7 @@ def check_dimensions(env) -> None:
     observation, _ = env.reset(seed=0)  # raises where the catalog says another length
     assert observation.dtype == np.float32
     assert env.action_space.shape == env.simulator.env.action_space.shape == (5,)
+    assert env.metadata["render_fps"] == pytest.approx(1 / env.simulator.env._control_timestep)
 
 
 @pytest.mark.parametrize("task_id", SOME_TASKS)
@@ -321,7 +322,7 @@ def test_collects_demonstrations_despite_noise(tmp_path) -> None:
     demonstrations = read_dataset(tmp_path / "demos")
     assert demonstrations.task_id == task_id
     for stored, collected in zip(demonstrations.episodes, episodes, strict=True):
-        np.testing.assert_array_equal(stored.observations, collected.observations)
+        np.testing.assert_array_equal(stored.observations["state"], collected.observations["state"])
         assert stored.success and stored.rewards.sum() == 1.0
 
 
@@ -343,8 +344,10 @@ def test_processes_give_the_same(env_of) -> None:
         first = envs.reset([5, 6])
         results = [envs.step(chunk) for chunk in np.stack(chunks, axis=1)]
     for slot in range(2):
-        reached = [result.observations[slot, : result.steps[slot]] for result in results]
-        np.testing.assert_array_equal(np.concatenate([first[slot : slot + 1], *reached]), expected[slot])
+        reached = [result.observations["state"][slot, : result.steps[slot]] for result in results]
+        np.testing.assert_array_equal(
+            np.concatenate([first["state"][slot : slot + 1], *reached]), expected[slot]
+        )
         assert sum(int(result.success[slot]) for result in results) == 1
 
 

@@ -5,10 +5,13 @@ import subprocess
 import sys
 
 import gymnasium
+import numpy as np
 import pytest
 
 from otpr.envs import list_tasks, make_env, make_expert, task_spec
+from otpr.envs.registry import known_task
 from otpr.errors import OtprError
+from otpr.spec import Spec
 
 
 def test_lists_exactly_the_tasks_of_the_package_and_their_experts() -> None:
@@ -24,11 +27,12 @@ def test_lists_exactly_the_tasks_of_the_package_and_their_experts() -> None:
 
 
 def test_spec_of_a_task() -> None:
-    spec = task_spec("metaworld/peg-insert-side-v3")
-    assert spec.id == "metaworld/peg-insert-side-v3"
-    assert (spec.extra, spec.installed, spec.expert) == ("metaworld", True, True)
-    assert (spec.observation_dim, spec.action_dim, spec.episode_limit) == (39, 4, 200)
-    assert spec in list_tasks()
+    task = task_spec("metaworld/peg-insert-side-v3")
+    assert task.id == "metaworld/peg-insert-side-v3"
+    assert (task.extra, task.installed, task.expert) == ("metaworld", True, True)
+    assert task.spec == Spec.flat(39, 4, control_rate=80)
+    assert task.episode_limit == 200
+    assert task in list_tasks()
 
 
 @pytest.mark.parametrize("use", [task_spec, make_env, lambda task_id: make_expert(task_id, None)])
@@ -47,10 +51,11 @@ def test_missing_simulator_names_the_extra(use, monkeypatch: pytest.MonkeyPatch)
     )
     with pytest.raises(OtprError, match=r"pip install 'otpr\[metaworld\]'"):
         use("metaworld/peg-insert-side-v3")
-    specs = [spec for spec in list_tasks() if spec.extra == "metaworld"]
-    assert len(specs) == 50
-    assert not any(spec.installed for spec in specs)
-    assert {(spec.observation_dim, spec.action_dim) for spec in specs} == {(39, 4)}
+    tasks = [task for task in list_tasks() if task.extra == "metaworld"]
+    assert len(tasks) == 50
+    assert not any(task.installed for task in tasks)
+    assert {task.spec for task in tasks} == {Spec.flat(39, 4, control_rate=80)}
+    assert known_task(tasks[0].id) == tasks[0]  # what is known without it is told without it
 
 
 def test_importing_it_loads_neither_jax_nor_a_simulator() -> None:
@@ -63,8 +68,24 @@ def test_importing_it_loads_neither_jax_nor_a_simulator() -> None:
 
 
 def test_spaces_agree_with_the_spec() -> None:
-    spec = task_spec("metaworld/door-open-v3")
-    env = make_env(spec.id)
-    assert env.observation_space.shape == (spec.observation_dim,)
-    assert env.action_space == gymnasium.spaces.Box(-1.0, 1.0, (spec.action_dim,), "float32")
+    task = task_spec("metaworld/door-open-v3")
+    env = make_env(task.id)
+    assert env.observation_space.shape == task.spec.observation["state"].shape
+    assert env.action_space == gymnasium.spaces.Box(-1.0, 1.0, (task.spec.action_dim,), "float32")
     env.close()
+
+
+@pytest.mark.parametrize("limit", [3, 300])
+def test_a_limit_that_is_given_takes_the_place_of_the_task_s_own(limit: int) -> None:
+    task = "metaworld/peg-insert-side-v3"
+    assert task_spec(task, limit).episode_limit == limit
+    env = make_env(task, episode_limit=limit)
+    env.reset(seed=0)
+    still = np.zeros(4, np.float32)
+    assert [env.step(still)[3] for _ in range(limit)] == [False] * (limit - 1) + [True]
+    env.close()
+
+
+def test_a_limit_below_one_is_refused() -> None:
+    with pytest.raises(OtprError, match="episode limit must be at least 1, given 0"):
+        make_env("metaworld/peg-insert-side-v3", episode_limit=0)

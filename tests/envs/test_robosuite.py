@@ -59,12 +59,13 @@ def rotation(quaternion: np.ndarray) -> np.ndarray:
 
 def check_task(task_id: str) -> None:
     """Dimensions; the seed fixes the episode whatever was run before; different seeds differ."""
-    spec = task_spec(task_id)
+    spec = task_spec(task_id).spec
     fresh, used = make_env(task_id), make_env(task_id)
     expected = trajectory(fresh, 7, 40)
-    assert expected.shape == (41, spec.observation_dim)
+    assert expected.shape == (41, *spec.observation["state"].shape)
     assert expected.dtype == np.float32
     assert fresh.simulator.env.action_dim == spec.action_dim == fresh.action_space.shape[0]
+    assert fresh.simulator.env.control_freq == spec.control_rate
     for seed in (3, 4):
         trajectory(used, seed, 100)
     np.testing.assert_array_equal(trajectory(used, 7, 40), expected)
@@ -112,10 +113,10 @@ def test_tasks_and_limits_are_robomimic_s() -> None:
 def test_the_same_seed_in_another_process(lift) -> None:
     actions = np.random.default_rng(0).uniform(-1, 1, (12, 7)).astype(np.float32)
     actions[..., 2] = -0.5
-    with ChunkedVectorEnv(LIFT, num_envs=1, chunk_length=12, processes=True) as envs:
+    with ChunkedVectorEnv(LIFT, num_envs=1, execute=12, processes=True) as envs:
         first = envs.reset([11])
-        there = envs.step(actions[None]).observations
-    np.testing.assert_array_equal(lift.reset(seed=11)[0], first[0])
+        there = envs.step(actions[None]).observations["state"]
+    np.testing.assert_array_equal(lift.reset(seed=11)[0], first["state"][0])
     np.testing.assert_array_equal([lift.step(action)[0] for action in actions], there[0])
 
 
@@ -275,7 +276,7 @@ def test_demonstrations_are_collected_and_written(tmp_path) -> None:
     write_dataset(episodes, tmp_path / "demos", task_id=LIFT, expert="scripted", noise=0.3, seed=0)
     stored = read_dataset(tmp_path / "demos").episodes
     for one, other in zip(stored, episodes, strict=True):
-        np.testing.assert_array_equal(one.observations, other.observations)
+        np.testing.assert_array_equal(one.observations["state"], other.observations["state"])
         assert one.success and one.rewards.sum() == 1.0
 
 

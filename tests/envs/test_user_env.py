@@ -12,6 +12,7 @@ from otpr.cli.main import main
 from otpr.data.minari_io import read_dataset
 from otpr.envs import ChunkedVectorEnv, make_env, make_expert, task_spec
 from otpr.errors import OtprError
+from otpr.spec import Entry, Spec
 from tests.envs import user_envs
 
 HERE = "tests.envs.user_envs"
@@ -19,9 +20,61 @@ TASK = f"{HERE}:make_reach"
 
 
 def test_spec_of_a_factory() -> None:
-    spec = task_spec(TASK)
-    assert (spec.observation_dim, spec.action_dim, spec.episode_limit) == (4, 2, user_envs.LIMIT)
-    assert (spec.installed, spec.expert, spec.extra) == (True, False, "")
+    task = task_spec(TASK)
+    assert task.spec == Spec({"state": Entry((4,))}, (-0.1, 0.0), (0.3, 0.2))
+    assert (task.episode_limit, task.installed, task.expert, task.extra) == (user_envs.LIMIT, True, False, "")
+
+
+def test_the_control_rate_is_what_the_environment_says() -> None:
+    assert task_spec(f"{HERE}:filmed").spec.control_rate == 12
+    assert task_spec(TASK).spec.control_rate is None
+
+
+def truncations(task: str, limit: int | None, steps: int) -> list[bool]:
+    """Whether each of so many steps of an episode that never succeeds is its last."""
+    env = make_env(task, episode_limit=limit)
+    env.reset(seed=0)
+    outcomes = [env.step(np.full(env.action_space.shape, -1, np.float32)) for _ in range(steps)]
+    env.close()
+    return [truncated for *_, truncated, _ in outcomes]
+
+
+@pytest.mark.parametrize(
+    ("task", "limit"),
+    [
+        (f"{HERE}:never_ends", 7),  # declares none
+        (TASK, 7),  # a TimeLimit of 20
+        (TASK, 33),
+        (f"{HERE}:EndsByItself", 4),  # truncates by itself at 6
+    ],
+)
+def test_a_limit_that_is_given_is_the_limit(task: str, limit: int) -> None:
+    assert truncations(task, limit, limit) == [False] * (limit - 1) + [True]
+    assert task_spec(task, limit).episode_limit == limit
+    with ChunkedVectorEnv(task, 2, limit + 3, processes=True, episode_limit=limit) as envs:
+        envs.reset([0, None])
+        result = envs.step(np.full((2, limit + 3, 2), -1, np.float32))
+    assert (envs.episode_limit, result.steps.tolist(), bool(result.truncated[0])) == (limit, [limit, 0], True)
+
+
+def test_a_limit_that_is_given_takes_the_place_of_the_registered_one() -> None:
+    env = make_env("gym/Pendulum-v1", episode_limit=230)  # registered with 200
+    env.reset(seed=0)
+    assert not any(env.step(np.zeros(1, np.float32))[3] for _ in range(229))
+    with pytest.raises(OtprError, match="neither 'success' nor"):  # only at its end; it never tells success
+        env.step(np.zeros(1, np.float32))
+
+
+def test_where_the_environment_truncates_earlier_by_itself_it_does() -> None:
+    assert truncations(f"{HERE}:EndsByItself", 50, 6) == [False] * 5 + [True]
+
+
+def test_without_any_limit_the_task_is_told_but_not_run() -> None:
+    task = f"{HERE}:never_ends"
+    assert task_spec(task).episode_limit is None
+    for run in (make_env, lambda task: ChunkedVectorEnv(task, 1, 2, processes=True)):
+        with pytest.raises(OtprError, match=r"never_ends: nothing limits .*--episode-limit N"):
+            run(task)
 
 
 def test_dictionary_is_flattened_in_the_space_s_own_order() -> None:
@@ -73,8 +126,9 @@ def test_termination_truncation_and_success_are_the_environment_s_own() -> None:
 
 
 def test_gymnasium_ids_work_and_flatten() -> None:
-    spec = task_spec("gym/Pendulum-v1")
-    assert (spec.observation_dim, spec.action_dim, spec.episode_limit) == (3, 1, 200)
+    task = task_spec("gym/Pendulum-v1")
+    assert task.spec == Spec({"state": Entry((3,))}, (-2,), (2,), control_rate=30)
+    assert task.episode_limit == 200
     env = make_env("gym/Pendulum-v1")
     reference = gymnasium.make("Pendulum-v1")
     observation, _ = env.reset(seed=4)
@@ -122,7 +176,7 @@ def test_processes_give_the_same_results() -> None:
         with ChunkedVectorEnv(TASK, 3, 5, processes=processes) as env:
             results.append([env.reset([1, 2, 3]), *(env.step(chunk).observations for chunk in chunks)])
     for one, other in zip(*results, strict=True):
-        np.testing.assert_array_equal(one, other)
+        np.testing.assert_equal(one, other)
 
 
 def test_factory_is_told_the_render_mode() -> None:
@@ -140,7 +194,9 @@ def test_collect_with_an_expert_of_one_s_own(tmp_path: Path) -> None:
     assert main(["collect", TASK, *arguments]) == 0
     demonstrations = read_dataset(out)
     assert demonstrations.task_id == TASK
-    assert all(episode.success and episode.observations.shape[1] == 4 for episode in demonstrations.episodes)
+    assert all(
+        episode.success and episode.observations["state"].shape[1] == 4 for episode in demonstrations.episodes
+    )
 
 
 BAD_ENVIRONMENTS = {

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import ClassVar
+from typing import ClassVar, Self
 
+import equinox as eqx
 from jaxtyping import PRNGKeyArray
 
 from otpr.agents.parts.agent import Agent, AgentConfig
-from otpr.data.chunks import Transitions
+from otpr.data.experience import Experience
 from otpr.policies.policy import Policy
 
 
@@ -23,21 +24,17 @@ class BC(Agent):
     """Behaviour cloning: its learning is `otpr pretrain`."""
 
     policy: Policy
-    key: PRNGKeyArray
-    config: BCConfig
-    learns: ClassVar[bool] = False
+    config: BCConfig = eqx.field(static=True)
 
     @classmethod
-    def create(cls, base: Policy, keypoints: Transitions, config: BCConfig, key: PRNGKeyArray) -> BC:
+    def create(cls, base: Policy, experience: Experience, config: BCConfig, key: PRNGKeyArray) -> Self:
         """See `Agent.create`; every kind of policy will do."""
-        return cls(base, key, config)
+        return cls(policy=base, config=config)
 
     def deployed(self) -> Policy:
         """The pre-trained policy, its chooser included if it has one."""
         return self.policy
 
-
-__all__ = ["AGENT", "BC", "PRESETS"]
 
 AGENT = BC
 PRESETS = {"default": BCConfig()}

@@ -11,23 +11,22 @@ through the steps of the flow.
 from __future__ import annotations
 
 import dataclasses
-from typing import ClassVar, cast
+from collections.abc import Callable
+from typing import ClassVar, Self
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import optax
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from otpr.agents.parts.agent import Agent, Batch
-from otpr.agents.parts.steps import gradient_step
-from otpr.agents.parts.td import CriticsConfig, TDCritics, critic_step, new_td_critics, sample_chunks
-from otpr.data.chunks import Transitions
+from otpr.agents.parts.actor_critic import Critics, CriticsConfig, Trained, minimized, sample_chunks
+from otpr.agents.parts.agent import Metrics, OffPolicyAgent
+from otpr.agents.parts.settings import at_least_zero, count, positive
 from otpr.data.experience import Experience
+from otpr.data.store import Transitions
 from otpr.diffusion.flow import flow_losses
-from otpr.networks.critics import QEnsemble
 from otpr.networks.mlp import VelocityNetwork
-from otpr.policies.generators import Flow, OneStep
+from otpr.policies.generators import Flow, OneStep, plan_shape
 from otpr.policies.policy import Policy
 
 
@@ -38,128 +37,98 @@ class FQLConfig(CriticsConfig):
     algorithm: ClassVar[str] = "fql"
 
     # everything is learnt from the demonstrations first
-    offline_updates: int = 5_000
+    offline_updates: int = count(5_000, least=0)
     # critics and policies are never updated apart
-    warmup_updates: int = 0
+    warmup_updates: int = count(0, least=0)
     # the paper's ratio is 1
-    update_ratio: float = 0.4
+    update_ratio: float = at_least_zero(0.4)
     # weight of the distillation against Q
-    alpha: float = 3.0
+    alpha: float = positive(3.0)
     # Euler steps of the flow
-    flow_steps: int = 10
-
-    def __post_init__(self) -> None:
-        """See `AgentConfig`."""
-        super().__post_init__()
-        if not 0 < self.alpha < float("inf"):
-            raise ValueError(f"alpha must be a positive number, got {self.alpha}.")
+    flow_steps: int = count(10)
+    # width and number of the hidden layers of the flow and of the one-step policy
+    policy_width: int = count(256)
+    policy_depth: int = count(3)
 
 
-class FQL(Agent):
-    """The agent, one immutable pytree. States are normalised observations; actions are flattened chunks."""
+class FQL(OffPolicyAgent):
+    """The agent, one immutable pytree."""
 
-    policy: Policy  # its generator is the one-step policy
-    flow: Flow
-    critic: QEnsemble
-    target_critic: QEnsemble
-    policy_state: optax.OptState
-    flow_state: optax.OptState
-    critic_state: optax.OptState
+    one_step: Trained  # the policy's generator, a `OneStep`
+    flow: Trained  # a `Flow`
+    critics: Critics
+    base: Policy  # whose encoder and spec are taken on
     key: PRNGKeyArray
     config: FQLConfig = eqx.field(static=True)
-    starts_from_base: ClassVar[bool] = False
 
     @classmethod
-    def create(cls, base: Policy, keypoints: Transitions, config: FQLConfig, key: PRNGKeyArray) -> FQL:
-        """An agent that knows nothing; of `base` it takes normalisation, chunks and the networks' sizes."""
+    def create(cls, base: Policy, experience: Experience, config: FQLConfig, key: PRNGKeyArray) -> Self:
+        """An agent that knows nothing; of `base` it takes the encoder and the spec."""
         c = config
-        state_dim, chunk_dim = keypoints.observation.shape[1], keypoints.chunk.shape[1]
         critic_key, flow_key, policy_key, key = jax.random.split(key, 4)
-        critics = new_td_critics(keypoints, c, critic_key)
-        mlp = base.diffusion.network.mlp
-        sizes = {"width": mlp.width_size, "depth": mlp.depth}
-        flow = Flow(VelocityNetwork(state_dim, chunk_dim, **sizes, key=flow_key), c.flow_steps)
-        one_step = OneStep.new(state_dim, chunk_dim, **sizes, key=policy_key)
-        adam = optax.adam(c.learning_rate)
+        shape, sizes = plan_shape(base.spec), {"width": c.policy_width, "depth": c.policy_depth}
+        flow = Flow(VelocityNetwork(base.state_dim, shape, **sizes, key=flow_key), c.flow_steps)
+        one_step = OneStep.new(base.state_dim, shape, **sizes, key=policy_key)
         return cls(
-            policy=dataclasses.replace(base.single(), generator=one_step),
-            flow=flow,
-            policy_state=adam.init(eqx.filter(one_step, eqx.is_array)),
-            flow_state=adam.init(eqx.filter(flow, eqx.is_array)),
+            one_step=Trained.new(one_step, c.learning_rate),
+            flow=Trained.new(flow, c.learning_rate),
+            critics=Critics.new(base, c, critic_key),
+            base=base.single().with_generator(one_step),
             key=key,
             config=c,
-            **critics._asdict(),
         )
 
     def deployed(self) -> Policy:
         """The one-step policy."""
-        return self.policy
+        return self.base.with_generator(self.one_step.model)
 
-    def draw(self, experience: Experience, key: PRNGKeyArray) -> Batch:
+    def draw(self, experience: Experience, key: PRNGKeyArray) -> Transitions:
         """Demonstrations and replay together, each transition as likely as any other."""
-        return Batch(experience.sample_all(key, self.config.batch_size))
+        return experience.sample_all(key, self.config.batch_size)
 
     def q_values(self, pairs: Transitions) -> Float[Array, "size n"]:
         """Q of transitions, by each member of the ensemble."""
-        return self.critic(self.policy.normalizer(pairs.observation), pairs.chunk)
+        return self.critics.q(pairs.state, pairs.chunk)
 
-    def update(self, batch: Batch, update_policy: bool = True) -> tuple[FQL, dict[str, Array]]:
+    def update(self, batch: Transitions, update_policy: bool = True) -> tuple[Self, Metrics]:
         """One gradient step of Q, of the flow and of the one-step policy, all taken from where they stand."""
         key, next_key, flow_key, noise_key = jax.random.split(self.key, 4)
-        c, data = self.config, batch.data
-        states, next_states = (self.policy.normalizer(x) for x in (data.observation, data.next_observation))
-        next_chunks = sample_chunks(self.policy, next_states, next_key)
-        next_q = jnp.mean(self.target_critic(next_states, next_chunks), axis=0)
-        critics = TDCritics(self.critic, self.target_critic, self.critic_state)
-        critics, metrics = critic_step(critics, data, states, next_q, c)
-        agent = dataclasses.replace(self, key=key, **critics._asdict())
+        next_chunks = sample_chunks(self.deployed(), batch.next_state, next_key)
+        next_q = jnp.mean(self.critics.target(batch.next_state, next_chunks), axis=0)
+        critics, metrics = self.critics.step(batch, next_q)
+        agent = dataclasses.replace(self, key=key, critics=critics)
         if not update_policy:
             return agent, metrics
-        flow, flow_state, flow_loss = self._flow_step(states, data.chunk, flow_key)
-        one_step, policy_state, policy_metrics = self._policy_step(states, noise_key)
-        agent = dataclasses.replace(
-            agent,
-            flow=flow,
-            flow_state=flow_state,
-            policy=dataclasses.replace(self.policy, generator=one_step),
-            policy_state=policy_state,
-        )
-        return agent, {**metrics, "policy/flow_loss": flow_loss, **policy_metrics}
 
-    def _flow_step(
-        self, states: Float[Array, "n s"], chunks: Float[Array, "n a"], key: PRNGKeyArray
-    ) -> tuple[Flow, optax.OptState, Float[Array, ""]]:
-        """Imitation of the batch by the flow."""
+        def flow_loss(flow: Flow) -> tuple[Array, None]:
+            """Imitation of the batch by the flow."""
+            return jnp.mean(flow_losses(flow.network, batch.state, batch.plan, flow_key)), None
 
-        def loss_of(flow: Flow) -> Float[Array, ""]:
-            return jnp.mean(flow_losses(flow.network, states, chunks, key))
+        flow, imitation, _ = minimized(self.flow, flow_loss)
+        one_step, loss, policy_metrics = minimized(self.one_step, self._policy_loss(batch.state, noise_key))
+        agent = dataclasses.replace(agent, flow=flow, one_step=one_step)
+        return agent, {**metrics, "policy/flow_loss": imitation, "policy/loss": loss, **policy_metrics}
 
-        loss, gradient = eqx.filter_value_and_grad(loss_of)(self.flow)
-        optimizer = optax.adam(self.config.learning_rate)
-        return *gradient_step(optimizer, gradient, self.flow_state, self.flow), loss
-
-    def _policy_step(
+    def _policy_loss(
         self, states: Float[Array, "n s"], key: PRNGKeyArray
-    ) -> tuple[OneStep, optax.OptState, dict[str, Array]]:
+    ) -> Callable[[OneStep], tuple[Array, Metrics]]:
         """Distillation of the flow, noise by noise, and ascent of Q: the paper's eq. 8."""
-        noise = jax.random.normal(key, (states.shape[0], self.flow.network.chunk_dim))
+        flow, execute = self.flow.model, self.base.spec.execute
+        noise = jax.random.normal(key, (states.shape[0], *plan_shape(self.base.spec)))
 
-        def end(state: Float[Array, " s"], z: Float[Array, " a"]) -> Float[Array, " a"]:
-            return self.flow.from_noise(state, z[None])[0]
+        def end(state: Float[Array, " s"], z: Float[Array, "h a"]) -> Float[Array, "h a"]:
+            return flow.from_noise(state, z[None])[0]
 
         ends = jax.vmap(end)(states, noise)
 
-        def loss_of(one_step: OneStep) -> tuple[Float[Array, ""], dict[str, Array]]:
-            chunks = jax.vmap(one_step.unclipped)(states, noise)
-            distillation = jnp.mean((chunks - ends) ** 2)
-            q = jnp.mean(self.critic(states, jnp.clip(chunks, -1, 1)))
+        def loss_of(one_step: OneStep) -> tuple[Float[Array, ""], Metrics]:
+            plans = jax.vmap(one_step.unclipped)(states, noise)
+            distillation = jnp.mean((plans - ends) ** 2)
+            chunks = jnp.clip(plans[:, :execute], -1, 1).reshape(states.shape[0], -1)
+            q = jnp.mean(self.critics.q(states, chunks))
             return self.config.alpha * distillation - q, {"policy/distillation": distillation, "policy/q": q}
 
-        one_step = cast(OneStep, self.policy.generator)
-        (loss, metrics), gradient = eqx.filter_value_and_grad(loss_of, has_aux=True)(one_step)
-        optimizer = optax.adam(self.config.learning_rate)
-        one_step, state = gradient_step(optimizer, gradient, self.policy_state, one_step)
-        return one_step, state, {"policy/loss": loss, **metrics}
+        return loss_of
 
 
 AGENT = FQL

@@ -11,124 +11,81 @@ of the policy that V implicitly stands for (exploring), or the one of the highes
 from __future__ import annotations
 
 import dataclasses
-from typing import ClassVar
+from typing import ClassVar, Self
 
 import equinox as eqx
 import jax
-import jax.numpy as jnp
-import optax
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from otpr.agents.parts.agent import Agent, Batch
-from otpr.agents.parts.diffusion_policy import (
-    DiffusionPolicyConfig,
-    TrainedPolicy,
-    new_trained_policy,
-    policy_step,
-)
-from otpr.agents.parts.iql import IQLCritics, iql_step, new_iql_critics
-from otpr.agents.parts.td import CriticsConfig
-from otpr.data.chunks import Transitions
+from otpr.agents.parts.actor_critic import Actor, ActorConfig, CriticsConfig, ImplicitCritics
+from otpr.agents.parts.agent import Metrics, OffPolicyAgent
+from otpr.agents.parts.settings import at_least_zero, between, count, share
 from otpr.data.experience import Experience
-from otpr.diffusion import denoising_losses
-from otpr.networks.critics import QEnsemble
-from otpr.networks.mlp import NoiseNetwork
+from otpr.data.store import Transitions
 from otpr.policies.choosers import ExpectileWeights, HighestQ
 from otpr.policies.policy import Policy
 
 
 @dataclasses.dataclass(frozen=True)
-class IDQLConfig(CriticsConfig, DiffusionPolicyConfig):
+class IDQLConfig(CriticsConfig, ActorConfig):
     """Settings of the algorithm; `PRESETS` names some."""
 
     algorithm: ClassVar[str] = "idql"
 
     # gradient steps for each environment step
-    update_ratio: float = 0.5
+    update_ratio: float = at_least_zero(0.5)
     # tau, of the value function's regression on Q and of the weights when exploring
-    expectile: float = 0.7
+    expectile: float = between(0.7)
     # sampled chunks among which the critics choose when acting
-    candidates: int = 16
+    candidates: int = count(16)
     # share of demonstrations in every batch
-    demonstration_share: float = 0.5
-
-    def __post_init__(self) -> None:
-        """See `AgentConfig`."""
-        super().__post_init__()
-        if not 0 < self.expectile < 1:
-            raise ValueError(f"expectile must lie in (0, 1), got {self.expectile}.")
+    demonstration_share: float = share(0.5)
 
 
 PRESETS: dict[str, IDQLConfig] = {"default": IDQLConfig()}
 
 
-class IDQL(Agent):
-    """The agent, one immutable pytree. States are normalised observations; actions are flattened chunks."""
+class IDQL(OffPolicyAgent):
+    """The agent, one immutable pytree."""
 
-    network: NoiseNetwork  # of the policy, as trained
-    policy: Policy  # with the moving average of `network`, without a chooser
-    critic: QEnsemble
-    target_critic: QEnsemble
-    value: eqx.nn.MLP
-    policy_state: optax.OptState
-    critic_state: optax.OptState
-    value_state: optax.OptState
+    actor: Actor
+    critics: ImplicitCritics
     key: PRNGKeyArray
     config: IDQLConfig = eqx.field(static=True)
 
     @classmethod
-    def create(cls, base: Policy, keypoints: Transitions, config: IDQLConfig, key: PRNGKeyArray) -> IDQL:
-        """See `Agent.create`; of the keypoints, the dimensions alone are used."""
+    def create(cls, base: Policy, experience: Experience, config: IDQLConfig, key: PRNGKeyArray) -> Self:
+        """See `Agent.create`."""
         critic_key, key = jax.random.split(key)
-        critics = new_iql_critics(keypoints, config, critic_key)
-        trained = new_trained_policy(base, optax.adam(config.policy_learning_rate))
-        return cls(**trained._asdict(), **critics._asdict(), key=key, config=config)
+        critics = ImplicitCritics.new(base, config, config.expectile, critic_key)
+        return cls(actor=Actor.of(base, config), critics=critics, key=key, config=config)
 
     def deployed(self) -> Policy:
         """The candidate of the highest Q: the paper's greedy evaluation."""
-        chooser = HighestQ(self.target_critic)
-        return dataclasses.replace(self.policy, chooser=chooser, candidates=self.config.candidates)
+        return self.actor.policy.choosing(HighestQ(self.critics.target), self.config.candidates)
 
     def exploring(self) -> Policy:
         """A candidate drawn by the weights of the implicit policy (section 4.1)."""
-        chooser = ExpectileWeights(self.target_critic, self.value, self.config.expectile)
-        return dataclasses.replace(self.policy, chooser=chooser, candidates=self.config.candidates)
+        chooser = ExpectileWeights(self.critics.target, self.critics.value, self.config.expectile)
+        return self.actor.policy.choosing(chooser, self.config.candidates)
 
-    def draw(self, experience: Experience, key: PRNGKeyArray) -> Batch:
+    def draw(self, experience: Experience, key: PRNGKeyArray) -> Transitions:
         """Demonstrated and replayed transitions."""
-        return Batch(experience.sample_both(key, self.config.batch_size, self.config.demonstration_share))
+        return experience.sample_both(key, self.config.batch_size, self.config.demonstration_share)
 
     def q_values(self, pairs: Transitions) -> Float[Array, "size n"]:
         """Q of transitions, by each member of the ensemble."""
-        return self.critic(self.policy.normalizer(pairs.observation), pairs.chunk)
+        return self.critics.q(pairs.state, pairs.chunk)
 
-    def update(self, batch: Batch, update_policy: bool = True) -> tuple[IDQL, dict[str, Array]]:
+    def update(self, batch: Transitions, update_policy: bool = True) -> tuple[Self, Metrics]:
         """One gradient step of V, Q and their targets, and (unless warming up) of the score network."""
-        c = self.config
         key, noise_key = jax.random.split(self.key)
-        critics, metrics = iql_step(
-            IQLCritics(self.critic, self.target_critic, self.critic_state, self.value, self.value_state),
-            batch.data,
-            self.policy.normalizer,
-            c,
-            expectile=c.expectile,
-        )
-        agent = dataclasses.replace(self, key=key, **critics._asdict())
+        critics, metrics = self.critics.step(batch)
+        agent = dataclasses.replace(self, key=key, critics=critics)
         if not update_policy:
             return agent, metrics
-        states = self.policy.normalizer(batch.data.observation)
-        schedule = self.policy.diffusion.schedule
-
-        def loss_of(network: NoiseNetwork) -> tuple[Array, dict[str, Array]]:
-            return jnp.mean(denoising_losses(network, schedule, states, batch.data.chunk, noise_key)), {}
-
-        trained, policy_metrics = policy_step(
-            TrainedPolicy(self.network, self.policy, self.policy_state),
-            optax.adam(c.policy_learning_rate),
-            c.ema_rate,
-            loss_of,
-        )
-        return dataclasses.replace(agent, **trained._asdict()), metrics | policy_metrics
+        actor, policy_metrics = self.actor.imitate(batch.state, batch.plan, noise_key)
+        return dataclasses.replace(agent, actor=actor), metrics | policy_metrics
 
 
 AGENT = IDQL

@@ -10,110 +10,85 @@ the one of the highest Q is executed, and the targets of Q are made of the same 
 from __future__ import annotations
 
 import dataclasses
-from typing import ClassVar
+from typing import ClassVar, Self
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import optax
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from otpr.agents.parts.agent import Agent, Batch
-from otpr.agents.parts.diffusion_policy import (
-    DiffusionPolicyConfig,
-    TrainedPolicy,
-    new_trained_policy,
-    policy_step,
-)
-from otpr.agents.parts.td import CriticsConfig, TDCritics, critic_step, new_td_critics
-from otpr.data.chunks import Transitions
+from otpr.agents.parts.actor_critic import Actor, ActorConfig, Critics, CriticsConfig
+from otpr.agents.parts.agent import Metrics, OffPolicyAgent
+from otpr.agents.parts.settings import at_least_zero, count, share
 from otpr.data.experience import Experience
-from otpr.diffusion import denoising_losses
-from otpr.networks.critics import QEnsemble
-from otpr.networks.mlp import NoiseNetwork
+from otpr.data.store import Transitions
 from otpr.policies.choosers import HighestQ
 from otpr.policies.policy import Policy
 
 
 @dataclasses.dataclass(frozen=True)
-class QCConfig(CriticsConfig, DiffusionPolicyConfig):
+class QCConfig(CriticsConfig, ActorConfig):
     """Settings of the algorithm; docs/algorithms/qc.md says where each comes from."""
 
     algorithm: ClassVar[str] = "qc"
 
     # the paper's ratio is 1
-    update_ratio: float = 0.2
+    update_ratio: float = at_least_zero(0.2)
     # sampled chunks to choose from when acting
-    candidates: int = 32
+    candidates: int = count(32)
     # and in the next states of the critic's targets
-    target_candidates: int = 4
+    target_candidates: int = count(4)
     # share of demonstrations in every batch
-    demonstration_share: float = 0.5
+    demonstration_share: float = share(0.5)
 
 
-class QC(Agent):
-    """The agent, one immutable pytree. States are normalised observations; actions are flattened chunks."""
+class QC(OffPolicyAgent):
+    """The agent, one immutable pytree."""
 
-    network: NoiseNetwork  # of the policy, as trained
-    policy: Policy  # with the moving average of `network`, without a chooser
-    critic: QEnsemble
-    target_critic: QEnsemble
-    policy_state: optax.OptState
-    critic_state: optax.OptState
+    actor: Actor
+    critics: Critics
     key: PRNGKeyArray
     config: QCConfig = eqx.field(static=True)
 
     @classmethod
-    def create(cls, base: Policy, keypoints: Transitions, config: QCConfig, key: PRNGKeyArray) -> QC:
-        """See `Agent.create`; of the keypoints, the dimensions alone are used."""
+    def create(cls, base: Policy, experience: Experience, config: QCConfig, key: PRNGKeyArray) -> Self:
+        """See `Agent.create`."""
         critic_key, key = jax.random.split(key)
-        critics = new_td_critics(keypoints, config, critic_key)
-        trained = new_trained_policy(base, optax.adam(config.policy_learning_rate))
-        return cls(**trained._asdict(), **critics._asdict(), key=key, config=config)
+        critics = Critics.new(base, config, critic_key)
+        return cls(actor=Actor.of(base, config), critics=critics, key=key, config=config)
 
     def deployed(self) -> Policy:
         """The best of several samples, in training too."""
-        chooser = HighestQ(self.critic, "mean")
-        return dataclasses.replace(self.policy, chooser=chooser, candidates=self.config.candidates)
+        return self._best_of(self.config.candidates)
 
-    def draw(self, experience: Experience, key: PRNGKeyArray) -> Batch:
+    def _best_of(self, candidates: int) -> Policy:
+        return self.actor.policy.choosing(HighestQ(self.critics.q, "mean"), candidates)
+
+    def draw(self, experience: Experience, key: PRNGKeyArray) -> Transitions:
         """Demonstrated and replayed transitions."""
-        return Batch(experience.sample_both(key, self.config.batch_size, self.config.demonstration_share))
+        return experience.sample_both(key, self.config.batch_size, self.config.demonstration_share)
 
     def q_values(self, pairs: Transitions) -> Float[Array, "size n"]:
         """Q of transitions, by each member of the ensemble."""
-        return self.critic(self.policy.normalizer(pairs.observation), pairs.chunk)
+        return self.critics.q(pairs.state, pairs.chunk)
 
-    def update(self, batch: Batch, update_policy: bool = True) -> tuple[QC, dict[str, Array]]:
+    def update(self, batch: Transitions, update_policy: bool = True) -> tuple[Self, Metrics]:
         """One gradient step of Q and (unless warming up) of the score network, from where both stand."""
         key, next_key, noise_key = jax.random.split(self.key, 3)
-        c, data = self.config, batch.data
-        states, next_states = (self.policy.normalizer(x) for x in (data.observation, data.next_observation))
-        chooser = HighestQ(self.critic, "mean")
+        best = self._best_of(self.config.target_candidates)
 
-        def next_chunk(state: Array, key: PRNGKeyArray) -> Array:
-            candidates = self.policy.propose(state, key, c.target_candidates)
-            return candidates[chooser.choose(state, candidates, key)[0]]
+        def next_chunk(state: Array, key: PRNGKeyArray) -> Float[Array, " c"]:
+            return best.decide(state, key)[0][: best.spec.execute].ravel()
 
-        next_chunks = jax.vmap(next_chunk)(next_states, jax.random.split(next_key, c.batch_size))
-        next_q = jnp.mean(self.target_critic(next_states, next_chunks), axis=0)
-        critics = TDCritics(self.critic, self.target_critic, self.critic_state)
-        critics, metrics = critic_step(critics, data, states, next_q, c)
-        agent = dataclasses.replace(self, key=key, **critics._asdict())
+        keys = jax.random.split(next_key, batch.reward.shape[0])
+        next_chunks = jax.vmap(next_chunk)(batch.next_state, keys)
+        next_q = jnp.mean(self.critics.target(batch.next_state, next_chunks), axis=0)
+        critics, metrics = self.critics.step(batch, next_q)
+        agent = dataclasses.replace(self, key=key, critics=critics)
         if not update_policy:
             return agent, metrics
-        schedule = self.policy.diffusion.schedule
-
-        def loss_of(network: NoiseNetwork) -> tuple[Array, dict[str, Array]]:
-            return jnp.mean(denoising_losses(network, schedule, states, data.chunk, noise_key)), {}
-
-        trained, policy_metrics = policy_step(
-            TrainedPolicy(self.network, self.policy, self.policy_state),
-            optax.adam(c.policy_learning_rate),
-            c.ema_rate,
-            loss_of,
-        )
-        return dataclasses.replace(agent, **trained._asdict()), metrics | policy_metrics
+        actor, policy_metrics = self.actor.imitate(batch.state, batch.plan, noise_key)
+        return dataclasses.replace(agent, actor=actor), metrics | policy_metrics
 
 
 AGENT = QC

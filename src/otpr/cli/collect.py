@@ -31,6 +31,8 @@ class Collect:
     seed: int = 0
     # module:Class of an expert of your own, with act(observation); left out, the task's scripted one
     expert: str | None = None
+    # steps after which an episode is cut off; left out, the task's own limit, which some declare not at all
+    episode_limit: int | None = None
     # replace the data set that is there
     overwrite: bool = False
 
@@ -39,7 +41,8 @@ class Collect:
         check_at_least(1, self, "episodes")
         check_at_least(0, self, "noise")
         check_seed(self.seed)
-        task_spec(self.task)
+        task = task_spec(self.task, self.episode_limit)
+        limit = task.required_limit()
         check_free(self.out, self.overwrite)  # before the work, not after it
         attempts = 0
         with Progress(self.episodes, f"demonstrations of {self.task}", "episodes") as progress:
@@ -55,16 +58,19 @@ class Collect:
                 noise=self.noise,
                 seed=self.seed,
                 user_expert=self.expert,
+                episode_limit=self.episode_limit,
                 on_episode=show,
             )
         write_dataset(
             episodes,
             self.out,
+            spec=task.spec,
             task_id=self.task,
             expert=self.expert or "scripted expert",
             noise=self.noise,
             seed=self.seed,
             overwrite=self.overwrite,
+            more={"episode_limit": limit},
         )
         steps = sum(len(episode) for episode in episodes)
         success = f"expert success {len(episodes)} of {attempts}"

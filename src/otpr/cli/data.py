@@ -14,6 +14,7 @@ from otpr.data.convert.sources import Format, convert, open_source
 from otpr.data.inspect import SATURATED, inspect
 from otpr.data.picture import draw
 from otpr.errors import OtprError
+from otpr.spec import Spec
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,7 +38,7 @@ class InspectData:
             raise OtprError(f"{self.picture} is a folder; give the name of a PNG file.")
         found = inspect(open_source(self.data, self.format, keys=self.keys))
         numbers = found.as_dict()
-        print(json.dumps(numbers, indent=2) if self.json else _described(numbers))
+        print(json.dumps(numbers, indent=2) if self.json else _described(numbers, found.spec))
         if self.picture is not None:
             draw(found, self.picture)
             if not self.json:
@@ -109,7 +110,7 @@ SUBCOMMANDS = {"inspect": InspectData, "convert": ConvertData}
 """What follows `otpr data`."""
 
 
-def _described(found: dict[str, Any]) -> str:
+def _described(found: dict[str, Any], spec: Spec) -> str:
     """The numbers in words and a table."""
     length, paid = found["length"], found["return"]
     unknown = f", {found['success_unknown']:,} unknown" if found["success_unknown"] else ""
@@ -128,8 +129,7 @@ def _described(found: dict[str, Any]) -> str:
         f"ended         {ended}",
         "return        "
         + (f"{paid['min']:g} to {paid['max']:g}, median {paid['median']:g}" if paid else "no rewards"),
-        f"observation   {found['observation_dim']} dimensions",
-        f"action        {found['action_dim']} dimensions",
+        *spec.lines(),
     ]
     if found["actions_outside"]:
         lines.append(f"outside       {found['actions_outside']:,} numbers of the actions are outside [-1, 1]")

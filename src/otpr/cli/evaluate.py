@@ -9,10 +9,10 @@ from typing import Annotated, Any
 
 import tyro
 
-from otpr.cli.finetune import FILMED
-from otpr.diffusion.sampling import Method
+from otpr.cli.finetune import FILMED, check_fits
+from otpr.diffusion.sampling import Sampler
 from otpr.envs import ChunkedVectorEnv, task_spec
-from otpr.errors import OtprError, check_at_least
+from otpr.errors import check_at_least
 from otpr.policies.generators import Diffusion
 from otpr.policies.policy import Policy, load_policy, policy_task
 from otpr.storage import write_json
@@ -32,12 +32,16 @@ class Evaluate:
     )
     # task to evaluate on; where left out, the first policy's
     task: str | None = None
+    # steps after which an episode is truncated; left out, the task's own limit
+    episode_limit: int | None = None
     # episodes a policy
     episodes: int = 100
     # episodes run side by side
     num_envs: int = 8
-    # how chunks are sampled; left out, as each policy says
-    sampler: Method | None = None
+    # actions of each plan that are executed before the next; left out, as each policy says
+    execute: int | None = None
+    # how plans are sampled; left out, as each policy says
+    sampler: Sampler | None = None
     # noise levels the sampler visits; left out, all of them if --sampler is given, else as each policy says
     sampler_steps: int | None = None
     # a JSON file for the numbers
@@ -57,22 +61,20 @@ class Evaluate:
         """
         check_at_least(1, self, "episodes", "num_envs")
         task = self.task or policy_task(self.policies[0])
-        spec = task_spec(task)
+        limit = task_spec(task, self.episode_limit).required_limit()
         results = []
-        loaded = [(path, self._sampling(load_policy(path))) for path in self.policies]
+        loaded = [(path, self._told(load_policy(path))) for path in self.policies]
         for path, policy in loaded:
-            have = (policy.normalizer.mean.shape[0], policy.action_dim)
-            if have != (spec.observation_dim, spec.action_dim):
-                raise OtprError(
-                    f"The policy in {path} has (observation, action) dimensions {have}; {task} has "
-                    f"{(spec.observation_dim, spec.action_dim)}. Give its own task with --task."
-                )
+            check_fits(policy, path, task, self.episode_limit)
         with contextlib.ExitStack() as stack:
             envs: dict[int, ChunkedVectorEnv] = {}  # starting simulators takes seconds
             for path, policy in loaded:
-                h = policy.chunk_length
-                if h not in envs:
-                    envs[h] = stack.enter_context(ChunkedVectorEnv(task, self.num_envs, h, processes=True))
+                n = policy.spec.execute
+                if n not in envs:
+                    env = ChunkedVectorEnv(
+                        task, self.num_envs, n, processes=True, episode_limit=self.episode_limit
+                    )
+                    envs[n] = stack.enter_context(env)
                 kinds = [("one sample", policy.single())]
                 if policy.chooser is not None:
                     kinds.insert(0, (f"chosen of {policy.candidates}", policy))
@@ -80,36 +82,46 @@ class Evaluate:
                     with Progress(
                         self.episodes, f"evaluating {path}", "episodes", closing_line=False
                     ) as progress:
-                        outcome = evaluate(variant, envs[h], self.episodes, on_wave=progress.advance)
+                        outcome = evaluate(variant, envs[n], self.episodes, on_wave=progress.advance)
                     print(f"{path}, {kind}: {outcome}")
-                    results.append(_as_dict(path, kind, task, variant, outcome))
+                    about = {"policy": str(path), "kind": kind, "task": task, "episode_limit": limit}
+                    results.append({**about, **_sampling(variant), **_numbers(outcome)})
         if self.video is not None:
             for number, (_, policy) in enumerate(loaded, start=1):
                 several = len(loaded) > 1
                 film = self.video.with_stem(f"{self.video.stem}-{number}") if several else self.video
-                print(record(task, policy.act, FILMED, film))
+                print(
+                    record(
+                        task,
+                        policy.act,
+                        FILMED,
+                        film,
+                        history=policy.spec.history,
+                        episode_limit=self.episode_limit,
+                    )
+                )
         if self.out is not None:
             self.out.parent.mkdir(parents=True, exist_ok=True)
             write_json(self.out, results)
         return results
 
-    def _sampling(self, policy: Policy) -> Policy:
+    def _told(self, policy: Policy) -> Policy:
+        """The policy, acting as the options say."""
+        if self.execute is not None:
+            policy = policy.executing(self.execute)
         if self.sampler is None and self.sampler_steps is None:
             return policy
         return policy.with_sampler(self.sampler or policy.diffusion.sampler, self.sampler_steps)
 
 
-def _as_dict(path: Path, kind: str, task: str, policy: Policy, outcome: Evaluation) -> dict[str, Any]:
+def _numbers(outcome: Evaluation) -> dict[str, Any]:
     return {
-        "policy": str(path),
-        "kind": kind,
-        "task": task,
-        **_sampling(policy),
+        "execute": outcome.execute,
         "success_rate": outcome.success_rate,
         "interval_95": list(outcome.interval),
         "episodes": outcome.episodes,
         "mean_length": outcome.mean_length,
-        "zero_compatibility": outcome.zero_compatibility,
+        **outcome.metrics,
     }
 
 

@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
 
-from otpr.agents import agent_config
+from otpr.agents import agent_config, algorithm_names, preset_names
 from otpr.agents.parts.agent import AgentConfig
+from otpr.agents.parts.settings import changed
 from otpr.data.episodes import Episode
 from otpr.data.loading import DataConfig
 from otpr.data.seeds import evaluation_seed
-from otpr.envs import ChunkedVectorEnv
+from otpr.envs import ChunkedVectorEnv, task_spec
 from otpr.errors import OtprError, check_seed
 from otpr.policies.policy import Policy, load_policy, policy_task
 from otpr.training.curve import learning_curve
 from otpr.training.finetune import FineTuning, LoopConfig
 from otpr.training.run_directory import RunDirectory
+from otpr.training.sinks import DEFAULT
 from otpr.training.video import record
 
 
@@ -26,6 +29,8 @@ from otpr.training.video import record
 class Finetune:
     """Improve a policy by interaction, with OTPR or one of its peers."""
 
+    # otpr, or a peer by the name of its page in docs/algorithms
+    algorithm: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="ALGORITHM")] = "otpr"
     # folder of the pre-trained policy: a policy, or the run directory of `otpr pretrain`
     policy: Path = Path("runs/pretrain")
     # the demonstrations
@@ -36,34 +41,68 @@ class Finetune:
     run_dir: Path = Path("runs/finetune")
     # the loop of interaction and learning
     config: Annotated[LoopConfig, tyro.conf.arg(name="")] = dataclasses.field(default_factory=LoopConfig)
-    # otpr, or a peer: see docs/algorithms
-    algorithm: str = "otpr"
-    # settings of the algorithm by name; OTPR has default, paper and release, see docs/fidelity.md
+    # where the algorithm's settings start from; OTPR has default, paper and release, see docs/fidelity.md
     preset: str = "default"
-    # fields of the preset to change, as field=value, e.g. --set epsilon=0.1 candidates=32
+    # the algorithm's settings, those of the preset where not given
+    agent: Annotated[AgentConfig, tyro.conf.arg(name=""), tyro.conf.FlagConversionOff] = dataclasses.field(
+        default_factory=lambda: agent_config("otpr")
+    )
+    # short form of these settings, as field=value, e.g. --set epsilon=0.1 candidates=32
     set: tuple[str, ...] = ()
     # do not film two episodes before and after
     no_video: bool = False
     # task to interact with; where left out, the policy's
     task: str | None = None
+    # steps after which an episode is truncated; left out, the task's own limit
+    episode_limit: int | None = None
     # every random number of the run derives from it
     seed: int = 0
+    # loggers beside metrics.jsonl: tensorboard, wandb, trackio, or none; several may be named
+    log: tuple[str, ...] = DEFAULT
     # go on with the run in the directory, exactly
     resume: bool = False
     # delete the run in the directory first
     overwrite: bool = False
 
+    @property
+    def about(self) -> str:
+        """What its help says first."""
+        peers = ", ".join(name for name in algorithm_names() if name != self.algorithm)
+        return (
+            f"Improve a policy by interaction, here with {self.algorithm}; the last options are its settings "
+            f"(presets: {', '.join(preset_names(self.algorithm))}).\n"
+            f"`otpr finetune NAME --help` lists those of {peers}."
+        )
+
+    def __post_init__(self) -> None:
+        """Refuse settings of another algorithm than the one named."""
+        if self.agent.algorithm != self.algorithm:
+            raise ValueError(f"The settings are of {self.agent.algorithm}, not of {self.algorithm}.")
+
+    def settings(self) -> AgentConfig:
+        """The algorithm's settings: the preset's, changed by options or by `--set`.
+
+        Raises:
+            OtprError: a field is changed by both, unknown (the message has the nearest), or out of its range.
+        """
+        settings, preset = changed(self.agent, self.set), agent_config(self.algorithm, self.preset)
+        for name in (change.partition("=")[0] for change in self.set):
+            if getattr(self.agent, name) != getattr(preset, name):
+                raise OtprError(f"{name} is given by --{name.replace('_', '-')} and by --set. Give it once.")
+        return settings
+
     def run(self) -> None:
         """Fine-tune, evaluate, save the policy and draw the learning curve."""
         check_seed(self.seed)
-        agent = agent_config(self.algorithm, self.preset, self.set)
+        agent = self.settings()
         base = load_policy(self.policy)
         sets, task = self.demonstrations.read(self.task or policy_task(self.policy))
-        _check_fits(sets[0][0], base, str(self.policy), self.demonstrations.data[0])
+        check_fits(base, self.policy, task, self.episode_limit)
         config = {
             "policy": str(self.policy),
             **self.demonstrations.record(sets),
             "task": task,
+            "episode_limit": self.episode_limit,
             "algorithm": self.algorithm,
             "preset": self.preset,
             "seed": self.seed,
@@ -71,7 +110,12 @@ class Finetune:
             "loop": dataclasses.asdict(self.config),
         }
         with RunDirectory.open(
-            self.run_dir, command="finetune", config=config, resume=self.resume, overwrite=self.overwrite
+            self.run_dir,
+            command="finetune",
+            config=config,
+            resume=self.resume,
+            overwrite=self.overwrite,
+            log=self.log,
         ) as run:
             fine_tune(
                 run,
@@ -79,6 +123,7 @@ class Finetune:
                 sets,
                 weights=self.demonstrations.weights,
                 task=task,
+                episode_limit=self.episode_limit,
                 preset=self.preset,
                 seed=self.seed,
                 agent=agent,
@@ -88,6 +133,46 @@ class Finetune:
             )
 
 
+def tailored(arguments: Sequence[str]) -> tuple[Finetune, list[str]]:
+    """The command with the settings of the algorithm and preset that its arguments name.
+
+    Args:
+        arguments: those after `otpr finetune`. The algorithm is the first, unless that is an option, or comes
+            after `--algorithm`; left out, it is otpr.
+
+    Returns:
+        the command, whose settings are the options and their defaults; the arguments, the algorithm first.
+
+    Raises:
+        OtprError: algorithm or preset is unknown, or there are several algorithms.
+    """
+    rest = list(arguments)
+    names = [] if not rest or rest[0].startswith("-") else [rest.pop(0)]
+    more, rest = _taken(rest, "--algorithm")
+    names = sorted({*names, *more}) or ["otpr"]
+    if len(names) > 1:
+        raise OtprError(f"Give one algorithm; given {' and '.join(names)}.")
+    presets, _ = _taken(rest, "--preset")
+    settings = agent_config(names[0], presets[-1] if presets else "default")
+    return Finetune(algorithm=names[0], agent=settings), [names[0], *rest]
+
+
+def _taken(arguments: list[str], option: str) -> tuple[list[str], list[str]]:
+    """The values of an option, and the arguments without it."""
+    values: list[str] = []
+    rest: list[str] = []
+    words = iter(arguments)
+    for word in words:
+        name, equals, value = word.partition("=")
+        if name != option:
+            rest.append(word)
+        elif value := value if equals else next(words, ""):
+            values.append(value)
+        else:
+            raise OtprError(f"{option} needs a name after it.")
+    return values, rest
+
+
 def fine_tune(
     run: RunDirectory,
     base: Policy,
@@ -95,6 +180,7 @@ def fine_tune(
     *,
     weights: tuple[float, ...] = (),
     task: str,
+    episode_limit: int | None = None,
     preset: str,
     seed: int,
     agent: AgentConfig,
@@ -104,7 +190,12 @@ def fine_tune(
 ) -> dict[str, Any]:
     """Fine-tune in an open run directory, draw the learning curve, film if wanted and return the summary."""
     with ChunkedVectorEnv(
-        task, loop.num_envs, agent.chunk_length(base), processes=True, timeout=loop.env_timeout
+        task,
+        loop.num_envs,
+        agent.acting_spec(base.spec).execute,
+        processes=True,
+        timeout=loop.env_timeout,
+        episode_limit=episode_limit,
     ) as env:
         job = FineTuning(
             base,
@@ -131,7 +222,12 @@ def fine_tune(
     print(f"Policy: {run.path / 'policy'}   Learning curve: {curve}")
     if video:
         for name, policy in (("before", base), ("after", load_policy(run.path))):
-            print(record(task, policy.act, FILMED, run.videos / f"{name}.mp4"))
+            film = run.videos / f"{name}.mp4"
+            print(
+                record(
+                    task, policy.act, FILMED, film, history=policy.spec.history, episode_limit=episode_limit
+                )
+            )
     return summary
 
 
@@ -139,12 +235,15 @@ FILMED = (evaluation_seed(0), evaluation_seed(1))
 """The initial conditions that are filmed: the first two of the evaluation."""
 
 
-def _check_fits(episode: Episode, policy: Policy, policy_path: str, data: str) -> None:
-    """Refuse demonstrations of other dimensions than the policy's."""
-    have = (episode.observations.shape[1], episode.actions.shape[1])
-    want = (policy.normalizer.mean.shape[0], policy.action_dim)
-    if have != want:
-        raise OtprError(
-            f"The demonstrations in {data} have (observation, action) dimensions {have}, the policy in "
-            f"{policy_path} has {want}. Fine-tune with the data the policy was trained on."
-        )
+def check_fits(policy: Policy, path: Path, task: str, episode_limit: int | None) -> None:
+    """Refuse a policy for a task that it cannot act in.
+
+    Raises:
+        OtprError: lists what differs between the two; or the task is unknown.
+    """
+    policy.spec.of_task().check(
+        task_spec(task, episode_limit).spec,
+        f"The policy in {path}",
+        f"the task {task}",
+        "Give the policy's own task with --task, or another policy.",
+    )

@@ -4,28 +4,36 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
+from typing import Annotated, Any
 
-from otpr.envs import list_tasks
+import tyro
+
+from otpr.envs import TaskSpec, list_tasks
+from otpr.envs.registry import known_task
+from otpr.spec import json_ready
 from otpr.training.versions import software_versions
 
 
 @dataclasses.dataclass(frozen=True)
 class Info:
-    """Versions, devices, and every task with the extra that it needs."""
+    """Versions, devices and every task; or what is known of one task."""
 
+    # task id; left out, everything is told
+    task: Annotated[str | None, tyro.conf.Positional, tyro.conf.arg(metavar="TASK")] = None
     # as JSON, for programs
     json: bool = False
 
     def run(self) -> None:
         """Print it."""
+        if self.task is not None:
+            task = known_task(self.task)
+            print(json.dumps(_as_json(task), indent=2) if self.json else _described(task))
+            return
         versions = software_versions()
         tasks = list_tasks()
         if self.json:
-            print(
-                json.dumps(
-                    {"versions": versions, "tasks": [dataclasses.asdict(task) for task in tasks]}, indent=2
-                )
-            )
+            print(json.dumps({"versions": versions, "tasks": [_as_json(task) for task in tasks]}, indent=2))
             return
         for name, value in versions.items():
             missing = "not in a git checkout" if name == "git_commit" else "not installed"
@@ -35,11 +43,33 @@ class Info:
         row = "{:40} {:>11} {:>6} {:>11} {:>6}  {}"
         print("\n" + row.format("task", "observation", "action", "steps limit", "expert", "simulator"))
         for task in tasks:
-            simulator = "installed" if task.installed else task.install
+            numbers = sum(math.prod(entry.shape) for entry in task.spec.observation.values())
             expert = "yes" if task.expert else "no"
             print(
                 row.format(
-                    task.id, task.observation_dim, task.action_dim, task.episode_limit, expert, simulator
+                    task.id, numbers, task.spec.action_dim, task.episode_limit, expert, _simulator(task)
                 )
             )
         print("and gym/ID (any Gymnasium environment) and module:factory (yours): docs/bring-your-own.md")
+
+
+def _as_json(task: TaskSpec) -> dict[str, Any]:
+    fields = {field.name: getattr(task, field.name) for field in dataclasses.fields(task)}
+    return json_ready({**fields, "spec": task.spec.to_json()})
+
+
+def _described(task: TaskSpec) -> str:
+    limit = task.episode_limit
+    return "\n".join(
+        [
+            task.id,
+            *task.spec.lines(),
+            f"episode limit {'none declared: give --episode-limit' if limit is None else f'{limit} steps'}",
+            f"expert        {'scripted' if task.expert else 'none'}",
+            f"simulator     {_simulator(task)}",
+        ]
+    )
+
+
+def _simulator(task: TaskSpec) -> str:
+    return "installed" if task.installed else f"not installed: {task.install}"

@@ -7,7 +7,7 @@ import os
 import shlex
 import shutil
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn, get_type_hints
 
@@ -16,7 +16,7 @@ import tyro
 from otpr.cli.plugins import plugins
 from otpr.errors import OtprError, unknown_name
 
-COMMANDS = ("quickstart", "collect", "pretrain", "finetune", "evaluate", "data", "info")
+COMMANDS = ("quickstart", "collect", "pretrain", "finetune", "evaluate", "data", "policy", "info")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -55,33 +55,42 @@ def _run(arguments: list[str]) -> int:
     if arguments and not arguments[0].startswith("-") and arguments[0] not in {*COMMANDS, *others}:
         raise unknown_name("command", arguments[0], {*COMMANDS, *others})
     # JAX takes seconds to import; a misspelt command need not wait for it
+    from otpr.cli import data, policy
     from otpr.cli.collect import Collect
-    from otpr.cli.data import SUBCOMMANDS, Data
     from otpr.cli.evaluate import Evaluate
-    from otpr.cli.finetune import Finetune
+    from otpr.cli.finetune import Finetune, tailored
     from otpr.cli.info import Info
     from otpr.cli.pretrain import Pretrain
     from otpr.cli.quickstart import Quickstart
     from otpr.training.compilation import use_compilation_cache
     from otpr.training.stopping import Stopped
 
-    classes = (Quickstart, Collect, Pretrain, Finetune, Evaluate, Data, Info)
+    classes = (Quickstart, Collect, Pretrain, Finetune, Evaluate, data.Data, policy.InspectPolicy, Info)
     commands: dict[str, Any] = dict(zip(COMMANDS, classes, strict=True))
     commands |= {name: point.load() for name, point in others.items()}
-    if arguments[:1] == ["data"] and len(arguments) > 1 and not arguments[1].startswith("-"):
-        if arguments[1] not in SUBCOMMANDS:
-            raise unknown_name("command after `otpr data`:", arguments[1], SUBCOMMANDS)
-        _check_options(f"data {arguments[1]}", SUBCOMMANDS[arguments[1]], arguments[2:])
-    elif arguments and arguments[0] in commands:
-        _check_options(arguments[0], commands[arguments[0]], arguments[1:])
+    groups: dict[str, Mapping[str, type]] = {"data": data.SUBCOMMANDS, "policy": policy.SUBCOMMANDS}
+    more: dict[str, Any] = {
+        "config": (tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff),
+        "registry": _TYPES,
+    }
     try:
-        command = tyro.extras.subcommand_cli_from_dict(
-            commands,
-            prog="otpr",
-            description="Fine-tune a diffusion policy by reinforcement learning with optimal transport.",
-            args=arguments,
-            config=(tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff),
-        )
+        if arguments and arguments[0] in commands:
+            name, *rest = arguments
+            if name == "finetune":
+                more["default"], rest = tailored(rest)
+                more["description"] = more["default"].about
+            _check_names(name, rest, more.get("default", commands[name]), groups)
+            # tyro leaves a positional argument that is given out of its help
+            second = [word for word in rest[:1] if name in ("finetune", "policy") and word[:1] != "-"]
+            command = tyro.cli(commands[name], prog=" ".join(["otpr", name, *second]), args=rest, **more)
+        else:
+            description = "Fine-tune a diffusion policy by reinforcement learning with optimal transport."
+            tyro.extras.subcommand_cli_from_dict(
+                commands, prog="otpr", description=description, args=arguments, **more
+            )
+            return 0
+    except ValueError as error:  # settings refuse a value
+        raise OtprError(str(error)) from error
     except SystemExit as exit:  # after --help, or after tyro has said what is wrong
         return exit.code if isinstance(exit.code, int) else 2
     use_compilation_cache()
@@ -99,8 +108,47 @@ def _run(arguments: list[str]) -> int:
     return 0
 
 
-def _check_options(name: str, command: type, arguments: list[str]) -> None:
-    """Refuse a misspelt option: tyro names the nearest right one only where nothing else is wrong."""
+_TYPES = tyro.constructors.ConstructorRegistry()
+"""How values are written that tyro would want otherwise."""
+
+
+@_TYPES.primitive_rule
+def _truth(
+    info: tyro.constructors.PrimitiveTypeInfo,
+) -> tyro.constructors.PrimitiveConstructorSpec[bool] | None:
+    """`--greedy false`, as in `--set greedy=false`, where an option takes a truth value and is no flag."""
+    if info.type is not bool:
+        return None
+    return tyro.constructors.PrimitiveConstructorSpec(
+        nargs=1,
+        metavar="{true,false}",
+        instance_from_str=lambda words: words[0] == "true",
+        is_instance=lambda value: isinstance(value, bool),
+        str_from_instance=lambda value: [str(value).lower()],
+        choices=("true", "false"),
+    )
+
+
+def _check_names(
+    name: str, arguments: list[str], command: Any, groups: Mapping[str, Mapping[str, type]]
+) -> None:
+    """Refuse a misspelt name: tyro names the nearest right one only where nothing else is wrong.
+
+    Args:
+        name: the command's.
+        arguments: those after it.
+        command: its class, or the instance that has its defaults.
+        groups: by the name of a command that needs a second word, the commands by these words.
+
+    Raises:
+        OtprError: the second word is none of these, or an option is unknown.
+    """
+    if arguments and not arguments[0].startswith("-") and name in (*groups, "finetune"):
+        second = arguments[0]
+        if name in groups and second not in groups[name]:
+            raise unknown_name(f"command after `otpr {name}`:", second, groups[name])
+        command = groups[name][second] if name in groups else command
+        name = f"{name} {second}"
     known = {"--help", *(f"--{field.replace('_', '-')}" for field in _fields(command))}
     for argument in arguments:
         option = argument.split("=", 1)[0].replace("_", "-")
@@ -109,11 +157,16 @@ def _check_options(name: str, command: type, arguments: list[str]) -> None:
 
 
 def _fields(settings: Any) -> Iterator[str]:
-    """The options a dataclass makes: its fields, and those of the dataclasses among them."""
-    types = get_type_hints(settings)
+    """The options a dataclass makes: its fields, and those of the dataclasses among them.
+
+    Args:
+        settings: the class, or an instance: its fields may be of subclasses of their types.
+    """
+    types = get_type_hints(settings if isinstance(settings, type) else type(settings))
     for field in dataclasses.fields(settings):
-        if dataclasses.is_dataclass(types[field.name]):
-            yield from _fields(types[field.name])
+        inner = types[field.name]
+        if dataclasses.is_dataclass(inner):
+            yield from _fields(inner if isinstance(settings, type) else getattr(settings, field.name))
         else:
             yield field.name
 

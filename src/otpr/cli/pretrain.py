@@ -9,9 +9,11 @@ from typing import Annotated
 import tyro
 
 from otpr.data.loading import DataConfig
+from otpr.envs import task_spec
 from otpr.errors import check_seed
 from otpr.training.pretrain import PretrainConfig, pretrain
 from otpr.training.run_directory import RunDirectory
+from otpr.training.sinks import DEFAULT
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,6 +34,8 @@ class Pretrain:
     task: str | None = None
     # seed of the network and the batches
     seed: int = 0
+    # loggers beside metrics.jsonl: tensorboard, wandb, trackio, or none; several may be named
+    log: tuple[str, ...] = DEFAULT
     # go on with the run in the directory
     resume: bool = False
     # delete the run in the directory first
@@ -48,13 +52,19 @@ class Pretrain:
             **dataclasses.asdict(self.config),
         }
         with RunDirectory.open(
-            self.run_dir, command="pretrain", config=config, resume=self.resume, overwrite=self.overwrite
+            self.run_dir,
+            command="pretrain",
+            config=config,
+            resume=self.resume,
+            overwrite=self.overwrite,
+            log=self.log,
         ) as run:
             pretrain(
                 sets,
                 self.config,
                 run,
                 task=task,
+                spec=task_spec(task).spec,
                 seed=self.seed,
                 resume=self.resume,
                 weights=self.demonstrations.weights,

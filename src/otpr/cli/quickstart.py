@@ -29,6 +29,7 @@ from otpr.errors import check_at_least, check_seed
 from otpr.policies.policy import load_policy
 from otpr.training.finetune import LoopConfig
 from otpr.training.run_directory import RunDirectory
+from otpr.training.sinks import DEFAULT
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,6 +46,11 @@ class Quickstart:
     env_steps: int = 40_000
     # settings of the algorithm: default, paper or release; see docs/fidelity.md
     preset: str = "default"
+    # steps after which an episode is truncated; left out, the task's own limit
+    episode_limit: int | None = None
+    # loggers of the fine-tuning beside metrics.jsonl: tensorboard, wandb, trackio, or none; several may be
+    # named
+    log: tuple[str, ...] = DEFAULT
     # where it all goes
     run_dir: Path = Path("runs/quickstart")
     # go on where an earlier quickstart in the directory stopped
@@ -56,12 +62,13 @@ class Quickstart:
         """The four steps and a table of what came of them."""
         check_seed(self.seed)
         check_at_least(1, self, "demos")
-        task_spec(self.task)
+        task_spec(self.task, self.episode_limit)
         # a trial of few steps is to learn something too
         warmup_steps = min(LoopConfig.warmup_steps, self.env_steps // 5)
         agent, loop = agent_config("otpr", self.preset), LoopConfig(self.env_steps, warmup_steps=warmup_steps)
         config = {
             "task": self.task,
+            "episode_limit": self.episode_limit,
             "seed": self.seed,
             "demos": self.demos,
             "preset": self.preset,
@@ -69,12 +76,23 @@ class Quickstart:
             "loop": dataclasses.asdict(loop),
         }
         with RunDirectory.open(
-            self.run_dir, command="quickstart", config=config, resume=self.resume, overwrite=self.overwrite
+            self.run_dir,
+            command="quickstart",
+            config=config,
+            resume=self.resume,
+            overwrite=self.overwrite,
+            log=self.log,
         ) as run:
             demonstrations, pretrained = run.path / "demonstrations", run.path / "pretrain"
             print(f"1/4  Demonstrations of {self.task} by its scripted expert")
             if not demonstrations.exists():
-                Collect(self.task, demonstrations, episodes=self.demos, seed=self.seed).run()
+                Collect(
+                    self.task,
+                    demonstrations,
+                    episodes=self.demos,
+                    seed=self.seed,
+                    episode_limit=self.episode_limit,
+                ).run()
             print("2/4  Imitation")
             if not (pretrained / "policy").exists():
                 Pretrain(
@@ -90,6 +108,7 @@ class Quickstart:
                 base,
                 [read_dataset(demonstrations).episodes],
                 task=self.task,
+                episode_limit=self.episode_limit,
                 preset=self.preset,
                 seed=self.seed,
                 agent=agent,
@@ -98,7 +117,11 @@ class Quickstart:
                 video=True,
             )
             print("4/4  Evaluation on held-out initial conditions")
-            results = Evaluate((pretrained, run.path), out=run.path / "evaluation.json").results()
+            results = Evaluate(
+                (pretrained, run.path),
+                episode_limit=self.episode_limit,
+                out=run.path / "evaluation.json",
+            ).results()
         table = Table("policy", "success", "95% interval", box=None, title=self.task, title_justify="left")
         names = ("before: imitation", "after: OTPR", "after: OTPR, one sample")
         for name, result in zip(names, results, strict=True):

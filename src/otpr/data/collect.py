@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import SupportsFloat
+from collections.abc import Callable, Mapping
+from typing import Any
 
-import gymnasium
 import numpy as np
 from numpy.typing import NDArray
 
 from otpr.data.episodes import Episode
 from otpr.data.seeds import demonstration_seed
-from otpr.envs import Expert, make_env, make_expert
+from otpr.envs import Expert, make_env, make_expert, task_spec
+from otpr.envs.task_env import TaskEnv, by_name
 from otpr.errors import OtprError
+from otpr.spec import Spec
 
 # An expert below one success in so many attempts is taken to be hopeless.
 _ATTEMPTS_PER_EPISODE = 50
@@ -25,6 +26,7 @@ def collect(
     noise: float,
     seed: int,
     user_expert: str | None = None,
+    episode_limit: int | None = None,
     on_episode: Callable[[int, int], None] | None = None,
 ) -> list[Episode]:
     """Run an expert until `episodes` of its attempts have succeeded, and return those.
@@ -39,10 +41,12 @@ def collect(
         noise: standard deviation of the action noise, >= 0, in units of the action range's half width.
         seed: the run's seed, >= 0.
         user_expert: `"module:Class"` of the user's own expert; None: the task's scripted one.
+        episode_limit: see `task_spec`.
         on_episode: called after each attempt with the numbers kept and attempted so far.
 
     Raises:
-        OtprError: an argument is out of range, the task unknown, or fewer than one attempt in 50 succeeds.
+        OtprError: an argument is out of range, the task unknown, nothing limits its episodes, or fewer than
+            one attempt in 50 succeeds.
     """
     if episodes < 1:
         raise OtprError(f"The number of episodes must be at least 1, given {episodes}.")
@@ -50,7 +54,8 @@ def collect(
         raise OtprError(f"The noise must be a finite number, at least 0, given {noise}.")
     if seed < 0:
         raise OtprError(f"The seed must not be negative, given {seed}.")
-    env = make_env(task_id)
+    spec = task_spec(task_id).spec
+    env = make_env(task_id, episode_limit=episode_limit)
     kept: list[Episode] = []
     attempts = 0
     try:
@@ -61,7 +66,7 @@ def collect(
                     f"The expert of {task_id!r} succeeded in {len(kept)} of {attempts} attempts "
                     f"with action noise {noise:g}; {episodes} successes are out of reach. Lower the noise."
                 )
-            episode = _attempt(env, expert, noise, demonstration_seed(seed, attempts))
+            episode = _attempt(env, spec, expert, noise, demonstration_seed(seed, attempts))
             attempts += 1
             if episode.success:
                 kept.append(episode)
@@ -72,28 +77,28 @@ def collect(
     return kept
 
 
-def _attempt(env: gymnasium.Env, expert: Expert, noise: float, seed: int) -> Episode:
+def _attempt(env: TaskEnv, spec: Spec, expert: Expert, noise: float, seed: int) -> Episode:
     # A second word beside the seed: the environment draws its initial condition from the seed alone, and the
     # noise must not repeat those draws.
     generator = np.random.default_rng([seed, 1])
     observation, info = env.reset(seed=seed)
     expert.reset()
     success = False
-    observations = [observation]
+    observations: list[Mapping[str, NDArray[Any]]] = [by_name(spec, observation)]
     actions: list[NDArray[np.float32]] = []
-    rewards: list[SupportsFloat] = []
+    rewards: list[float] = []
     terminated = truncated = False
     while not (terminated or truncated):
         action = expert.act(observation)
         action = action + noise * generator.standard_normal(action.shape)
         action = np.clip(action, -1.0, 1.0).astype(np.float32)
         observation, reward, terminated, truncated, info = env.step(action)
-        observations.append(observation)
+        observations.append(by_name(spec, observation))
         actions.append(action)
         rewards.append(reward)
         success |= info["success"]
     return Episode(
-        observations=np.stack(observations),
+        observations={name: np.stack([seen[name] for seen in observations]) for name in spec.observation},
         actions=np.stack(actions),
         rewards=np.array(rewards, np.float32),
         terminated=terminated,

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from otpr.errors import OtprError
+from otpr.spec import Entry, Spec
 
 
 @dataclass(frozen=True)
@@ -16,7 +18,8 @@ class Episode:
     """One episode of T >= 1 steps.
 
     Attributes:
-        observations: (T+1, observation_dim) float32: the one after reset, then the one after each step.
+        observations: by entry name, (T+1, *shape) of the entry's own type: the one after reset, then the one
+            after each step. A task whose observation is one vector has the single entry "state".
         actions: (T, action_dim) float32, in [-1, 1], as executed.
         rewards: (T,) float32.
         terminated: the episode reached a terminal state (mostly: success).
@@ -25,7 +28,7 @@ class Episode:
         seed: the environment's reset seed, in [0, 2**31); None where unknown.
     """
 
-    observations: NDArray[np.float32]
+    observations: Mapping[str, NDArray[Any]]
     actions: NDArray[np.float32]
     rewards: NDArray[np.float32]
     terminated: bool
@@ -38,20 +41,27 @@ class Episode:
         return len(self.actions)
 
 
-def validate_episodes(
-    episodes: Sequence[Episode],
-    *,
-    source: str,
-    observation_dim: int | None = None,
-    action_dim: int | None = None,
-) -> None:
+def seen_spec(episode: Episode) -> Spec:
+    """What an episode's own arrays tell of the task: entries and dimensions; bounds and rate are not in them.
+
+    Raises:
+        OtprError: an array can be no observation entry, or the actions are no vectors.
+    """
+    entries = {
+        name: Entry(array.shape[1:], str(array.dtype), "image" if array.ndim == 4 else "vector")
+        for name, array in episode.observations.items()
+    }
+    n = episode.actions.shape[-1]
+    return Spec(entries, (-1.0,) * n, (1.0,) * n)
+
+
+def validate_episodes(episodes: Sequence[Episode], *, source: str, spec: Spec | None = None) -> None:
     """Refuse episodes that cannot be trained on.
 
     Args:
         episodes: what was read or collected.
         source: where they come from, e.g. the file; named in the error.
-        observation_dim: the dimension expected; None: that of the first episode.
-        action_dim: likewise for the actions.
+        spec: of the task; None: what the first episode's arrays tell.
 
     Raises:
         OtprError: there are none; one is empty; its arrays have wrong dimensions or lengths that do not fit
@@ -60,45 +70,52 @@ def validate_episodes(
     """
     if not episodes:
         raise OtprError(f"{source}: holds no episodes; at least one is needed.")
-    first = episodes[0]
     for index, episode in enumerate(episodes):
-        validate_episode(
-            episode,
-            where=f"{source}: episode {index}",
-            observation_dim=first.observations.shape[-1] if observation_dim is None else observation_dim,
-            action_dim=first.actions.shape[-1] if action_dim is None else action_dim,
-        )
+        where = f"{source}: episode {index}"
+        if spec is None:
+            spec = _own_spec(episode, where)
+        validate_episode(episode, where=where, spec=spec)
 
 
-def validate_episode(
-    episode: Episode, *, where: str, observation_dim: int | None = None, action_dim: int | None = None
-) -> None:
+def validate_episode(episode: Episode, *, where: str, spec: Spec | None = None) -> None:
     """Refuse one episode that cannot be trained on; see `validate_episodes`.
 
     Args:
         episode: what was read or collected.
         where: the file and the place in it; named in the error.
-        observation_dim: the dimension expected; None: its own.
-        action_dim: likewise for the actions.
+        spec: of the task: its observation entries and the dimension of its actions are asked for; None: what
+            the episode's own arrays tell.
     """
-    _check_matrix(where, "observations", episode.observations, observation_dim)
-    _check_matrix(where, "actions", episode.actions, action_dim)
+    spec = spec or _own_spec(episode, where)
+    if sorted(episode.observations) != sorted(spec.observation):
+        raise OtprError(
+            f"{where}: observations have the entries {_listed(episode.observations)}, expected "
+            f"{_listed(spec.observation)}."
+        )
+    named = {_field(name): array for name, array in episode.observations.items()}
+    for name, entry in spec.observation.items():
+        _check_shape(where, _field(name), episode.observations[name], entry.shape)
+        if entry.kind == "image" and episode.observations[name].dtype != np.uint8:
+            given = episode.observations[name].dtype
+            raise OtprError(f"{where}: {_field(name)} are {given}, expected uint8 as of every image.")
+    _check_shape(where, "actions", episode.actions, (spec.action_dim,))
     if episode.rewards.ndim != 1:
         raise OtprError(f"{where}: rewards have shape {episode.rewards.shape}, expected (steps,).")
     steps = len(episode.actions)
     if steps == 0:
         raise OtprError(f"{where}: actions are empty; an episode has at least one step.")
-    if len(episode.observations) != steps + 1:
-        raise OtprError(
-            f"{where}: observations have length {len(episode.observations)}, expected {steps + 1}, "
-            f"one more than the {steps} actions."
-        )
+    for field, array in named.items():
+        if len(array) != steps + 1:
+            raise OtprError(
+                f"{where}: {field} have length {len(array)}, expected {steps + 1}, "
+                f"one more than the {steps} actions."
+            )
     if len(episode.rewards) != steps:
         raise OtprError(
             f"{where}: rewards have length {len(episode.rewards)}, expected {steps}, as many as actions."
         )
-    for field in ("observations", "actions", "rewards"):
-        bad = np.argwhere(~np.isfinite(getattr(episode, field)))
+    for field, array in {**named, "actions": episode.actions, "rewards": episode.rewards}.items():
+        bad = np.argwhere(~np.isfinite(array))
         if len(bad):
             raise OtprError(
                 f"{where}: {field} hold NaN or infinity, first at step {bad[0, 0]}; "
@@ -113,7 +130,23 @@ def validate_episode(
         )
 
 
-def _check_matrix(where: str, field: str, given: NDArray[np.float32], dim: int | None) -> None:
-    expected = "dim" if dim is None else dim
-    if given.ndim != 2 or given.shape[1] != (given.shape[-1] if dim is None else dim):
-        raise OtprError(f"{where}: {field} have shape {given.shape}, expected (steps, {expected}).")
+def _own_spec(episode: Episode, where: str) -> Spec:
+    try:
+        return seen_spec(episode)
+    except OtprError as error:
+        raise OtprError(f"{where}: {error}") from error
+
+
+def _field(name: str) -> str:
+    """How errors name an observation entry; that of a task with one vector needs no name."""
+    return "observations" if name == "state" else f"observations {name!r}"
+
+
+def _listed(names: Mapping[str, Any]) -> str:
+    return ", ".join(repr(name) for name in sorted(names)) or "none"
+
+
+def _check_shape(where: str, field: str, given: NDArray[Any], shape: tuple[int, ...]) -> None:
+    if given.ndim != 1 + len(shape) or given.shape[1:] != shape:
+        expected = ", ".join(["steps", *map(str, shape)])
+        raise OtprError(f"{where}: {field} have shape {given.shape}, expected ({expected}).")

@@ -1,53 +1,133 @@
-"""What an agent learns from, and ways to draw from it."""
+"""What an agent learns from: one store of episodes, and which of its rows are demonstrated or its own."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, PRNGKeyArray
+import numpy as np
+from jaxtyping import Array, Float, Int, PRNGKeyArray
+from numpy.typing import NDArray
 
-from otpr.data.chunks import Transitions
+from otpr.data.episodes import Episode
 from otpr.data.mixture import Mixture
-from otpr.data.replay import Replay
+from otpr.data.store import EpisodeStore, IndexSet, Transitions
+from otpr.spec import Spec
+
+Encode = Callable[[Episode], NDArray[np.float32]]
+"""From an episode to the features of its observations, (T + 1, f)."""
 
 
-class Experience(NamedTuple):
-    """What an agent learns from."""
+class Collected(NamedTuple):
+    """An episode, and the features of its observations, (T + 1, f)."""
 
-    replay: Replay  # everything it did
-    successes: Replay  # demonstrations that succeeded, then episodes of its own that did
-    demonstrations: Mixture  # always kept
-    keypoints: Transitions  # those of the demonstrations that its settings select
+    episode: Episode
+    features: NDArray[np.float32]
+
+
+class Experience(eqx.Module):
+    """Demonstrations, which are always there, and what the agent did.
+
+    Args:
+        store: all episodes, the demonstrations first.
+        demonstrations: rows at which demonstrated transitions start, by data set.
+        replay: rows at which transitions of the agent's own start.
+    """
+
+    store: EpisodeStore
+    demonstrations: Mixture
+    replay: IndexSet
+
+    @classmethod
+    def of(
+        cls,
+        sets: Sequence[Sequence[Episode]],
+        weights: Sequence[float],
+        encode: Encode,
+        *,
+        spec: Spec,
+        gamma: float,
+        room: int = 0,
+    ) -> Experience:
+        """Demonstrations, and room for what will be done.
+
+        Args:
+            sets: data sets of demonstrations.
+            weights: how often each set is drawn; see `Mixture.of`.
+            encode: the policy's encoder.
+            spec: how states and plans are made of episodes.
+            gamma: discount of one environment step, in (0, 1].
+            room: environment steps that will be added; more may be, at the price of compiling anew.
+
+        Raises:
+            OtprError: the weights are not positive, or not one a set.
+        """
+        # an episode has a row more than steps; one in sixteen allows for episodes of that length
+        demonstrated = sum(len(episode) + 1 for episodes in sets for episode in episodes)
+        features = [[encode(episode) for episode in episodes] for episodes in sets]
+        width = features[0][0].shape[1]
+        store = EpisodeStore.empty(spec, gamma, width, demonstrated + room + room // 16)
+        rows: list[list[NDArray[np.int32]]] = []
+        at = 0
+        for episodes, coded in zip(sets, features, strict=True):
+            rows.append([])
+            for episode, feature in zip(episodes, coded, strict=True):
+                store = store.add(feature, episode)
+                rows[-1].append(np.arange(at, at + len(episode), dtype=np.int32))
+                at += len(episode) + 1
+        mixture = Mixture.of([np.concatenate(parts) for parts in rows], weights)
+        return cls(store, mixture, IndexSet.empty(room))
+
+    def add(self, collected: Collected) -> Experience:
+        """With one more episode of the agent's own. The old experience is consumed."""
+        start = int(self.store.size)
+        store = self.store.add(collected.features, collected.episode)
+        return Experience(store, self.demonstrations, self.replay.add(start, len(collected.episode)))
+
+    def sample_replay(self, key: PRNGKeyArray, n: int) -> Transitions:
+        """`n` transitions of the agent's own, uniformly with replacement. There must be some."""
+        return self.store.transitions(self.replay.draw(key, n))
+
+    def sample_demonstrations(self, key: PRNGKeyArray, n: int) -> Transitions:
+        """`n` demonstrated transitions, each set as often as its weight says."""
+        return self.store.transitions(self.demonstrations.draw(key, n))
 
     def sample_all(self, key: PRNGKeyArray, n: int) -> Transitions:
         """`n` transitions out of demonstrations and replay together, each as likely as any other."""
-        demonstrated = self.demonstrations.transitions
-        n_demonstrated = demonstrated.reward.shape[0]
-        rows = jax.random.randint(key, (n,), 0, n_demonstrated + self.replay.size)
-        take_own = rows >= n_demonstrated
-        their_rows = jnp.where(take_own, 0, rows)
-        own_rows = jnp.where(take_own, rows - n_demonstrated, 0)
-        return pick(
-            take_own,
-            Transitions(*(field[own_rows] for field in self.replay.data)),
-            Transitions(*(field[their_rows] for field in demonstrated)),
-        )
+        demonstrated = self.demonstrations.rows.shape[0]
+        number = jax.random.randint(key, (n,), 0, demonstrated + self.replay.size)
+        own = self.replay.rows[jnp.maximum(number - demonstrated, 0)]
+        theirs = self.demonstrations.rows[jnp.minimum(number, demonstrated - 1)]
+        return self.store.transitions(jnp.where(number >= demonstrated, own, theirs))
 
     def sample_both(self, key: PRNGKeyArray, n: int, demonstration_share: float) -> Transitions:
         """`n` transitions, a fixed share of them demonstrated; all of them while the replay is empty."""
+        return self.store.transitions(self.rows_of_both(key, n, demonstration_share))
+
+    def rows_of_both(self, key: PRNGKeyArray, n: int, demonstration_share: float) -> Int[Array, " n"]:
+        """The rows at which the transitions of `sample_both` start."""
         demonstration_key, replay_key, mix_key = jax.random.split(key, 3)
-        demonstrated = self.demonstrations.sample(demonstration_key, n)
-        own = self.replay.sample(replay_key, n)
+        theirs = self.demonstrations.draw(demonstration_key, n)
+        own = self.replay.draw(replay_key, n)
         take_own = (jnp.arange(n) >= round(n * demonstration_share)) & (self.replay.size > 0)
-        return pick(jax.random.permutation(mix_key, take_own), own, demonstrated)
+        return jnp.where(jax.random.permutation(mix_key, take_own), own, theirs)
 
+    def return_bounds(self) -> tuple[Float[Array, ""], Float[Array, ""]]:
+        """The least and the greatest Q that the rewards seen so far allow; 0, where critics begin, included.
 
-def pick(first: Bool[Array, " n"], one: Transitions, other: Transitions) -> Transitions:
-    """Row by row, those of `one` where `first` says so, and of `other` elsewhere."""
-
-    def field(a: Array, b: Array) -> Array:
-        return jnp.where(first if a.ndim == 1 else first[:, None], a, b)
-
-    return Transitions(*map(field, one, other))
+        A transition of reward R (of its chunk, discounted) and discount D asks for Q = R + D * V(s'), D being
+        0 after a termination and else gamma to the steps taken. So no Q exceeds M, the largest R / (1 - D) of
+        all transitions: from V <= M follows R + D * V <= M * (1 - D) + D * M = M; likewise below. For a
+        reward of 1 that ends the episode that is [0, 1], for a reward of r at every step r / (1 - gamma), and
+        so on, without knowing which. A chunk with a reward and D = 1 (gamma = 1) bounds nothing: infinite.
+        """
+        store = self.store
+        rows = jnp.arange(store.rewards.shape[0])
+        known = store.starts()
+        data = store.transitions(jnp.where(known, rows, 0))
+        # 0 / 0, no reward and no discount, asks for nothing
+        bound = jnp.where((data.reward != 0) & known, data.reward / (1 - data.discount), 0.0)
+        return jnp.minimum(jnp.min(bound), 0.0), jnp.maximum(jnp.max(bound), 0.0)

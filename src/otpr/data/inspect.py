@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 
 from otpr.data.convert.recorded import Recorded, Source, check_lengths
 from otpr.errors import OtprError
+from otpr.spec import Spec
 
 BINS = np.linspace(-1, 1, 42)
 """Edges of the action histograms; the middle bin is around 0."""
@@ -64,35 +66,37 @@ class Inspection:
 
     Attributes:
         source: the data set.
+        spec: what its episodes exchange, as far as the set says.
+        observations, actions: their moments.
+        histograms: (action_dim, bins) counts over `BINS`; what is outside is in the outermost.
         lengths: (episodes,) steps.
         returns: (episodes,) undiscounted; NaN where an episode has no rewards.
         success: (episodes,) True, False, or None where the file does not say.
         terminated, truncated: how many episodes; None where the file does not say.
-        observations, actions: their moments.
         duplicates: pairs of episodes with the same observations and actions, the earlier first.
         saturated: (action_dim,) share of the actions beyond 0.99.
         outside: how many numbers of the actions are outside [-1, 1].
         problems: why otpr would refuse episodes, with their places; at most ten.
         problem_count: how many such problems there are.
-        histograms: (action_dim, bins) counts over `BINS`; what is outside is in the outermost.
         sample: (rows, observation_dim) observations picked at random, finite ones.
         progress: (rows,) how far into its episode each of them is, in [0, 1].
     """
 
     source: Source
+    spec: Spec
+    observations: Moments
+    actions: Moments
+    histograms: NDArray[np.int64]
     lengths: list[int] = field(default_factory=list)
     returns: list[float] = field(default_factory=list)
     success: list[bool | None] = field(default_factory=list)
     terminated: int | None = 0
     truncated: int | None = 0
-    observations: Moments = field(default_factory=lambda: Moments(0))
-    actions: Moments = field(default_factory=lambda: Moments(0))
     duplicates: list[tuple[int, int]] = field(default_factory=list)
     saturated: NDArray[np.float64] = field(default_factory=lambda: np.zeros(0))
     outside: int = 0
     problems: list[str] = field(default_factory=list)
     problem_count: int = 0
-    histograms: NDArray[np.int64] = field(default_factory=lambda: np.zeros((0, len(BINS) - 1), np.int64))
     sample: NDArray[np.float64] = field(default_factory=lambda: np.zeros((0, 0)))
     progress: NDArray[np.float64] = field(default_factory=lambda: np.zeros(0))
 
@@ -112,8 +116,7 @@ class Inspection:
             "return": _three([value for value in self.returns if np.isfinite(value)]),
             "terminated": self.terminated,
             "truncated": self.truncated,
-            "observation_dim": len(self.observations.n),
-            "action_dim": len(self.actions.n),
+            "spec": self.spec.to_json(),
             "observation": _dimensions(self.observations, parts),
             "action": [
                 {**row, "saturated": float(share)}
@@ -141,22 +144,28 @@ def inspect(source: Source) -> Inspection:
     Raises:
         OtprError: it holds no episodes, or the file is not whole.
     """
-    found = Inspection(source)
+    episodes = source.episodes()
+    first = next(episodes, None)
+    if first is None:
+        raise OtprError(f"{source.path}: holds no episodes; at least one is needed.")
+    action_dim = first.actions.shape[1]
+    found = Inspection(
+        source,
+        source.spec(action_dim),
+        observations=Moments(first.observations.shape[1]),
+        actions=Moments(action_dim),
+        histograms=np.zeros((action_dim, len(BINS) - 1), np.int64),
+    )
     reservoir = _Reservoir()
     seen: dict[bytes, int] = {}
-    saturated = np.zeros(0)
-    for index, recorded in enumerate(source.episodes()):
-        if index == 0:
-            found.observations = Moments(recorded.observations.shape[1])
-            found.actions = Moments(recorded.actions.shape[1])
-            found.histograms = np.zeros((recorded.actions.shape[1], len(BINS) - 1), np.int64)
-            saturated = np.zeros(recorded.actions.shape[1])
+    saturated = np.zeros(action_dim)
+    for index, recorded in enumerate(itertools.chain([first], episodes)):
         _account(found, recorded)
         dims = (recorded.observations.shape[1], recorded.actions.shape[1])
-        first = (len(found.observations.n), len(found.actions.n))
-        if dims != first:
+        expected = (len(found.observations.n), len(found.actions.n))
+        if dims != expected:
             _problem(
-                found, f"{recorded.place}: has (observation, action) dimensions {dims}, the first {first}"
+                found, f"{recorded.place}: has (observation, action) dimensions {dims}, the first {expected}"
             )
             continue
         digest = _digest(recorded)
@@ -171,8 +180,6 @@ def inspect(source: Source) -> Inspection:
         for dim, column in enumerate(np.clip(actions, -1, 1).T):
             found.histograms[dim] += np.histogram(column, BINS)[0]
         reservoir.add(recorded.observations)
-    if not found.lengths:
-        raise OtprError(f"{source.path}: holds no episodes; at least one is needed.")
     found.saturated = saturated / np.maximum(found.actions.n, 1)
     found.sample, found.progress = reservoir.rows()
     return found

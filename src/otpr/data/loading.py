@@ -9,11 +9,12 @@ from typing import Any
 
 import numpy as np
 
-from otpr.data.episodes import Episode, validate_episodes
+from otpr.data.episodes import Episode
 from otpr.data.minari_io import read_dataset
 from otpr.data.mixture import check_weights
 from otpr.envs import task_spec
 from otpr.errors import OtprError
+from otpr.spec import Spec
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,8 +50,8 @@ class DataConfig:
             task: its name; None: the one that the data sets name.
 
         Raises:
-            OtprError: a set cannot be read, names another task, does not fit the task's dimensions, or holds
-                fewer episodes than asked for; or nothing names the task.
+            OtprError: a set cannot be read, names another task, does not fit the task's spec (every entry
+                that differs is listed), or holds fewer episodes than asked for; or nothing names the task.
         """
         sets: list[list[Episode]] = []
         for source in self.data:
@@ -62,12 +63,13 @@ class DataConfig:
             task = task or own
             if task is None:
                 raise OtprError(f"The data set {source} does not name its task. Give it with --task.")
-            spec = task_spec(task)
-            validate_episodes(
-                demonstrations.episodes,
-                source=source,
-                observation_dim=spec.observation_dim,
-                action_dim=spec.action_dim,
+            spec = task_spec(task).spec
+            comparable(demonstrations.spec, spec).check(
+                spec,
+                f"The data set {source}",
+                f"the task {task}",
+                "Give the data's own task with --task, or bring the data in again with `otpr data convert` "
+                "(--keys chooses the observation, --action-low and --action-high give the action bounds).",
             )
             sets.append(self.select(demonstrations.episodes, source))
         assert task is not None  # there is at least one set
@@ -92,11 +94,23 @@ class DataConfig:
         return {**dataclasses.asdict(self), "data_sha256": _digest(sets)}
 
 
+def comparable(seen: Spec, task: Spec) -> Spec:
+    """The spec of a data set as it is to be compared with a task's.
+
+    Bounds of [-1, 1] are those of every set that does not say what its actions stand for in the environment's
+    own units: they count as the task's.
+    """
+    if seen.action_dim != task.action_dim or {*seen.action_low, *seen.action_high} != {-1.0, 1.0}:
+        return seen
+    return dataclasses.replace(seen, action_low=task.action_low, action_high=task.action_high)
+
+
 def _digest(sets: Sequence[Sequence[Episode]]) -> str:
     digest = hashlib.sha256()
     for episodes in sets:
         for episode in episodes:
-            for array in (episode.observations, episode.actions, episode.rewards):
-                digest.update(np.ascontiguousarray(array, np.float32).tobytes())
+            observations = [episode.observations[name] for name in sorted(episode.observations)]
+            for array in (*observations, episode.actions, episode.rewards):
+                digest.update(np.ascontiguousarray(array).tobytes())
             digest.update(bytes([episode.terminated, episode.truncated, episode.success]))
     return digest.hexdigest()

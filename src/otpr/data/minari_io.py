@@ -17,12 +17,15 @@ import minari
 import numpy as np
 from minari.data_collector import EpisodeBuffer
 from minari.dataset.minari_storage import METADATA_FILE_NAME, MinariStorage
+from numpy.typing import NDArray
 
-from otpr.data.convert.minari import DATA_FOLDER, open_minari_file
+from otpr.data.convert.minari import DATA_FOLDER, DATA_FORMAT, open_minari_file
 from otpr.data.convert.recorded import Recorded
-from otpr.data.episodes import Episode, validate_episode, validate_episodes
+from otpr.data.episodes import Episode, seen_spec, validate_episode, validate_episodes
 from otpr.data.experience_files import is_experience, read_about, read_experience
+from otpr.envs.task_env import observation_space
 from otpr.errors import OtprError
+from otpr.spec import Spec
 
 
 @dataclass(frozen=True)
@@ -31,11 +34,15 @@ class Demonstrations:
 
     Attributes:
         episodes: at least one, valid in the sense of `validate_episodes`.
+        spec: what they exchange, as it was written; of a set that otpr did not write, or in data format 1,
+            what the arrays tell, without bounds and control rate.
         task_id: the task they were collected on; None for a data set that otpr did not write.
-        metadata: Minari's metadata of the whole set; one of ours has `task_id`, `expert`, `noise`, `seed`.
+        metadata: Minari's metadata of the whole set; one of ours has `task_id`, `expert`, `noise`, `seed`,
+            `spec` and `otpr_data_format`.
     """
 
     episodes: list[Episode]
+    spec: Spec
     task_id: str | None
     metadata: dict[str, Any]
 
@@ -44,6 +51,7 @@ def write_dataset(
     episodes: Iterable[Episode],
     path: str | os.PathLike[str],
     *,
+    spec: Spec | None = None,
     task_id: str | None,
     expert: str,
     noise: float | None,
@@ -57,10 +65,12 @@ def write_dataset(
     The folder can be read with `read_dataset(path)` and `minari.MinariDataset(path / "data")`. Its Minari
     id is `TASK-expert-v0`: put at that place in `MINARI_DATASETS_PATH`, Minari also lists it and loads it by
     id. Each step carries `infos["success"]`. One episode at a time is in memory, and checked as it passes.
+    Observations of one entry are stored as an array, others as a dictionary.
 
     Args:
-        episodes: at least one, all of the same dimensions; an iterator is read once.
+        episodes: at least one, all of the same spec; an iterator is read once.
         path: the folder to make; its parents are made where missing.
+        spec: what they exchange; None: what the first one's arrays tell (`seen_spec`).
         task_id: the task they were collected on; None where unknown.
         expert: who acted, e.g. `"scripted expert"`.
         noise: standard deviation of the action noise they were collected with; None where unknown.
@@ -70,18 +80,22 @@ def write_dataset(
         more: further metadata, in JSON's types.
 
     Raises:
-        OtprError: the episodes are not valid, or something is at `path` already. Nothing is written then.
+        OtprError: the episodes are not valid or do not fit the spec, an entry is no vector, or something is
+            at `path` already. Nothing is written then.
     """
     path = Path(path)
     check_free(path, overwrite)
     source = f"episodes for {path}"
     if isinstance(episodes, Sequence):  # cheap to refuse as a whole, before anything is written
-        validate_episodes(episodes, source=source)
+        validate_episodes(episodes, source=source, spec=spec)
     remaining = iter(episodes)
     first = next(remaining, None)
     if first is None:
         raise OtprError(f"{source}: holds no episodes; at least one is needed.")
-    validate_episode(first, where=f"{source}: episode 0")
+    validate_episode(first, where=f"{source}: episode 0", spec=spec)
+    spec = (spec or seen_spec(first)).of_task()
+    if images := [name for name, entry in spec.observation.items() if entry.kind != "vector"]:
+        raise OtprError(f"{source}: the observation entry {images[0]!r} is an image; data sets hold vectors.")
     with (
         _parents_of(path),
         tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as temporary,
@@ -90,8 +104,8 @@ def write_dataset(
         staging.mkdir()
         storage = MinariStorage.new(
             staging / DATA_FOLDER,
-            observation_space=gymnasium.spaces.Box(-np.inf, np.inf, first.observations.shape[1:], np.float32),
-            action_space=gymnasium.spaces.Box(-1.0, 1.0, first.actions.shape[1:], np.float32),
+            observation_space=observation_space(spec),
+            action_space=gymnasium.spaces.Box(-1.0, 1.0, (spec.action_dim,), np.float32),
             data_format="hdf5",
         )
         storage.update_metadata(
@@ -103,6 +117,8 @@ def write_dataset(
                 "description": description
                 or f"Successful episodes of {expert} on {task_id or 'a task without a name'}"
                 + ("." if noise is None else f" with action noise {noise:g}."),
+                "otpr_data_format": DATA_FORMAT,
+                "spec": spec.to_json(),
                 "task_id": task_id,
                 "expert": expert,
                 "noise": noise,
@@ -110,7 +126,7 @@ def write_dataset(
                 **(more or {}),
             }
         )
-        storage.update_episodes(_buffers(itertools.chain([first], remaining), first, source))
+        storage.update_episodes(_buffers(itertools.chain([first], remaining), spec, source))
         # A folder that is not empty cannot be replaced by a rename: the old one is first moved into the
         # temporary folder, and vanishes with it.
         if path.exists():
@@ -148,25 +164,22 @@ def check_free(path: Path, overwrite: bool) -> None:
         )
 
 
-def _buffers(episodes: Iterable[Episode], first: Episode, source: str) -> Iterator[EpisodeBuffer]:
-    """Episodes in Minari's form, each refused where it is not valid or not like the first."""
+def _buffers(episodes: Iterable[Episode], spec: Spec, source: str) -> Iterator[EpisodeBuffer]:
+    """Episodes in Minari's form, each refused where it is not valid or does not fit the spec."""
     for index, episode in enumerate(episodes):
-        validate_episode(
-            episode,
-            where=f"{source}: episode {index}",
-            observation_dim=first.observations.shape[1],
-            action_dim=first.actions.shape[1],
-        )
-        yield _to_buffer(episode)
+        validate_episode(episode, where=f"{source}: episode {index}", spec=spec)
+        yield _to_buffer(episode, spec)
 
 
-def _to_buffer(episode: Episode) -> EpisodeBuffer:
+def _to_buffer(episode: Episode, spec: Spec) -> EpisodeBuffer:
     def last_step(flag: bool) -> list[bool]:
         return [False] * (len(episode) - 1) + [flag]
 
+    observations = {name: episode.observations[name] for name in spec.observation}
     return EpisodeBuffer(
         seed=episode.seed,
-        observations=episode.observations,  # pyright: ignore[reportArgumentType]: arrays are stored as they are
+        # arrays are stored as they are
+        observations=observations[spec.only_vector] if spec.only_vector else observations,  # pyright: ignore[reportArgumentType]
         actions=episode.actions,  # pyright: ignore[reportArgumentType]
         rewards=episode.rewards,  # pyright: ignore[reportArgumentType]
         terminations=last_step(episode.terminated),
@@ -179,16 +192,17 @@ def _to_buffer(episode: Episode) -> EpisodeBuffer:
 def read_dataset(path_or_id: str | os.PathLike[str], keys: tuple[str, ...] | None = None) -> Demonstrations:
     """Read a Minari data set with flat actions, ours or one of `minari download`, or a run's `experience`.
 
-    Numbers are converted to float32. An episode counts as a success where any of its `infos["success"]` is
-    true; in a data set that records no success, where it was terminated with a positive last reward. Dict
-    observations become one vector, their parts side by side.
+    A set of ours has the observation entries that it was written with. In any other, dict observations become
+    one vector, "state", their parts side by side; its numbers are converted to float32. An episode counts as
+    a success where any of its `infos["success"]` is true; in a data set that records no success, where it was
+    terminated with a positive last reward.
 
     Args:
         path_or_id: the folder of a data set, or the id of one in Minari's own folder (`MINARI_DATASETS_PATH`,
             else `~/.minari/datasets`).
         keys: parts of dict observations in the order wanted, nested ones as `outer/inner`; the name of a dict
             stands for all in it. None: all of them, in the order of the stored space (alphabetical). They do
-            not matter where observations are stored as one vector.
+            not matter in a set of ours, nor where observations are stored as one vector.
 
     Raises:
         OtprError: there is none of that name; a file in it is missing, truncated or corrupt (it is named);
@@ -196,30 +210,39 @@ def read_dataset(path_or_id: str | os.PathLike[str], keys: tuple[str, ...] | Non
     """
     if is_experience(path_or_id):
         return _read_experience(Path(path_or_id))
-    opened = open_minari_file(path_or_id, tuple(keys or ()), whole_vectors=True)
-    episodes = [_to_episode(recorded) for recorded in opened.episodes()]
-    validate_episodes(
-        episodes,
-        source=str(opened.file),
-        observation_dim=opened.observation_dim,
-        action_dim=opened.action_dim,
+    opened = open_minari_file(path_or_id, tuple(keys or ()), only_of_others=True)
+    spec = opened.spec or Spec.flat(opened.observation_dim, opened.action_dim)
+    episodes = [_to_episode(recorded, spec) for recorded in opened.episodes()]
+    validate_episodes(episodes, source=str(opened.file), spec=spec)
+    return Demonstrations(
+        episodes=episodes, spec=spec, task_id=opened.metadata.get("task_id"), metadata=opened.metadata
     )
-    return Demonstrations(episodes=episodes, task_id=opened.metadata.get("task_id"), metadata=opened.metadata)
 
 
 def _read_experience(folder: Path) -> Demonstrations:
     about, episodes = read_about(folder), list(read_experience(folder))
-    validate_episodes(episodes, source=str(folder))
-    return Demonstrations(episodes=episodes, task_id=about.task, metadata={"written_by": about.written_by})
+    validate_episodes(episodes, source=str(folder), spec=about.spec)
+    metadata = {"written_by": about.written_by}
+    return Demonstrations(episodes=episodes, spec=about.spec, task_id=about.task, metadata=metadata)
 
 
-def _to_episode(recorded: Recorded) -> Episode:
+def _entries(observations: NDArray[Any], spec: Spec) -> dict[str, NDArray[Any]]:
+    """Observations with all entries side by side, as they are read, by entry name."""
+    ends = np.cumsum([entry.shape[0] for entry in spec.observation.values()])
+    parts = np.split(observations, ends[:-1], axis=1)
+    return {
+        name: np.ascontiguousarray(part, entry.dtype)
+        for (name, entry), part in zip(spec.observation.items(), parts, strict=True)
+    }
+
+
+def _to_episode(recorded: Recorded, spec: Spec) -> Episode:
     assert recorded.rewards is not None  # Minari's format has them
     terminated = bool(recorded.terminated)
     success = recorded.success
     solved = terminated and recorded.rewards[-1] > 0 if success is None else success.any()
     return Episode(
-        observations=np.asarray(recorded.observations, np.float32),
+        observations=_entries(recorded.observations, spec),
         actions=np.asarray(recorded.actions, np.float32),
         rewards=np.asarray(recorded.rewards, np.float32),
         terminated=terminated,

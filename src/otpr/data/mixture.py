@@ -10,7 +10,6 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
-from otpr.data.chunks import Transitions, chunk_transitions, concatenate, take
 from otpr.data.episodes import Episode
 from otpr.errors import OtprError
 
@@ -40,57 +39,42 @@ def split(episodes: Sequence[Episode], share: float, seed: int) -> tuple[list[Ep
 
 
 class Mixture(NamedTuple):
-    """The transitions of one or more data sets, one after the other, and how often each set is drawn."""
+    """Rows of a store at which transitions of one or more data sets start, and how often each is drawn."""
 
-    transitions: Transitions  # n rows
-    starts: Int[Array, " k"]  # first row of each set
+    rows: Int[Array, " n"]  # one set after the other
+    starts: Int[Array, " k"]  # where each set begins in `rows`
     sizes: Int[Array, " k"]  # rows of each set
     weights: Float[Array, " k"]  # relative frequency of each set
 
     @classmethod
-    def of(
-        cls, sets: Sequence[Sequence[Episode]], weights: Sequence[float], chunk_length: int, gamma: float
-    ) -> Mixture:
-        """The chunks of several data sets.
+    def of(cls, sets: Sequence[Int[np.ndarray, " _"]], weights: Sequence[float] = ()) -> Mixture:
+        """The rows of several data sets.
 
         Args:
-            sets: k data sets.
-            weights: k relative frequencies, positive; none: every transition is as frequent as any other.
-            chunk_length: h, actions in a chunk.
-            gamma: discount of one environment step.
+            sets: k arrays of row numbers.
+            weights: k relative frequencies, positive; none: every row is as frequent as any other.
 
         Raises:
             OtprError: the weights are not positive, or not one a set.
         """
         check_weights(weights, len(sets))
         if not weights:  # one set of all: then no set need be drawn first
-            sets, weights = [[episode for episodes in sets for episode in episodes]], (1.0,)
-        parts = [
-            concatenate([chunk_transitions(episode, chunk_length, gamma) for episode in episodes])
-            for episodes in sets
-        ]
-        sizes = np.array([len(part.reward) for part in parts], np.int32)
+            sets, weights = [np.concatenate(sets)], (1.0,)
+        sizes = np.array([len(rows) for rows in sets], np.int32)
         return cls(
-            Transitions(*map(jnp.asarray, concatenate(parts))),
+            jnp.asarray(np.concatenate(sets), jnp.int32),
             jnp.asarray(np.cumsum(sizes) - sizes),
             jnp.asarray(sizes),
             jnp.asarray(weights, jnp.float32),
         )
 
-    @classmethod
-    def single(cls, transitions: Transitions) -> Mixture:
-        """One set of `n` transitions."""
-        n = transitions.reward.shape[0]
-        return cls(transitions, jnp.zeros(1, jnp.int32), jnp.full(1, n, jnp.int32), jnp.ones(1))
-
-    def sample(self, key: PRNGKeyArray, n: int) -> Transitions:
-        """`n` transitions with replacement: a set by its weight, then any of its rows."""
+    def draw(self, key: PRNGKeyArray, n: int) -> Int[Array, " n"]:
+        """`n` rows with replacement: a set by its weight, then any of its rows."""
         if self.weights.shape[0] == 1:
-            return take(self.transitions, key, n)
+            return self.rows[jax.random.randint(key, (n,), 0, self.rows.shape[0])]
         set_key, row_key = jax.random.split(key)
         chosen = jax.random.categorical(set_key, jnp.log(self.weights), shape=(n,))
-        rows = self.starts[chosen] + jax.random.randint(row_key, (n,), 0, self.sizes[chosen])
-        return Transitions(*(field[rows] for field in self.transitions))
+        return self.rows[self.starts[chosen] + jax.random.randint(row_key, (n,), 0, self.sizes[chosen])]
 
 
 def check_weights(weights: Sequence[float], sets: int) -> None:

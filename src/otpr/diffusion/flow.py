@@ -1,6 +1,6 @@
-"""Flow matching: a velocity field that carries noise to chunks along straight lines, and its Euler steps.
+"""Flow matching: a velocity field that carries noise to samples along straight lines, and its Euler steps.
 
-    dx/dt = velocity(x, t; s),     x_0 standard normal noise,     x_1 a chunk
+    dx/dt = velocity(x, t; s),     x_0 standard normal noise,     x_1 a sample
 
 Sources: Lipman et al., "Flow matching for generative modeling", 2023, with the straight paths of Liu et al.,
 "Flow straight and fast: learning to generate and transfer data with rectified flow", 2023.
@@ -17,30 +17,32 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 def flow_losses(
     network: Callable[[Array, Array, Array], Array],
-    observations: Float[Array, "n o"],
-    chunks: Float[Array, "n a"],
+    states: Float[Array, "n s"],
+    samples: Float[Array, "n ..."],
     key: PRNGKeyArray,
 ) -> Float[Array, " n"]:
     """Squared error of the velocity of each sample at one random time (mean over entries).
 
-    At time t, uniform over [0, 1], the sample is at (1 - t) noise + t chunk, its velocity chunk - noise.
+    At time t, uniform over [0, 1], the point is at (1 - t) noise + t sample, its velocity sample - noise.
 
     Args:
-        network: predicts the velocity from (observation, point, time).
-        observations: normalised observations.
-        chunks: flattened action chunks, entries in [-1, 1].
+        network: predicts the velocity from (state, point, time).
+        states: what each sample is conditioned on.
+        samples: e.g. plans, entries in [-1, 1].
+        key: of the times and the noise.
     """
     time_key, noise_key = jax.random.split(key)
-    t = jax.random.uniform(time_key, (chunks.shape[0],))
-    noise = jax.random.normal(noise_key, chunks.shape)
-    points = (1 - t)[:, None] * noise + t[:, None] * chunks
-    predicted = jax.vmap(network)(observations, points, t)
-    return jnp.mean((predicted - (chunks - noise)) ** 2, axis=-1)
+    t = jax.random.uniform(time_key, (samples.shape[0],))
+    beside = t.reshape(-1, *[1] * (samples.ndim - 1))
+    noise = jax.random.normal(noise_key, samples.shape)
+    points = (1 - beside) * noise + beside * samples
+    errors = jax.vmap(network)(states, points, t) - (samples - noise)
+    return jnp.mean(errors**2, axis=tuple(range(1, errors.ndim)))
 
 
 def integrate(
-    velocity: Callable[[Array, Array], Array], noise: Float[Array, "*n a"], steps: int
-) -> Float[Array, "*n a"]:
+    velocity: Callable[[Array, Array], Array], noise: Float[Array, "..."], steps: int
+) -> Float[Array, "..."]:
     """Where the flow carries noise from time 0 to time 1, by Euler steps of equal length.
 
     Args:

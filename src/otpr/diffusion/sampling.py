@@ -19,7 +19,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 from otpr.diffusion.schedule import NoiseSchedule
 from otpr.errors import unknown_name
 
-Method = Literal["ddpm", "ddim", "dpm++", "sde-dpm++"]
+Sampler = Literal["ddpm", "ddim", "dpm++", "sde-dpm++"]
 
 
 def sample(
@@ -28,7 +28,7 @@ def sample(
     shape: tuple[int, ...],
     key: PRNGKeyArray,
     *,
-    method: Method = "ddpm",
+    method: Sampler = "ddpm",
     steps: int | None = None,
     bound: float | None = 1.0,
     least_std: float = 0.0,
@@ -36,9 +36,9 @@ def sample(
     """Draw chunks by reversing the noise process.
 
     Args:
-        predict_noise: takes (noisy chunks of `shape`, level) and returns the predicted noise of the same
-        shape.
-        shape: shape of the result; the last axis is the flattened chunk.
+        predict_noise: takes (noisy chunks of `shape`, level) and returns the predicted noise of the
+            same shape.
+        shape: shape of the result, e.g. (n, horizon, action_dim).
         method: "ddpm" and "sde-dpm++" draw fresh noise at every step: they follow the reverse-time SDE, to
             first and to second order; "ddim" and "dpm++" draw at the start alone, and follow the
             probability-flow ODE, to first and to second order.
@@ -51,8 +51,8 @@ def sample(
         OtprError: there is no such method.
         ValueError: the schedule has not that many levels.
     """
-    if method not in get_args(Method):
-        raise unknown_name("sampling method", method, get_args(Method))
+    if method not in get_args(Sampler):
+        raise unknown_name("sampling method", method, get_args(Sampler))
     visited = visited_levels(schedule, steps)
     return _reverse(predict_noise, visited, shape, key, method, bound, least_std, keep=False)[0]
 
@@ -149,7 +149,7 @@ def _reverse(
     visited: Visited,
     shape: tuple[int, ...],
     key: PRNGKeyArray,
-    method: Method,
+    method: Sampler,
     bound: float | None,
     least_std: float,
     keep: bool,

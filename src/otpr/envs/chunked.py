@@ -1,107 +1,19 @@
-"""Several environments stepped in lockstep by whole action chunks, here or in a few simulator processes."""
+"""Several environments stepped in lockstep by several actions at once, here or in simulator processes."""
 
 from __future__ import annotations
 
 import os
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from otpr.envs.env_group import ChunkStep, EnvGroup, Group
 from otpr.envs.env_process import BrokenEnvironmentError, EnvProcess
-from otpr.envs.registry import make_env, task_spec
-
-
-@dataclass(frozen=True)
-class ChunkStep:
-    """What `n` environments did with one chunk of `h` actions each.
-
-    Attributes:
-        observations: (n, h, observation_dim) float32, after each executed step. Beyond the last executed step
-            the last observation is repeated, so that `observations[:, -1]` is always the present one (zeros
-            for a slot that has never been reset).
-        rewards: (n, h) float32, 0 beyond the last executed step.
-        steps: (n,) int32, how many actions were executed: fewer than h where the episode ended, 0 where none
-            was running.
-        terminated: (n,) bool, the episode ended in this chunk in a terminal state.
-        truncated: (n,) bool, the episode ended in this chunk by its time limit.
-        success: (n,) bool, the task was solved in this chunk.
-    """
-
-    observations: NDArray[np.float32]
-    rewards: NDArray[np.float32]
-    steps: NDArray[np.int32]
-    terminated: NDArray[np.bool_]
-    truncated: NDArray[np.bool_]
-    success: NDArray[np.bool_]
-
-    @staticmethod
-    def empty(num_envs: int, chunk_length: int, observation_dim: int) -> ChunkStep:
-        """One of zeros, to be filled in."""
-        return ChunkStep(
-            observations=np.zeros((num_envs, chunk_length, observation_dim), np.float32),
-            rewards=np.zeros((num_envs, chunk_length), np.float32),
-            steps=np.zeros(num_envs, np.int32),
-            terminated=np.zeros(num_envs, np.bool_),
-            truncated=np.zeros(num_envs, np.bool_),
-            success=np.zeros(num_envs, np.bool_),
-        )
-
-
-class EnvGroup:
-    """Environments of one task that live in this process and are stepped one after the other."""
-
-    def __init__(self, task_id: str, num_envs: int, chunk_length: int):
-        self._envs = [make_env(task_id) for _ in range(num_envs)]
-        self._chunk_length = chunk_length
-        self._running = [False] * num_envs
-        self._observations = np.zeros((num_envs, task_spec(task_id).observation_dim), np.float32)
-        self._reply: Any = None
-
-    def send(self, method: str, argument: Any) -> None:
-        """Do `method` ("reset" or "step") now; `receive` returns its result."""
-        self._reply = getattr(self, method)(argument)
-
-    def receive(self) -> Any:
-        """The result of the last `send`."""
-        return self._reply
-
-    def reset(self, seeds: Sequence[int | None]) -> NDArray[np.float32]:
-        """See `ChunkedVectorEnv.reset`."""
-        for slot, seed in enumerate(seeds):
-            self._running[slot] = seed is not None
-            if seed is not None:
-                self._observations[slot], _ = self._envs[slot].reset(seed=seed)
-        return self._observations.copy()
-
-    def step(self, chunks: NDArray[np.float32]) -> ChunkStep:
-        """See `ChunkedVectorEnv.step`."""
-        result = ChunkStep.empty(len(self._envs), self._chunk_length, self._observations.shape[1])
-        for slot, env in enumerate(self._envs):
-            executed = 0
-            while self._running[slot] and executed < self._chunk_length:
-                observation, reward, terminated, truncated, info = env.step(chunks[slot, executed])
-                result.observations[slot, executed] = observation
-                result.rewards[slot, executed] = reward
-                result.terminated[slot] = terminated
-                result.truncated[slot] = truncated
-                result.success[slot] |= info["success"]
-                self._running[slot] = not (terminated or truncated)
-                executed += 1
-            if executed > 0:
-                self._observations[slot] = result.observations[slot, executed - 1]
-            result.observations[slot, executed:] = self._observations[slot]
-            result.steps[slot] = executed
-        return result
-
-    def close(self) -> None:
-        """Close the environments."""
-        for env in self._envs:
-            env.close()
-
+from otpr.envs.registry import task_spec
+from otpr.spec import zeros
 
 RESTARTS = 10
 """How many simulator processes are started anew ..."""
@@ -111,46 +23,58 @@ WITHIN = 100
 
 
 class ChunkedVectorEnv:
-    """`n` environments of one task, stepped in lockstep by action chunks; nothing is reset automatically.
+    """`n` environments of one task, stepped in lockstep, `h` actions at once; nothing is reset automatically.
 
-    A chunk is executed where the environment lives, so that processes talk once a chunk, not once a step. The
-    environments are dealt out to as many processes as there are cores: more would only cost memory. Results
-    do not depend on `processes`. Close it when done, or use it in a `with` statement.
+    The actions of a decision are executed where the environment lives, so that processes talk once a
+    decision, not once a step. The environments are dealt out to as many processes as there are cores: more
+    would only cost memory. Results do not depend on `processes`. Close it when done, or use it in a `with`
+    statement.
 
     Where an environment in a process raises, hangs, dies or returns the wrong shape, the episodes of that
     process end there: `broken` names their slots, the others go on, and another process takes its place. That
     ends with `BrokenEnvironmentError` when it would be the restart after `RESTARTS` within the last `WITHIN`
-    episodes started; and at once where no chunk was ever executed and no process beside it works: that is a
+    episodes started; and at once where no action was ever executed and no process beside it works: that is a
     mistake, not an accident. In this process (`processes=False`) nothing can be contained: what an
     environment raises is raised.
 
     Args:
         task_id: a name that `task_spec` takes.
         num_envs: how many environments, n >= 1.
-        chunk_length: actions in a chunk, h >= 1.
+        execute: actions executed for each decision, h >= 1.
         processes: True: spread over simulator processes (POSIX only); False: all in this process.
-        timeout: seconds that a process may take for a chunk in its environments, and ten times that to make
-            and reset them.
+        timeout: seconds that a process may take to execute h actions in its environments, and ten times that
+            to make and reset them.
+        episode_limit: see `task_spec`.
+
+    Attributes:
+        spec: what the task exchanges.
+        episode_limit: steps after which an episode is truncated.
+        broken: the slots whose episode broke in the last `reset` or `step`, each with the cause.
 
     Raises:
-        OtprError: the task is unknown or its simulator is not installed.
-        ValueError: `num_envs` or `chunk_length` is below 1.
+        OtprError: the task is unknown, its simulator is not installed, or nothing limits its episodes.
+        ValueError: `num_envs` or `execute` is below 1.
     """
 
     def __init__(
-        self, task_id: str, num_envs: int, chunk_length: int, processes: bool, timeout: float = 60.0
+        self,
+        task_id: str,
+        num_envs: int,
+        execute: int,
+        processes: bool,
+        timeout: float = 60.0,
+        episode_limit: int | None = None,
     ):
-        if num_envs < 1 or chunk_length < 1:
-            raise ValueError(
-                f"num_envs and chunk_length must be at least 1, given {num_envs} and {chunk_length}"
-            )
-        spec = task_spec(task_id)
+        if num_envs < 1 or execute < 1:
+            raise ValueError(f"num_envs and execute must be at least 1, given {num_envs} and {execute}")
+        task = task_spec(task_id, episode_limit)
         self.task_id = task_id
+        self.spec = task.spec
+        self.episode_limit = task.required_limit()
+        self._limit_given = episode_limit
         self.num_envs = num_envs
         self.broken: dict[int, str] = {}
-        """The slots whose episode broke in the last `reset` or `step`, each with the cause."""
-        self.observation_dim = spec.observation_dim
-        self._chunk_shape = (num_envs, chunk_length, spec.action_dim)
+        self._actions_shape = (num_envs, execute, self.spec.action_dim)
         self._running = np.zeros(num_envs, np.bool_)
         self._started = 0  # episodes
         self._restarted_at: deque[int] = deque(maxlen=RESTARTS)  # episodes started by then, of each restart
@@ -161,26 +85,26 @@ class ChunkedVectorEnv:
         self._slots = [list(range(first, num_envs, count)) for first in range(count)]
         self._groups = [self._new_group(len(slots)) for slots in self._slots]
 
-    def _new_group(self, num_envs: int) -> EnvGroup | EnvProcess:
-        chunk_length = self._chunk_shape[1]
+    def _new_group(self, num_envs: int) -> Group:
+        arguments = (self.task_id, num_envs, self._actions_shape[1], self._limit_given)
         if self._timeout is None:
-            return EnvGroup(self.task_id, num_envs, chunk_length)
-        return EnvProcess(self.task_id, num_envs, chunk_length, self._timeout)
+            return EnvGroup(*arguments)
+        return EnvProcess(*arguments, timeout=self._timeout)
 
     @property
     def running(self) -> NDArray[np.bool_]:
         """(n,) bool: which slots have an episode in progress."""
         return self._running.copy()
 
-    def reset(self, seeds: Sequence[int | None]) -> NDArray[np.float32]:
+    def reset(self, seeds: Sequence[int | None]) -> dict[str, NDArray[Any]]:
         """Start an episode in every slot that is given a seed; a slot given None stays idle.
 
         Args:
             seeds: n of them, each in [0, 2**31) or None.
 
         Returns:
-            The first observations, (n, observation_dim) float32; the row of an idle slot, or of one that is
-            now in `broken`, means nothing.
+            The first observations by entry name, (n, *shape) of the entry's own type; the row of an idle
+            slot, or of one that is now in `broken`, means nothing.
 
         Raises:
             BrokenEnvironmentError: processes had to be restarted too often; see the class.
@@ -190,37 +114,37 @@ class ChunkedVectorEnv:
         self._running = np.array([seed is not None for seed in seeds])
         self._started += int(self._running.sum())
         replies = self._ask("reset", [[seeds[slot] for slot in slots] for slots in self._slots])
-        observations = np.zeros((self.num_envs, self.observation_dim), np.float32)
+        observations = zeros(self.spec, self.num_envs)
         for slots, reply in zip(self._slots, replies, strict=True):
             if reply is not None:
-                observations[slots] = reply
+                for name, entry in observations.items():
+                    entry[slots] = reply[name]
         return observations
 
-    def step(self, chunks: NDArray[np.floating]) -> ChunkStep:
-        """Execute one chunk in every running environment, until its end or the episode's.
+    def step(self, actions: NDArray[np.floating]) -> ChunkStep:
+        """Execute h actions in every running environment, or as many as there are until the episode ends.
 
         Args:
-            chunks: (n, h, action_dim), finite; values outside [-1, 1] are clipped. Rows of slots that are not
-                running are ignored.
+            actions: (n, h, action_dim), finite; values outside [-1, 1] are clipped. Rows of slots that are
+                not running are ignored.
 
         Returns:
             What they did; nothing for a slot that is now in `broken`, whose episode is lost.
 
         Raises:
-            ValueError: the shape is another one, or the chunk of a running environment is not finite.
+            ValueError: the shape is another one, or an action of a running environment is not finite.
             BrokenEnvironmentError: processes had to be restarted too often; see the class.
         """
-        if chunks.shape != self._chunk_shape:
-            raise ValueError(f"Expected chunks of shape {self._chunk_shape}, given {chunks.shape}")
-        if not np.isfinite(chunks[self._running]).all():
-            raise ValueError("The action chunks hold NaN or infinity")
-        chunks = np.asarray(chunks, np.float32)
-        replies = self._ask("step", [chunks[slots] for slots in self._slots])
-        result = ChunkStep.empty(self.num_envs, self._chunk_shape[1], self.observation_dim)
+        if actions.shape != self._actions_shape:
+            raise ValueError(f"Expected actions of shape {self._actions_shape}, given {actions.shape}")
+        if not np.isfinite(actions[self._running]).all():
+            raise ValueError("The actions hold NaN or infinity")
+        actions = np.asarray(actions, np.float32)
+        replies = self._ask("step", [actions[slots] for slots in self._slots])
+        result = ChunkStep.empty(self.num_envs, self._actions_shape[1], self.spec)
         for slots, reply in zip(self._slots, replies, strict=True):
             if reply is not None:
-                for field in fields(ChunkStep):
-                    getattr(result, field.name)[slots] = getattr(reply, field.name)
+                result.put(slots, reply)
         self._has_worked |= bool(result.steps.any())
         self._running &= ~(result.terminated | result.truncated)
         return result
@@ -229,9 +153,7 @@ class ChunkedVectorEnv:
         """The replies of all groups; None of one that broke, or has yet to be reset after it did."""
         self.broken = {}
         # Before its first reset there is nothing to step, and perhaps nothing made: do not wait for that.
-        asked = [
-            method == "reset" or not (isinstance(group, EnvProcess) and group.fresh) for group in self._groups
-        ]
+        asked = [method == "reset" or not group.fresh for group in self._groups]
         # All are asked before any is waited for: that is what makes them work at the same time.
         for group, argument, wanted in zip(self._groups, arguments, asked, strict=True):
             if wanted:

@@ -15,7 +15,7 @@ from typing import Any
 from otpr.errors import OtprError
 
 SLOWER_START = 10
-"""To be made and reset an environment may take so many times as long as for a chunk of actions."""
+"""To be made and reset an environment may take so many times as long as for the actions of a decision."""
 
 _CLOSING_SECONDS = 5.0
 """How long a process may take to close its environments before it is killed."""
@@ -33,11 +33,15 @@ class EnvProcess:
     Args:
         task_id: the task.
         num_envs: how many environments.
-        chunk_length: actions in a chunk.
-        timeout: seconds it may take for a chunk; `SLOWER_START` times as many to be made and reset.
+        execute: actions executed for each decision.
+        episode_limit: see `task_spec`.
+        timeout: seconds it may take for the actions of a decision; `SLOWER_START` times as many to be made
+            and reset.
     """
 
-    def __init__(self, task_id: str, num_envs: int, chunk_length: int, timeout: float):
+    def __init__(
+        self, task_id: str, num_envs: int, execute: int, episode_limit: int | None, *, timeout: float
+    ):
         self.fresh = True
         """Whether it has answered nothing yet: its environments may still be in the making."""
         self._task_id, self._timeout = task_id, timeout
@@ -60,7 +64,7 @@ class EnvProcess:
         )
         child_end.close()
         with contextlib.suppress(OSError):  # it died at once: the first `receive` says so
-            self._connection.send((task_id, num_envs, chunk_length))
+            self._connection.send((task_id, num_envs, execute, episode_limit))
 
     def send(self, method: str, argument: Any) -> None:
         """Ask for `method` ("reset" or "step"), without waiting for it."""

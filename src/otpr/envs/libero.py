@@ -57,8 +57,6 @@ class LiberoSimulator:
         env: LIBERO's own environment, for experts of the user's.
     """
 
-    render_fps = 20
-
     def __init__(self, name: str, render_mode: str | None):
         suite_name, _, index = name.partition("/")
         with contextlib.redirect_stdout(io.StringIO()):  # it tells the order of its tasks

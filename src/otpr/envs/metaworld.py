@@ -25,8 +25,6 @@ _PICTURE_SIZE = 256
 class MetaWorldSimulator:
     """One task with the goal in the observation; `name` is the package's, e.g. `"peg-insert-side-v3"`."""
 
-    render_fps = 80
-
     def __init__(self, name: str, render_mode: Any):
         simulator: Any = ALL_V3_ENVIRONMENTS[name](
             render_mode=render_mode, camera_name=_CAMERA, width=_PICTURE_SIZE, height=_PICTURE_SIZE

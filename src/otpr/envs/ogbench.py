@@ -53,8 +53,6 @@ class OGBenchSimulator:
         env: the package's environment.
     """
 
-    render_fps = 20
-
     def __init__(self, name: str):
         self.env = _package_env(name)
 

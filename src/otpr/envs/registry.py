@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-from dataclasses import dataclass
-from typing import Protocol
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +14,7 @@ from otpr.envs import user_env
 from otpr.envs.catalog import SUITES, Suite, Task
 from otpr.envs.task_env import TaskEnv
 from otpr.errors import OtprError, unknown_name
+from otpr.spec import Spec
 
 
 class Expert(Protocol):
@@ -23,8 +24,8 @@ class Expert(Protocol):
         """Begin an episode: called after each reset of the environment."""
         ...
 
-    def act(self, observation: NDArray[np.floating]) -> NDArray[np.float32]:
-        """The action, shape `(action_dim,)`, in [-1, 1], for one observation, shape `(observation_dim,)`."""
+    def act(self, observation: Any) -> NDArray[np.float32]:
+        """The action, shape `(action_dim,)`, in [-1, 1], for one observation as the environment gives it."""
         ...
 
 
@@ -37,9 +38,9 @@ class TaskSpec:
         extra: the pip extra that installs its simulator; `""` where none does (`gym/ID`, `module:factory`).
         install: the command that installs its simulator.
         installed: whether the simulator is installed here.
-        observation_dim: length of the flat observation.
-        action_dim: length of the action.
-        episode_limit: environment steps after which an episode is truncated.
+        spec: what it exchanges with a policy, a step at a time: history, horizon and execution are 1.
+        episode_limit: environment steps after which an episode is truncated; None where an environment of
+            the user's declares none.
         expert: whether `make_expert` has a scripted policy for it.
         observation_keys: where the simulator's own observation is a dictionary: the entries that are
             concatenated, in this order.
@@ -49,11 +50,23 @@ class TaskSpec:
     extra: str
     install: str
     installed: bool
-    observation_dim: int
-    action_dim: int
-    episode_limit: int
+    spec: Spec
+    episode_limit: int | None
     expert: bool
     observation_keys: tuple[str, ...] | None = None
+
+    def required_limit(self) -> int:
+        """The episode limit of a task that is to be run.
+
+        Raises:
+            OtprError: the environment declares none.
+        """
+        if self.episode_limit is None:
+            raise OtprError(
+                f"{self.id}: nothing limits the length of an episode. Give the limit with --episode-limit N, "
+                "or wrap the environment with gymnasium.wrappers.TimeLimit(env, max_episode_steps=N)."
+            )
+        return self.episode_limit
 
 
 def _named_spec(task_id: str, suite: Suite, task: Task) -> TaskSpec:
@@ -62,8 +75,7 @@ def _named_spec(task_id: str, suite: Suite, task: Task) -> TaskSpec:
         extra=suite.extra,
         install=suite.install_command,
         installed=importlib.util.find_spec(suite.package) is not None,
-        observation_dim=task.observation_dim,
-        action_dim=task.action_dim,
+        spec=Spec.flat(task.observation_dim, task.action_dim, control_rate=suite.control_rate),
         episode_limit=task.episode_limit,
         expert=task.expert,
         observation_keys=task.observation_keys,
@@ -83,60 +95,70 @@ def list_tasks() -> list[TaskSpec]:
     return sorted(specs, key=lambda spec: spec.id)
 
 
-def task_spec(task_id: str) -> TaskSpec:
+def known_task(task_id: str, episode_limit: int | None = None) -> TaskSpec:
+    """As `task_spec`, but the simulator of a named task need not be installed."""
+    if episode_limit is not None and episode_limit < 1:
+        raise OtprError(f"The episode limit must be at least 1, given {episode_limit}.")
+    if user_env.is_user_task(task_id):
+        spec, declared = user_env.declared(task_id)
+        return TaskSpec(task_id, "", "", True, spec, episode_limit or declared, expert=False)
+    suite, name = _find(task_id)
+    task = _named_spec(task_id, suite, suite.tasks[name])
+    return task if episode_limit is None else replace(task, episode_limit=episode_limit)
+
+
+def task_spec(task_id: str, episode_limit: int | None = None) -> TaskSpec:
     """The task of that name: one of `list_tasks()`, `gym/ID` (any Gymnasium id) or `module:factory`.
+
+    Args:
+        task_id: the name.
+        episode_limit: steps after which an episode is truncated, at least 1, in place of the task's own
+            limit; None: its own, if it declares one.
 
     Raises:
         OtprError: the name is unknown (the message has the nearest ones), or its simulator is not installed;
-            or the user's environment does not fit (see `otpr.envs.user_env`).
+            the user's environment does not fit (see `otpr.envs.user_env`); or the limit is below 1.
     """
-    if user_env.is_user_task(task_id):
-        observation_dim, action_dim, episode_limit = user_env.dimensions(task_id)
-        return TaskSpec(task_id, "", "", True, observation_dim, action_dim, episode_limit, expert=False)
-    suite, name = _find(task_id)
-    spec = _named_spec(task_id, suite, suite.tasks[name])
-    if not spec.installed:
+    task = known_task(task_id, episode_limit)
+    if not task.installed:
         raise OtprError(
-            f"Task {task_id!r} needs a simulator that is not installed. Install it with: {spec.install}"
+            f"Task {task_id!r} needs a simulator that is not installed. Install it with: {task.install}"
         )
-    return spec
+    return task
 
 
-def make_env(task_id: str, render_mode: str | None = None) -> TaskEnv:
+def make_env(task_id: str, render_mode: str | None = None, episode_limit: int | None = None) -> TaskEnv:
     """Make the environment of a task.
 
-    Observations are flat, float32, shape `(observation_dim,)`. Actions are float32, shape `(action_dim,)`,
-    in [-1, 1]. The reward is sparse: 1.0 on the step that succeeds, which ends the episode (`terminated`),
-    else 0.0; where a suite's own page says so, and in an environment of the user's, it may be another. An
-    episode is `truncated` after `episode_limit` steps; never both. `info["success"]` is a bool.
-    `reset(seed=k)` fixes the whole initial condition: the same seed gives the same trajectory under the same
-    actions, in any process and whatever was run before.
+    Observations are those of `TaskSpec.spec`: where there is one vector entry, an array of its shape and
+    type; else a dictionary of arrays by entry name. Actions are float32, shape `(action_dim,)`, in [-1, 1].
+    The reward is sparse: 1.0 on the step that succeeds, which ends the episode (`terminated`), else 0.0;
+    where a suite's own page says so, and in an environment of the user's, it may be another. An episode is
+    `truncated` after `episode_limit` steps, or where an environment of the user's truncates it earlier for a
+    reason of its own; never both. `info["success"]` is a bool. `reset(seed=k)` fixes the whole initial
+    condition: the same seed gives the same trajectory under the same actions, in any process and whatever
+    was run before.
 
     Args:
         task_id: a name that `task_spec` takes.
         render_mode: None, or `"rgb_array"`: then `render()` returns an upright picture, uint8,
             shape `(height, width, 3)`.
+        episode_limit: see `task_spec`.
 
     Raises:
-        OtprError: as in `task_spec`.
+        OtprError: as in `task_spec`; or nothing limits the length of an episode.
         ValueError: `render_mode` is another one.
     """
     if render_mode not in (None, "rgb_array"):
         raise ValueError(f"render_mode must be None or 'rgb_array', not {render_mode!r}")
-    spec = task_spec(task_id)
+    task = task_spec(task_id, episode_limit)
+    limit = task.required_limit()
     if user_env.is_user_task(task_id):
-        simulator = user_env.make_simulator(task_id, render_mode)
+        simulator = user_env.make_simulator(task_id, render_mode, episode_limit)
     else:
         suite, name = _find(task_id)
         simulator = importlib.import_module(suite.module).make_simulator(name, render_mode)
-    return TaskEnv(
-        simulator,
-        task_id=task_id,
-        observation_dim=spec.observation_dim,
-        action_dim=spec.action_dim,
-        episode_limit=spec.episode_limit,
-        render_mode=render_mode,
-    )
+    return TaskEnv(simulator, task_id=task_id, spec=task.spec, episode_limit=limit, render_mode=render_mode)
 
 
 def make_expert(task_id: str, env: TaskEnv, user_class: str | None = None) -> Expert:
@@ -151,10 +173,10 @@ def make_expert(task_id: str, env: TaskEnv, user_class: str | None = None) -> Ex
         OtprError: the task is unknown, its simulator is not installed, it has no scripted expert, or the
             user's class cannot be used.
     """
-    spec = task_spec(task_id)
+    task = task_spec(task_id)
     if user_class is not None:
         return user_env.UserExpert(user_class, env)
-    if not spec.expert:
+    if not task.expert:
         raise OtprError(
             f"Task {task_id!r} has no scripted expert. Give your own with --expert module:Class (an object "
             "with act(observation)), or bring demonstrations with `otpr data convert`."

@@ -117,8 +117,6 @@ class RobosuiteSimulator:
         env: robosuite's own environment, for experts.
     """
 
-    render_fps = 20
-
     def __init__(self, name: str, render_mode: str | None):
         two_arms = name == "transport"
         controller = load_composite_controller_config(robot="Panda")

@@ -40,7 +40,6 @@ class RoboticsSimulator:
         self.env: Any = environment_class(name)(
             render_mode=render_mode, width=_PICTURE_SIZE, height=_PICTURE_SIZE, **keywords
         )
-        self.render_fps = int(self.env.metadata["render_fps"])
         self._observation_keys = observation_keys
 
     def flat(self, observation: Any) -> NDArray[np.floating]:

@@ -1,7 +1,8 @@
-"""The one face of every task: flat float32 observations, actions in [-1, 1], success apart from time-out."""
+"""The one face of every task: observations of its spec, actions in [-1, 1], success apart from time-out."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple, Protocol
 
 import gymnasium
@@ -10,19 +11,26 @@ from gymnasium.error import ResetNeeded
 from numpy.typing import NDArray
 
 from otpr.errors import OtprError
+from otpr.spec import Entry, Spec
+
+Observation = NDArray[Any] | Mapping[str, NDArray[Any]]
+"""What a simulator shows: an array where the task's observation has one vector entry, else arrays by name."""
+
+_RENDER_FPS = 30
+"""Frames a second of a film of a task whose control rate is unknown."""
 
 
 class Outcome(NamedTuple):
     """What one step of a simulator led to."""
 
-    observation: NDArray[np.floating]  # (observation_dim,)
+    observation: Observation
     reward: float
     success: bool  # the task is solved now
     terminated: bool  # the episode has reached a terminal state: nothing comes after it
     truncated: bool = False  # the simulator itself cuts the episode off here
 
 
-def sparse(observation: NDArray[np.floating], solved: bool) -> Outcome:
+def sparse(observation: Observation, solved: bool) -> Outcome:
     """The outcome of most tasks: 1.0 on the step that solves it, which ends the episode, else 0.0."""
     return Outcome(observation, float(solved), solved, terminated=solved)
 
@@ -30,10 +38,8 @@ def sparse(observation: NDArray[np.floating], solved: bool) -> Outcome:
 class Simulator(Protocol):
     """What a simulator's file has to offer; `TaskEnv` does the rest."""
 
-    render_fps: int  # steps in a second of simulated time
-
-    def reset(self, seed: int) -> NDArray[np.floating]:
-        """Start an episode and return its first observation, (observation_dim,).
+    def reset(self, seed: int) -> Observation:
+        """Start an episode and return its first observation.
 
         The seed, in [0, 2**31), must fix the whole initial condition: the same seed gives the same trajectory
         under the same actions, in any process and whatever was run before.
@@ -53,15 +59,15 @@ class Simulator(Protocol):
         ...
 
 
-class TaskEnv(gymnasium.Env[NDArray[np.float32], NDArray[np.float32]]):
+class TaskEnv(gymnasium.Env[Any, NDArray[np.float32]]):
     """A simulator as a Gymnasium environment with a time limit; `otpr.envs.make_env` says what it promises.
 
     Args:
         simulator: the simulator; `simulator` is also the attribute by which an expert reaches it.
         task_id: the task's name, for errors.
-        observation_dim: length of the observation.
-        action_dim: length of the action.
-        episode_limit: steps after which an episode is truncated.
+        spec: what the task exchanges. An observation of one vector entry is given as an array, any other as
+            a dictionary of arrays by entry name.
+        episode_limit: steps after which an episode is truncated, at least 1.
         render_mode: None or `"rgb_array"`.
     """
 
@@ -72,23 +78,24 @@ class TaskEnv(gymnasium.Env[NDArray[np.float32], NDArray[np.float32]]):
         simulator: Simulator,
         *,
         task_id: str,
-        observation_dim: int,
-        action_dim: int,
+        spec: Spec,
         episode_limit: int,
         render_mode: str | None = None,
     ):
         self.simulator = simulator
-        self.metadata = {**self.metadata, "render_fps": simulator.render_fps}
+        fps = max(1, round(spec.control_rate or _RENDER_FPS))
+        self.metadata = {**self.metadata, "render_fps": fps}
         self.render_mode = render_mode
-        self.observation_space = gymnasium.spaces.Box(-np.inf, np.inf, (observation_dim,), np.float32)
-        self.action_space = gymnasium.spaces.Box(-1.0, 1.0, (action_dim,), np.float32)
+        self.observation_space = observation_space(spec)
+        self.action_space = gymnasium.spaces.Box(-1.0, 1.0, (spec.action_dim,), np.float32)
         self._task_id = task_id
+        self._spec = spec
         self._episode_limit = episode_limit
         self._steps_left = 0
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[NDArray[np.float32], dict[str, Any]]:
+    ) -> tuple[Any, dict[str, Any]]:
         """Start an episode; without a seed, from one that is drawn from the stream of the last seed."""
         super().reset(seed=seed)
         if seed is None:
@@ -97,15 +104,13 @@ class TaskEnv(gymnasium.Env[NDArray[np.float32], NDArray[np.float32]]):
         self._steps_left = self._episode_limit
         return observation, {"success": False}
 
-    def step(
-        self, action: NDArray[np.float32]
-    ) -> tuple[NDArray[np.float32], float, bool, bool, dict[str, Any]]:
+    def step(self, action: NDArray[np.float32]) -> tuple[Any, float, bool, bool, dict[str, Any]]:
         """Step once. `truncated` is only ever True where `terminated` is not.
 
         Raises:
             ResetNeeded: the episode is over, or none was started.
             ValueError: the action is not finite.
-            OtprError: the observation has another shape than the task's.
+            OtprError: the observation does not fit the task's spec.
         """
         if self._steps_left == 0:
             raise ResetNeeded("No episode is running: call reset() first")
@@ -118,13 +123,31 @@ class TaskEnv(gymnasium.Env[NDArray[np.float32], NDArray[np.float32]]):
         success = bool(outcome.success)
         return observation, float(outcome.reward), bool(outcome.terminated), truncated, {"success": success}
 
-    def _checked(self, observation: NDArray[np.floating]) -> NDArray[np.float32]:
-        if observation.shape != self.observation_space.shape:
+    def _checked(self, observation: Observation) -> Any:
+        """The observation in the types of the spec, as an array or a dictionary.
+
+        Raises:
+            OtprError: an entry is missing or surplus, or has another shape; or an image is not `uint8`.
+        """
+        given = by_name(self._spec, observation)
+        if sorted(given) != list(self._spec.observation):
             raise OtprError(
-                f"{self._task_id}: an observation has shape {observation.shape}, expected "
-                f"{self.observation_space.shape}. The environment must keep to its observation space."
+                f"{self._task_id}: an observation has the entries {sorted(given)}, expected "
+                f"{list(self._spec.observation)}. The environment must keep to its observation space."
             )
-        return observation.astype(np.float32)
+        entries: dict[str, NDArray[Any]] = {}
+        for name, entry in self._spec.observation.items():
+            array = np.asarray(given[name])
+            if array.shape != entry.shape or (entry.kind == "image" and array.dtype != np.uint8):
+                which = "an observation" if self._spec.only_vector else f"the observation entry {name!r}"
+                found = f"shape {array.shape}" + (f" of {array.dtype}" if entry.kind == "image" else "")
+                wanted = f"{entry.shape}" + (f" of {entry.dtype}" if entry.kind == "image" else "")
+                raise OtprError(
+                    f"{self._task_id}: {which} has {found}, expected {wanted}. "
+                    "The environment must keep to its observation space."
+                )
+            entries[name] = array.astype(entry.dtype)
+        return entries[self._spec.only_vector] if self._spec.only_vector else entries
 
     def render(self) -> NDArray[np.uint8]:  # pyright: ignore[reportIncompatibleMethodOverride]
         """The picture now, uint8, shape (height, width, 3), upright."""
@@ -133,3 +156,24 @@ class TaskEnv(gymnasium.Env[NDArray[np.float32], NDArray[np.float32]]):
     def close(self) -> None:
         """Free what the simulator holds."""
         self.simulator.close()
+
+
+def by_name(spec: Spec, observation: Observation) -> Mapping[str, NDArray[Any]]:
+    """An observation as `TaskEnv` gives it, as arrays by entry name."""
+    if spec.only_vector is None:
+        assert isinstance(observation, Mapping), "several entries come by name"
+        return observation
+    assert not isinstance(observation, Mapping), "one vector entry comes as an array"
+    return {spec.only_vector: observation}
+
+
+def observation_space(spec: Spec) -> gymnasium.Space[Any]:
+    """The space of a spec's observations: of one vector entry a Box, else a Dict of Boxes by entry name."""
+    boxes = {name: _box(entry) for name, entry in spec.observation.items()}
+    return boxes[spec.only_vector] if spec.only_vector else gymnasium.spaces.Dict(boxes)
+
+
+def _box(entry: Entry) -> gymnasium.Space[Any]:
+    if entry.kind == "image":
+        return gymnasium.spaces.Box(0, 255, entry.shape, np.uint8)
+    return gymnasium.spaces.Box(-np.inf, np.inf, entry.shape, np.dtype(entry.dtype).type)

@@ -9,7 +9,7 @@ import inspect
 import os
 import sys
 import traceback
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from typing import Any
 
 import gymnasium
@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from otpr.envs.task_env import Outcome, TaskEnv
 from otpr.errors import OtprError
+from otpr.spec import STATE, Entry, Spec
 
 _GYM = "gym/"
 
@@ -29,20 +30,20 @@ def is_user_task(task_id: str) -> bool:
 
 
 @functools.lru_cache
-def dimensions(task_id: str) -> tuple[int, int, int]:
-    """The lengths of observation and action, and the episode limit; makes the environment once.
+def declared(task_id: str) -> tuple[Spec, int | None]:
+    """What the environment exchanges, and its episode limit if it declares one; makes it once.
 
     Raises:
         OtprError: as in `make_simulator`.
     """
     simulator = make_simulator(task_id, None)
     try:
-        return simulator.observation_dim, simulator.action_dim, simulator.episode_limit
+        return simulator.spec, simulator.episode_limit
     finally:
         simulator.close()
 
 
-def make_simulator(task_id: str, render_mode: str | None) -> GymSimulator:
+def make_simulator(task_id: str, render_mode: str | None, episode_limit: int | None = None) -> GymSimulator:
     """Make the environment and check that it can be used.
 
     Args:
@@ -50,10 +51,12 @@ def make_simulator(task_id: str, render_mode: str | None) -> GymSimulator:
             callable that returns a Gymnasium environment. The module is looked up in the current folder
             first.
         render_mode: passed on as a keyword where it is not None.
+        episode_limit: steps after which the caller truncates an episode, at least 1: Gymnasium's `TimeLimit`
+            wrappers are set to it, so that none cuts an episode off earlier. None: they stay as they are.
 
     Raises:
-        OtprError: it cannot be made; its observations are not vectors (or dictionaries of them); its actions
-            are not a bounded vector; or nothing says when an episode ends at the latest.
+        OtprError: it cannot be made; its observations are not vectors (or dictionaries of them); or its
+            actions are not a bounded vector.
     """
     keywords: dict[str, Any] = {} if render_mode is None else {"render_mode": render_mode}
     if task_id.startswith(_GYM):
@@ -78,6 +81,10 @@ def make_simulator(task_id: str, render_mode: str | None) -> GymSimulator:
         raise OtprError(f"{task_id}: cannot be made ({type(error).__name__}: {error}).") from error
     if not isinstance(env, gymnasium.Env):
         raise OtprError(f"{task_id}: expected a gymnasium.Env, was given {type(env).__name__}.")
+    if episode_limit is not None:
+        for layer in _layers(env):
+            if isinstance(layer, gymnasium.wrappers.TimeLimit):
+                setattr(layer, "_max_episode_steps", episode_limit)  # noqa: B010 - it has no other way in
     return GymSimulator(env, task_id)
 
 
@@ -126,6 +133,13 @@ class GymSimulator:
         env: the environment.
         task_id: its name, for errors.
 
+    Attributes:
+        spec: what it exchanges: the flat observation as the entry "state"; the bounds are the environment's
+            own, the control rate is `metadata["render_fps"]`, if it is there.
+        episode_limit: steps after which it truncates an episode; None where it declares no limit.
+        raw_observation: the environment's own observation, before it is flattened: what the user's expert
+            sees.
+
     Raises:
         OtprError: as in `make_simulator`.
     """
@@ -133,13 +147,13 @@ class GymSimulator:
     def __init__(self, env: gymnasium.Env, task_id: str):
         self.env = env
         self.raw_observation: Any = None
-        """The environment's own observation, before it is flattened: what the user's expert sees."""
         self._task_id = task_id
-        self.observation_dim = self._observation_length(env.observation_space)
         self._low, self._high = self._action_bounds(env.action_space)
-        self.action_dim = len(self._low)
+        state = Entry((self._observation_length(env.observation_space),))
+        rate = env.metadata.get("render_fps")
+        bounds = tuple(self._low.tolist()), tuple(self._high.tolist())
+        self.spec = Spec({STATE: state}, *bounds, control_rate=float(rate) if rate else None)
         self.episode_limit = self._limit()
-        self.render_fps = int(env.metadata.get("render_fps") or 30)
 
     def _observation_length(self, space: gymnasium.Space[Any]) -> int:
         for part in _leaves(space):
@@ -168,17 +182,12 @@ class GymSimulator:
             )
         return space.low.astype(np.float64), space.high.astype(np.float64)
 
-    def _limit(self) -> int:
-        layer: Any = self.env
-        while layer is not None:  # TimeLimit, and environments that tell their own limit
+    def _limit(self) -> int | None:
+        for layer in _layers(self.env):  # TimeLimit, and environments that tell their own limit
             limit = getattr(layer, "_max_episode_steps", None) or getattr(layer, "max_episode_steps", None)
             if limit:
                 return int(limit)
-            layer = getattr(layer, "env", None)
-        raise OtprError(
-            f"{self._task_id}: nothing limits the length of an episode. Wrap the environment with "
-            "gymnasium.wrappers.TimeLimit(env, max_episode_steps=...), or register it with max_episode_steps."
-        )
+        return None
 
     def reset(self, seed: int) -> NDArray[np.floating]:
         """See `Simulator.reset`; that the seed fixes the episode is the environment's part."""
@@ -232,6 +241,13 @@ class GymSimulator:
     def close(self) -> None:
         """See `Simulator.close`."""
         self.env.close()
+
+
+def _layers(env: Any) -> Iterator[Any]:
+    """An environment's wrappers from the outermost, then the environment."""
+    while env is not None:
+        yield env
+        env = getattr(env, "env", None)
 
 
 def _leaves(space: gymnasium.Space[Any]) -> list[gymnasium.Space[Any]]:

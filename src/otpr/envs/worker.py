@@ -9,21 +9,22 @@ from collections.abc import Callable
 from multiprocessing.connection import Connection
 from typing import Any
 
-from otpr.envs.chunked import EnvGroup
+from otpr.envs.env_group import EnvGroup
 from otpr.errors import OtprError
 
 
 def serve(descriptor: int) -> None:
     """Serve the parent at the other end of the pipe whose file descriptor is given.
 
-    The first message is `(task_id, num_envs, chunk_length)`; each later one, `(method, argument)`, is
-    answered by the result. What raises here is answered by an `OtprError` and ends the process; an error that
+    The first message holds the arguments of `EnvGroup`; each later one, `(method, argument)`, is answered by
+    the result. What raises here is answered by an `OtprError` and ends the process; an error that
     is not one of ours leaves its traceback on standard error too.
     """
     # The pipe breaks when the parent closed its end or is gone: the normal end.
     with Connection(descriptor) as connection, contextlib.suppress(EOFError, ConnectionError):
-        task_id, num_envs, chunk_length = connection.recv()
-        group = _result(functools.partial(EnvGroup, task_id, num_envs, chunk_length), task_id)
+        arguments = connection.recv()
+        task_id = arguments[0]
+        group = _result(functools.partial(EnvGroup, *arguments), task_id)
         while isinstance(group, EnvGroup):
             method, argument = connection.recv()
             reply = _result(functools.partial(getattr(group, method), argument), task_id)

@@ -1,22 +1,18 @@
-"""Critics: a Q ensemble over (state, chunk), a state value V, and their losses.
+"""Critics over whole action chunks: a scalar function of (state, chunk), and an ensemble of them.
 
-V follows Q by expectile regression and Q follows r + discount * V(s'): implicit Q-learning (Kostrikov et
-al., 2022),
-with whole action chunks as actions (Li et al., "Reinforcement learning with action chunking", 2025).
+Source: Li et al., "Reinforcement learning with action chunking", 2025.
 """
 
 from __future__ import annotations
 
 import functools
 import operator
-from typing import Any, TypeVar, cast
+from typing import cast
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
-
-Network = TypeVar("Network")
 
 
 class StateActionMLP(eqx.Module):
@@ -97,6 +93,13 @@ class QEnsemble(eqx.Module):
 
         self.members = eqx.filter_vmap(make)(jax.random.split(key, size))
 
+    @property
+    def action_dim(self) -> int:
+        """Length of the chunks."""
+        size = self.members.action_layer.in_features
+        assert isinstance(size, int)
+        return size
+
     def about(self) -> dict[str, int]:
         """The sizes that are free: with the dimensions, what the constructor takes beside a key."""
         return {"size": self.size, "width": self.width, "depth": self.depth}
@@ -135,17 +138,3 @@ class QEnsemble(eqx.Module):
 
 _PAIRS_AT_ONCE = 1024
 """At a width of 256 that is a megabyte; 2048 pairs at a time are a seventh slower on a CPU."""
-
-
-def expectile_loss(difference: Float[Array, "*n"], expectile: float) -> Float[Array, "*n"]:
-    """|expectile - 1(difference < 0)| * difference^2, with difference = target - estimate (IQL, eq. 3)."""
-    return jnp.where(difference >= 0, expectile, 1 - expectile) * difference**2
-
-
-def polyak(target: Network, online: Network, rate: float) -> Network:
-    """Move `target` towards `online`: target + rate * (online - target), leaf by leaf."""
-
-    def move(t: Any, o: Any) -> Any:
-        return t + rate * (o - t) if eqx.is_inexact_array(t) else t
-
-    return jax.tree.map(move, target, online)

@@ -1,8 +1,8 @@
-"""MLPs over flattened action chunks: of the noise in one, and of the velocity of a flow."""
+"""MLPs over flattened plans: of the noise (or what stands for it) in one, and of the velocity of a flow."""
 
 from __future__ import annotations
 
-from typing import cast
+from typing import Any, cast
 
 import equinox as eqx
 import jax
@@ -18,112 +18,145 @@ def time_embedding(k: Int[Array, ""], width: int, max_period: float = 100.0) -> 
     return jnp.concatenate([jnp.sin(angles), jnp.cos(angles)])
 
 
-class NoiseNetwork(eqx.Module):
-    """Predicts the noise in a flattened chunk, given the (normalised) observation and the noise level.
+class PlanMLP(eqx.Module):
+    """An MLP of a state, a flattened plan and a few numbers that place it in time, side by side.
 
-    The prediction stands for the score through `NoiseSchedule.score`. One call takes one sample; vmap for
-    batches.
+    Args:
+        state_dim: length of the state.
+        plan_shape: (horizon, action_dim).
+        time_dim: how many numbers follow the plan.
+        width: of the hidden layers.
+        depth: their number.
+        key: of the weights.
     """
 
     mlp: eqx.nn.MLP
-    time_width: int = eqx.field(static=True)
+    plan_shape: tuple[int, int] = eqx.field(static=True)
+    time_dim: int = eqx.field(static=True)
 
     def __init__(
         self,
-        observation_dim: int,
-        chunk_dim: int,
+        state_dim: int,
+        plan_shape: tuple[int, int],
+        time_dim: int,
+        *,
+        width: int,
+        depth: int,
+        key: PRNGKeyArray,
+    ):
+        self.plan_shape, self.time_dim = plan_shape, time_dim
+        size = plan_shape[0] * plan_shape[1]
+        # silu rather than mish: as good here, and the cheapest smooth activation on a CPU
+        self.mlp = eqx.nn.MLP(state_dim + size + time_dim, size, width, depth, jax.nn.silu, key=key)
+
+    def __call__(
+        self, state: Float[Array, " s"], plan: Float[Array, "h a"], time: Float[Array, " t"]
+    ) -> Float[Array, "h a"]:
+        """The output for one plan of one state."""
+        return self.mlp(jnp.concatenate([state, plan.ravel(), time])).reshape(self.plan_shape)
+
+    def many(
+        self, state: Float[Array, " s"], plans: Float[Array, "n h a"], time: Float[Array, " t"]
+    ) -> Float[Array, "n h a"]:
+        """The outputs for n plans of one state, what their first layers share computed once.
+
+        Training, with one plan a state, is an eighth slower this way.
+        """
+        first, *others = self.mlp.layers
+        states, size = state.shape[0], plans[0].size
+        weight = first.weight
+        shared = weight[:, :states] @ state + weight[:, states + size :] @ time + cast(Array, first.bias)
+        x = shared + plans.reshape(len(plans), size) @ weight[:, states : states + size].T
+        for layer in others:
+            x = self.mlp.activation(x) @ layer.weight.T + cast(Array, layer.bias)
+        return x.reshape(-1, *self.plan_shape)
+
+
+class NoiseNetwork(eqx.Module):
+    """Predicts the noise in a plan (or what stands for it), given the state and the noise level.
+
+    One call takes one sample; vmap for batches.
+
+    Args:
+        state_dim: length of the state.
+        plan_shape: (horizon, action_dim).
+        width: of the hidden layers.
+        depth: their number.
+        time_width: numbers that the noise level becomes.
+        key: of the weights.
+    """
+
+    body: PlanMLP
+
+    def __init__(
+        self,
+        state_dim: int,
+        plan_shape: tuple[int, int],
         *,
         width: int,
         depth: int,
         time_width: int = 16,
         key: PRNGKeyArray,
     ):
-        self.time_width = time_width
-        # silu rather than mish: as good here, and the cheapest smooth activation on a CPU
-        self.mlp = eqx.nn.MLP(
-            observation_dim + chunk_dim + time_width, chunk_dim, width, depth, jax.nn.silu, key=key
-        )
+        self.body = PlanMLP(state_dim, plan_shape, time_width, width=width, depth=depth, key=key)
 
     @property
-    def chunk_dim(self) -> int:
-        """Length of a flattened chunk."""
-        size = self.mlp.out_size
-        assert isinstance(size, int)
-        return size
+    def plan_shape(self) -> tuple[int, int]:
+        """(horizon, action_dim)."""
+        return self.body.plan_shape
 
-    def about(self) -> dict[str, int]:
+    def about(self) -> dict[str, Any]:
         """The sizes that are free: with the dimensions, what the constructor takes beside a key."""
-        return {"width": self.mlp.width_size, "depth": self.mlp.depth, "time_width": self.time_width}
+        return {**sizes(self.body.mlp), "time_width": self.body.time_dim}
 
     def __call__(
-        self, observation: Float[Array, " o"], chunk: Float[Array, " a"], k: Int[Array, ""]
-    ) -> Float[Array, " a"]:
-        """The noise predicted in one noisy chunk."""
-        return self.mlp(jnp.concatenate([observation, chunk, time_embedding(k, self.time_width)]))
+        self, state: Float[Array, " s"], plan: Float[Array, "h a"], k: Int[Array, ""]
+    ) -> Float[Array, "h a"]:
+        """The prediction for one noisy plan."""
+        return self.body(state, plan, time_embedding(k, self.body.time_dim))
 
-    # Many chunks of one observation are denoised together when acting: what their first layers share is then
-    # computed once. Training, with one chunk an observation, is an eighth slower this way.
-
-    def context(self, observation: Float[Array, " o"], k: Int[Array, ""]) -> Float[Array, " w"]:
-        """What the observation and the noise level contribute to the first layer."""
-        first = self.mlp.layers[0]
-        by_observation = first.weight[:, : observation.shape[0]] @ observation
-        by_level = first.weight[:, -self.time_width :] @ time_embedding(k, self.time_width)
-        return by_observation + by_level + cast(Array, first.bias)
-
-    def from_context(self, context: Float[Array, " w"], chunk: Float[Array, " a"]) -> Float[Array, " a"]:
-        """The noise predicted in one noisy chunk of which the `context` is known."""
-        first, *others = self.mlp.layers
-        x = context + first.weight[:, -self.time_width - chunk.shape[0] : -self.time_width] @ chunk
-        for layer in others:
-            x = layer(self.mlp.activation(x))
-        return x
+    def many(
+        self, state: Float[Array, " s"], plans: Float[Array, "n h a"], k: Int[Array, ""]
+    ) -> Float[Array, "n h a"]:
+        """The predictions for n noisy plans of one state, at one level."""
+        return self.body.many(state, plans, time_embedding(k, self.body.time_dim))
 
 
 class VelocityNetwork(eqx.Module):
-    """Predicts the velocity of a flattened chunk, given the (normalised) observation and the time in [0, 1].
+    """Predicts the velocity of a plan, given the state and the time in [0, 1].
 
-    An MLP of the three side by side. One call takes one sample; vmap for batches.
+    One call takes one sample; vmap for batches. Arguments as of `NoiseNetwork`.
     """
 
-    mlp: eqx.nn.MLP
+    body: PlanMLP
 
-    def __init__(self, observation_dim: int, chunk_dim: int, *, width: int, depth: int, key: PRNGKeyArray):
-        # silu as in `NoiseNetwork`
-        self.mlp = eqx.nn.MLP(observation_dim + chunk_dim + 1, chunk_dim, width, depth, jax.nn.silu, key=key)
+    def __init__(
+        self, state_dim: int, plan_shape: tuple[int, int], *, width: int, depth: int, key: PRNGKeyArray
+    ):
+        self.body = PlanMLP(state_dim, plan_shape, 1, width=width, depth=depth, key=key)
 
     @property
-    def chunk_dim(self) -> int:
-        """Length of a flattened chunk."""
-        size = self.mlp.out_size
-        assert isinstance(size, int)
-        return size
+    def plan_shape(self) -> tuple[int, int]:
+        """(horizon, action_dim)."""
+        return self.body.plan_shape
 
-    def about(self) -> dict[str, int]:
+    def about(self) -> dict[str, Any]:
         """The sizes that are free: with the dimensions, what the constructor takes beside a key."""
-        return {"width": self.mlp.width_size, "depth": self.mlp.depth}
+        return dict(sizes(self.body.mlp))
 
     def __call__(
-        self, observation: Float[Array, " o"], chunk: Float[Array, " a"], t: Float[Array, ""]
-    ) -> Float[Array, " a"]:
-        """The velocity predicted at one point."""
-        return self.mlp(jnp.concatenate([observation, chunk, t[None]]))
+        self, state: Float[Array, " s"], plan: Float[Array, "h a"], t: Float[Array, ""]
+    ) -> Float[Array, "h a"]:
+        """The velocity at one point."""
+        return self.body(state, plan, t[None])
 
-    # Many chunks of one observation are carried together, each several times: what their first layers share
-    # is computed once.
+    def many(
+        self, state: Float[Array, " s"], plans: Float[Array, "n h a"], t: Float[Array, ""]
+    ) -> Float[Array, "n h a"]:
+        """The velocities at n points of one state, at one time."""
+        return self.body.many(state, plans, t[None])
 
-    def context(self, observation: Float[Array, " o"]) -> Float[Array, " w"]:
-        """What the observation contributes to the first layer."""
-        first = self.mlp.layers[0]
-        return first.weight[:, : observation.shape[0]] @ observation + cast(Array, first.bias)
 
-    def from_context(
-        self, context: Float[Array, " w"], chunks: Float[Array, "n a"], t: Float[Array, ""]
-    ) -> Float[Array, "n a"]:
-        """The velocities predicted at several points of one time, of which the `context` is known."""
-        first, *others = self.mlp.layers
-        by_chunk = first.weight[:, -1 - chunks.shape[-1] : -1]
-        x = chunks @ by_chunk.T + (context + first.weight[:, -1] * t)
-        for layer in others:
-            x = jax.nn.silu(x) @ layer.weight.T + cast(Array, layer.bias)
-        return x
+def sizes(mlp: eqx.nn.MLP) -> dict[str, int]:
+    """Width and depth of an MLP's hidden layers."""
+    return {"width": mlp.width_size, "depth": mlp.depth}

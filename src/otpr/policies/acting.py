@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, cast
 
 import equinox as eqx
 import jax
@@ -12,85 +13,134 @@ import numpy as np
 from jaxtyping import Array, Float, Int, PRNGKeyArray, UInt32
 
 from otpr.errors import OtprError
+from otpr.spec import Spec
 
 if TYPE_CHECKING:
     from otpr.policies.choosers import Chooser
     from otpr.policies.policy import Policy
+    from otpr.policies.proposer import Proposer
 
 SLICE = 4
 """Candidates drawn between two looks at the clock."""
 
-
-def checked_observation(observation: np.ndarray, length: int) -> np.ndarray:
-    """The observation as float32.
-
-    Raises:
-        ValueError: it has another shape than `(length,)`, or is not finite (as float32).
-    """
-    with np.errstate(over="ignore"):  # a number too large for float32 is named below
-        observation = np.asarray(observation, np.float32)
-    if observation.shape != (length,):
-        raise ValueError(f"observation has shape {observation.shape}, the policy expects ({length},).")
-    if not np.isfinite(observation).all():
-        raise ValueError(
-            f"observation is not finite at indices {np.flatnonzero(~np.isfinite(observation)).tolist()}."
-        )
-    return observation
+Observation = dict[str, np.ndarray]
+"""The last observations of one decision by entry name, (history, *shape)."""
 
 
-def checked_chunk(chunk: np.ndarray) -> np.ndarray:
-    """The chunk as it is.
+def checked_observation(observation: Any, spec: Spec) -> Observation:
+    """The observation as the policy takes it, with the axis of `history`.
 
     Raises:
-        OtprError: it is not finite. Observations are, and are clipped: so it is the weights.
+        ValueError: its entries or shapes are others than the spec's, it is not finite, or a picture is not
+            uint8.
     """
-    if not np.isfinite(chunk).all():
+    expected = ", ".join(map(repr, spec.observation))
+    if not isinstance(observation, Mapping):
+        if spec.only_vector is None:
+            raise ValueError(
+                f"observation must be a dictionary with the entries {expected}, given "
+                f"{type(observation).__name__}."
+            )
+        observation = {spec.only_vector: observation}
+    given = cast(Mapping[str, Any], observation)
+    if sorted(given) != sorted(spec.observation):
+        found = ", ".join(map(repr, sorted(given))) or "none"
+        raise ValueError(f"observation has the entries {found}, the policy expects {expected}.")
+    return {name: _checked_entry(name, given[name], spec) for name in spec.observation}
+
+
+def _checked_entry(name: str, value: Any, spec: Spec) -> np.ndarray:
+    entry = spec.observation[name]
+    called = "observation" if spec.only_vector else f"observation entry {name!r}"
+    if entry.kind == "image":
+        array = np.asarray(value)
+        if array.dtype != np.uint8:
+            raise ValueError(f"{called} is {array.dtype}, the policy expects uint8, as of every image.")
+    else:
+        with np.errstate(over="ignore"):  # a number too large for its type is named below
+            array = np.asarray(value, entry.dtype)
+    shape = entry.shape if spec.history == 1 else (spec.history, *entry.shape)
+    if array.shape != shape:
+        more = f" (the last {spec.history} observations, oldest first)" if spec.history > 1 else ""
+        raise ValueError(f"{called} has shape {array.shape}, the policy expects {shape}{more}.")
+    if not np.isfinite(array).all():
+        where = np.argwhere(~np.isfinite(array)).tolist()
+        indices = [index for (index,) in where] if array.ndim == 1 else where
+        raise ValueError(f"{called} is not finite at indices {indices}.")
+    return array.reshape(spec.history, *entry.shape)
+
+
+def recent(seen: Sequence[Any], history: int) -> Any:
+    """What a decision of a policy sees of an episode; `Policy.act` takes it.
+
+    Args:
+        seen: the episode's observations so far, as the environment gave them: arrays, or dictionaries.
+        history: how many the policy sees.
+
+    Returns:
+        the last observation; with a longer history the last ones stacked, oldest first, entry by entry, an
+        episode's first observation repeated before it.
+    """
+    if history == 1:
+        return seen[-1]
+    last = [seen[max(len(seen) - 1 - i, 0)] for i in reversed(range(history))]
+    return jax.tree.map(_stacked, *last)
+
+
+def _stacked(*entries: np.ndarray) -> np.ndarray:
+    return np.stack(entries)
+
+
+def checked_actions(actions: np.ndarray) -> np.ndarray:
+    """The actions as they are.
+
+    Raises:
+        OtprError: they are not finite. Observations are, and are clipped: so it is the weights.
+    """
+    if not np.isfinite(actions).all():
         raise OtprError("The policy's actions are not finite: its weights hold NaN or infinity.")
-    return chunk
+    return actions
 
 
-def act_within(
-    policy: Policy, observation: Float[Array, " o"], key: PRNGKeyArray, seconds: float
-) -> np.ndarray:
-    """A chunk chosen among the candidates that there is time for, `SLICE` at a time, at least one slice.
+def act_within(policy: Policy, observation: Observation, key: PRNGKeyArray, seconds: float) -> np.ndarray:
+    """Actions chosen among the candidates that there is time for, `SLICE` at a time, at least one slice.
 
     Args:
         policy: with a chooser.
-        observation: raw.
+        observation: checked.
         key: of the draw.
         seconds: no further slice is begun that would end later, if it takes as long as the one before it.
 
     Returns:
-        (h, action_dim) float32.
+        (execute, action_dim) float32.
     """
     assert policy.chooser is not None
+    proposer: Proposer = policy
     started = begun = time.perf_counter()
     propose_key, choose_key = jax.random.split(key)
-    parts = []
+    several = {name: entry[None] for name, entry in observation.items()}
+    plans, scores = [], []
     for i in range(-(-policy.candidates // SLICE)):
-        parts.append(_slice(policy, policy.chooser, observation, jax.random.fold_in(propose_key, i)))
-        jax.block_until_ready(parts[-1])
+        offered = proposer.propose(several, jax.random.fold_in(propose_key, i)[None], SLICE)[0]
+        plans.append(np.asarray(offered))
+        scores.append(jax.device_get(_scores(policy, policy.chooser, observation, offered)))
         now = time.perf_counter()
         if now - started + (now - begun) > seconds:
             break
         begun = now
     n = policy.candidates
-    chunks = np.concatenate([chunks for chunks, _ in parts])[:n]
-    scores = [np.concatenate(field)[:n] for field in zip(*(scores for _, scores in parts), strict=True)]
+    joined = [np.concatenate(field)[:n] for field in zip(*scores, strict=True)]
     # of one length, so that the choice compiles once; -infinity is never picked
-    padded = [np.pad(score, (0, n - len(score)), constant_values=-np.inf) for score in scores]
+    padded = [np.pad(score, (0, n - len(score)), constant_values=-np.inf) for score in joined]
     chosen = int(_pick(policy.chooser, tuple(map(jnp.asarray, padded)), choose_key))
-    return chunks[chosen].reshape(policy.chunk_length, policy.action_dim)
+    return np.concatenate(plans)[chosen, : policy.spec.execute]
 
 
 @eqx.filter_jit
-def _slice(
-    policy: Policy, chooser: Chooser, observation: Float[Array, " o"], key: PRNGKeyArray
-) -> tuple[Float[Array, "n a"], tuple[Float[Array, " n"], ...]]:
-    """`SLICE` candidates, and their scores."""
-    state = policy.normalizer(observation)
-    chunks = policy.propose(state, key, SLICE)
-    return chunks, chooser.scores(state, chunks)
+def _scores(
+    policy: Policy, chooser: Chooser, observation: Observation, plans: Float[Array, "n h a"]
+) -> tuple[Float[Array, " n"], ...]:
+    return chooser.scores(policy.state(observation), policy.chunks(plans))
 
 
 @eqx.filter_jit

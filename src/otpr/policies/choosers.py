@@ -13,18 +13,20 @@ from typing import Any, ClassVar, Literal, get_args
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from otpr.networks.critics import QEnsemble
+from otpr.policies.generators import Entry
 
-Entry = Literal["number", "flag", "name", "optional count"]
-"""What an entry in the description of a part of a policy can be, beside a count."""
+Metrics = dict[str, Float[Array, ""]]
+"""What a choice reports of itself, by metric name; averaged over the decisions of a rollout."""
 
 
 class Chooser(eqx.Module):
     """Scores candidate chunks of a state, and picks one by the scores.
 
-    Two steps, so that candidates can be scored some at a time (`otpr.policies.acting`).
+    A chunk is the first actions of a plan, those that are executed, flattened. Scoring and picking are two
+    steps, so that candidates can be scored some at a time (`otpr.policies.acting`).
     """
 
     kind: ClassVar[str]
@@ -32,21 +34,26 @@ class Chooser(eqx.Module):
     entries: ClassVar[Mapping[str, Entry]] = {}
     """What entries of `about` are, by name, at any depth; all others are counts."""
 
+    @property
+    @abc.abstractmethod
+    def chunk_dim(self) -> int:
+        """Length of the chunks that it scores."""
+
     @abc.abstractmethod
     def scores(
         self, state: Float[Array, " s"], candidates: Float[Array, "N a"]
     ) -> tuple[Float[Array, " N"], ...]:
-        """Scores of the candidates, each of any sort; the more the better, -infinity is never picked."""
+        """One or more scores of each candidate; a candidate whose scores are -infinity is never picked."""
 
     @abc.abstractmethod
     def pick(
         self, scores: tuple[Float[Array, " N"], ...], key: PRNGKeyArray
-    ) -> tuple[Int[Array, ""], Bool[Array, ""]]:
-        """Which candidate, and whether a rule of last resort decided (it is counted in the metrics)."""
+    ) -> tuple[Int[Array, ""], Metrics]:
+        """Which candidate, and what is to be known of the choice: the same metrics each time."""
 
     def choose(
         self, state: Float[Array, " s"], candidates: Float[Array, "N a"], key: PRNGKeyArray
-    ) -> tuple[Int[Array, ""], Bool[Array, ""]]:
+    ) -> tuple[Int[Array, ""], Metrics]:
         """Score and pick."""
         return self.pick(self.scores(state, candidates), key)
 
@@ -93,6 +100,11 @@ class HighestQ(Chooser):
     def __check_init__(self):
         _check_reduction(self.reduction)
 
+    @property
+    def chunk_dim(self) -> int:
+        """See `Chooser.chunk_dim`."""
+        return self.critic.action_dim
+
     def scores(
         self, state: Float[Array, " s"], candidates: Float[Array, "N a"]
     ) -> tuple[Float[Array, " N"], ...]:
@@ -101,9 +113,9 @@ class HighestQ(Chooser):
 
     def pick(
         self, scores: tuple[Float[Array, " N"], ...], key: PRNGKeyArray
-    ) -> tuple[Int[Array, ""], Bool[Array, ""]]:
+    ) -> tuple[Int[Array, ""], Metrics]:
         """The first of the highest; nothing is left to chance."""
-        return jnp.argmax(scores[0]), jnp.asarray(False)
+        return jnp.argmax(scores[0]), {}
 
     def about(self) -> dict[str, Any]:
         """Sizes of its critic, and how the members make one value."""
@@ -137,6 +149,11 @@ class ExpectileWeights(Chooser):
         if not 0 < self.expectile < 1:
             raise ValueError(f"expectile must lie in (0, 1), got {self.expectile}.")
 
+    @property
+    def chunk_dim(self) -> int:
+        """See `Chooser.chunk_dim`."""
+        return self.critic.action_dim
+
     def scores(
         self, state: Float[Array, " s"], candidates: Float[Array, "N a"]
     ) -> tuple[Float[Array, " N"], ...]:
@@ -146,9 +163,9 @@ class ExpectileWeights(Chooser):
 
     def pick(
         self, scores: tuple[Float[Array, " N"], ...], key: PRNGKeyArray
-    ) -> tuple[Int[Array, ""], Bool[Array, ""]]:
+    ) -> tuple[Int[Array, ""], Metrics]:
         """A candidate drawn by weight."""
-        return jax.random.categorical(key, scores[0]), jnp.asarray(False)
+        return jax.random.categorical(key, scores[0]), {}
 
     def about(self) -> dict[str, Any]:
         """Sizes of its networks, and the expectile."""

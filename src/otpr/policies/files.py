@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar, cast
@@ -19,35 +20,46 @@ from jaxtyping import PRNGKeyArray
 from otpr import storage, trees
 from otpr.errors import OtprError
 from otpr.npz import read_npz
-from otpr.policies.choosers import CHOOSERS, Chooser, Entry
-from otpr.policies.generators import GENERATORS, Generator
+from otpr.policies.choosers import CHOOSERS, Chooser
+from otpr.policies.encoder import ENCODERS, Encoder
+from otpr.policies.generators import GENERATORS, Entry, Generator
+from otpr.spec import Spec
 from otpr.storage import DamagedFile
 
 FORMAT = 4
 """Version of the files; it rises when older code could no longer read them.
 
-1 had no checksums; 2 knew diffusion policies with OTPR's chooser only, and named neither; up to 3 the arrays
-lay in `weights.npz`.
+1 had no checksums; 2 knew diffusion policies with OTPR's chooser only, and named neither; 3 had no spec, but
+the lengths of one observation vector, of an action and of a chunk that was executed whole, and its arrays lay
+in `weights.npz`.
 """
 
 Document = dict[str, Any]
 Tree = TypeVar("Tree")
-Part = TypeVar("Part", Generator, Chooser)
+Part = TypeVar("Part", Encoder, Generator, Chooser)
 
 
-def described(part: Generator | Chooser) -> Document:
+def described(part: Encoder | Generator | Chooser) -> Document:
     """What a policy's document says of a part of it."""
     return {"kind": part.kind, **part.about()}
 
 
-def generator_skeleton(about: Document, state_dim: int, chunk_dim: int, key: PRNGKeyArray) -> Generator:
+def encoder_skeleton(about: Document, spec: Spec) -> Encoder:
+    """The encoder that `described` described, its arrays yet to be filled in."""
+    return _kind(about["kind"], ENCODERS, "ENCODERS").skeleton(_without_kind(about), spec)
+
+
+def generator_skeleton(about: Document, state_dim: int, spec: Spec, key: PRNGKeyArray) -> Generator:
     """The generator that `described` described, its arrays yet to be filled in."""
-    return _generator_kind(about).skeleton(_without_kind(about), state_dim, chunk_dim, key)
+    return _generator_kind(about).skeleton(_without_kind(about), state_dim, spec, key)
 
 
-def chooser_skeleton(about: Document, state_dim: int, chunk_dim: int, key: PRNGKeyArray) -> Chooser:
+def chooser_skeleton(about: Document | None, state_dim: int, key: PRNGKeyArray) -> Chooser | None:
     """The chooser that `described` described, its arrays yet to be filled in."""
-    return _chooser_kind(about).skeleton(_without_kind(about), state_dim, chunk_dim, key)
+    if about is None:
+        return None
+    more = {name: value for name, value in _without_kind(about).items() if name != "chunk_dim"}
+    return _chooser_kind(about).skeleton(more, state_dim, about["chunk_dim"], key)
 
 
 def _without_kind(about: Document) -> Document:
@@ -109,8 +121,7 @@ def read(path: Path, build: Callable[[Document], Tree]) -> Tree:
         weights = read_npz(file) if file.suffix == ".npz" else trees.read_arrays(file)
     except DamagedFile as error:
         raise _again(error) from error
-    if document["format"] < 3:
-        weights = {_OLD_NAME.get(name.split(".")[1], "") + name: array for name, array in weights.items()}
+    weights = {_present_name(name, document["format"]): array for name, array in weights.items()}
     try:
         return trees.fill(skeleton, weights)
     except ValueError as error:
@@ -124,8 +135,16 @@ def _weights(format: int) -> str:
 
 _COMPATIBILITY = "otpr/compatibility"
 
-_OLD_NAME = {"network": ".generator", "schedule": ".generator"}
-"""Where arrays of formats 1 and 2 lie now, by the first part of their names."""
+
+def _present_name(name: str, format: int) -> str:
+    """Where an array of an older format lies now."""
+    if format < 3 and name.split(".")[1] in ("network", "schedule"):
+        name = f".generator{name}"
+    if format < 4:
+        name = re.sub(r"^\.normalizer\.", ".encoder.normalizers['state'].", name)
+        # the networks of these two have their MLP within a body now
+        name = re.sub(r"^(\.generator\.(?:network|base))\.mlp\.", r"\1.body.mlp.", name)
+    return name
 
 
 def folder(path: Path) -> Path:
@@ -158,21 +177,20 @@ def read_document(where: Path) -> Document:
         if document["format"] > 1 and sealed != {"policy.json", weights}:
             raise _damaged(where / storage.SEAL, f"expected the sums of policy.json and {weights}")
         if document["format"] < 3:
-            document = _modern(document)
-        chooser = document["chooser"]
-        if isinstance(chooser, dict) and chooser.get("kind") == "compatibility":  # its name until format 4
-            document["chooser"] = {**chooser, "kind": _COMPATIBILITY}
+            document = _third(document)
+        if document["format"] < 4:
+            document = _fourth(document)
         _check(document)
     except (KeyError, TypeError, ValueError) as error:
         raise _damaged(file, error) from error
     return document
 
 
-def _modern(document: Document) -> Document:
+def _third(document: Document) -> Document:
     """A document of format 1 or 2 as one of format 3, but for the number."""
     chooser = document["chooser"]
     return {
-        **{name: document[name] for name in ("format", "task", *_COUNTS)},
+        **{name: document[name] for name in ("format", "task", *_LENGTHS, "candidates")},
         "generator": {
             "kind": "diffusion",
             "network": document["network"],
@@ -181,11 +199,32 @@ def _modern(document: Document) -> Document:
             "sampler": document.get("sampler", "ddpm"),
             "sampler_steps": document.get("sampler_steps"),
         },
-        "chooser": None if chooser is None else {"kind": _COMPATIBILITY, **chooser},
+        "chooser": None if chooser is None else {"kind": "compatibility", **chooser},
     }
 
 
-_COUNTS = ("observation_dim", "action_dim", "chunk_length", "candidates")
+def _fourth(document: Document) -> Document:
+    """A document of format 3 as one of format 4, but for the number."""
+    for name in _LENGTHS:
+        _check_entries(name, document[name], {})
+    observation_dim, action_dim, h = (document[name] for name in _LENGTHS)
+    generator, chooser = document["generator"], document["chooser"]
+    if isinstance(generator, dict) and generator.get("kind") in ("diffusion", "dppo/tuned-diffusion"):
+        generator = {**generator, "prediction": "noise", "bound": 1.0}
+    if isinstance(chooser, dict):
+        kind = _COMPATIBILITY if chooser.get("kind") == "compatibility" else chooser.get("kind")
+        chooser = {**chooser, "kind": kind, "chunk_dim": h * action_dim}
+    return {
+        **{name: document[name] for name in ("format", "task", "candidates")},
+        "spec": Spec.flat(observation_dim, action_dim, horizon=h, execute=h).to_json(),
+        "encoder": {"kind": "vector"},
+        "generator": generator,
+        "chooser": chooser,
+    }
+
+
+_LENGTHS = ("observation_dim", "action_dim", "chunk_length")
+"""What formats 1 to 3 had in the place of a spec."""
 
 
 def _check(document: Document) -> None:
@@ -196,11 +235,15 @@ def _check(document: Document) -> None:
     """
     if not isinstance(document["task"], str):
         raise ValueError(f"task is {document['task']!r}")
-    for name in _COUNTS:
-        _check_entries(name, document[name], {})
-    generator, chooser = document["generator"], document["chooser"]
-    entries = _generator_kind(dict(generator)).entries
-    _check_entries("generator", _without_kind(generator), entries)
+    spec = Spec.from_json(document["spec"])
+    sizes = {"history": spec.history, "horizon": spec.horizon, "action_dim": spec.action_dim}
+    for name, entry in spec.observation.items():
+        sizes |= {f"observation.{name}[{axis}]": size for axis, size in enumerate(entry.shape)}
+    for name, size in {**sizes, "candidates": document["candidates"]}.items():
+        _check_entries(name, size, {})
+    encoder, generator, chooser = document["encoder"], document["generator"], document["chooser"]
+    _check_entries("encoder", _without_kind(dict(encoder)), {})
+    _check_entries("generator", _without_kind(generator), _generator_kind(dict(generator)).entries)
     if chooser is not None:
         entries = _chooser_kind(dict(chooser)).entries
         _check_entries("chooser", _without_kind(chooser), entries)
@@ -217,14 +260,14 @@ def _check_entries(name: str, value: Any, entries: Mapping[str, Entry]) -> None:
 
 
 def _is(entry: Entry | None, name: str, value: Any) -> bool:
-    if entry == "number":
+    if entry in ("optional count", "optional number") and value is None:
+        return True
+    if entry in ("number", "optional number"):
         return type(value) in (int, float) and abs(value) <= 1e9
     if entry == "flag":
         return type(value) is bool
     if entry == "name":
         return type(value) is str and len(value) <= 64
-    if entry == "optional count" and value is None:
-        return True
     # depth, members and noise levels are built one by one, before the weights show whether they are so many
     largest = 10_000 if name in ("depth", "denoising_steps", "size") else 1_000_000
     return type(value) is int and (0 if name == "depth" else 1) <= value <= largest

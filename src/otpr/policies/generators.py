@@ -1,31 +1,35 @@
-"""How a policy makes chunks: from a state and random numbers to samples.
+"""How a policy makes plans: from a state and random numbers to samples.
 
 A generator is a part of a policy (`otpr.policies.policy.Policy`). On disk it is described by `about`, from
-which `skeleton` builds it again with its arrays yet to be filled in.
+which `skeleton` builds it again with its arrays yet to be filled in. Plans are (horizon, action_dim).
 """
 
 from __future__ import annotations
 
 import abc
 import dataclasses
-from collections.abc import Mapping
-from typing import Any, ClassVar, get_args
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar, Literal, Protocol, get_args
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
-from otpr.diffusion import NoiseSchedule, sample
+from otpr.diffusion import NoiseSchedule, denoising_losses, sample
 from otpr.diffusion.flow import integrate
-from otpr.diffusion.sampling import Method
+from otpr.diffusion.parametrization import Prediction, to_noise
+from otpr.diffusion.sampling import Sampler
 from otpr.errors import OtprError, unknown_name
-from otpr.networks.mlp import NoiseNetwork, VelocityNetwork
-from otpr.policies.choosers import Entry
+from otpr.networks.mlp import NoiseNetwork, VelocityNetwork, sizes
+from otpr.spec import Spec
+
+Entry = Literal["number", "flag", "name", "optional count", "optional number"]
+"""What an entry in the description of a part of a policy can be, beside a count."""
 
 
 class Generator(eqx.Module):
-    """Draws flattened chunks for a normalised observation."""
+    """Draws plans for a state."""
 
     kind: ClassVar[str]
     """Its name in a policy's file."""
@@ -33,8 +37,8 @@ class Generator(eqx.Module):
     """What entries of `about` are, by name, at any depth; all others are counts."""
 
     @abc.abstractmethod
-    def propose(self, state: Float[Array, " s"], key: PRNGKeyArray, n: int) -> Float[Array, "n a"]:
-        """`n` chunks for one state, entries in [-1, 1]."""
+    def propose(self, state: Float[Array, " s"], key: PRNGKeyArray, n: int) -> Float[Array, "n h a"]:
+        """`n` plans for one state, entries in [-1, 1]."""
 
     @abc.abstractmethod
     def about(self) -> dict[str, Any]:
@@ -42,54 +46,104 @@ class Generator(eqx.Module):
 
     @classmethod
     @abc.abstractmethod
-    def skeleton(cls, about: dict[str, Any], state_dim: int, chunk_dim: int, key: PRNGKeyArray) -> Generator:
+    def skeleton(cls, about: dict[str, Any], state_dim: int, spec: Spec, key: PRNGKeyArray) -> Generator:
         """A generator as `about` describes it; its arrays have the right shapes and types only."""
 
 
+class DenoisingNetwork(Protocol):
+    """What a diffusion generator asks of its network; `otpr.networks.mlp.NoiseNetwork` is one."""
+
+    @property
+    def plan_shape(self) -> tuple[int, int]:
+        """(horizon, action_dim)."""
+        ...
+
+    def __call__(
+        self, state: Float[Array, " s"], plan: Float[Array, "h a"], k: Int[Array, ""]
+    ) -> Float[Array, "h a"]:
+        """The prediction for one noisy plan."""
+        ...
+
+    def many(
+        self, state: Float[Array, " s"], plans: Float[Array, "n h a"], k: Int[Array, ""]
+    ) -> Float[Array, "n h a"]:
+        """The predictions for n noisy plans of one state, at one level."""
+        ...
+
+
 class Diffusion(Generator):
-    """Denoises from pure noise, a `NoiseNetwork` predicting the noise.
+    """Denoises from pure noise.
 
     Args:
-        network: predicts the noise in a flattened chunk.
+        network: predicts in a noisy plan what `prediction` says.
         schedule: the noise levels it was trained with.
-        sampler: how noise becomes a chunk, a method of `otpr.diffusion.sample`.
+        sampler: how noise becomes a plan, a method of `otpr.diffusion.sample`.
         sampler_steps: how many of the schedule's levels the sampler visits; None visits all.
+        prediction: what the network predicts.
+        bound: the sampler clips its estimate of the clean plan to [-bound, bound]; None never clips it.
 
     Raises:
-        OtprError: there is no such sampler, or the schedule has not that many levels.
+        OtprError: there is no such sampler or prediction, or the schedule has not that many levels.
     """
 
     network: NoiseNetwork
     schedule: NoiseSchedule
-    sampler: Method = eqx.field(static=True, default="ddpm")
+    sampler: Sampler = eqx.field(static=True, default="ddpm")
     sampler_steps: int | None = eqx.field(static=True, default=None)
+    prediction: Prediction = eqx.field(static=True, default="noise")
+    bound: float | None = eqx.field(static=True, default=1.0)
     kind: ClassVar[str] = "diffusion"
-    entries: ClassVar[Mapping[str, Entry]] = {"sampler": "name", "sampler_steps": "optional count"}
+    entries: ClassVar[Mapping[str, Entry]] = {
+        "sampler": "name",
+        "sampler_steps": "optional count",
+        "prediction": "name",
+        "bound": "optional number",
+    }
 
     def __check_init__(self):
-        if self.sampler not in get_args(Method):
-            raise unknown_name("sampler", self.sampler, get_args(Method))
+        if self.sampler not in get_args(Sampler):
+            raise unknown_name("sampler", self.sampler, get_args(Sampler))
+        if self.prediction not in get_args(Prediction):
+            raise unknown_name("prediction", self.prediction, get_args(Prediction))
         if self.sampler_steps is not None and not 1 <= self.sampler_steps <= self.schedule.steps:
             raise OtprError(
                 f"sampler_steps must lie in 1..{self.schedule.steps} (the policy's noise levels), "
                 f"given {self.sampler_steps}."
             )
 
-    def propose(self, state: Float[Array, " s"], key: PRNGKeyArray, n: int) -> Float[Array, "n a"]:
-        """`n` sampled chunks for one state."""
+    @property
+    def visited_steps(self) -> int:
+        """How many levels the sampler visits."""
+        return self.sampler_steps or self.schedule.steps
 
-        def predict_noise(chunks: Float[Array, "n a"], k: Int[Array, ""]) -> Float[Array, "n a"]:
-            context = self.network.context(state, k)  # once, not once a candidate
-            return jax.vmap(self.network.from_context, in_axes=(None, 0))(context, chunks)
-
-        return sample(
-            predict_noise,
+    def propose(self, state: Float[Array, " s"], key: PRNGKeyArray, n: int) -> Float[Array, "n h a"]:
+        """`n` sampled plans for one state."""
+        plans = sample(
+            lambda plans, k: self.noise_in(self.network.many(state, plans, k), plans, k),
             self.schedule,
-            (n, self.network.chunk_dim),
+            (n, *self.network.plan_shape),
             key,
             method=self.sampler,
             steps=self.sampler_steps,
+            bound=self.bound,
         )
+        return plans if self.bound is not None and self.bound <= 1 else jnp.clip(plans, -1.0, 1.0)
+
+    def noise_in(
+        self, output: Float[Array, "*n h a"], plans: Float[Array, "*n h a"], k: Int[Array, ""]
+    ) -> Float[Array, "*n h a"]:
+        """The noise in plans of one level that the network's output stands for."""
+        return to_noise(self.prediction, output, plans, self.schedule.signal(k), self.schedule.sigma(k))
+
+    def losses(
+        self,
+        network: Callable[[Array, Array, Array], Array],
+        states: Float[Array, "n s"],
+        plans: Float[Array, "n h a"],
+        key: PRNGKeyArray,
+    ) -> Float[Array, " n"]:
+        """Denoising score matching of a network with this one's noise levels and kind of prediction."""
+        return denoising_losses(network, self.schedule, states, plans, key, self.prediction)
 
     def with_network(self, network: NoiseNetwork) -> Diffusion:
         """The same way of sampling with another network."""
@@ -102,24 +156,25 @@ class Diffusion(Generator):
             "denoising_steps": self.schedule.steps,
             "sampler": self.sampler,
             "sampler_steps": self.sampler_steps,
+            "prediction": self.prediction,
+            "bound": self.bound,
         }
 
     @classmethod
-    def skeleton(cls, about: dict[str, Any], state_dim: int, chunk_dim: int, key: PRNGKeyArray) -> Diffusion:
+    def skeleton(cls, about: dict[str, Any], state_dim: int, spec: Spec, key: PRNGKeyArray) -> Diffusion:
         """See `Generator.skeleton`."""
         return cls(
-            NoiseNetwork(state_dim, chunk_dim, **about["network"], key=key),
+            NoiseNetwork(state_dim, plan_shape(spec), **about["network"], key=key),
             NoiseSchedule.cosine(about["denoising_steps"]),
-            about["sampler"],
-            about["sampler_steps"],
+            **{name: about[name] for name in cls.entries},
         )
 
 
 class Flow(Generator):
-    """Follows a velocity field from noise, `otpr.diffusion.flow`; the chunk is clipped at the end.
+    """Follows a velocity field from noise, `otpr.diffusion.flow`; the plan is clipped at the end.
 
     Args:
-        network: predicts the velocity of a flattened chunk.
+        network: predicts the velocity of a plan.
         steps: Euler steps.
     """
 
@@ -127,58 +182,63 @@ class Flow(Generator):
     steps: int = eqx.field(static=True)
     kind: ClassVar[str] = "flow"
 
-    def propose(self, state: Float[Array, " s"], key: PRNGKeyArray, n: int) -> Float[Array, "n a"]:
-        """`n` sampled chunks for one state."""
-        return self.from_noise(state, jax.random.normal(key, (n, self.network.chunk_dim)))
+    def propose(self, state: Float[Array, " s"], key: PRNGKeyArray, n: int) -> Float[Array, "n h a"]:
+        """`n` sampled plans for one state."""
+        return self.from_noise(state, jax.random.normal(key, (n, *self.network.plan_shape)))
 
-    def from_noise(self, state: Float[Array, " s"], noise: Float[Array, "n a"]) -> Float[Array, "n a"]:
-        """The chunks of one state that noise is carried to."""
-        context = self.network.context(state)  # once, not once a candidate and step
-        chunks = integrate(lambda x, t: self.network.from_context(context, x, t), noise, self.steps)
-        return jnp.clip(chunks, -1, 1)
+    def from_noise(self, state: Float[Array, " s"], noise: Float[Array, "n h a"]) -> Float[Array, "n h a"]:
+        """The plans of one state that noise is carried to."""
+        plans = integrate(lambda x, t: self.network.many(state, x, t), noise, self.steps)
+        return jnp.clip(plans, -1, 1)
 
     def about(self) -> dict[str, Any]:
         """Network and steps."""
         return {"network": self.network.about(), "steps": self.steps}
 
     @classmethod
-    def skeleton(cls, about: dict[str, Any], state_dim: int, chunk_dim: int, key: PRNGKeyArray) -> Flow:
+    def skeleton(cls, about: dict[str, Any], state_dim: int, spec: Spec, key: PRNGKeyArray) -> Flow:
         """See `Generator.skeleton`."""
-        return cls(VelocityNetwork(state_dim, chunk_dim, **about["network"], key=key), about["steps"])
+        network = VelocityNetwork(state_dim, plan_shape(spec), **about["network"], key=key)
+        return cls(network, about["steps"])
 
 
 class OneStep(Generator):
-    """Maps noise to a chunk by one pass of a network, clipped.
+    """Maps noise to a plan by one pass of a network, clipped.
 
     Args:
-        network: takes a state and noise of the chunk's length, side by side.
+        network: takes a state and flattened noise of the plan's size, side by side.
+        plan_shape: (horizon, action_dim).
     """
 
     network: eqx.nn.MLP
+    plan_shape: tuple[int, int] = eqx.field(static=True)
     kind: ClassVar[str] = "one-step"
 
     @classmethod
-    def new(cls, state_dim: int, chunk_dim: int, *, width: int, depth: int, key: PRNGKeyArray) -> OneStep:
+    def new(
+        cls, state_dim: int, plan_shape: tuple[int, int], *, width: int, depth: int, key: PRNGKeyArray
+    ) -> OneStep:
         """With random weights."""
-        return cls(eqx.nn.MLP(state_dim + chunk_dim, chunk_dim, width, depth, jax.nn.silu, key=key))
+        size = plan_shape[0] * plan_shape[1]
+        return cls(eqx.nn.MLP(state_dim + size, size, width, depth, jax.nn.silu, key=key), plan_shape)
 
-    def propose(self, state: Float[Array, " s"], key: PRNGKeyArray, n: int) -> Float[Array, "n a"]:
-        """`n` sampled chunks for one state."""
-        noise = jax.random.normal(key, (n, int(self.network.out_size)))
+    def propose(self, state: Float[Array, " s"], key: PRNGKeyArray, n: int) -> Float[Array, "n h a"]:
+        """`n` sampled plans for one state."""
+        noise = jax.random.normal(key, (n, *self.plan_shape))
         return jnp.clip(jax.vmap(self.unclipped, in_axes=(None, 0))(state, noise), -1, 1)
 
-    def unclipped(self, state: Float[Array, " s"], noise: Float[Array, " a"]) -> Float[Array, " a"]:
+    def unclipped(self, state: Float[Array, " s"], noise: Float[Array, "h a"]) -> Float[Array, "h a"]:
         """The network's output."""
-        return self.network(jnp.concatenate([state, noise]))
+        return self.network(jnp.concatenate([state, noise.ravel()])).reshape(self.plan_shape)
 
     def about(self) -> dict[str, Any]:
         """Sizes of the network."""
-        return _sizes(self.network)
+        return dict(sizes(self.network))
 
     @classmethod
-    def skeleton(cls, about: dict[str, Any], state_dim: int, chunk_dim: int, key: PRNGKeyArray) -> OneStep:
+    def skeleton(cls, about: dict[str, Any], state_dim: int, spec: Spec, key: PRNGKeyArray) -> OneStep:
         """See `Generator.skeleton`."""
-        return cls.new(state_dim, chunk_dim, **about, key=key)
+        return cls.new(state_dim, plan_shape(spec), **about, key=key)
 
 
 class TanhGaussian(Generator):
@@ -186,38 +246,40 @@ class TanhGaussian(Generator):
 
     Args:
         network: from a state to the means and the logarithms of the standard deviations, one after the other.
+        plan_shape: (horizon, action_dim).
         deterministic: give the tangent of the means instead of samples.
     """
 
     network: eqx.nn.MLP
+    plan_shape: tuple[int, int] = eqx.field(static=True)
     deterministic: bool = eqx.field(static=True, default=False)
     kind: ClassVar[str] = "tanh-gaussian"
     entries: ClassVar[Mapping[str, Entry]] = {"deterministic": "flag"}
 
     @classmethod
     def new(
-        cls, state_dim: int, chunk_dim: int, *, width: int, depth: int, key: PRNGKeyArray
+        cls, state_dim: int, plan_shape: tuple[int, int], *, width: int, depth: int, key: PRNGKeyArray
     ) -> TanhGaussian:
         """With random weights, drawing samples."""
-        return cls(eqx.nn.MLP(state_dim, 2 * chunk_dim, width, depth, jax.nn.relu, key=key))
+        size = plan_shape[0] * plan_shape[1]
+        return cls(eqx.nn.MLP(state_dim, 2 * size, width, depth, jax.nn.relu, key=key), plan_shape)
 
-    def propose(self, state: Float[Array, " s"], key: PRNGKeyArray, n: int) -> Float[Array, "n a"]:
-        """`n` chunks for one state, all the same where it is deterministic."""
+    def propose(self, state: Float[Array, " s"], key: PRNGKeyArray, n: int) -> Float[Array, "n h a"]:
+        """`n` plans for one state, all the same where it is deterministic."""
         mean, log_std = self.parameters(state)
-        noise = (
-            jnp.zeros((n, *mean.shape)) if self.deterministic else jax.random.normal(key, (n, *mean.shape))
-        )
-        return jnp.tanh(mean + jnp.exp(log_std) * noise)
+        shape = (n, *mean.shape)
+        noise = jnp.zeros(shape) if self.deterministic else jax.random.normal(key, shape)
+        return jnp.tanh(mean + jnp.exp(log_std) * noise).reshape(n, *self.plan_shape)
 
-    def parameters(self, state: Float[Array, " s"]) -> tuple[Float[Array, " a"], Float[Array, " a"]]:
-        """Means and logarithms of the standard deviations of the normal variable."""
+    def parameters(self, state: Float[Array, " s"]) -> tuple[Float[Array, " c"], Float[Array, " c"]]:
+        """Means and logarithms of the standard deviations of the normal variable, flattened."""
         mean, log_std = jnp.split(self.network(state), 2)
         return mean, jnp.clip(log_std, *LOG_STD)
 
     def sample_with_log_density(
         self, state: Float[Array, " s"], key: PRNGKeyArray
-    ) -> tuple[Float[Array, " a"], Float[Array, ""]]:
-        """A chunk, drawn in a way that gradients pass through, and the logarithm of its density."""
+    ) -> tuple[Float[Array, " c"], Float[Array, ""]]:
+        """A flattened plan, drawn in a way that gradients pass through, and the logarithm of its density."""
         mean, log_std = self.parameters(state)
         noise = jax.random.normal(key, mean.shape)
         x = mean + jnp.exp(log_std) * noise
@@ -228,21 +290,19 @@ class TanhGaussian(Generator):
 
     def sample_batch(
         self, states: Float[Array, "n s"], key: PRNGKeyArray
-    ) -> tuple[Float[Array, "n a"], Float[Array, " n"]]:
+    ) -> tuple[Float[Array, "n c"], Float[Array, " n"]]:
         """`sample_with_log_density` for each of n states."""
         return jax.vmap(self.sample_with_log_density)(states, jax.random.split(key, states.shape[0]))
 
     def about(self) -> dict[str, Any]:
         """Sizes of the network, and whether it draws."""
-        return {**_sizes(self.network), "deterministic": self.deterministic}
+        return {**sizes(self.network), "deterministic": self.deterministic}
 
     @classmethod
-    def skeleton(
-        cls, about: dict[str, Any], state_dim: int, chunk_dim: int, key: PRNGKeyArray
-    ) -> TanhGaussian:
+    def skeleton(cls, about: dict[str, Any], state_dim: int, spec: Spec, key: PRNGKeyArray) -> TanhGaussian:
         """See `Generator.skeleton`."""
-        sizes = {name: about[name] for name in ("width", "depth")}
-        generator = cls.new(state_dim, chunk_dim, **sizes, key=key)
+        widths = {name: about[name] for name in ("width", "depth")}
+        generator = cls.new(state_dim, plan_shape(spec), **widths, key=key)
         return dataclasses.replace(generator, deterministic=about["deterministic"])
 
 
@@ -250,8 +310,9 @@ LOG_STD = (-20.0, 2.0)
 """Least and greatest logarithm of a standard deviation (as in the code of Ball et al., RLPD, 2023)."""
 
 
-def _sizes(network: eqx.nn.MLP) -> dict[str, int]:
-    return {"width": network.width_size, "depth": network.depth}
+def plan_shape(spec: Spec) -> tuple[int, int]:
+    """(horizon, action_dim)."""
+    return (spec.horizon, spec.action_dim)
 
 
 GENERATORS: dict[str, type[Generator]] = {

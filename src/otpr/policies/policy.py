@@ -1,6 +1,6 @@
-"""The policy as deployed: observation in, action chunk out, with everything it needs inside.
+"""The policy as deployed: observation in, actions out, with everything it needs inside.
 
-`otpr.policies.files` says how it lies on disk.
+A policy is an encoder, a generator and perhaps a chooser. `otpr.policies.files` says how it lies on disk.
 """
 
 from __future__ import annotations
@@ -8,40 +8,44 @@ from __future__ import annotations
 import dataclasses
 import os
 from pathlib import Path
+from typing import Any
 
 import equinox as eqx
 import jax
-import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, PRNGKeyArray
+from jaxtyping import Array, Float, PRNGKeyArray
 
-from otpr.diffusion.sampling import Method
+from otpr.diffusion.sampling import Sampler
 from otpr.errors import OtprError
-from otpr.policies import files as policy_files
-from otpr.policies.acting import act_within, checked_chunk, checked_observation
-from otpr.policies.choosers import Chooser
+from otpr.policies import files
+from otpr.policies.acting import act_within, checked_actions, checked_observation
+from otpr.policies.choosers import Chooser, Metrics
+from otpr.policies.encoder import Encoder, Observations
 from otpr.policies.generators import Diffusion, Generator
-from otpr.policies.normalization import Normalizer
+from otpr.spec import Spec
 
 
 class Policy(eqx.Module):
-    """A policy over action chunks; with a chooser, the one it picks of several samples.
+    """A policy over plans of actions; with a chooser, the plan it picks of several samples.
 
     Args:
-        generator: draws chunks for a state.
-        normalizer: statistics of the observations it was trained on.
+        encoder: turns each observation into features.
+        generator: draws plans for a state.
         chooser: chooses among `candidates` samples; None draws one sample.
-        chunk_length: h, actions in a chunk, all executed before the next observation is used.
-        action_dim: dimension of one action, entries in [-1, 1].
+        spec: what it takes and gives.
         candidates: how many samples the chooser has to choose from.
     """
 
+    encoder: Encoder
     generator: Generator
-    normalizer: Normalizer
     chooser: Chooser | None
-    chunk_length: int = eqx.field(static=True)
-    action_dim: int = eqx.field(static=True)
-    candidates: int = eqx.field(static=True)
+    spec: Spec = eqx.field(static=True)
+    candidates: int = eqx.field(static=True, default=1)
+
+    @property
+    def state_dim(self) -> int:
+        """Length of a state: the features of `spec.history` observations."""
+        return self.spec.history * self.encoder.feature_dim
 
     @property
     def diffusion(self) -> Diffusion:
@@ -57,75 +61,113 @@ class Policy(eqx.Module):
             )
         return self.generator
 
-    def with_sampler(self, sampler: Method, steps: int | None = None) -> Policy:
-        """The same policy, its chunks sampled in another way; `steps` None visits every level.
+    def with_generator(self, generator: Generator) -> Policy:
+        """The same policy with another generator."""
+        return dataclasses.replace(self, generator=generator)
+
+    def with_sampler(self, sampler: Sampler, steps: int | None = None) -> Policy:
+        """The same policy, its plans sampled in another way; `steps` None visits every level.
 
         Raises:
             OtprError: it is no diffusion policy, there is no such sampler, or the schedule has not that many
                 levels.
         """
-        generator = dataclasses.replace(self.diffusion, sampler=sampler, sampler_steps=steps)
-        return dataclasses.replace(self, generator=generator)
+        return self.with_generator(dataclasses.replace(self.diffusion, sampler=sampler, sampler_steps=steps))
+
+    def choosing(self, chooser: Chooser, candidates: int) -> Policy:
+        """The same generator, `chooser` choosing among so many samples."""
+        return dataclasses.replace(self, chooser=chooser, candidates=candidates)
 
     def single(self) -> Policy:
         """The same generator, one sample, no chooser."""
         return dataclasses.replace(self, chooser=None, candidates=1)
 
-    def propose(self, state: Float[Array, " s"], key: PRNGKeyArray, n: int) -> Float[Array, "n a"]:
-        """`n` sampled chunks, flattened, for one normalised observation."""
-        return self.generator.propose(state, key, n)
+    def executing(self, execute: int) -> Policy:
+        """The same policy, so many actions of each plan executed. A chooser scores what it always did.
+
+        Raises:
+            OtprError: a plan has not that many.
+        """
+        return dataclasses.replace(self, spec=dataclasses.replace(self.spec, execute=execute))
+
+    # ------------------------------------------------------------------------------------------- decisions
+
+    def state(self, observations: Observations) -> Float[Array, " s"]:
+        """The state of one decision: its last observations, each entry (history, *shape), encoded."""
+        return jax.vmap(self.encoder)(observations).ravel()
+
+    @eqx.filter_jit
+    def propose(self, observations: Observations, keys: PRNGKeyArray, n: int) -> Float[Array, "b n h a"]:
+        """`n` sampled plans for each of b decisions; see `otpr.policies.proposer.Proposer`."""
+
+        def of_one(seen: Observations, key: PRNGKeyArray) -> Float[Array, "n h a"]:
+            return self.generator.propose(self.state(seen), key, n)
+
+        return jax.vmap(of_one)(observations, keys)
+
+    def chunks(self, plans: Float[Array, "n h a"]) -> Float[Array, "n c"]:
+        """What the chooser scores of plans: their first actions, flattened."""
+        assert self.chooser is not None
+        return plans[:, : self.chooser.chunk_dim // self.spec.action_dim].reshape(plans.shape[0], -1)
+
+    def decide(self, state: Float[Array, " s"], key: PRNGKeyArray) -> tuple[Float[Array, "h a"], Metrics]:
+        """One plan for one state, and what the chooser reports of its choice."""
+        propose_key, choose_key = jax.random.split(key)
+        if self.chooser is None:
+            return self.generator.propose(state, propose_key, 1)[0], {}
+        plans = self.generator.propose(state, propose_key, self.candidates)
+        index, metrics = self.chooser.choose(state, self.chunks(plans), choose_key)
+        return plans[index], metrics
 
     @eqx.filter_jit
     def act_batch(
-        self, observations: Float[Array, "n o"], keys: PRNGKeyArray
-    ) -> tuple[Float[Array, "n h act"], Bool[Array, " n"]]:
-        """One chunk for each observation, each with its own key.
+        self, observations: Observations, keys: PRNGKeyArray
+    ) -> tuple[Float[Array, "n e a"], dict[str, Float[Array, " n"]]]:
+        """The actions to execute for each of n decisions, each with its own key.
+
+        Args:
+            observations: by entry name, (n, history, *shape), raw.
+            keys: n of them.
 
         Returns:
-            the chunks, and for each whether its chooser's rule of last resort decided (False without one):
-                with OTPR's, whether every candidate's H was zero.
+            (n, execute, action_dim), entries in [-1, 1]; and the chooser's metrics of each decision.
         """
 
-        def act_one(
-            observation: Float[Array, " o"], key: PRNGKeyArray
-        ) -> tuple[Float[Array, " a"], Bool[Array, ""]]:
-            propose_key, choose_key = jax.random.split(key)
-            state = self.normalizer(observation)
-            if self.chooser is None:
-                return self.propose(state, propose_key, 1)[0], jnp.asarray(False)
-            chunks = self.propose(state, propose_key, self.candidates)
-            index, none = self.chooser.choose(state, chunks, choose_key)
-            return chunks[index], none
+        def decide(seen: Observations, key: PRNGKeyArray) -> tuple[Float[Array, "h a"], Metrics]:
+            return self.decide(self.state(seen), key)
 
-        chunks, none = jax.vmap(act_one)(observations, keys)
-        return chunks.reshape(-1, self.chunk_length, self.action_dim), none
+        plans, metrics = jax.vmap(decide)(observations, keys)
+        return plans[:, : self.spec.execute], metrics
 
-    def act(self, observation: np.ndarray, seed: int, *, budget_seconds: float | None = None) -> np.ndarray:
-        """Draw an action chunk for one observation; safe to call from several threads.
+    def act(self, observation: Any, seed: int, *, budget_seconds: float | None = None) -> np.ndarray:
+        """Draw the actions to execute for one observation; safe to call from several threads.
 
         Values far from the demonstrations are clipped at `Normalizer.LIMIT` scales from their mean.
 
         Args:
-            observation: (o,), raw: as the environment gives it.
-            seed: of the draw; the same seed gives the same chunk.
+            observation: raw, as the environment gives it: an array where the spec has but one vector entry,
+                else a dictionary by entry name. With `history` > 1 each has a leading axis of so many
+                observations, oldest first; where an episode is younger, its first observation is repeated.
+            seed: of the draw; the same seed gives the same actions.
             budget_seconds: where there is a chooser, choose among the candidates that there is time for (at
                 least `otpr.policies.acting.SLICE`): then the time decides too, and the draws are others than
-                without.
-                The first call compiles, whatever the budget: make one beforehand.
+                without. The first call compiles, whatever the budget: make one beforehand.
 
         Returns:
-            (h, action_dim) float32, entries in [-1, 1].
+            (execute, action_dim) float32, entries in [-1, 1]: execute them, observe, ask again.
 
         Raises:
-            ValueError: the observation has another shape or is not finite.
+            ValueError: the observation has other entries or another shape, or is not finite.
             OtprError: the actions are not finite, because the weights are not.
         """
-        given = jnp.asarray(checked_observation(observation, self.normalizer.mean.shape[0]))
+        given = checked_observation(observation, self.spec)
         key = jax.random.key(seed)
         if budget_seconds is not None and self.chooser is not None:
-            return checked_chunk(act_within(self, given, key, budget_seconds))
-        chunks, _ = self.act_batch(given[None], key[None])
-        return checked_chunk(np.asarray(chunks[0]))
+            return checked_actions(act_within(self, given, key, budget_seconds))
+        actions, _ = self.act_batch({name: entry[None] for name, entry in given.items()}, key[None])
+        return checked_actions(np.asarray(actions[0]))
+
+    # ----------------------------------------------------------------------------------------------- files
 
     def save(self, path: str | os.PathLike[str], *, task: str) -> None:
         """Write the policy to the folder `path`, whole or not at all; a policy already there is replaced.
@@ -138,19 +180,21 @@ class Policy(eqx.Module):
             OtprError: something else than a policy is at `path`, or it cannot be written; what was there
                 stays as it is.
         """
+        chooser = None
+        if self.chooser is not None:
+            chooser = {"chunk_dim": self.chooser.chunk_dim, **files.described(self.chooser)}
         document = {
-            "observation_dim": self.normalizer.mean.shape[0],
-            "action_dim": self.action_dim,
-            "chunk_length": self.chunk_length,
+            "spec": self.spec.to_json(),
             "candidates": self.candidates,
-            "generator": policy_files.described(self.generator),
-            "chooser": policy_files.described(self.chooser) if self.chooser is not None else None,
+            "encoder": files.described(self.encoder),
+            "generator": files.described(self.generator),
+            "chooser": chooser,
         }
-        policy_files.write(self, Path(path), task, document)
+        files.write(self, Path(path), task, document)
 
 
 def load_policy(path: str | os.PathLike[str]) -> Policy:
-    """Read a policy: `load_policy(path).act(observation, seed)` gives a chunk of shape (h, action_dim).
+    """Read a policy: `load_policy(path).act(observation, seed)` gives (execute, action_dim) actions.
 
     Args:
         path: the folder that `Policy.save` wrote, or a run directory with a `policy` folder in it.
@@ -158,24 +202,23 @@ def load_policy(path: str | os.PathLike[str]) -> Policy:
     Raises:
         OtprError: there is no policy, or its files are damaged or of a later format.
     """
-    return policy_files.read(Path(path), _skeleton)
+    return files.read(Path(path), _skeleton)
 
 
 def policy_task(path: str | os.PathLike[str]) -> str:
     """The task that the policy in `path` was trained on."""
-    return policy_files.read_document(policy_files.folder(Path(path)))["task"]
+    return files.read_document(files.folder(Path(path)))["task"]
 
 
-def _skeleton(document: policy_files.Document) -> Policy:
+def _skeleton(document: files.Document) -> Policy:
     """A policy as `Policy.save` describes it, its arrays yet to be filled in."""
-    state_dim, chunk_length = document["observation_dim"], document["chunk_length"]
-    sizes = (state_dim, chunk_length * document["action_dim"], jax.random.key(0))
-    chooser = document["chooser"]
+    spec, key = Spec.from_json(document["spec"]), jax.random.key(0)
+    encoder = files.encoder_skeleton(document["encoder"], spec)
+    state_dim = spec.history * encoder.feature_dim
     return Policy(
-        generator=policy_files.generator_skeleton(document["generator"], *sizes),
-        normalizer=Normalizer(jnp.zeros(state_dim), jnp.ones(state_dim)),
-        chooser=None if chooser is None else policy_files.chooser_skeleton(chooser, *sizes),
-        chunk_length=chunk_length,
-        action_dim=document["action_dim"],
+        encoder=encoder,
+        generator=files.generator_skeleton(document["generator"], state_dim, spec, key),
+        chooser=files.chooser_skeleton(document["chooser"], state_dim, key),
+        spec=spec,
         candidates=document["candidates"],
     )

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 from otpr.data.seeds import evaluation_seed
@@ -22,7 +23,8 @@ class Evaluation(NamedTuple):
     successes: int
     episodes: int
     mean_length: float  # environment steps an episode
-    zero_compatibility: float  # share of decisions at which every candidate's H was zero
+    execute: int  # how many actions of each plan were executed
+    metrics: Mapping[str, float]  # means over decisions of what the chooser reported
 
     @property
     def success_rate(self) -> float:
@@ -58,7 +60,7 @@ def evaluate(
         env: environments to run in; their number does not change the conditions.
         episodes: how many, >= 1.
         on_wave: called with the number of episodes finished since the last call.
-        on_chunk: called before each chunk; what it raises ends the evaluation.
+        on_chunk: called before each decision; what it raises ends the evaluation.
 
     Raises:
         BrokenEnvironmentError: an episode broke twice, or episodes broke too often; see `ChunkedVectorEnv`.
@@ -69,7 +71,7 @@ def evaluate(
         run_episodes, env, policy, action_seed=ACTION_SEED, on_wave=on_wave, on_chunk=on_chunk
     )
     rollout = run(seeds)
-    finished, zeros, decisions = rollout.episodes, rollout.zeros, rollout.decisions
+    finished, sums, decisions = rollout.episodes, Counter(rollout.sums), rollout.decisions
     if rollout.broken:
         again = run(list(rollout.broken))
         if again.broken:
@@ -79,10 +81,12 @@ def evaluate(
                 f"success rate. The second time: {cause}"
             )
         finished = finished + again.episodes
-        zeros, decisions = zeros + again.zeros, decisions + again.decisions
+        sums.update(again.sums)
+        decisions += again.decisions
     return Evaluation(
         successes=sum(episode.success for episode in finished),
         episodes=episodes,
         mean_length=sum(len(episode) for episode in finished) / episodes,
-        zero_compatibility=zeros / decisions,
+        execute=policy.spec.execute,
+        metrics={name: total / decisions for name, total in sums.items()},
     )

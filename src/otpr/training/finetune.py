@@ -1,8 +1,8 @@
-"""Online fine-tuning: roll out, learn, follow the critic with the potentials, evaluate; and stop anywhere.
+"""Online fine-tuning: roll out, learn, evaluate; and stop anywhere.
 
-The run is a state machine. Its whole state is `Progression` (a few numbers), the agent and its experience
-(arrays); each step looks at the state alone to decide what comes next. So a run that is stopped between any
-two steps and resumed does exactly what it would have done.
+The run is a state machine. Its whole state is `Progression` (a few numbers), the agent and its experience;
+each step looks at the state alone to decide what comes next. So a run that is stopped between any two steps
+and resumed does exactly what it would have done.
 """
 
 from __future__ import annotations
@@ -10,32 +10,33 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import time
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from typing import Any
 
 import jax
+import numpy as np
+from numpy.typing import NDArray
 
 from otpr.agents import agent_class
-from otpr.agents.parts.agent import AgentConfig, Round
-from otpr.data.chunks import chunk_transitions
+from otpr.agents.parts.agent import AgentConfig, OffPolicyAgent, OnPolicyAgent, Round
 from otpr.data.episodes import Episode
+from otpr.data.experience import Collected, Experience
+from otpr.data.experience_files import ExperienceWriter, read_experience
 from otpr.data.seeds import training_seed
-from otpr.envs import BrokenEnvironmentError, ChunkedVectorEnv, task_spec
+from otpr.envs import BrokenEnvironmentError, ChunkedVectorEnv
 from otpr.errors import OtprError
+from otpr.policies.encoder import encode
 from otpr.policies.policy import Policy
 from otpr.training import checkpoints
 from otpr.training.evaluate import Evaluation, evaluate
-from otpr.training.learning import first_experience, follow_round, learn_round, take_block
+from otpr.training.learning import end_round, learn_round, take_block
 from otpr.training.loop import LoopConfig, Progression
 from otpr.training.numbers import NotFiniteError, agent_arrays, bad_update, not_finite
 from otpr.training.progress import Progress
-from otpr.training.rollout import compile_acting, run_episodes
+from otpr.training.rollout import acts_alike, compile_acting, run_episodes
 from otpr.training.run_directory import RunDirectory
 from otpr.training.stopping import Abandoned, StopRequest
 from otpr.training.versions import code_version
-
-BLOCK = 250
-"""Gradient steps between two rows of metrics."""
 
 RECENT = 40
 """Training episodes over which the rolling success rate is taken."""
@@ -57,8 +58,11 @@ class FineTuning:
         seed: every random number of the run derives from it.
         agent: the algorithm's settings, which name it.
         loop: the loop's settings.
-        run: where metrics, checkpoints and the policy go.
-        env: environments with the algorithm's chunk length.
+        run: where metrics, experience, checkpoints and the policy go.
+        env: environments that execute as many actions at a time as the algorithm's policy.
+
+    Raises:
+        OtprError: the algorithm cannot fine-tune such a policy, or not with such demonstrations.
     """
 
     def __init__(
@@ -77,18 +81,42 @@ class FineTuning:
     ):
         self.base, self.task, self.preset, self.seed = base, task, preset, seed
         self.loop, self.run, self.env = loop, run, env
-        self.chunk_length = agent.chunk_length(base)
         # the last round may overshoot by as much
-        longest = task_spec(task).episode_limit * loop.num_envs
-        self.experience = first_experience(sets, weights, agent, self.chunk_length, loop.env_steps + longest)
-        keypoints = self.experience.keypoints
-        self.agent = agent_class(agent.algorithm).create(base, keypoints, agent, jax.random.key(seed))
-        if loop.stop_on_divergence and self.agent.q_values(keypoints) is None:
+        longest = env.episode_limit * loop.num_envs
+        self.experience = Experience.of(
+            sets,
+            weights,
+            self._features,
+            spec=agent.acting_spec(base.spec),
+            gamma=agent.gamma,
+            room=loop.env_steps + longest,
+        )
+        self.agent = agent_class(agent.algorithm).create(base, self.experience, agent, jax.random.key(seed))
+        if loop.stop_on_divergence and not self._has_q():
             raise OtprError(f"--stop-on-divergence needs critics Q(s, a), and {agent.algorithm} has none.")
+        self.files = ExperienceWriter(run.path / "experience", task=task, spec=env.spec)
         self.at = Progression()
-        if loop.no_base_evaluation and self.agent.starts_from_base:
+        if loop.no_base_evaluation and self._starts_from_base:
             self.at.evaluated_at = 0
         self._stop = StopRequest()
+
+    def _features(self, episode: Episode) -> NDArray[np.float32]:
+        return encode(self.base.encoder, episode.observations)
+
+    def _has_q(self) -> bool:
+        agent, experience = self.agent, self.experience
+        if not isinstance(agent, OffPolicyAgent):
+            return False
+        return agent.q_values(experience.sample_demonstrations(jax.random.key(0), 1)) is not None
+
+    @property
+    def _learns(self) -> bool:
+        return isinstance(self.agent, OffPolicyAgent | OnPolicyAgent)
+
+    @property
+    def _starts_from_base(self) -> bool:
+        """Whether the algorithm's first policy acts as the pre-trained one does."""
+        return acts_alike(self.agent.deployed().single(), self.base.single(), self.env.num_envs)
 
     # ------------------------------------------------------------------------------------------- the machine
 
@@ -142,17 +170,18 @@ class FineTuning:
         at, loop, agent = self.at, self.loop, self.agent
         offline = at.offline_updates < agent.config.offline_updates
         # the pre-trained policy, or the first policy of an algorithm that makes its own
-        if at.evaluated_at < 0 and (agent.starts_from_base or not offline):
+        if at.evaluated_at < 0 and not offline:
             return self._evaluate
-        if not agent.learns:
+        if not self._learns:
             return None
         if offline:
             return self._learn
         if at.env_steps >= loop.warmup_steps:
-            if at.warmup_updates < agent.config.warmup_updates or at.updates_due >= BLOCK:
+            warming = at.warmup_updates < agent.config.warmup_updates
+            if warming or at.updates_due >= loop.update_block:
                 return self._learn
-            if at.follow_due:
-                return self._follow
+            if at.round_due:
+                return self._end_round
         over = at.env_steps >= loop.env_steps
         # by multiples of `eval_every`: counted from the last evaluation, long rounds would lose some
         due = at.env_steps // loop.eval_every > at.evaluated_at // loop.eval_every
@@ -161,8 +190,8 @@ class FineTuning:
         return None if over else self._collect
 
     def _collect(self, progress: Progress) -> None:
-        """One round of episodes."""
-        at, n = self.at, self.loop.num_envs
+        """One round of episodes, which goes to disk before anything is learnt from it."""
+        at, n, config = self.at, self.loop.num_envs, self.agent.config
         explorer = self.agent.exploring()
         if not at.updates:  # critics that have learnt nothing choose no better than chance
             explorer = explorer.single()
@@ -174,18 +203,18 @@ class FineTuning:
             action_seed=self.seed,
             on_chunk=self._stop.abandon,  # episodes of a slow simulator take minutes
         )
-        config = self.agent.config
-        learnt = self._learn_round(rollout.episodes) if self.agent.on_policy else {}
-        for episode in rollout.episodes:
-            transitions = chunk_transitions(episode, self.chunk_length, config.gamma)
-            replay, successes = self.experience.replay, self.experience.successes
-            self.experience = self.experience._replace(
-                replay=replay.add(transitions),
-                successes=successes.add(transitions) if episode.success else successes,
-            )
-            at.env_steps += len(episode)
-            at.updates_due += config.update_ratio * len(episode)
-            at.follow_due = self.agent.follows
+        collected = [Collected(episode, self._features(episode)) for episode in rollout.episodes]
+        learnt = {}
+        if isinstance(self.agent, OnPolicyAgent):
+            learnt = self._learn_round(self.agent, Round(collected, self.seed))
+        if rollout.episodes:
+            self.files.add(rollout.episodes)
+            at.files, at.files_digest = self.files.files, self.files.digest
+        for each in collected:
+            self.experience = self.experience.add(each)
+            at.env_steps += len(each.episode)
+            at.updates_due += config.update_ratio * len(each.episode)
+            at.round_due = isinstance(self.agent, OffPolicyAgent)
         at.episodes += n
         at.broken_episodes += len(rollout.broken)
         for seed, cause in rollout.broken.items():
@@ -198,67 +227,72 @@ class FineTuning:
                 "rollout/success_rate": _mean([episode.success for episode in rollout.episodes]),
                 "rollout/success_rate_recent": _mean(at.recent),
                 "rollout/length": _mean([len(episode) for episode in rollout.episodes]),
-                "rollout/zero_compatibility": rollout.zero_compatibility,
+                **_named(rollout.metrics, "rollout"),
                 **learnt,
             }
         )
 
-    def _learn_round(self, episodes: list[Episode]) -> dict[str, float]:
+    def _learn_round(self, learner: OnPolicyAgent, data: Round) -> dict[str, float]:
         """Let an on-policy algorithm learn from the round's episodes; its metrics."""
-        agent, updates, plain = self._stop.do(learn_round, self.agent, Round(episodes, self.seed))
-        if bad := not_finite(plain, agent):
-            number = self.at.updates + updates
-            raise NotFiniteError(
-                f"Learning diverged in the gradient steps {self.at.updates + 1:,} to {number:,}: "
-                f"{', '.join(bad)} not finite.",
-                f"round-{number}",
-                agent_arrays(self.agent),
-            )
+        agent, updates, plain = self._stop.do(learn_round, learner, data)
+        number = self.at.updates + updates
+        self._check_finite(
+            plain,
+            agent,
+            f"Learning diverged in the gradient steps {self.at.updates + 1:,} to {number:,}",
+            f"round-{number}",
+        )
         self.agent = agent
         self.at.updates += updates
         return {"updates": self.at.updates, **plain}
 
     def _learn(self, progress: Progress) -> None:
         """A block of gradient steps: offline, then of the critics alone, then of critics and policy."""
-        at = self.at
-        offline = at.offline_updates < self.agent.config.offline_updates
-        warming = not offline and at.warmup_updates < self.agent.config.warmup_updates
-        agent, plain = self._stop.do(take_block, self.agent, self.experience, BLOCK, not warming)
+        at, config, n = self.at, self.agent.config, self.loop.update_block
+        assert isinstance(self.agent, OffPolicyAgent)
+        offline = at.offline_updates < config.offline_updates
+        warming = not offline and at.warmup_updates < config.warmup_updates
+        if offline:
+            n = min(n, config.offline_updates - at.offline_updates)
+        elif warming:
+            n = min(n, config.warmup_updates - at.warmup_updates)
+        agent, plain = self._stop.do(take_block, self.agent, self.experience, n, not warming)
         if not_finite(plain, agent):
-            raise bad_update(self.agent, self.experience, BLOCK, not warming, at.updates)
+            raise bad_update(self.agent, self.experience, n, not warming, at.updates)
         if self.loop.stop_on_divergence and plain["critic/beyond_bound"] > 0.5:
             raise _DivergedError(
-                f"The critics diverged by gradient step {at.updates + BLOCK:,}: "
+                f"The critics diverged by gradient step {at.updates + n:,}: "
                 f"{plain['critic/beyond_bound']:.0%} of their values are beyond what the rewards allow, "
                 f"{plain['critic/bound_low']:.3g} to {plain['critic/bound_high']:.3g}. Try smaller learning "
                 "rates in another run directory, or leave out --stop-on-divergence."
             )
         self.agent = agent
         if offline:
-            at.offline_updates += BLOCK
+            at.offline_updates += n
         elif warming:
-            at.warmup_updates += BLOCK
+            at.warmup_updates += n
         else:
-            at.updates_due -= BLOCK
-        at.updates += BLOCK
+            at.updates_due -= n
+        at.updates += n
         self._log({"updates": at.updates, **plain})
 
-    def _follow(self, progress: Progress) -> None:
-        """What the agent has to do once a round: potentials that follow the critic."""
-        number = self.at.follow_rounds + 1
-        agent, plain = self._stop.do(follow_round, self.agent, self.experience)
-        if bad := not_finite(plain, agent):
-            raise NotFiniteError(
-                f"Round {number} of the potentials, after {self.at.updates:,} updates: {', '.join(bad)} not "
-                "finite.",
-                f"potentials-{number}",
-                agent_arrays(self.agent),
-            )
+    def _end_round(self, progress: Progress) -> None:
+        """What the agent has to do once a round."""
+        assert isinstance(self.agent, OffPolicyAgent)
+        number = self.at.rounds + 1
+        agent, plain = self._stop.do(end_round, self.agent, self.experience)
+        what = f"The end of round {number}, after {self.at.updates:,} updates, went wrong"
+        self._check_finite(plain, agent, what, f"end-of-round-{number}")
         self.agent = agent
-        self.at.follow_due = False
-        self.at.follow_rounds = number
-        self.at.marginal_error = plain.get("ot/marginal_error")
-        self._log({"ot/round": number, **plain})
+        self.at.round_due = False
+        self.at.rounds = number
+        if plain:
+            self.at.own = plain
+            self._log({f"{self.agent.config.algorithm}/round": number, **plain})
+
+    def _check_finite(self, metrics: Mapping[str, float], after: Any, what: str, name: str) -> None:
+        if bad := not_finite(metrics, after):
+            raise NotFiniteError(f"{what}: {', '.join(bad)} not finite.", name, agent_arrays(self.agent))
 
     def _evaluate(self, progress: Progress) -> None:
         """The deployed policy and its single-sample self on the held-out initial conditions."""
@@ -267,7 +301,7 @@ class FineTuning:
         episodes = loop.final_eval_episodes if first or last else loop.eval_episodes
         started = time.monotonic()
         deployed = self.agent.deployed()
-        if first and self.agent.learns:  # nothing has been learnt that could choose
+        if first and self._learns:  # nothing has been learnt that could choose
             deployed = deployed.single()
         both = deployed.chooser is not None and (loop.single == "always" or (loop.single == "end" and last))
         with Progress(
@@ -292,14 +326,15 @@ class FineTuning:
                 "eval/success_rate": chosen.success_rate,
                 "eval/success_rate_single": at.success_single,
                 "eval/episodes": episodes,
+                "eval/execute": chosen.execute,
                 "eval/length": chosen.mean_length,
-                "eval/zero_compatibility": chosen.zero_compatibility,
+                **_named(chosen.metrics, "eval"),
                 "eval/seconds": time.monotonic() - started,
             }
         )
         name = "deployed" if single is None else f"single sample {single.success_rate:.0%}, deployed"
         if first:
-            name = "base policy" if self.agent.starts_from_base else "first policy"
+            name = "base policy" if self._starts_from_base else "first policy"
         progress.message(f"{at.env_steps:>7,} steps: {name} {chosen}")
 
     # -------------------------------------------------------------------------------------------- the record
@@ -311,40 +346,49 @@ class FineTuning:
         )
 
     def save(self) -> None:
-        """Write a checkpoint of everything."""
+        """Write a checkpoint: the agent and where the run stands, which counts the files of experience."""
         self.at.checkpointed_at = self.at.env_steps
-        arrays = (self.agent, self.experience.replay, self.experience.successes)
         # numbered by rows: every step of the machine writes one, so the number grows from save to save
-        checkpoints.save(self.run.checkpoints, self.at.rows, arrays, dataclasses.asdict(self.at))
+        checkpoints.save(self.run.checkpoints, self.at.rows, self.agent, dataclasses.asdict(self.at))
 
     def restore(self) -> None:
-        """Go back to the newest checkpoint, to the start where there is none; drop later rows of metrics."""
+        """Go back to the newest checkpoint, to the start where there is none; drop what is later than it.
+
+        Raises:
+            OtprError: the checkpoint or the experience that it counts is damaged or missing.
+        """
         step = checkpoints.latest(self.run.checkpoints)
         if step is not None:
-            like = (self.agent, self.experience.replay, self.experience.successes)
-            (agent, replay, successes), state = checkpoints.load(self.run.checkpoints, step, like)
-            self.agent = agent
-            self.experience = self.experience._replace(replay=replay, successes=successes)
+            self.agent, state = checkpoints.load(self.run.checkpoints, step, self.agent)
             self.at = Progression.of(state)
+        self.files.truncate(self.at.files, self.at.files_digest or None)
+        for episode in read_experience(self.run.path / "experience"):
+            self.experience = self.experience.add(Collected(episode, self._features(episode)))
         self.run.rewind("row", self.at.rows)
 
     def summary(self) -> dict[str, Any]:
-        """The outcome so far, as it goes into summary.json."""
-        at = self.at
+        """The outcome so far, as it goes into summary.json; the algorithm's own entries under its name."""
+        at, algorithm = self.at, self.agent.config.algorithm
         return {
             "task": self.task,
-            "algorithm": self.agent.config.algorithm,
+            "algorithm": algorithm,
             "preset": self.preset,
             "seed": self.seed,
             "env_steps": at.env_steps,
+            "execute": self.experience.store.spec.execute,
             "base_success": at.base_success,
             "final_success": at.success,
             "final_success_single": at.success_single,
             "eval_episodes": self.loop.final_eval_episodes,
             "wall_seconds": round(at.seconds, 1),
-            "ot_marginal_error": at.marginal_error,
+            **{name: value for name, value in at.own.items() if name.startswith(f"{algorithm}/")},
             "code_version": code_version(),
         }
+
+
+def _named(metrics: Mapping[str, float], stage: str) -> dict[str, float]:
+    """What a chooser reported, by metric name and stage: one name must not stand for two series."""
+    return {f"{name}/{stage}": value for name, value in metrics.items()}
 
 
 def _mean(values: Sequence[float]) -> float | None:

@@ -18,6 +18,8 @@ class LoopConfig:
     num_envs: int = 8
     # environment steps before learning starts
     warmup_steps: int = 2_000
+    # gradient steps that are compiled into one program, between two rows of metrics
+    update_block: int = 250
     # environment steps between evaluations
     eval_every: int = 10_000
     # episodes of an evaluation on the way
@@ -42,6 +44,7 @@ class LoopConfig:
             self,
             "env_steps",
             "num_envs",
+            "update_block",
             "eval_every",
             "eval_episodes",
             "final_eval_episodes",
@@ -67,8 +70,8 @@ class Progression:
     warmup_updates: int = 0
     updates: int = 0  # gradient steps taken, all of them
     updates_due: float = 0.0  # gradient steps that the environment steps ask for and that are not taken
-    follow_due: bool = False  # what an agent does once a round, after its updates: for OTPR, potentials
-    follow_rounds: int = 0
+    round_due: bool = False  # what an agent does once a round, after its updates
+    rounds: int = 0  # in which that was done
     evaluated_at: int = -1
     checkpointed_at: int = 0
     rows: int = 0  # of metrics
@@ -77,7 +80,9 @@ class Progression:
     base_success: float | None = None
     success: float | None = None  # of the last evaluation
     success_single: float | None = None
-    marginal_error: float | None = None
+    own: dict[str, float] = dataclasses.field(default_factory=dict)  # the algorithm's own last metrics
+    files: int = 0  # of experience, in the run directory
+    files_digest: str = ""  # of them all
 
     @classmethod
     def of(cls, state: dict[str, Any]) -> Progression:

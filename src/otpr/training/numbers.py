@@ -6,7 +6,6 @@ the run directory's folder `faults` (docs/run-directory.md says what each kind h
 
 from __future__ import annotations
 
-import dataclasses
 import math
 import os
 from collections.abc import Mapping
@@ -20,11 +19,14 @@ import numpy as np
 
 from otpr import storage, trees
 from otpr.agents import agent_class
-from otpr.agents.parts.agent import Agent, AgentConfig
-from otpr.data.chunks import Transitions
+from otpr.agents.parts.actor_critic import Trained
+from otpr.agents.parts.agent import AgentConfig, OffPolicyAgent
+from otpr.data.episodes import Episode
 from otpr.data.experience import Experience
 from otpr.errors import OtprError
+from otpr.policies.encoder import encode
 from otpr.policies.policy import Policy
+from otpr.spec import zeros
 from otpr.training.learning import update_keys
 
 
@@ -60,7 +62,7 @@ def all_finite(tree: Any) -> jax.Array:
     return jnp.all(jnp.asarray([jnp.all(jnp.isfinite(leaf)) for leaf in leaves]))
 
 
-def not_finite(metrics: Mapping[str, float], agent: Agent) -> list[str]:
+def not_finite(metrics: Mapping[str, float], agent: Any) -> list[str]:
     """The metrics that are not finite, and "the agent" where one of its arrays is not.
 
     A gradient may be NaN where the losses, taken before it, are not.
@@ -70,7 +72,7 @@ def not_finite(metrics: Mapping[str, float], agent: Agent) -> list[str]:
 
 
 def bad_update(
-    agent: Agent, experience: Experience, updates: int, update_policy: bool, done: int
+    agent: OffPolicyAgent, experience: Experience, updates: int, update_policy: bool, done: int
 ) -> NotFiniteError:
     """The gradient step of a block at which NaN or infinity came up: the block done again, step by step.
 
@@ -105,33 +107,29 @@ def bad_update(
 
 
 @eqx.filter_jit
-def _draw(agent: Agent, experience: Experience, key: jax.Array) -> Any:
+def _draw(agent: OffPolicyAgent, experience: Experience, key: jax.Array) -> Any:
     return agent.draw(experience, key)
 
 
 @eqx.filter_jit
-def _update(agent: Agent, batch: Any, update_policy: bool) -> tuple[Agent, dict[str, jax.Array]]:
+def _update(
+    agent: OffPolicyAgent, batch: Any, update_policy: bool
+) -> tuple[OffPolicyAgent, dict[str, jax.Array]]:
     return agent.update(batch, update_policy)
 
 
-def _places(batch: Any, metrics: dict[str, jax.Array], after: Agent) -> list[str]:
+def _places(batch: Any, metrics: dict[str, jax.Array], after: OffPolicyAgent) -> list[str]:
     """What is not finite: fields of the batch, else losses, else what a gradient moved."""
-    parts = {f"{part}.{name}": x for part, t in batch._asdict().items() for name, x in t._asdict().items()}
-    for name in [name for name in parts if name.endswith("return_to_go")]:
+    parts = {path.lstrip("."): x for path, x in _by_path(batch).items()}
+    for name in [name for name in parts if name.rpartition(".")[2] == "return_to_go"]:
         parts[name] = jnp.where(jnp.isneginf(parts[name]), 0.0, parts[name])  # -inf stands for "unknown"
-    fields = {field.name: getattr(after, field.name) for field in dataclasses.fields(after)}
-    states = {name: tree for name, tree in fields.items() if name.endswith("_state")}
-    # targets and the policy's moving average only follow what a gradient moved
-    moved = {
-        name: tree
-        for name, tree in fields.items()
-        if name not in states and name != "policy" and not name.startswith("target_")
-    }
+    trained = {path: part for path, part in _by_path(after, Trained).items() if isinstance(part, Trained)}
     stages = [
         {f"{name} of the batch": x for name, x in parts.items()},
         metrics,
-        {f"the {name} after its gradient step": tree for name, tree in moved.items()},
-        {f"{name} of the optimiser": tree for name, tree in states.items()},
+        {f"{path.lstrip('.')} after its gradient step": part.model for path, part in trained.items()},
+        {f"the optimiser of {path.lstrip('.')}": part.state for path, part in trained.items()},
+        # targets and moving averages only follow what a gradient moved
         {"the agent": after},
     ]
     for stage in stages:
@@ -140,7 +138,17 @@ def _places(batch: Any, metrics: dict[str, jax.Array], after: Agent) -> list[str
     return []
 
 
-def agent_arrays(agent: Agent) -> dict[str, np.ndarray]:
+def _by_path(tree: Any, kind: type | None = None) -> dict[str, Any]:
+    """The leaves of a tree by path; nodes of a kind are leaves."""
+
+    def is_leaf(node: Any) -> bool:
+        return kind is not None and isinstance(node, kind)
+
+    leaves = jax.tree_util.tree_leaves_with_path(tree, is_leaf=is_leaf)
+    return {jax.tree_util.keystr(path): leaf for path, leaf in leaves}
+
+
+def agent_arrays(agent: Any) -> dict[str, np.ndarray]:
     """Every array of an agent by name, as it goes into a file of `NotFiniteError`."""
     return _flat("agent", agent)
 
@@ -149,7 +157,9 @@ def _flat(name: str, tree: Any) -> dict[str, np.ndarray]:
     return {name + path: array for path, array in trees.arrays_of(tree).items()}
 
 
-def load_update(file: str | os.PathLike[str], base: Policy, config: AgentConfig) -> tuple[Agent, Any, bool]:
+def load_update(
+    file: str | os.PathLike[str], base: Policy, config: AgentConfig
+) -> tuple[OffPolicyAgent, Any, bool]:
     """A gradient step that went wrong: `agent.update(batch, update_policy)` takes it again.
 
     Args:
@@ -163,30 +173,43 @@ def load_update(file: str | os.PathLike[str], base: Policy, config: AgentConfig)
     Raises:
         OtprError: the file cannot be read, or is of a run with another policy or other settings.
     """
-    kind = agent_class(config.algorithm)
     try:
         arrays = trees.read_arrays(file)
-        parts = {
-            part: Transitions(*(jnp.asarray(arrays[f"batch.{part}.{name}"]) for name in Transitions._fields))
-            for part in kind.batch_type._fields
-        }
-        # for their dimensions alone
-        like = kind.create(base, next(iter(parts.values())), config, jax.random.key(0))
+        experience = _made_up(base, config)
+        like = agent_class(config.algorithm).create(base, experience, config, jax.random.key(0))
+        if not isinstance(like, OffPolicyAgent):
+            raise ValueError(f"{config.algorithm} takes no such gradient steps")
+        batch_like = eqx.filter_eval_shape(like.draw, experience, jax.random.key(0))
         update_policy = bool(arrays["update_policy"])
-
-        stored = {
-            name.removeprefix("agent"): array for name, array in arrays.items() if name.startswith("agent")
-        }
-
-        def resized(path: Any, leaf: Any) -> Any:
-            name = jax.tree_util.keystr(path)
-            if "keypoint_" not in name:
-                return leaf
-            return jax.ShapeDtypeStruct(stored[name].shape, leaf.dtype)  # there may be fewer of them
-
-        agent = trees.fill(jax.tree_util.tree_map_with_path(resized, like), stored)
-        return agent, kind.batch_type(**parts), update_policy
+        agent, batch = _filled("agent", like, arrays), _filled("batch", batch_like, arrays)
+        return agent, batch, update_policy
     except (KeyError, ValueError) as error:  # an array is missing or does not fit
         raise OtprError(
             f"{file} holds no gradient step of this policy and these settings ({error!r})."
         ) from error
+
+
+def _made_up(base: Policy, config: AgentConfig) -> Experience:
+    """A demonstration of one step, for the shapes of what an agent is made of."""
+    spec = config.acting_spec(base.spec)
+    actions, rewards = np.zeros((1, spec.action_dim), np.float32), np.ones(1, np.float32)
+    episode = Episode(zeros(spec, 2), actions, rewards, True, False, True, None)
+
+    def features(episode: Episode) -> np.ndarray:
+        return encode(base.encoder, episode.observations)
+
+    return Experience.of([[episode]], (), features, spec=spec, gamma=config.gamma)
+
+
+def _filled(name: str, like: Any, arrays: Mapping[str, np.ndarray]) -> Any:
+    stored = {path.removeprefix(name): array for path, array in arrays.items() if path.startswith(name)}
+
+    def resized(path: Any, leaf: Any) -> Any:
+        # an agent's own arrays may have as many rows as there were demonstrations
+        if len(path) > 1 or not trees.is_array(leaf):
+            return leaf
+        shape = stored[jax.tree_util.keystr(path)].shape
+        fits = len(shape) == leaf.ndim > 0 and shape[1:] == leaf.shape[1:]
+        return jax.ShapeDtypeStruct(shape, leaf.dtype) if fits else leaf
+
+    return trees.fill(jax.tree_util.tree_map_with_path(resized, like), stored)

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import NamedTuple
+import math
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
-import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Float
 
 from otpr.data.episodes import Episode
 from otpr.envs import ChunkedVectorEnv
-from otpr.policies.acting import decision_keys
+from otpr.policies.acting import decision_keys, recent
 from otpr.policies.policy import Policy
+from otpr.spec import Spec, zeros
 from otpr.training.numbers import NotFiniteError
 
 
@@ -22,14 +24,14 @@ class Rollout(NamedTuple):
     """Finished episodes, and how they were decided."""
 
     episodes: list[Episode]  # those that the environment did not break, in the order of their seeds
-    zeros: int  # decisions at which every candidate's H was zero
+    sums: Mapping[str, float]  # of what the chooser reported, over all decisions
     decisions: int
     broken: dict[int, str]  # seeds of the others, each with the cause; nothing is kept of them
 
     @property
-    def zero_compatibility(self) -> float:
-        """Share of decisions at which every candidate's H was zero."""
-        return self.zeros / max(self.decisions, 1)
+    def metrics(self) -> dict[str, float]:
+        """Means of what the chooser reported of its decisions, by metric name."""
+        return {name: total / max(self.decisions, 1) for name, total in self.sums.items()}
 
 
 def run_episodes(
@@ -47,44 +49,53 @@ def run_episodes(
     of the decision, so that it does not depend on which episodes ran beside it, or broke.
 
     Args:
-        env: environments to step; their chunk length must be the policy's.
+        env: environments to step, as many actions at a time as the policy executes.
         policy: what acts.
         seeds: environment seeds, each fixing an initial condition.
         action_seed: seed of the policy's sampling.
         on_wave: called with the number of finished episodes of each wave.
-        on_chunk: called before each chunk; what it raises leaves the episodes as they are.
+        on_chunk: called before each decision; what it raises leaves the episodes as they are.
 
     Raises:
         NotFiniteError: an observation, a reward or an action is NaN or infinite. It carries the episode.
         BrokenEnvironmentError: the environment broke too often; see `ChunkedVectorEnv`.
     """
-    episodes, broken, zeros, decisions = [], {}, 0, 0
+    episodes, broken, decisions = [], {}, 0
+    sums: Counter[str] = Counter()
     for start in range(0, len(seeds), env.num_envs):
-        wave = [_Trace(seed) for seed in seeds[start : start + env.num_envs]]
-        wave_zeros, wave_decisions = _run_wave(env, policy, wave, action_seed, on_chunk)
+        wave = [_Trace(seed, policy.spec) for seed in seeds[start : start + env.num_envs]]
+        decisions += _run_wave(env, policy, wave, action_seed, on_chunk, sums)
         finished = [trace.episode() for trace in wave if trace.broken is None]
         broken |= {trace.seed: trace.broken for trace in wave if trace.broken is not None}
         episodes += finished
-        zeros += wave_zeros
-        decisions += wave_decisions
         if on_wave is not None:
             on_wave(len(finished))
-    return Rollout(episodes, zeros, decisions, broken)
+    return Rollout(episodes, sums, decisions, broken)
 
 
 def compile_acting(policy: Policy, env: ChunkedVectorEnv) -> None:
     """Compile what `run_episodes` asks of the policy, which takes seconds, where it has not been yet."""
-    observations = np.zeros((env.num_envs, env.observation_dim), np.float32)
+    seen = zeros(policy.spec, env.num_envs, policy.spec.history)
     seeds = np.zeros(env.num_envs, np.uint32)
-    jax.block_until_ready(_decide(policy, observations, np.int32(0), seeds, np.uint32(0)))
+    jax.block_until_ready(_decide(policy, seen, np.int32(0), seeds, np.uint32(0)))
+
+
+def acts_alike(one: Policy, other: Policy, n: int) -> bool:
+    """Whether two policies decide alike, but for rounding, for `n` observations of zeros and some keys."""
+    if one.spec != other.spec:
+        return False
+    seen = zeros(one.spec, n, one.spec.history)
+    seeds = np.arange(n, dtype=np.uint32)
+    a, b = (_decide(policy, seen, np.int32(0), seeds, np.uint32(0))[0] for policy in (one, other))
+    return bool(np.allclose(a, b, atol=1e-3))
 
 
 class _Trace:
     """An episode while it grows."""
 
-    def __init__(self, seed: int):
-        self.seed = seed
-        self.observations: list[np.ndarray] = []
+    def __init__(self, seed: int, spec: Spec):
+        self.seed, self._spec = seed, spec
+        self.observations: dict[str, list[np.ndarray]] = {name: [] for name in spec.observation}
         self.actions: list[np.ndarray] = []
         self.rewards: list[float] = []
         self.terminated = self.truncated = self.success = False
@@ -94,10 +105,23 @@ class _Trace:
     def over(self) -> bool:
         return self.terminated or self.truncated or self.broken is not None
 
+    def see(self, observations: Mapping[str, np.ndarray]) -> None:
+        """Append observations, each entry (steps, *shape)."""
+        for name, seen in self.observations.items():
+            seen.extend(observations[name].copy())
+
+    def last(self, name: str) -> np.ndarray:
+        """The last observations that a decision sees, (history, *shape); before the first that repeats."""
+        seen = recent(self.observations[name], self._spec.history)
+        return seen.reshape(self._spec.history, *self._spec.observation[name].shape)
+
     def episode(self) -> Episode:
         return Episode(
-            observations=np.asarray(self.observations, np.float32),
-            actions=np.asarray(self.actions, np.float32),
+            observations={
+                name: np.asarray(seen, self._spec.observation[name].dtype)
+                for name, seen in self.observations.items()
+            },
+            actions=np.asarray(self.actions, np.float32).reshape(-1, self._spec.action_dim),
             rewards=np.asarray(self.rewards, np.float32),
             terminated=self.terminated,
             truncated=self.truncated,
@@ -112,56 +136,63 @@ def _run_wave(
     wave: list[_Trace],
     action_seed: int,
     on_chunk: Callable[[], None] | None,
-) -> tuple[int, int]:
-    """Run each trace to its end; the number of decisions without a positive H, and of all decisions."""
+    sums: Counter[str],
+) -> int:
+    """Run each trace to its end, add what the chooser reports to `sums`; the number of decisions."""
     idle = env.num_envs - len(wave)
-    observations = env.reset([*(trace.seed for trace in wave), *([None] * idle)]).copy()
+    first = env.reset([*(trace.seed for trace in wave), *([None] * idle)])
     for slot, trace in enumerate(wave):
         trace.broken = env.broken.get(slot)
-        trace.observations.append(observations[slot].copy())
+        trace.see({name: rows[slot : slot + 1] for name, rows in first.items()})
         if trace.broken is None:
             _check_finite(env, slot, trace)
+    seen = zeros(policy.spec, env.num_envs, policy.spec.history)
     seeds = np.asarray([*(trace.seed for trace in wave), *([0] * idle)], np.uint32)
-    zeros = decisions = decision = 0
+    decisions = decision = 0
     while running := [i for i, trace in enumerate(wave) if not trace.over]:
         if on_chunk is not None:
             on_chunk()
-        device_chunks, none = _decide(policy, observations, np.int32(action_seed), seeds, np.uint32(decision))
-        chunks = np.asarray(device_chunks)
+        for i in running:
+            for name, rows in seen.items():
+                rows[i] = wave[i].last(name)
+        on_device = _decide(policy, seen, np.int32(action_seed), seeds, np.uint32(decision))
+        chunks, metrics = jax.device_get(on_device)
         if not np.isfinite(chunks[running]).all():
             raise _bad_action(env, wave, running, chunks)
         step = env.step(chunks)
         decision += 1
         decisions += len(running)
-        zeros += int(np.asarray(none)[running].sum())
+        sums.update({name: float(values[running].sum()) for name, values in metrics.items()})
         for i in running:
             trace, n = wave[i], int(step.steps[i])
             if i in env.broken:
                 trace.broken = env.broken[i]
                 continue
-            trace.observations.extend(step.observations[i, :n].copy())
+            trace.see({name: rows[i, :n] for name, rows in step.observations.items()})
             trace.actions.extend(chunks[i, :n])
             trace.rewards.extend(step.rewards[i, :n])
             trace.terminated = bool(step.terminated[i])
             trace.truncated = bool(step.truncated[i])
             trace.success = trace.success or bool(step.success[i])
-            observations[i] = trace.observations[-1]
-            if not (np.isfinite(step.observations[i]).all() and np.isfinite(step.rewards[i]).all()):
+            finite = all(np.isfinite(rows[i]).all() for rows in step.observations.values())
+            if not (finite and np.isfinite(step.rewards[i]).all()):
                 _check_finite(env, i, trace)
-    return zeros, decisions
+    return decisions
 
 
 def _check_finite(env: ChunkedVectorEnv, slot: int, trace: _Trace) -> None:
     """Refuse an episode that holds NaN or infinity, with the first place of it."""
     episode = trace.episode()
-    for place, values in (("observation", episode.observations), ("reward", episode.rewards[:, None])):
-        bad = ~np.isfinite(values).all(axis=1)
+    places = [("observation", array) for array in episode.observations.values()]
+    for place, values in (*places, ("reward", episode.rewards)):
+        flat = values.reshape(len(values), math.prod(values.shape[1:]))
+        bad = ~np.isfinite(flat).all(axis=1)
         if bad.any():
             # observation t is that after t steps, reward t that of step t + 1
             step = int(bad.argmax()) + (place == "reward")
             raise NotFiniteError(
                 f"{env.task_id}: {place} not finite at step {step} of the episode of seed {trace.seed} "
-                f"(environment {slot}): {values[bad.argmax()]}. Mend the environment.",
+                f"(environment {slot}): {flat[bad.argmax()]}. Mend the environment.",
                 f"episode-{trace.seed}",
                 _record(trace),
             )
@@ -176,7 +207,7 @@ def _bad_action(
         f"{env.task_id}: the policy's actions are not finite after step {len(trace.actions)} of the episode "
         f"of seed {trace.seed} (environment {slot}); the environment was not given them.",
         f"episode-{trace.seed}",
-        {**_record(trace), "refused_chunk": chunks[slot]},
+        {**_record(trace), "refused_actions": chunks[slot]},
     )
 
 
@@ -184,7 +215,7 @@ def _record(trace: _Trace) -> dict[str, np.ndarray]:
     episode = trace.episode()
     return {
         "seed": np.asarray(episode.seed),
-        "observations": episode.observations,
+        **{f"observations/{name}": array for name, array in episode.observations.items()},
         "actions": episode.actions,
         "rewards": episode.rewards,
     }
@@ -192,7 +223,7 @@ def _record(trace: _Trace) -> dict[str, np.ndarray]:
 
 @eqx.filter_jit
 def _decide(
-    policy: Policy, observations: np.ndarray, action_seed: np.int32, seeds: np.ndarray, decision: np.uint32
-) -> tuple[Float[Array, "n h act"], Bool[Array, " n"]]:
-    """Keys and chunks in one compiled call: each call costs a third of a millisecond."""
-    return policy.act_batch(jnp.asarray(observations), decision_keys(action_seed, seeds, decision))
+    policy: Policy, seen: Any, action_seed: np.int32, seeds: np.ndarray, decision: np.uint32
+) -> tuple[Float[Array, "n e a"], dict[str, Float[Array, " n"]]]:
+    """Keys and actions in one compiled call: each call costs a third of a millisecond."""
+    return policy.act_batch(seen, decision_keys(action_seed, seeds, decision))

@@ -5,7 +5,8 @@ versions.json    the software and devices of every start of the run: the first, 
 metrics.jsonl    one JSON object a line, only appended to
 lock             who is running in it; see `otpr.training.lock`
 summary.json     the outcome, written at the end
-tensorboard/     the numbers of metrics.jsonl as TensorBoard scalars
+tensorboard/     the numbers of metrics.jsonl as TensorBoard scalars, unless other loggers were named
+logger_id.json   the run's id at W&B and Trackio, where it has one; see `otpr.training.sinks`
 checkpoints/     see `otpr.training.checkpoints`
 videos/
 """
@@ -17,7 +18,7 @@ import json
 import math
 import os
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -28,10 +29,8 @@ import numpy as np
 from otpr.errors import OtprError
 from otpr.storage import DamagedFile, read_json, write_json, write_text, writing
 from otpr.training.lock import RunLock
-from otpr.training.scalars import STEP_KEYS, Scalars, step_key
+from otpr.training.sinks import DEFAULT, STEP_KEYS, Row, Sink, check_loggers, open_sinks, step_key
 from otpr.training.versions import software_versions
-
-Row = dict[str, Any]
 
 
 class RunDirectory:
@@ -43,13 +42,15 @@ class RunDirectory:
         config: its configuration, as JSON returns it (tuples as lists).
     """
 
-    def __init__(self, path: Path, command: str, config: dict[str, Any], lock: RunLock) -> None:
+    def __init__(
+        self, path: Path, command: str, config: dict[str, Any], lock: RunLock, log: Sequence[str]
+    ) -> None:
         self.path = path
         self.command = command
         self.config = config
         self._lock = lock
         self._metrics = self._open_metrics()
-        self._scalars = Scalars(path / "tensorboard")
+        self._sinks: list[Sink] = open_sinks(log, path, {"command": command, **config})
 
     @classmethod
     def open(
@@ -60,10 +61,12 @@ class RunDirectory:
         config: dict[str, Any],
         resume: bool = False,
         overwrite: bool = False,
+        log: Sequence[str] = DEFAULT,
     ) -> Self:
         """Start a run in a directory, or go on with the one in it.
 
-        Nothing on disk changes where this raises.
+        Nothing on disk changes where this raises, but for a logger that cannot be reached: then the run is
+        there, and `resume` goes on with it.
 
         Args:
             path: the directory; made, with its parents, for a new run. It may exist if it is empty.
@@ -71,12 +74,16 @@ class RunDirectory:
             config: everything the run depends on, JSON-able.
             resume: go on with the run in the directory, which must have the same command and configuration.
             overwrite: delete the run in the directory, with everything else in it, and start anew.
+            log: names of the loggers that show the rows beside metrics.jsonl, or "none"; see
+                `otpr.training.sinks`. A resumed run may have others than before.
 
         Raises:
             OtprError: the directory holds something and neither `resume` nor `overwrite` is given, or both
                 are; `overwrite` of something that is not a run of this command; `resume` of a missing run or
-                of one that was configured otherwise; another process runs in it; it cannot be written.
+                of one that was configured otherwise; another process runs in it; it cannot be written; a
+                logger is unknown, not installed, or cannot be reached.
         """
+        check_loggers(log)
         path = Path(path).resolve()
         config = json.loads(json.dumps(config, allow_nan=False))
         if resume and overwrite:
@@ -96,7 +103,7 @@ class RunDirectory:
                 with writing(path / "metrics.jsonl"):
                     _drop_torn_line(path / "metrics.jsonl")
                 write_json(path / "versions.json", [*starts, software_versions()])
-            return cls(path, command, config, lock)
+            return cls(path, command, config, lock, log)
         except BaseException:
             lock.release()
             raise
@@ -112,7 +119,7 @@ class RunDirectory:
         return self.path / "videos"
 
     def log(self, row: Mapping[str, Any]) -> None:
-        """Append one row to metrics.jsonl and its numbers to TensorBoard.
+        """Append one row to metrics.jsonl, and show its numbers in the loggers.
 
         Args:
             row: numbers (NumPy and JAX scalars too), strings, booleans or None by name. NaN and infinities
@@ -131,7 +138,8 @@ class RunDirectory:
             _write_all(self._metrics, _line(plain).encode())
             # to the disk: a checkpoint that outlives a power cut must not lack rows before it
             os.fsync(self._metrics)
-        self._scalars.add(plain)
+        for sink in self._sinks:
+            sink.add(plain)
 
     def rows(self) -> list[Row]:
         """Every row logged so far, oldest first; see `read_rows`."""
@@ -148,7 +156,9 @@ class RunDirectory:
         os.close(self._metrics)
         write_text(self.path / "metrics.jsonl", "".join(_line(row) for row in kept))
         self._metrics = self._open_metrics()
-        self._scalars.replace(kept)
+        placed = [row for row in kept if step_key(row) is not None]  # a row mended by hand may lack it
+        for sink in self._sinks:
+            sink.replace(placed)
 
     def write_summary(self, summary: Mapping[str, Any]) -> None:
         """Write summary.json, whole or not at all. Values as in `log`."""
@@ -160,13 +170,14 @@ class RunDirectory:
         """Close the files and give up the lock. Nothing can be logged afterwards; a second call does nothing.
 
         Raises:
-            OtprError: what TensorBoard had yet to write cannot be written.
+            OtprError: what a logger had yet to write cannot be written.
         """
         try:
             if self._metrics >= 0:
                 os.close(self._metrics)
                 self._metrics = -1
-                self._scalars.close()
+                for sink in self._sinks:
+                    sink.close()
         finally:
             self._lock.release()
 

@@ -10,13 +10,14 @@ import tempfile
 from collections.abc import Callable, Generator, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 import gymnasium
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from otpr.envs import make_env
+from otpr.policies.acting import recent
 from otpr.training.progress import Progress
 
 FRAMES_PER_SECOND = 30
@@ -37,14 +38,22 @@ _ADVICE = (
 )
 
 Frame = np.ndarray
-ActChunk = Callable[[np.ndarray, int], np.ndarray]
+Act = Callable[[Any, int], np.ndarray]
 
 
 class _NoVideoError(Exception):
     """Rendering or encoding does not work on this machine; the message says why."""
 
 
-def record(task_id: str, act_chunk: ActChunk, seeds: Sequence[int], path: str | Path) -> str:
+def record(
+    task_id: str,
+    act: Act,
+    seeds: Sequence[int],
+    path: str | Path,
+    *,
+    history: int = 1,
+    episode_limit: int | None = None,
+) -> str:
     """Film one episode from each seed into one MP4, at the speed of the simulation.
 
     The border is grey while an episode runs; its last frame stays for a second, with "success" in green or
@@ -52,11 +61,12 @@ def record(task_id: str, act_chunk: ActChunk, seeds: Sequence[int], path: str | 
 
     Args:
         task_id: a task of `otpr.envs`.
-        act_chunk: the policy: from an observation (obs_dim,) and an integer seed to an action chunk
-            (h, action_dim), which is executed whole. For chunk k of an episode the seed is
-            `chunk_seed(episode seed, k)`.
+        act: the policy, as `Policy.act`: from what it sees and an integer seed to the actions to execute,
+            (execute, action_dim). For decision k of an episode the seed is `decision_seed(episode seed, k)`.
         seeds: reset seeds, one an episode.
         path: where the MP4 goes; the folder is made, an older film is replaced.
+        history: how many observations the policy sees.
+        episode_limit: see `otpr.envs.task_spec`.
 
     Returns:
         One line to show: where the film is and how its episodes ended, or why there is none and how to get
@@ -75,13 +85,13 @@ def record(task_id: str, act_chunk: ActChunk, seeds: Sequence[int], path: str | 
     try:
         with (
             _rendering_backend(),
-            contextlib.closing(_make_env(task_id)) as env,
+            contextlib.closing(_make_env(task_id, episode_limit)) as env,
             _Film(scratch, env.metadata["render_fps"]) as film,
             Progress(len(seeds), "filming", "episodes", closing_line=False) as progress,
         ):
             for number, seed in enumerate(seeds, start=1):
                 label = f"{number}/{len(seeds)}"
-                outcomes.append(_film_episode(env, act_chunk, seed, label, film))
+                outcomes.append(_film_episode(env, act, history, seed, label, film))
                 progress.advance()
         os.replace(scratch, path)
     except _NoVideoError as error:
@@ -91,19 +101,21 @@ def record(task_id: str, act_chunk: ActChunk, seeds: Sequence[int], path: str | 
     return f"Video: {path} ({sum(outcomes)} of {len(outcomes)} episodes succeeded)"
 
 
-def chunk_seed(episode_seed: int, chunk: int) -> int:
-    """The policy's seed, in [0, 2**31), for chunk `chunk` (from 0) of the episode from `episode_seed`."""
-    return (episode_seed + 1_000_003 * chunk) % 2**31
+def decision_seed(episode_seed: int, decision: int) -> int:
+    """The policy's seed, in [0, 2**31), for a decision (from 0) of the episode from `episode_seed`."""
+    return (episode_seed + 1_000_003 * decision) % 2**31
 
 
-def _film_episode(env: gymnasium.Env, act_chunk: ActChunk, seed: int, label: str, film: _Film) -> bool:
+def _film_episode(env: gymnasium.Env, act: Act, history: int, seed: int, label: str, film: _Film) -> bool:
     """Run one episode into `film`; whether it succeeded."""
     observation, _ = env.reset(seed=seed)
     film.add(_framed(_render(env), RUNNING, label))
-    step = chunk = 0
+    seen = [observation]
+    step = decision = 0
     while True:
-        for action in np.asarray(act_chunk(observation, chunk_seed(seed, chunk))):
+        for action in np.asarray(act(recent(seen, history), decision_seed(seed, decision))):
             observation, _, terminated, truncated, info = env.step(action)
+            seen = [*seen, observation][-history:]
             step += 1
             if terminated or truncated:
                 success = bool(info["success"])
@@ -112,12 +124,12 @@ def _film_episode(env: gymnasium.Env, act_chunk: ActChunk, seed: int, label: str
                 return success
             if step % film.stride == 0:
                 film.add(_framed(_render(env), RUNNING, label))
-        chunk += 1
+        decision += 1
 
 
-def _make_env(task_id: str) -> gymnasium.Env:
+def _make_env(task_id: str, episode_limit: int | None) -> gymnasium.Env:
     try:
-        return make_env(task_id, "rgb_array")
+        return make_env(task_id, "rgb_array", episode_limit)
     # MuJoCo loads the chosen OpenGL when it is imported, which is here where nothing was simulated before.
     except (ImportError, AttributeError, RuntimeError, OSError) as error:
         raise _NoVideoError(f"the simulator does not start ({type(error).__name__}: {error})") from error

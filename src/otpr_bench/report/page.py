@@ -1,62 +1,42 @@
-"""A page that is one file: nothing in it is fetched from anywhere, and only our own script runs in it."""
+"""A page that is one file: nothing in it is fetched from anywhere, and no script runs in it."""
 
 from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
 
 from otpr.errors import OtprError
 from otpr.storage import write_text
-from otpr_bench.report.charts import rules
-from otpr_bench.report.html import Html, join, tag
-from otpr_bench.report.style import Style
+from otpr_bench.report.style import dark_rules
 
 _FIRST_LINE = "<!doctype html><!-- a report of otpr -->"
 """Of every page; a file that begins otherwise is not overwritten."""
 
 
-def page(title: str, looks: Sequence[Style], *content: Html) -> str:
-    """A whole page.
+def render(template: str, **content: Any) -> str:
+    """A whole page from a template of `templates/`, which extends `page.html`.
 
-    Its content security policy forbids every request, and every script and style sheet but the two in it:
-    were something of a run's files to become HTML against all care, it could neither run nor call home.
-
-    Args:
-        title: in the window's bar.
-        looks: styles of the series, by the number that charts were given.
-        content: of the body.
+    Every text is escaped; only `Markup`, which `otpr_bench.report.charts` makes, is not. The page's content
+    security policy forbids every request, every script and every style sheet but its own: were something of
+    a run's files to become HTML against all care, it could neither run nor call home.
     """
-    assets = files("otpr_bench.report")
-    style = (assets / "page.css").read_text(encoding="utf-8") + rules(looks)
-    script = (assets / "page.js").read_text(encoding="utf-8")
-    policy = (
-        f"default-src 'none'; style-src {_hash(style)}; script-src {_hash(script)}; media-src data:; "
-        "base-uri 'none'; form-action 'none'"
+    style = (files("otpr_bench.report") / "page.css").read_text(encoding="utf-8") + dark_rules()
+    digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
+    environment = Environment(
+        loader=PackageLoader("otpr_bench.report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
-    head = tag(
-        "head",
-        tag("meta", charset="utf-8"),
-        tag("meta", http_equiv="Content-Security-Policy", content=policy),
-        tag("meta", name="viewport", content="width=device-width, initial-scale=1"),
-        tag("meta", name="generator", content="otpr"),
-        tag("title", title),
-        tag("style", Html(style)),
-    )
-    body = tag("body", join(content), tag("script", Html(script)))
-    return f"{_FIRST_LINE}\n{tag('html', head, body, lang='en')}\n"
-
-
-def section(title: str, *content: Html | None) -> Html:
-    """A part of a page with its heading; nothing where it has no content."""
-    return tag("section", tag("h2", title), *content) if any(content) else Html()
-
-
-def note(text: str) -> Html:
-    """A remark below something."""
-    return tag("p", text, class_="note")
+    text = environment.get_template(template).render(style=Markup(style), style_hash=digest, **content)
+    return f"{_FIRST_LINE}\n{text}\n"
 
 
 def check_out(path: Path) -> None:
@@ -85,7 +65,3 @@ def write_page(path: Path, text: str) -> None:
     except OSError as error:
         raise OtprError(f"{path.parent} cannot be made ({error.strerror}); give another --out.") from error
     write_text(path, text)
-
-
-def _hash(text: str) -> str:
-    return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"

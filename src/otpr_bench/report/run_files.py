@@ -5,11 +5,13 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 from otpr.errors import OtprError
 from otpr.storage import DamagedFile, read_json
+from otpr.training.intervals import Interval, wilson_interval
 from otpr.training.run_directory import read_rows
+from otpr_bench.report.otpr_words import with_present_names
 
 Document = dict[str, Any]
 
@@ -26,7 +28,7 @@ class RunFiles:
         command: that made it, e.g. "finetune".
         config: the command's configuration.
         starts: versions of every start.
-        rows: metrics, oldest first.
+        rows: metrics under their present names, oldest first.
         imitation: metrics of the imitation before, where it is a folder of this run.
         summary: the outcome; None where the run has not ended.
         evaluations: of evaluation.json; empty where there is none.
@@ -69,7 +71,7 @@ def read_run(path: Path) -> RunFiles:
         command,
         cast(Document, config),
         _documents(path / "versions.json"),
-        read_rows(path),
+        with_present_names(read_rows(path)),
         read_rows(pretrain) if is_run(pretrain) else [],
         _document(summary) if summary.exists() else None,
         _documents(path / "evaluation.json"),
@@ -87,16 +89,28 @@ def number(row: Mapping[str, Any], name: str) -> float | None:
     return float(value) if abs(value) > 1 / LIMIT else 0.0
 
 
-def success(row: Mapping[str, Any], name: str) -> float | None:
-    """A success rate of a row, in [0, 1]; None where it has none, or something else under that name."""
-    value = number(row, name)
-    return value if value is not None and 0 <= value <= 1 else None
+class Rate(NamedTuple):
+    """A success rate in [0, 1], its 95% Wilson interval, and of how many episodes it is.
+
+    Where the number of episodes is not known it is 0, and the interval is the rate alone.
+    """
+
+    value: float
+    interval: Interval
+    episodes: int
+
+    def __str__(self) -> str:
+        low, high = self.interval
+        return f"{self.value:.0%}" + (f" [{100 * low:.0f}, {100 * high:.0f}]" if self.episodes else "")
 
 
-def episodes(row: Mapping[str, Any], name: str = "eval/episodes") -> int | None:
-    """How many episodes a row is of, at least 1; None where it does not say."""
-    value = number(row, name)
-    return round(value) if value is not None and value >= 1 else None
+def success(row: Mapping[str, Any], name: str, episodes: str = "eval/episodes") -> Rate | None:
+    """A success rate of a row; None where it has none, or something else under that name."""
+    value, count = number(row, name), round(number(row, episodes) or 0)
+    if value is None or not 0 <= value <= 1:
+        return None
+    interval = wilson_interval(round(value * count), count) if count >= 1 else Interval(value, value)
+    return Rate(value, interval, max(0, count))
 
 
 def _document(file: Path) -> Document:

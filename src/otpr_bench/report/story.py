@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
-from otpr.training.curve import MARGINAL_ERROR_BOUND
-from otpr.training.intervals import Interval, newcombe_interval, wilson_interval
-from otpr_bench.report.run_files import Document, RunFiles, episodes, number, success
+from otpr.training.intervals import newcombe_interval
+from otpr_bench.report.otpr_words import transport_health
+from otpr_bench.report.run_files import Document, Rate, RunFiles, number, success
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,22 +32,16 @@ def headline(run: RunFiles) -> tuple[str, str]:
 
 def story(run: RunFiles) -> Story:
     """What happened in a run, from its files alone."""
-    evaluated = [row for row in run.rows if success(row, "eval/success_rate") is not None]
-    numbers: list[tuple[str, str, str]] = []
-    sentences = list(_ending(run))
-    if evaluated:
-        found, said = _success(run, evaluated)
-        numbers += found
-        sentences += said
-    last = run.rows[-1] if run.rows else {}
-    steps, seconds = number(last, "env_steps"), number(run.summary or last, "wall_seconds")
-    seconds = seconds if seconds is not None else number(last, "seconds")
+    last = {name: value for row in run.rows for name in row if (value := number(row, name)) is not None}
+    numbers, sentences = _success(run)
+    steps = last.get("env_steps")
+    seconds = number(run.summary or {}, "wall_seconds") or last.get("seconds")
     if steps:
         numbers.append(("environment steps", f"{steps:,.0f}", f"seed {run.config.get('seed', '-')}"))
     if seconds:
         numbers.append(("minutes", f"{seconds / 60:.1f}", "of wall-clock time, all sittings"))
-    sentences += [*_imitation([*run.imitation, *run.rows]), *_health(run)]
-    return Story(numbers, sentences)
+    health = (*_imitation([*run.imitation, *run.rows]), *transport_health(last, run.config), *_health(last))
+    return Story(numbers, [*_ending(run), *sentences, *health])
 
 
 def _ending(run: RunFiles) -> Iterator[str]:
@@ -60,39 +54,35 @@ def _ending(run: RunFiles) -> Iterator[str]:
         yield f"Something broke on the way: faults/ holds {len(run.faults)} files that show what."
 
 
-def _success(run: RunFiles, evaluated: Sequence[Document]) -> tuple[list[tuple[str, str, str]], list[str]]:
-    first, last = evaluated[0], evaluated[-1]
+def _success(run: RunFiles) -> tuple[list[tuple[str, str, str]], list[str]]:
+    """Numbers and sentences on the first and the last evaluation; none where there was no evaluation."""
+    evaluated = [(row, rate) for row in run.rows if (rate := success(row, "eval/success_rate"))]
+    if not evaluated:
+        return [], []
+    (first, before), (last, after) = evaluated[0], evaluated[-1]
     numbers: list[tuple[str, str, str]] = []
-    sentences: list[str] = []
-    before = (success(first, "eval/success_rate") or 0.0, episodes(first))
-    after = (success(last, "eval/success_rate") or 0.0, episodes(last))
-    steps = number(last, "env_steps") or 0
     started = not number(first, "env_steps")
     if started:
-        numbers.append(("before", f"{before[0]:.0%}", _of(*before)))
+        numbers.append(("before", f"{before.value:.0%}", _of(before)))
     if len(evaluated) > 1 or not started:
         when = "after" if run.summary else "so far"
-        numbers.append((f"{when}, as deployed", f"{after[0]:.0%}", _of(*after)))
-        single = success(last, "eval/success_rate_single")
-        if single is not None:
-            numbers.append(("one sample, no choice", f"{single:.0%}", _of(single, after[1])))
-    if started and len(evaluated) > 1 and before[1] and after[1]:
-        intervals = _wilson(after[0], after[1]), _wilson(before[0], before[1])
-        low, high = newcombe_interval(after[0], intervals[0], before[0], intervals[1])
-        change = after[0] - before[0]
-        undecided = "no difference that can be told from chance"
-        verdict = "clearly better" if low > 0 else "clearly worse" if high < 0 else undecided
-        sentences.append(
-            f"Success went from {before[0]:.0%} to {after[0]:.0%} in {steps:,.0f} environment steps: "
-            f"{100 * change:+.0f} points, 95% interval {100 * low:+.0f} to {100 * high:+.0f}; {verdict}."
-        )
-        sentences.append(
-            "The intervals are of this run's episodes; another seed may differ by more. The last evaluation "
-            "counts, no checkpoint was selected."
-        )
-    elif started and len(evaluated) == 1:
-        sentences.append("The policy was evaluated once, before the first environment step.")
-    return numbers, sentences
+        numbers.append((f"{when}, as deployed", f"{after.value:.0%}", _of(after)))
+        if single := success(last, "eval/success_rate_single"):
+            numbers.append(("one sample, no choice", f"{single.value:.0%}", _of(single)))
+    if started and len(evaluated) == 1:
+        return numbers, ["The policy was evaluated once, before the first environment step."]
+    if not (started and before.episodes and after.episodes):
+        return numbers, []
+    low, high = newcombe_interval(after.value, after.interval, before.value, before.interval)
+    undecided = "no difference that can be told from chance"
+    verdict = "clearly better" if low > 0 else "clearly worse" if high < 0 else undecided
+    return numbers, [
+        f"Success went from {before.value:.0%} to {after.value:.0%} in {number(last, 'env_steps') or 0:,.0f} "
+        f"environment steps: {100 * (after.value - before.value):+.0f} points, 95% interval {100 * low:+.0f} "
+        f"to {100 * high:+.0f}; {verdict}.",
+        "The intervals are of this run's episodes; another seed may differ by more. The last evaluation "
+        "counts, no checkpoint was selected.",
+    ]
 
 
 def _imitation(rows: Sequence[Document]) -> Iterator[str]:
@@ -107,45 +97,17 @@ def _imitation(rows: Sequence[Document]) -> Iterator[str]:
         )
 
 
-def _health(run: RunFiles) -> Iterator[str]:
+def _health(last: Mapping[str, float]) -> Iterator[str]:
     """What a reader should check before trusting the rest."""
-    error = _last(run.rows, "ot/marginal_error")
-    if error is not None:
-        trust = (
-            "below the bound, so the potentials can be trusted"
-            if error <= MARGINAL_ERROR_BOUND
-            else "above the bound, so compatibilities are not to be trusted"
-        )
-        rounds = _last(run.rows, "ot/round")
-        when = f" in the last of {rounds:.0f} rounds" if rounds else ""
-        yield f"Marginal error of the transport{when}: {error:.3f} (bound {MARGINAL_ERROR_BOUND}), {trust}."
-    zero = _last(run.rows, "eval/zero_compatibility")
-    if zero:
-        yield (
-            f"At {zero:.0%} of the decisions of the last evaluation no candidate was compatible, and "
-            "the one nearest to it was taken."
-        )
-    beyond = _last(run.rows, "critic/beyond_bound")
-    if beyond is not None and beyond > 0.05:
+    if (beyond := last.get("critic/beyond_bound", 0.0)) > 0.05:
         yield (
             f"The critic's values are beyond what rewards allow for {beyond:.0%} of pairs: they are not to "
             "be trusted."
         )
-    broken = _last(run.rows, "rollout/broken_episodes")
-    if broken:
+    if broken := last.get("rollout/broken_episodes"):
         yield f"{broken:.0f} training episodes were lost to an environment that broke."
 
 
-def _last(rows: Sequence[Document], name: str) -> float | None:
-    return next((value for row in reversed(rows) if (value := number(row, name)) is not None), None)
-
-
-def _of(rate: float, count: int | None) -> str:
-    if count is None:
-        return ""
-    low, high = _wilson(rate, count)
-    return f"of {count:,} episodes [{100 * low:.0f}, {100 * high:.0f}]"
-
-
-def _wilson(rate: float, count: int) -> Interval:
-    return wilson_interval(round(rate * count), count)
+def _of(rate: Rate) -> str:
+    low, high = rate.interval
+    return f"of {rate.episodes:,} episodes [{100 * low:.0f}, {100 * high:.0f}]" if rate.episodes else ""

@@ -13,7 +13,7 @@ class Style:
     Attributes:
         colour: on a light ground, as "#rrggbb".
         dark: on a dark ground.
-        marker: as matplotlib names it; one of `otpr_bench.report.charts.MARKERS`.
+        marker: as matplotlib names it.
         dash: lengths of strokes and gaps in pixels; empty for a whole line.
     """
 
@@ -37,7 +37,8 @@ _OTHERS = (
     Style("#00855F", "#2FC796", "X"),
     Style("#332288", "#A79BF5", "*"),
 )
-ORANGE, GREEN = _OTHERS[4], _OTHERS[6]
+PALETTE = tuple(dict.fromkeys((BLUE, _OTHERS[4], _OTHERS[6], *_OTHERS)))
+"""Styles of the series of a chart that are no methods, in this order."""
 
 _NAMED = {
     "otpr": BLUE,
@@ -63,3 +64,13 @@ def styles(methods: Sequence[str]) -> dict[str, Style]:
         if method not in _NAMED and len(free) > 1:
             free.pop(0)
     return chosen
+
+
+def dark_rules() -> str:
+    """The style sheet's rules that replace the colours of SVG pictures by those for dark ground."""
+    rules = [
+        f'svg [{part}="{style.colour.lower()}"] {{ {part}: {style.dark} }}'
+        for style in (*PALETTE, _SKY, _GREY)
+        for part in ("stroke", "fill")
+    ]
+    return "\n".join(["@media (prefers-color-scheme: dark) {", *rules, "}", ""])

@@ -66,7 +66,7 @@ def replaced(group: Any, name: str, value: Any) -> None:
 
 def minari_set(folder: Path) -> Path:
     episode = Episode(
-        np.zeros((4, 2), np.float32),
+        {"state": np.zeros((4, 2), np.float32)},
         np.zeros((3, 1), np.float32),
         np.ones(3, np.float32),
         True,
@@ -164,9 +164,23 @@ def misspelt_task(folder: Path) -> Path:
     return npz(folder)
 
 
-@case(r"dimensions \(2, 1\), metaworld/reach-v3 has \(39, 4\)", task="metaworld/reach-v3")
+@case(
+    r"the task metaworld/reach-v3 do not fit together \(in this order\):"
+    r"\s+observation 'state': vector \(2,\) float32 against vector \(39,\) float32"
+    r"\s+action dimensions: 1 against 4\s+Choose the parts of the observation with --keys",
+    task="metaworld/reach-v3",
+)
 def task_of_other_dimensions(folder: Path) -> Path:
     return npz(folder)
+
+
+@case(
+    r"action bounds: \[-1, 2\] against \[-1, 1\]",
+    task="metaworld/reach-v3",
+    action_high=(2.0,),
+)
+def task_of_other_action_bounds(folder: Path) -> Path:
+    return npz(folder, observations=np.ones((6, 39)), actions=np.zeros((6, 4)))
 
 
 # ---------------------------------------------------------------------------- arrays in a row

@@ -62,7 +62,7 @@ def test_every_number_by_episode(tmp_path: Path, name: str) -> None:
         observations, actions, rewards, after = (
             parts(arrays[field])[i] for field in ("observations", "actions", "rewards", "next_observations")
         )
-        np.testing.assert_array_equal(episode.observations, np.vstack([observations, after[-1:]]))
+        np.testing.assert_array_equal(episode.observations["state"], np.vstack([observations, after[-1:]]))
         np.testing.assert_array_equal(episode.actions, actions)
         np.testing.assert_array_equal(episode.rewards, rewards)
     assert [episode.terminated for episode in episodes] == [True, False, True]
@@ -76,7 +76,7 @@ def test_without_next_observations_the_last_row_goes_and_the_return_stays(tmp_pa
     tally = convert(open_source(save(tmp_path / name, arrays)), tmp_path / "out")
     assert tally.last_dropped == 3
     for i, episode in enumerate(read_dataset(tmp_path / "out").episodes):
-        np.testing.assert_array_equal(episode.observations, parts(arrays["observations"])[i])
+        np.testing.assert_array_equal(episode.observations["state"], parts(arrays["observations"])[i])
         np.testing.assert_array_equal(episode.actions, parts(arrays["actions"])[i][:-1])
         assert episode.rewards.sum() == parts(arrays["rewards"])[i].sum()
         assert episode.success == (i == 0)
@@ -128,7 +128,7 @@ def test_recorded_success_decides_and_ends_the_episode(tmp_path: Path) -> None:
     assert [len(episode) for episode in episodes] == [4, 3, 3]
     assert (tally.cut, tally.cut_steps) == (1, 2)
     # the observation after the third row is the fourth row's
-    np.testing.assert_array_equal(episodes[2].observations[-1], parts(d4rl()["observations"])[2][3])
+    np.testing.assert_array_equal(episodes[2].observations["state"][-1], parts(d4rl()["observations"])[2][3])
     assert (episodes[2].terminated, episodes[2].truncated) == (True, False)
 
 
@@ -178,10 +178,12 @@ def test_ogbench_is_what_its_own_loader_reads(tmp_path: Path) -> None:
     assert source.format == "ogbench"
     episodes = list(source.episodes())
     np.testing.assert_array_equal(
-        np.concatenate([episode.observations[:-1] for episode in episodes]), reference["observations"]
+        np.concatenate([episode.observations[:-1] for episode in episodes]),
+        reference["observations"],
     )
     np.testing.assert_array_equal(
-        np.concatenate([episode.observations[1:] for episode in episodes]), reference["next_observations"]
+        np.concatenate([episode.observations[1:] for episode in episodes]),
+        reference["next_observations"],
     )
     np.testing.assert_array_equal(
         np.concatenate([episode.actions for episode in episodes]), reference["actions"]

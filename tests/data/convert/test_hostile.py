@@ -358,7 +358,7 @@ def robomimic_environment_nested_deeply(folder: Path) -> Path:
 def minari(folder: Path, change: Callable[[dict[str, Any]], None]) -> Path:
     """A good set with changes to its metadata."""
     episode = Episode(
-        observations=np.zeros((4, 2), np.float32),
+        observations={"state": np.zeros((4, 2), np.float32)},
         actions=np.zeros((3, 1), np.float32),
         rewards=np.ones(3, np.float32),
         terminated=True,
@@ -401,6 +401,22 @@ def minari_space_of_a_million_million_numbers(folder: Path) -> Path:
 def minari_space_of_long_strings(folder: Path) -> Path:
     huge = space(dtype="S1000000000")
     return minari(folder, lambda metadata: metadata.update(observation_space=huge))
+
+
+@case("not readable as a Minari data set.*the spec cannot be read")
+def minari_spec_of_long_strings(folder: Path) -> Path:
+    entry = {"shape": [2], "dtype": "S1000000000", "kind": "vector"}
+    return minari(folder, lambda metadata: metadata["spec"].update(observation={"state": entry}))
+
+
+@case("not readable as a Minari data set.*the spec is 'all of it'")
+def minari_spec_that_is_none(folder: Path) -> Path:
+    return minari(folder, lambda metadata: metadata.update(spec="all of it"))
+
+
+@case("has otpr's data format 99; this version reads formats up to 2. Install a newer otpr")
+def minari_of_a_later_version(folder: Path) -> Path:
+    return minari(folder, lambda metadata: metadata.update(otpr_data_format=99))
 
 
 @case("not readable as a Minari data set")

@@ -59,8 +59,10 @@ def test_every_number_is_what_the_library_was_given(
 def test_last_frame_is_left_out_and_success_stays(tmp_path: Path, given) -> None:
     tally = convert(open_source(SET), tmp_path / "out")
     assert (tally.episodes, tally.last_dropped, tally.successes) == (5, 5, 4)
-    for episode, numbers in zip(read_dataset(tmp_path / "out").episodes, given, strict=True):
-        np.testing.assert_array_equal(episode.observations[:, :3], numbers["observation.state"])
+    written = read_dataset(tmp_path / "out")
+    assert written.spec.control_rate == json.loads((SET / "meta" / "info.json").read_text())["fps"]
+    for episode, numbers in zip(written.episodes, given, strict=True):
+        np.testing.assert_array_equal(episode.observations["state"][:, :3], numbers["observation.state"])
         np.testing.assert_array_equal(episode.actions, numbers["action"][:-1])
         solved = bool(numbers["next.success"].any())
         np.testing.assert_array_equal(episode.rewards, [0.0] * (len(episode) - 1) + [float(solved)])

@@ -16,6 +16,7 @@ from otpr.data.convert.rules import Rules
 from otpr.data.convert.sources import convert, open_source
 from otpr.data.minari_io import read_dataset
 from otpr.errors import OtprError
+from otpr.spec import Entry, Spec
 
 LIMIT = 6
 
@@ -110,11 +111,11 @@ def test_action_range_is_told_and_mapped(tmp_path: Path, monkeypatch: pytest.Mon
     tally = convert(source, tmp_path / "out", rules=Rules(action_low=(-2.0,), action_high=(2.0,)))
     written = read_dataset(tmp_path / "out")
     assert (tally.episodes, tally.successes) == (4, 2)
-    assert written.metadata["action_high"] == [2.0]
+    assert written.spec == Spec({"state": Entry((4,))}, (-2, -2), (2, 2))
     assert written.metadata["observation_keys"] == list(KEYS)
     for i, (episode, stored) in enumerate(zip(written.episodes, dataset, strict=True)):
         np.testing.assert_allclose(episode.actions, stored.actions / 2, atol=1e-7)
-        np.testing.assert_array_equal(episode.observations, flat(stored.observations))
+        np.testing.assert_array_equal(episode.observations["state"], flat(stored.observations))
         assert (episode.success, episode.terminated, episode.truncated) == (
             i % 2 == 0,
             i % 2 == 0,
@@ -136,6 +137,18 @@ def test_without_recorded_success_a_rewarded_termination_is_one(
         True,
         False,
     ] * 2
+
+
+def test_a_converted_set_keeps_its_spec_when_it_is_converted_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    collected(tmp_path, monkeypatch)
+    source = open_source(tmp_path / "minari" / "test" / "reach-v0", keys=KEYS)
+    convert(source, tmp_path / "one", rules=Rules(action_low=(-2.0,), action_high=(2.0, 3.0)))
+    convert(open_source(tmp_path / "one"), tmp_path / "two")
+    one, two = (read_dataset(tmp_path / name) for name in ("one", "two"))
+    assert one.spec == two.spec
+    np.testing.assert_array_equal(one.episodes[0].actions, two.episodes[0].actions)
 
 
 def test_set_cannot_be_converted_onto_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -34,8 +34,8 @@ def finished(episode: Recorded, last_observation: bool | None = True, **rules: A
 
 def test_nothing_is_changed_where_all_is_known() -> None:
     episode, tally = finished(recorded(seed=7))
-    assert (episode.observations.dtype, episode.actions.dtype) == (np.float32, np.float32)
-    np.testing.assert_array_equal(episode.observations, recorded().observations)
+    assert (episode.observations["state"].dtype, episode.actions.dtype) == (np.float32, np.float32)
+    np.testing.assert_array_equal(episode.observations["state"], recorded().observations)
     np.testing.assert_array_equal(episode.actions, recorded().actions)
     assert episode.rewards.tolist() == [0, 0, 1]
     assert (episode.terminated, episode.truncated, episode.success, episode.seed) == (True, False, True, 7)
@@ -99,7 +99,7 @@ def test_dropped_step_gives_its_reward_and_success_to_the_one_before() -> None:
     )
     episode, tally = finished(cut, last_observation=False)
     assert episode.rewards.tolist() == [0.0, 1.25]
-    assert (len(episode.observations), episode.actions.tolist()) == (3, [[0.5], [-1.0]])
+    assert (len(episode.observations["state"]), episode.actions.tolist()) == (3, [[0.5], [-1.0]])
     assert (episode.success, tally.last_dropped) == (True, 1)
 
 

@@ -109,7 +109,7 @@ def generated(episodes: int, steps: int) -> Iterator[Episode]:
     generator = np.random.default_rng(0)
     for seed in range(episodes):
         yield Episode(
-            observations=generator.standard_normal((steps + 1, 39), np.float32),
+            observations={"state": generator.standard_normal((steps + 1, 39), np.float32)},
             actions=generator.uniform(-1, 1, (steps, 4)).astype(np.float32),
             rewards=np.zeros(steps, np.float32),
             terminated=True,

@@ -11,24 +11,25 @@ decision that they ended in.
 from __future__ import annotations
 
 import dataclasses
-from typing import ClassVar, NamedTuple
+import operator
+from typing import Any, NamedTuple, Self
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from jaxtyping import Array, Float, Int, PRNGKeyArray, UInt32
 
 from otpr.agents.dppo.config import PRESETS, DPPOConfig
-from otpr.agents.dppo.decisions import Decisions, advantages, concatenate, decisions_of
+from otpr.agents.dppo.decisions import Decisions, advantages, decisions_of, joined
 from otpr.agents.dppo.tuned_diffusion import TunedDiffusion
-from otpr.agents.parts.agent import Agent, Round
-from otpr.agents.parts.steps import gradient_step
-from otpr.data.chunks import Transitions
-from otpr.diffusion.sampling import Method, ancestral_step, visited_levels
+from otpr.agents.parts.actor_critic import Trained, minimized, new_value
+from otpr.agents.parts.agent import Metrics, OnPolicyAgent, Round
+from otpr.data.experience import Experience
+from otpr.diffusion.sampling import Sampler, ancestral_step, visited_levels
 from otpr.networks.mlp import NoiseNetwork
 from otpr.policies.acting import decision_keys
+from otpr.policies.generators import Diffusion
 from otpr.policies.policy import Policy
 
 
@@ -36,44 +37,38 @@ class Draws(NamedTuple):
     """What a gradient step learns from: n decisions, and how the policy came to them in t denoising steps."""
 
     states: Float[Array, "n s"]
-    chains: Float[Array, "n c a"]  # before the first fine-tuned step, and after each: c = t + 1
+    chains: Float[Array, "n c h a"]  # before the first fine-tuned step, and after each: c = t + 1
     log_densities: Float[Array, "n t"]  # of each step by the policy that took it
     advantages: Float[Array, " n"]
     returns: Float[Array, " n"]  # what V is to be
 
 
-class DPPO(Agent):
-    """The agent, one immutable pytree. States are normalised observations; actions are flattened chunks."""
+class DPPO(OnPolicyAgent):
+    """The agent, one immutable pytree."""
 
-    policy: Policy  # samples as the pre-trained policy does
-    base: NoiseNetwork  # of the pre-trained policy, which begins where not all steps are fine-tuned
-    value: eqx.nn.MLP
+    trained: Trained  # the network of the last denoising steps, a `NoiseNetwork`
+    base: Policy  # the pre-trained policy, which begins where not all steps are fine-tuned
+    trained_value: Trained  # V of a state, an `eqx.nn.MLP`
     collected: Decisions  # of rounds that were not enough for an iteration, in the first rows
     collected_size: Int[Array, ""]
     iterations: Int[Array, ""]  # of learning
-    policy_state: optax.OptState
-    value_state: optax.OptState
     key: PRNGKeyArray
     config: DPPOConfig = eqx.field(static=True)
-    on_policy: ClassVar[bool] = True
 
     @classmethod
-    def create(cls, base: Policy, keypoints: Transitions, config: DPPOConfig, key: PRNGKeyArray) -> DPPO:
+    def create(cls, base: Policy, experience: Experience, config: DPPOConfig, key: PRNGKeyArray) -> Self:
         """An agent whose policy is `base` and whose V knows nothing yet; see `Agent.create`."""
         c = config
         value_key, key = jax.random.split(key)
-        state_dim = base.normalizer.mean.shape[0]
-        value = eqx.nn.MLP(state_dim, "scalar", c.critic_width, c.critic_depth, jax.nn.relu, key=value_key)
-        network = base.diffusion.network
+        value = new_value(base.state_dim, c.critic_width, c.critic_depth, value_key)
+        room = Decisions.zeros(c.decisions, base.state_dim)
         return cls(
-            policy=base.single(),
-            base=network,
-            value=value,
-            collected=Decisions(*map(jnp.asarray, Decisions.zeros(c.decisions, state_dim))),
+            trained=Trained.new(base.diffusion.network, c.policy_learning_rate),
+            base=base.single(),
+            trained_value=Trained.new(value, c.learning_rate),
+            collected=jax.tree.map(jnp.asarray, room),
             collected_size=jnp.asarray(0),
             iterations=jnp.asarray(0),
-            policy_state=optax.adam(c.policy_learning_rate).init(eqx.filter(network, eqx.is_array)),
-            value_state=optax.adam(c.learning_rate).init(eqx.filter(value, eqx.is_array)),
             key=key,
             config=c,
         )
@@ -81,77 +76,74 @@ class DPPO(Agent):
     @property
     def network(self) -> NoiseNetwork:
         """The network that learns."""
-        return self.policy.diffusion.network
+        return self.trained.model
+
+    @property
+    def value(self) -> eqx.nn.MLP:
+        """V of a state."""
+        return self.trained_value.model
+
+    @property
+    def diffusion(self) -> Diffusion:
+        """The pre-trained generator with the network that learns."""
+        return self.base.diffusion.with_network(self.network)
 
     @property
     def tuned_steps(self) -> int:
         """How many of the denoising steps are fine-tuned."""
-        diffusion = self.policy.diffusion
-        return min(self.config.tuned_steps, diffusion.sampler_steps or diffusion.schedule.steps)
+        return min(self.config.tuned_steps, self.base.diffusion.visited_steps)
 
     def deployed(self) -> Policy:
         """Sampled as the pre-trained policy is: a diffusion policy like any other if every step was tuned."""
-        diffusion = self.policy.diffusion
-        if self.tuned_steps == (diffusion.sampler_steps or diffusion.schedule.steps):
-            return self.policy
-        tuned = self._tuned(diffusion.sampler, least_std=0.0)
-        return dataclasses.replace(self.policy, generator=tuned)
+        if self.tuned_steps == self.base.diffusion.visited_steps:
+            return self.base.with_generator(self.diffusion)
+        return self.base.with_generator(self._tuned(self.base.diffusion.sampler, least_std=0.0))
 
     def exploring(self) -> Policy:
         """By ancestral sampling with more noise in the last steps, the very last included."""
-        return dataclasses.replace(self.policy, generator=self.explorer())
+        return self.base.with_generator(self.explorer())
 
     def explorer(self) -> TunedDiffusion:
-        """What draws the chunks when exploring."""
+        """What draws the plans when exploring."""
         return self._tuned("ddpm", self.config.least_std)
 
-    def _tuned(self, sampler: Method, least_std: float) -> TunedDiffusion:
-        diffusion = self.policy.diffusion
-        return TunedDiffusion(
-            self.network,
-            self.base,
-            diffusion.schedule,
-            sampler,
-            diffusion.sampler_steps,
-            self.tuned_steps,
-            least_std,
-        )
+    def _tuned(self, sampler: Sampler, least_std: float) -> TunedDiffusion:
+        tuned = dataclasses.replace(self.diffusion, sampler=sampler)
+        return TunedDiffusion(tuned, self.base.diffusion.network, self.tuned_steps, least_std)
 
     # --- a round
 
-    def learn_round(self, data: Round) -> tuple[DPPO, int, dict[str, Array]]:
+    def learn_round(self, data: Round) -> tuple[Self, int, Metrics]:
         """Keep the round's decisions; once there are enough, learn from all of them and forget them."""
         c = self.config
-        if not data.episodes:  # they all broke
+        if not data.collected:  # they all broke
             return self, 0, {}
-        kept = Decisions(*(np.asarray(field)[: int(self.collected_size)] for field in self.collected))
-        new = decisions_of(data.episodes, self.policy.chunk_length, c.gamma)
-        decisions = concatenate([kept, new])
+        kept = _rows(jax.device_get(self.collected), slice(int(self.collected_size)))
+        decisions = joined([kept, decisions_of(data.collected, self.base.spec, c.gamma)])
         n = len(decisions.reward)
         if n >= c.decisions:
-            return dataclasses.replace(self, collected_size=jnp.asarray(0))._iterate(
-                decisions, data.action_seed
-            )
-        room = Decisions.zeros(c.decisions - n, decisions.observation.shape[1])
-        collected = Decisions(*map(jnp.asarray, concatenate([decisions, room])))
+            agent = dataclasses.replace(self, collected_size=jnp.asarray(0))
+            return agent._iterate(decisions, data.action_seed)
+        room = Decisions.zeros(c.decisions - n, decisions.state.shape[1])
+        collected = jax.tree.map(jnp.asarray, joined([decisions, room]))
         return dataclasses.replace(self, collected=collected, collected_size=jnp.asarray(n)), 0, {}
 
-    def _iterate(self, decisions: Decisions, action_seed: int) -> tuple[DPPO, int, dict[str, Array]]:
+    def _iterate(self, decisions: Decisions, action_seed: int) -> tuple[Self, int, Metrics]:
         """Epochs of gradient steps on decisions of the present policy."""
         c = self.config
         n = len(decisions.reward)
         draws, explained = self._draws(decisions, action_seed)
         update_policy = int(self.iterations) >= c.value_iterations
         key, epochs_key = jax.random.split(self.key)
-        agent = dataclasses.replace(self, key=key, iterations=self.iterations + 1)
-        steps: list[dict[str, Array]] = []
+        agent: Any = dataclasses.replace(self, key=key, iterations=self.iterations + 1)
+        steps: list[Metrics] = []
         moved = False
         for epoch_key in jax.random.split(epochs_key, c.epochs):
             order = np.asarray(jax.random.permutation(epoch_key, n))
             # what is left over waits for the next epoch's order
             for start in range(0, n - c.batch_size + 1, c.batch_size):
                 rows = order[start : start + c.batch_size]
-                agent, metrics = _update(agent, Draws(*(field[rows] for field in draws)), update_policy)
+                agent, metrics = _update(agent, _rows(draws, rows), update_policy)
                 steps.append(metrics)
                 moved = update_policy and float(metrics["policy/kl"]) > c.target_kl
                 if moved:
@@ -168,68 +160,59 @@ class DPPO(Agent):
         parts: list[tuple[np.ndarray, ...]] = []
         for start in range(0, n, PIECE):
             rows = np.minimum(np.arange(start, start + PIECE), n - 1)  # the last piece repeats its last row
-            piece = Decisions(*(field[rows] for field in decisions))
-            replayed = _replay(self, piece, jnp.asarray(action_seed, jnp.int32))
+            replayed = _replay(self, _rows(decisions, rows), jnp.asarray(action_seed, jnp.int32))
             parts.append(tuple(np.asarray(field)[: n - start] for field in replayed))
-        states, chains, log_densities, values, next_values = map(np.concatenate, zip(*parts, strict=True))
+        chains, log_densities, values, next_values = map(np.concatenate, zip(*parts, strict=True))
         estimates = advantages(decisions, values, next_values, self.config.advantage_share)
         returns = values + estimates
         spread = np.var(returns)
         explained = 1 - np.var(estimates) / spread if spread > 0 else 0.0
-        draws = Draws(*map(jnp.asarray, (states, chains, log_densities, estimates, returns)))
+        draws = Draws(*map(jnp.asarray, (decisions.state, chains, log_densities, estimates, returns)))
         return draws, jnp.asarray(explained, jnp.float32)
 
     # --- a gradient step
 
     def log_densities(
-        self, network: NoiseNetwork, states: Float[Array, "n s"], chains: Float[Array, "n c a"]
+        self, network: NoiseNetwork, states: Float[Array, "n s"], chains: Float[Array, "n c h a"]
     ) -> Float[Array, "n t"]:
-        """Log-density of each fine-tuned denoising step, when exploring; the mean over the chunk's entries.
+        """Log-density of each fine-tuned denoising step, when exploring; the mean over the plan's entries.
 
         Each entry's is clipped to [-5, 2], as in the authors' code: a step far in the tail has no say.
         """
-        diffusion = self.policy.diffusion
+        diffusion, bound = self.base.diffusion, self.base.diffusion.bound
         visited = visited_levels(diffusion.schedule, diffusion.sampler_steps)
-        levels, before, after = (field[-self.tuned_steps :, None] for field in visited)
+        levels, before, after = (field[-self.tuned_steps :, None, None] for field in visited)
 
-        def of_chain(state: Float[Array, " s"], chain: Float[Array, "c a"]) -> Float[Array, " t"]:
-            def predict(chunk: Float[Array, " a"], k: Int[Array, ""]) -> Float[Array, " a"]:
-                return network(state, chunk, k)
+        def of_chain(state: Float[Array, " s"], chain: Float[Array, "c h a"]) -> Float[Array, " t"]:
+            def noise_in(plan: Float[Array, "h a"], k: Int[Array, ""]) -> Float[Array, "h a"]:
+                return diffusion.noise_in(network(state, plan, k), plan, k)
 
-            noise = jax.vmap(predict)(chain[:-1], levels[:, 0])
-            mean, std = ancestral_step(noise, chain[:-1], before, after, least_std=self.config.least_std)
-            return jnp.mean(jnp.clip(jax.scipy.stats.norm.logpdf(chain[1:], mean, std), -5.0, 2.0), axis=1)
+            noise, std = jax.vmap(noise_in)(chain[:-1], levels[:, 0, 0]), self.config.least_std
+            mean, std = ancestral_step(noise, chain[:-1], before, after, bound=bound, least_std=std)
+            densities = jnp.clip(jax.scipy.stats.norm.logpdf(chain[1:], mean, std), -5.0, 2.0)
+            return jnp.mean(densities, axis=(1, 2))
 
         return jax.vmap(of_chain)(states, chains)
 
-    def update_from(self, draws: Draws, update_policy: bool) -> tuple[DPPO, dict[str, Array]]:
+    def update_from(self, draws: Draws, update_policy: bool) -> tuple[Self, Metrics]:
         """One gradient step of V, and (unless warming up) of the network of the last denoising steps."""
-        c = self.config
 
         def value_loss(value: eqx.nn.MLP) -> tuple[Array, Array]:
             v = jax.vmap(value)(draws.states)
             return jnp.mean((v - draws.returns) ** 2), jnp.mean(v)
 
-        (loss, mean_v), gradient = eqx.filter_value_and_grad(value_loss, has_aux=True)(self.value)
-        value, value_state = gradient_step(
-            optax.adam(c.learning_rate), gradient, self.value_state, self.value
-        )
-        agent = dataclasses.replace(self, value=value, value_state=value_state)
+        trained_value, loss, mean_v = minimized(self.trained_value, value_loss)
+        agent = dataclasses.replace(self, trained_value=trained_value)
         metrics = {"critic/loss": loss, "critic/value": mean_v}
         if not update_policy:
             return agent, metrics
-
-        (loss, policy_metrics), gradient = eqx.filter_value_and_grad(self._policy_loss, has_aux=True)(
-            self.network, draws
+        trained, loss, policy_metrics = minimized(
+            self.trained, lambda network: self._policy_loss(network, draws)
         )
-        network, policy_state = gradient_step(
-            optax.adam(c.policy_learning_rate), gradient, self.policy_state, self.network
-        )
-        policy = dataclasses.replace(self.policy, generator=self.policy.diffusion.with_network(network))
-        agent = dataclasses.replace(agent, policy=policy, policy_state=policy_state)
+        agent = dataclasses.replace(agent, trained=trained)
         return agent, {**metrics, "policy/loss": loss, **policy_metrics}
 
-    def _policy_loss(self, network: NoiseNetwork, draws: Draws) -> tuple[Array, dict[str, Array]]:
+    def _policy_loss(self, network: NoiseNetwork, draws: Draws) -> tuple[Array, Metrics]:
         """The clipped surrogate (Ren et al., 2024, section 4), its bounds wider from step to step."""
         c, t = self.config, self.tuned_steps
         log_ratio = self.log_densities(network, draws.states, draws.chains) - draws.log_densities
@@ -250,36 +233,34 @@ PIECE = 200
 """Decisions that are done again in one compiled call."""
 
 
+def _rows(fields: Any, rows: np.ndarray | slice) -> Any:
+    """Some rows of every field."""
+    return jax.tree.map(operator.itemgetter(rows), fields)
+
+
 @eqx.filter_jit
 def _replay(agent: DPPO, decisions: Decisions, action_seed: Int[Array, ""]) -> tuple[Array, ...]:
-    """States, chains and their log-densities, V before and after the decisions, all by the present agent.
+    """Chains and their log-densities, V before and after the decisions, all by the present agent.
 
-    A draw is a function of policy, observation and key: done again, it shows the way that led to it.
+    A draw is a function of policy, state and key: done again, it shows the way that led to it.
     """
     explorer = agent.explorer()
-    norm = agent.policy.normalizer
-    states = norm(decisions.observation)
 
     def chain(
         state: Float[Array, " s"], seed: UInt32[Array, ""], number: UInt32[Array, ""]
-    ) -> Float[Array, "c a"]:
+    ) -> Float[Array, "c h a"]:
         key = decision_keys(action_seed, seed[None], number)[0]
-        propose_key, _ = jax.random.split(key)  # as in `Policy.act_batch`
+        propose_key, _ = jax.random.split(key)  # as in `Policy.decide`
         return explorer.tuned_chain(state, propose_key)
 
-    chains = jax.vmap(chain)(states, jnp.asarray(decisions.seed), jnp.asarray(decisions.number))
+    chains = jax.vmap(chain)(decisions.state, jnp.asarray(decisions.seed), jnp.asarray(decisions.number))
     value = jax.vmap(agent.value)
-    return (
-        states,
-        chains,
-        agent.log_densities(agent.network, states, chains),
-        value(states),
-        value(norm(decisions.next_observation)),
-    )
+    log_densities = agent.log_densities(agent.network, decisions.state, chains)
+    return chains, log_densities, value(decisions.state), value(decisions.next_state)
 
 
 @eqx.filter_jit
-def _update(agent: DPPO, draws: Draws, update_policy: bool) -> tuple[DPPO, dict[str, Array]]:
+def _update(agent: DPPO, draws: Draws, update_policy: bool) -> tuple[DPPO, Metrics]:
     return agent.update_from(draws, update_policy)
 
 

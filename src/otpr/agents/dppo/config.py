@@ -6,6 +6,7 @@ import dataclasses
 from typing import ClassVar
 
 from otpr.agents.parts.agent import AgentConfig
+from otpr.agents.parts.settings import at_least_zero, count, positive, rate, share
 
 
 @dataclasses.dataclass(frozen=True)
@@ -16,43 +17,43 @@ class DPPOConfig(AgentConfig):
 
     # --- of every algorithm, here with a meaning of their own
     # decisions of a gradient step, each with all its fine-tuned denoising steps
-    batch_size: int = 100
+    batch_size: int = count(100)
     # it learns from rounds of its own, in epochs: these three stay 0
-    update_ratio: float = 0.0
-    warmup_updates: int = 0
-    offline_updates: int = 0
+    update_ratio: float = at_least_zero(0.0)
+    warmup_updates: int = count(0, least=0)
+    offline_updates: int = count(0, least=0)
 
     # --- data
     # decisions that are collected before an iteration of learning; it begins with the round that brings them
-    decisions: int = 350
+    decisions: int = count(350)
     # passes over them in an iteration
-    epochs: int = 10
+    epochs: int = count(10)
     # iterations at first in which V alone learns
-    value_iterations: int = 2
+    value_iterations: int = count(2, least=0)
     # lambda of the generalised advantage estimates
-    advantage_share: float = 0.95
+    advantage_share: float = share(0.95)
 
     # --- policy
     # how many of the last denoising steps are fine-tuned, all of them where there are fewer
-    tuned_steps: int = 10
+    tuned_steps: int = count(10)
     # standard deviation that no denoising step goes below, when exploring and in its density
-    least_std: float = 0.1
+    least_std: float = positive(0.1)
     # discount of the advantage, for each denoising step between a step and the last
-    denoising_discount: float = 0.99
+    denoising_discount: float = rate(0.99)
     # the ratio of densities is clipped to 1 +- so much at the last denoising step ...
-    clip: float = 0.03
+    clip: float = positive(0.03)
     # ... and to 1 +- so much at the first that is fine-tuned, between them exponentially at this rate
-    first_clip: float = 0.003
-    clip_rate: float = 3.0
+    first_clip: float = positive(0.003)
+    clip_rate: float = positive(3.0)
     # an iteration ends where the policy has moved by so much, in mean nats an entry of the chunk
-    target_kl: float = 1.0
-    policy_learning_rate: float = 1e-4
+    target_kl: float = positive(1.0)
+    policy_learning_rate: float = positive(1e-4)
 
     # --- V
     # width and number of the hidden layers
-    critic_width: int = 256
-    critic_depth: int = 2
-    learning_rate: float = 1e-3
+    critic_width: int = count(256)
+    critic_depth: int = count(2)
+    learning_rate: float = positive(1e-3)
 
     def __post_init__(self) -> None:
         """See `AgentConfig`."""
@@ -67,11 +68,6 @@ class DPPOConfig(AgentConfig):
                 f"batch_size ({self.batch_size}) must not exceed decisions ({self.decisions}), those of an "
                 "iteration."
             )
-        for name in ("least_std", "clip", "first_clip", "clip_rate", "target_kl"):
-            if not 0 < getattr(self, name) < float("inf"):
-                raise ValueError(f"{name} must be a positive number, got {getattr(self, name)}.")
-        if not 0 < self.denoising_discount <= 1:
-            raise ValueError(f"denoising_discount must lie in (0, 1], got {self.denoising_discount}.")
 
 
 PRESETS: dict[str, DPPOConfig] = {"default": DPPOConfig()}

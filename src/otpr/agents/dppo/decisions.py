@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 from jaxtyping import Float
 from numpy.typing import NDArray
 
-from otpr.data.episodes import Episode
+from otpr.data.experience import Collected
+from otpr.spec import Spec
 
 AnyArray = Any  # of NumPy where decisions are made, of JAX where an agent keeps them
 
@@ -17,8 +19,8 @@ AnyArray = Any  # of NumPy where decisions are made, of JAX where an agent keeps
 class Decisions(NamedTuple):
     """n decisions in the order they were taken, episode after episode; every field has n rows."""
 
-    observation: AnyArray  # (n, o) float32, raw
-    next_observation: AnyArray  # (n, o) float32 after the chunk, or the last observation of the episode
+    state: AnyArray  # (n, s) float32
+    next_state: AnyArray  # (n, s) float32 after the executed actions, or at the episode's last observation
     reward: AnyArray  # (n,) float32 sum_i gamma^i r_i over the steps taken
     discount: AnyArray  # (n,) float32 gamma^(steps taken), 0 where the episode terminated inside the chunk
     last: AnyArray  # (n,) bool, the last of its episode
@@ -26,29 +28,30 @@ class Decisions(NamedTuple):
     number: AnyArray  # (n,) uint32 of the decision in its episode, from 0
 
     @classmethod
-    def zeros(cls, n: int, observation_dim: int) -> Decisions:
+    def zeros(cls, n: int, state_dim: int) -> Decisions:
         """Room for n of them."""
-        observations = np.zeros((n, observation_dim), np.float32)
+        states = np.zeros((n, state_dim), np.float32)
         floats, integers = np.zeros(n, np.float32), np.zeros(n, np.uint32)
-        return cls(observations, observations, floats, floats, np.zeros(n, np.bool_), integers, integers)
+        return cls(states, states, floats, floats, np.zeros(n, np.bool_), integers, integers)
 
 
-def decisions_of(episodes: Sequence[Episode], chunk_length: int, gamma: float) -> Decisions:
+def decisions_of(collected: Sequence[Collected], spec: Spec, gamma: float) -> Decisions:
     """Every decision of the episodes.
 
     Args:
-        episodes: as a policy acted them, each with its seed.
-        chunk_length: h, actions in a chunk; the last chunk of an episode may have been cut short.
+        collected: episodes as a policy acted them, each with its seed.
+        spec: of that policy; the last actions of an episode may have been cut short.
         gamma: discount of one environment step, in (0, 1].
     """
-    return concatenate([_of_episode(episode, chunk_length, gamma) for episode in episodes])
+    return joined([_of_episode(each, spec, gamma) for each in collected])
 
 
-def _of_episode(episode: Episode, h: int, gamma: float) -> Decisions:
+def _of_episode(collected: Collected, spec: Spec, gamma: float) -> Decisions:
+    episode, e = collected.episode, spec.execute
     T = len(episode)
-    start = np.arange(0, T, h)
-    end = np.minimum(start + h, T)
-    discounted = gamma ** np.arange(h)
+    start = np.arange(0, T, e)
+    end = np.minimum(start + e, T)
+    discounted = gamma ** np.arange(e)
     rewards = [
         discounted[: stop - first] @ episode.rewards[first:stop]
         for first, stop in zip(start, end, strict=True)
@@ -57,9 +60,15 @@ def _of_episode(episode: Episode, h: int, gamma: float) -> Decisions:
     if episode.terminated:
         discount[-1] = 0.0
     assert episode.seed is not None  # it was acted, not read from a file
+    before = np.arange(spec.history - 1, -1, -1)
+
+    def states(rows: NDArray[np.int64]) -> NDArray[np.float32]:
+        window = np.maximum(rows[:, None] - before, 0)
+        return collected.features[window].reshape(len(rows), -1)
+
     return Decisions(
-        observation=episode.observations[start],
-        next_observation=episode.observations[end],
+        state=states(start),
+        next_state=states(end),
         reward=np.asarray(rewards, np.float32),
         discount=discount.astype(np.float32),
         last=end == T,
@@ -68,9 +77,13 @@ def _of_episode(episode: Episode, h: int, gamma: float) -> Decisions:
     )
 
 
-def concatenate(parts: Sequence[Decisions]) -> Decisions:
+def joined(parts: Sequence[Decisions]) -> Decisions:
     """All the decisions of `parts`, in order, as NumPy arrays."""
-    return Decisions(*(np.concatenate(field) for field in zip(*parts, strict=True)))
+    return jax.tree.map(_end_to_end, *parts)
+
+
+def _end_to_end(*fields: np.ndarray) -> np.ndarray:
+    return np.concatenate(fields)
 
 
 def advantages(

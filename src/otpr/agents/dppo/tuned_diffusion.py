@@ -3,116 +3,98 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar, get_args
+from typing import Any, ClassVar
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
-from otpr.diffusion import NoiseSchedule, sample
-from otpr.diffusion.sampling import Method, sample_chain, visited_levels
-from otpr.errors import unknown_name
+from otpr.diffusion import sample
+from otpr.diffusion.sampling import sample_chain, visited_levels
 from otpr.networks.mlp import NoiseNetwork
-from otpr.policies.choosers import Entry
-from otpr.policies.generators import Generator
+from otpr.policies.generators import Diffusion, Entry, Generator
+from otpr.spec import Spec
 
 
 class TunedDiffusion(Generator):
     """Denoises from pure noise, the last steps by another network than those before (Ren et al., 2024).
 
     Args:
-        network: predicts the noise at the last `tuned_steps` of the levels that the sampler visits.
-        base: predicts it at the levels before these.
-        schedule: the noise levels that both were trained with.
-        sampler: how noise becomes a chunk, a method of `otpr.diffusion.sample`.
-        sampler_steps: how many of the schedule's levels the sampler visits; None visits all.
+        tuned: its network predicts at the last `tuned_steps` of the levels that its sampler visits.
+        base: the network that predicts at the levels before these.
         tuned_steps: 1 to the number of levels visited.
         least_std: no step of "ddpm" draws with a smaller standard deviation; above 0 to explore.
 
     Raises:
-        OtprError: there is no such sampler.
-        ValueError: the schedule has not that many levels, or the sampler visits fewer than `tuned_steps`.
+        ValueError: the sampler visits fewer levels than `tuned_steps`.
     """
 
-    network: NoiseNetwork
+    tuned: Diffusion
     base: NoiseNetwork
-    schedule: NoiseSchedule
-    sampler: Method = eqx.field(static=True)
-    sampler_steps: int | None = eqx.field(static=True)
     tuned_steps: int = eqx.field(static=True)
     least_std: float = eqx.field(static=True)
     kind: ClassVar[str] = "dppo/tuned-diffusion"
-    entries: ClassVar[Mapping[str, Entry]] = {
-        "sampler": "name",
-        "sampler_steps": "optional count",
-        "least_std": "number",
-    }
+    entries: ClassVar[Mapping[str, Entry]] = {**Diffusion.entries, "least_std": "number"}
 
     def __check_init__(self) -> None:
-        if self.sampler not in get_args(Method):
-            raise unknown_name("sampler", self.sampler, get_args(Method))
-        visited = visited_levels(self.schedule, self.sampler_steps).levels.shape[0]
-        if not 1 <= self.tuned_steps <= visited:
-            raise ValueError(f"tuned_steps must lie in 1..{visited}, got {self.tuned_steps}.")
+        if not 1 <= self.tuned_steps <= self.tuned.visited_steps:
+            raise ValueError(
+                f"tuned_steps must lie in 1..{self.tuned.visited_steps}, got {self.tuned_steps}."
+            )
 
-    def propose(self, state: Float[Array, " s"], key: PRNGKeyArray, n: int) -> Float[Array, "n a"]:
-        """`n` sampled chunks for one state."""
-        chunks = sample(
-            lambda chunks, k: self._predict(state, chunks, k),
-            self.schedule,
-            (n, self.network.chunk_dim),
+    def propose(self, state: Float[Array, " s"], key: PRNGKeyArray, n: int) -> Float[Array, "n h a"]:
+        """`n` sampled plans for one state."""
+        tuned = self.tuned
+        plans = sample(
+            lambda plans, k: self._noise_in(state, plans, k),
+            tuned.schedule,
+            (n, *tuned.network.plan_shape),
             key,
-            method=self.sampler,
-            steps=self.sampler_steps,
+            method=tuned.sampler,
+            steps=tuned.sampler_steps,
+            bound=tuned.bound,
             least_std=self.least_std,
         )
-        return jnp.clip(chunks, -1.0, 1.0)  # noise at the last step may have led out of it
+        return jnp.clip(plans, -1.0, 1.0)  # noise at the last step may have led out of it
 
-    def tuned_chain(self, state: Float[Array, " s"], key: PRNGKeyArray) -> Float[Array, "c a"]:
-        """The chunks that the fine-tuned network took on the way to `propose(state, key, 1)`.
+    def tuned_chain(self, state: Float[Array, " s"], key: PRNGKeyArray) -> Float[Array, "c h a"]:
+        """The plans that the fine-tuned network took on the way to `propose(state, key, 1)`.
 
-        Of ancestral sampling: the chunk given to its first step, then the one after each step; the last is
+        Of ancestral sampling: the plan given to its first step, then the one after each step; the last is
         what was proposed, before it was clipped.
         """
         chain = sample_chain(
-            lambda chunks, k: self._predict(state, chunks, k),
-            self.schedule,
-            (1, self.network.chunk_dim),
+            lambda plans, k: self._noise_in(state, plans, k),
+            self.tuned.schedule,
+            (1, *self.tuned.network.plan_shape),
             key,
-            steps=self.sampler_steps,
+            steps=self.tuned.sampler_steps,
+            bound=self.tuned.bound,
             least_std=self.least_std,
         )
         return chain[-self.tuned_steps - 1 :, 0]
 
-    def _predict(
-        self, state: Float[Array, " s"], chunks: Float[Array, "n a"], k: Int[Array, ""]
-    ) -> Float[Array, "n a"]:
-        levels = visited_levels(self.schedule, self.sampler_steps).levels
-
-        def by(network: NoiseNetwork) -> Float[Array, "n a"]:
-            context = network.context(state, k)  # once, not once a candidate
-            return jax.vmap(network.from_context, in_axes=(None, 0))(context, chunks)
-
-        return jax.lax.cond(k <= levels[-self.tuned_steps], lambda: by(self.network), lambda: by(self.base))
+    def _noise_in(
+        self, state: Float[Array, " s"], plans: Float[Array, "n h a"], k: Int[Array, ""]
+    ) -> Float[Array, "n h a"]:
+        levels = visited_levels(self.tuned.schedule, self.tuned.sampler_steps).levels
+        output = jax.lax.cond(
+            k <= levels[-self.tuned_steps],
+            lambda: self.tuned.network.many(state, plans, k),
+            lambda: self.base.many(state, plans, k),
+        )
+        return self.tuned.noise_in(output, plans, k)
 
     def about(self) -> dict[str, Any]:
-        """Networks (of one architecture), noise levels and sampler."""
-        return {
-            "network": self.network.about(),
-            "denoising_steps": self.schedule.steps,
-            "sampler": self.sampler,
-            "sampler_steps": self.sampler_steps,
-            "tuned_steps": self.tuned_steps,
-            "least_std": self.least_std,
-        }
+        """The fine-tuned part, which the base's network has the architecture of, and where it begins."""
+        return {**self.tuned.about(), "tuned_steps": self.tuned_steps, "least_std": self.least_std}
 
     @classmethod
-    def skeleton(
-        cls, about: dict[str, Any], state_dim: int, chunk_dim: int, key: PRNGKeyArray
-    ) -> TunedDiffusion:
+    def skeleton(cls, about: dict[str, Any], state_dim: int, spec: Spec, key: PRNGKeyArray) -> TunedDiffusion:
         """See `Generator.skeleton`."""
-        network = NoiseNetwork(state_dim, chunk_dim, **about["network"], key=key)
-        schedule = NoiseSchedule.cosine(about["denoising_steps"])
-        others = {name: about[name] for name in ("sampler", "sampler_steps", "tuned_steps", "least_std")}
-        return cls(network, network, schedule, **others)
+        own = {name: about[name] for name in ("tuned_steps", "least_std")}
+        tuned = Diffusion.skeleton(
+            {name: value for name, value in about.items() if name not in own}, state_dim, spec, key
+        )
+        return cls(tuned, tuned.network, **own)

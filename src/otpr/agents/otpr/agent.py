@@ -13,97 +13,103 @@ every batch.
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, ClassVar, NamedTuple
+from typing import NamedTuple, Self
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import optax
-from jaxtyping import Array, Bool, Float, PRNGKeyArray
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
-from otpr.agents.otpr.batches import (
-    OTPRBatch,
-    concatenate,
-    draw_batch,
-    draw_problem,
-    draw_targets,
-)
+from otpr.agents.otpr.batches import OTPRBatch, draw_batch, draw_problem, draw_rows, target_measure
 from otpr.agents.otpr.compatibility import Compatibility, TransportCost
 from otpr.agents.otpr.config import PRESETS, OTPRConfig
-from otpr.agents.parts.agent import Agent
-from otpr.agents.parts.diffusion_policy import TrainedPolicy, new_trained_policy, policy_step
-from otpr.agents.parts.iql import IQLCritics, iql_step, new_iql_critics
-from otpr.data.chunks import Transitions
+from otpr.agents.otpr.keypoints import keypoint_rows
+from otpr.agents.parts.actor_critic import Actor, ImplicitCritics
+from otpr.agents.parts.agent import Metrics, OffPolicyAgent
 from otpr.data.experience import Experience
-from otpr.diffusion import denoising_losses
-from otpr.networks.critics import QEnsemble
+from otpr.data.store import Transitions
+from otpr.errors import OtprError
 from otpr.networks.mlp import NoiseNetwork
 from otpr.ot import Potentials, TransportProblem, fit
 from otpr.policies.policy import Policy
+
+
+class Transport(eqx.Module):
+    """What H is made of beside the critics.
+
+    Args:
+        potentials: u of states and v of chunks.
+        scale: running spread of Q, by which the cost is divided.
+        trained: whether the potentials have seen data.
+    """
+
+    potentials: Potentials
+    scale: Float[Array, ""]
+    trained: Bool[Array, ""]
+
+    @classmethod
+    def new(cls, policy: Policy, config: OTPRConfig, key: PRNGKeyArray) -> Self:
+        """Potentials of a policy's states and chunks that have learnt nothing."""
+        sizes = {"width": config.potentials_width, "depth": config.potentials_depth}
+        potentials = Potentials(policy.state_dim, policy.spec.chunk_dim, **sizes, key=key)
+        return cls(potentials, jnp.asarray(1.0, jnp.float32), jnp.asarray(False))
 
 
 class Pairs(NamedTuple):
     """Pairs that the score matching trains on, drawn by compatibility before a block of gradient steps."""
 
     states: Float[Array, "n s"]
-    chunks: Float[Array, "n a"]
+    plans: Float[Array, "n h a"]
     weights: Float[Array, " n"]  # 1, or 0 for a state that H leaves without a partner
     support: Float[Array, ""]  # share with positive H of what was drawn from; 0: imitated as it comes
     effective_share: Float[Array, ""]  # effective sample size of drawing by H, over the number drawn from
 
 
-class OTPR(Agent):
-    """The agent, one immutable pytree. States are normalised observations; actions are flattened chunks."""
+class OTPR(OffPolicyAgent):
+    """The agent, one immutable pytree."""
 
-    network: NoiseNetwork  # of the policy, as trained
-    policy: Policy  # with the moving average of `network`, without a chooser
-    critic: QEnsemble
-    target_critic: QEnsemble
-    value: eqx.nn.MLP
-    potentials: Potentials
-    scale: Float[Array, ""]  # running spread of Q
-    trained: Bool[Array, ""]  # whether the potentials have seen data
-    keypoint_states: Float[Array, "k s"]
-    keypoint_actions: Float[Array, "k a"]
+    actor: Actor
+    critics: ImplicitCritics
+    transport: Transport
+    keypoint_rows: Int[Array, " k"]  # of the experience's store: demonstrated chunks that may be keypoints
+    keypoint_states: Float[Array, "g s"]  # those that the guiding cost refers to
+    keypoint_chunks: Float[Array, "g c"]
     pairs: Pairs  # of the last block of gradient steps
-    policy_state: optax.OptState
-    critic_state: optax.OptState
-    value_state: optax.OptState
     key: PRNGKeyArray
     config: OTPRConfig = eqx.field(static=True)
-    follows: ClassVar[bool] = True
-    batch_type: ClassVar[type[Any]] = OTPRBatch
 
     @classmethod
-    def create(cls, base: Policy, keypoints: Transitions, config: OTPRConfig, key: PRNGKeyArray) -> OTPR:
+    def create(cls, base: Policy, experience: Experience, config: OTPRConfig, key: PRNGKeyArray) -> Self:
         """An agent whose policy is `base` and whose critics and potentials know nothing yet.
 
-        Args:
-            base: the pre-trained policy, a diffusion policy.
-            keypoints: demonstrated chunks that may be keypoints; the guiding cost refers to some of them.
-            config: settings.
-            key: of the networks, and of all randomness to come.
+        Raises:
+            OtprError: `base` is no diffusion policy; or no demonstration succeeded, and the target measure is
+                that of successes.
         """
-        c = config
-        state_dim, chunk_dim = keypoints.observation.shape[1], keypoints.chunk.shape[1]
+        c, store = config, experience.store
+        if c.target_measure == "successes" and not bool(jnp.any(store.success)):
+            raise OtprError(
+                "No demonstration succeeded: there are no successes to transport to. Use demonstrations that "
+                "solve the task, or --set target_measure=replay."
+            )
         critic_key, potentials_key, key = jax.random.split(key, 3)
-        critics = new_iql_critics(keypoints, c, critic_key)
-        potentials = _new_potentials(c, state_dim, chunk_dim, potentials_key)
+        candidates = jnp.asarray(keypoint_rows(c.keypoint_strategy, store, count=c.keypoints))
         # evenly over them; only the guiding cost looks at these
-        n = min(c.keypoints, keypoints.reward.shape[0])
-        rows = jnp.linspace(0, keypoints.reward.shape[0] - 1, n).round().astype(int)
+        n = min(c.keypoints, candidates.shape[0])
+        guiding = candidates[jnp.linspace(0, candidates.shape[0] - 1, n).round().astype(int)]
         return cls(
-            **new_trained_policy(base, optax.adam(c.policy_learning_rate))._asdict(),
-            **critics._asdict(),
-            potentials=potentials,
-            scale=jnp.asarray(1.0, jnp.float32),
-            trained=jnp.asarray(False),
-            keypoint_states=base.normalizer(jnp.asarray(keypoints.observation)[rows]),
-            keypoint_actions=jnp.asarray(keypoints.chunk)[rows],
-            pairs=_no_pairs(c.ot_block if c.pairing == "product" else c.pairs, state_dim, chunk_dim),
+            actor=Actor.of(base, c),
+            critics=ImplicitCritics.new(base, c, c.expectile, critic_key),
+            transport=Transport.new(base, c, potentials_key),
+            keypoint_rows=candidates,
+            keypoint_states=store.states(guiding),
+            keypoint_chunks=store.chunks(guiding),
+            pairs=_no_pairs(c.ot_block if c.pairing == "product" else c.pairs, base),
             key=key,
             config=c,
         )
+
+    # --- acting
 
     def deployed(self) -> Policy:
         """Several samples, of which the most compatible is taken (or one drawn by compatibility)."""
@@ -115,130 +121,100 @@ class OTPR(Agent):
 
     def _choosing(self, greedy: bool) -> Policy:
         chooser = dataclasses.replace(self.compatibility(self.config.acting_guiding_share), greedy=greedy)
-        return dataclasses.replace(self.policy, chooser=chooser, candidates=self.config.candidates)
+        return self.actor.policy.choosing(chooser, self.config.candidates)
 
     def compatibility(self, guiding_share: float) -> Compatibility:
         """H with the present potentials, target critics and value; `guiding_share` is alpha in the cost."""
         cost = TransportCost(
-            critic=self.target_critic,
-            value=self.value,
-            scale=self.scale,
+            critic=self.critics.target,
+            value=self.critics.value,
+            scale=self.transport.scale,
             keypoint_states=self.keypoint_states,
-            keypoint_actions=self.keypoint_actions,
+            keypoint_actions=self.keypoint_chunks,
             alpha=guiding_share,
             temperature=self.config.guiding_temperature,
         )
-        return Compatibility(cost, self.potentials, self.trained, self.config.epsilon)
+        return Compatibility(cost, self.transport.potentials, self.transport.trained, self.config.epsilon)
 
     # --- critics and policy
 
     def draw(self, experience: Experience, key: PRNGKeyArray) -> OTPRBatch:
-        """Replayed and demonstrated transitions, and a pool to choose pairs from."""
+        """Replayed and demonstrated transitions."""
         return draw_batch(experience, self.config, key)
 
     def q_values(self, pairs: Transitions) -> Float[Array, "size n"]:
         """Q of transitions, by each member of the ensemble."""
-        return self.critic(self.policy.normalizer(pairs.observation), pairs.chunk)
+        return self.critics.q(pairs.state, pairs.chunk)
 
-    def update(self, batch: OTPRBatch, update_policy: bool = True) -> tuple[OTPR, dict[str, Array]]:
-        """One gradient step of V, Q and their targets, and (unless warming up) of the score network."""
+    def update(self, batch: OTPRBatch, update_policy: bool = True) -> tuple[Self, Metrics]:
+        """One gradient step of V, Q and their targets, and (unless warming up) of the score network.
+
+        The critics learn by implicit Q-learning (Kostrikov et al., 2022). The score matching trains on pairs
+        drawn by compatibility, beside demonstrations taken as they are.
+        """
         key, rows_key, noise_key = jax.random.split(self.key, 3)
-        agent, metrics = dataclasses.replace(self, key=key)._update_critics(batch)
-        if update_policy:
-            agent, policy_metrics = agent._update_policy(batch, rows_key, noise_key)
-            metrics |= policy_metrics
-        return agent, metrics
-
-    def _update_critics(self, batch: OTPRBatch) -> tuple[OTPR, dict[str, Array]]:
-        """Implicit Q-learning (Kostrikov et al., 2022) with chunk-level rewards and discounts."""
-        c = self.config
-        critics, metrics = iql_step(
-            IQLCritics(self.critic, self.target_critic, self.critic_state, self.value, self.value_state),
-            concatenate(batch.replay, batch.demonstrations),
-            self.policy.normalizer,
-            c,
-            expectile=c.expectile,
-        )
-        return dataclasses.replace(self, **critics._asdict()), metrics
-
-    def _update_policy(
-        self, batch: OTPRBatch, rows_key: PRNGKeyArray, noise_key: PRNGKeyArray
-    ) -> tuple[OTPR, dict[str, Array]]:
-        """Score matching on pairs drawn by compatibility, beside demonstrations taken as they are."""
-        c, pairs = self.config, self.pairs
+        both = jax.tree.map(_beside, batch.replay, batch.demonstrations)
+        critics, metrics = self.critics.step(both)
+        agent = dataclasses.replace(self, key=key, critics=critics)
+        if not update_policy:
+            return agent, metrics
+        pairs, expert = self.pairs, batch.demonstrations
         rows = jax.random.randint(rows_key, (batch.replay.reward.shape[0],), 0, pairs.weights.shape[0])
-        expert_states = self.policy.normalizer(batch.demonstrations.observation)
-        states = jnp.concatenate([pairs.states[rows], expert_states])
-        chunks = jnp.concatenate([pairs.chunks[rows], batch.demonstrations.chunk])
-        weights = jnp.concatenate([pairs.weights[rows], jnp.ones(expert_states.shape[0])])
+        states = jnp.concatenate([pairs.states[rows], expert.state])
+        plans = jnp.concatenate([pairs.plans[rows], expert.plan])
+        weights = jnp.concatenate([pairs.weights[rows], jnp.ones(expert.reward.shape[0])])
+        diffusion = self.actor.policy.diffusion
 
-        schedule = self.policy.diffusion.schedule
+        def loss_of(network: NoiseNetwork) -> tuple[Array, Metrics]:
+            return jnp.mean(weights * diffusion.losses(network, states, plans, noise_key)), {}
 
-        def loss_of(network: NoiseNetwork) -> tuple[Array, dict[str, Array]]:
-            return jnp.mean(weights * denoising_losses(network, schedule, states, chunks, noise_key)), {}
+        actor, policy_metrics = self.actor.step(loss_of)
+        metrics |= {"otpr/support": pairs.support, "otpr/effective_share": pairs.effective_share}
+        return dataclasses.replace(agent, actor=actor), metrics | policy_metrics
 
-        trained, metrics = policy_step(
-            TrainedPolicy(self.network, self.policy, self.policy_state),
-            optax.adam(c.policy_learning_rate),
-            c.ema_rate,
-            loss_of,
-        )
-        metrics |= {"policy/support": pairs.support, "policy/effective_share": pairs.effective_share}
-        return dataclasses.replace(self, **trained._asdict()), metrics
-
-    def prepare(self, experience: Experience) -> OTPR:
+    def begin_block(self, experience: Experience) -> Self:
         """Draw the pairs of the next gradient steps by compatibility.
 
         Resampling by compatibility (Gu et al., OTCS, NeurIPS 2023): a pair is drawn by H and trained on
         unweighted.
         """
-        c, compatibility = self.config, self.compatibility(self.config.guiding_share)
+        c, store, compatibility = self.config, experience.store, self.compatibility(self.config.guiding_share)
         key, draw_key, choice_key = jax.random.split(self.key, 3)
-        n = self.pairs.weights.shape[0]
+        n, targets = self.pairs.weights.shape[0], target_measure(experience, c)
+        # before there are potentials every H counts as zero
         if c.pairing == "product":
-            problem = draw_problem(experience, self, draw_key, n)
-            # before there are potentials every H counts as zero
-            pairs = partners(problem, self.trained * compatibility.pairwise(*problem), choice_key)
+            rows, columns, mask = draw_rows(experience, targets, self, draw_key, n)
+            states = store.states(rows)
+            product = self.transport.trained * compatibility.pairwise(states, store.chunks(columns), mask)
+            pairs = partners(states, store.plans(columns), product, choice_key)
         else:
-            drawn = draw_targets(experience, c, draw_key, n)
-            states, chunks = self.policy.normalizer(drawn.observation), drawn.chunk
-            H = compatibility(states, chunks) if c.pairing == "occurring" else jnp.ones(n)
-            pairs = resampled(states, chunks, self.trained * H, choice_key)
+            drawn = targets.draw(draw_key, n)
+            states = store.states(drawn)
+            H = compatibility(states, store.chunks(drawn)) if c.pairing == "occurring" else jnp.ones(n)
+            pairs = resampled(states, store.plans(drawn), self.transport.trained * H, choice_key)
         return dataclasses.replace(self, pairs=pairs, key=key)
 
     # --- transport
 
-    def follow(self, experience: Experience) -> tuple[OTPR, dict[str, Array]]:
+    @eqx.filter_jit
+    def end_round(self, experience: Experience) -> tuple[Self, Metrics]:
         """Let the potentials follow the critic until they hold on pairs they were not trained on."""
-        key, occurring_key = jax.random.split(self.key)
-        agent = dataclasses.replace(self, key=key)
-        agent = agent._begin_round(experience.replay.sample(occurring_key, SPREAD))
-        return agent._update_potentials(experience)
-
-    def _begin_round(self, occurring: Transitions) -> OTPR:
-        """Follow the spread of Q over replayed pairs; forget the potentials if they are not to stay warm."""
         c = self.config
-        key, new_key = jax.random.split(self.key)
-        q = self.target_critic.minimum(self.policy.normalizer(occurring.observation), occurring.chunk)
-        spread = jnp.maximum(jnp.std(q), 1e-3)  # a critic that knows nothing yet must not divide by zero
-        # slowly, so that warm potentials keep fitting; the first time at once
-        scale = jnp.where(self.trained, self.scale + 0.2 * (spread - self.scale), spread)
-        agent = dataclasses.replace(self, scale=scale, key=key)
-        if c.warm_start:
-            return agent
-        state_dim, chunk_dim = self.keypoint_states.shape[1], self.keypoint_actions.shape[1]
-        return dataclasses.replace(agent, potentials=_new_potentials(c, state_dim, chunk_dim, new_key))
+        key, occurring_key, new_key, fit_key = jax.random.split(self.key, 4)
+        transport = self._scaled(experience.sample_replay(occurring_key, SPREAD))
+        if not c.warm_start:
+            fresh = Transport.new(self.actor.policy, c, new_key).potentials
+            transport = dataclasses.replace(transport, potentials=fresh)
+        agent = dataclasses.replace(self, transport=transport, key=key)
+        targets = target_measure(experience, c)
 
-    def _update_potentials(self, experience: Experience) -> tuple[OTPR, dict[str, Array]]:
         def draw(key: PRNGKeyArray, n: int) -> TransportProblem:
-            return draw_problem(experience, self, key, n)
+            return draw_problem(experience, targets, agent, key, n)
 
-        c = self.config
-        key, fit_key = jax.random.split(self.key)
-        transport = fit(
-            self.potentials,
+        found = fit(
+            transport.potentials,
             draw,
-            self.compatibility(c.guiding_share).cost.pairwise,
+            agent.compatibility(c.guiding_share).cost.pairwise,
             c.epsilon,
             key=fit_key,
             method=c.potentials_method,
@@ -251,16 +227,29 @@ class OTPR(Agent):
             tolerance=c.potentials_tolerance,
             max_passes=c.potentials_passes,
         )
-        agent = dataclasses.replace(self, potentials=transport.potentials, trained=jnp.asarray(True), key=key)
-        return agent, {
-            "ot/marginal_error": transport.marginal_error,
-            "ot/row_error": transport.row_error,
-            "ot/column_error": transport.column_error,
-            "ot/support": transport.support,
-            "ot/passes": transport.passes,
-            "ot/unsolved": transport.unsolved,
-            "ot/scale": self.scale,
+        transport = Transport(found.potentials, transport.scale, jnp.asarray(True))
+        return dataclasses.replace(agent, transport=transport), {
+            "otpr/marginal_error": found.marginal_error,
+            "otpr/row_error": found.row_error,
+            "otpr/column_error": found.column_error,
+            "otpr/plan_support": found.support,
+            "otpr/passes": found.passes,
+            "otpr/unsolved": found.unsolved,
+            "otpr/scale": transport.scale,
         }
+
+    def _scaled(self, occurring: Transitions) -> Transport:
+        """The transport with its scale moved towards the spread of Q over replayed pairs."""
+        transport = self.transport
+        spread = jnp.std(self.critics.target.minimum(occurring.state, occurring.chunk))
+        spread = jnp.maximum(spread, 1e-3)  # a critic that knows nothing yet must not divide by zero
+        # slowly, so that warm potentials keep fitting; the first time at once
+        followed = transport.scale + 0.2 * (spread - transport.scale)
+        return dataclasses.replace(transport, scale=jnp.where(transport.trained, followed, spread))
+
+
+def _beside(first: Array, second: Array) -> Array:
+    return jnp.concatenate([first, second])
 
 
 SPREAD = 256
@@ -268,7 +257,7 @@ SPREAD = 256
 
 
 def resampled(
-    states: Float[Array, "n s"], chunks: Float[Array, "n a"], H: Float[Array, " n"], key: PRNGKeyArray
+    states: Float[Array, "n s"], plans: Float[Array, "n h a"], H: Float[Array, " n"], key: PRNGKeyArray
 ) -> Pairs:
     """As many pairs as given, drawn from them by H with replacement; as they come where every H is zero."""
     support = jnp.mean(H > 0)
@@ -276,27 +265,23 @@ def resampled(
     n = weights.shape[0]
     rows = jax.random.choice(key, n, (n,), p=weights / jnp.sum(weights))
     effective = jnp.sum(weights) ** 2 / jnp.sum(weights**2) / n
-    return Pairs(states[rows], chunks[rows], jnp.ones(n), support, effective)
+    return Pairs(states[rows], plans[rows], jnp.ones(n), support, effective)
 
 
-def partners(problem: TransportProblem, H: Float[Array, "n n"], key: PRNGKeyArray) -> Pairs:
+def partners(
+    states: Float[Array, "n s"], plans: Float[Array, "m h a"], H: Float[Array, "n m"], key: PRNGKeyArray
+) -> Pairs:
     """For each state a partner, by H (a keypoint's is its own: the mask leaves it no other)."""
     has_partner = jnp.any(H > 0, axis=1)
     columns = jax.random.categorical(key, jnp.log(jnp.where(has_partner[:, None], H, 1.0)), axis=1)
     weights = has_partner.astype(jnp.float32)
     effective = jnp.sum(H) ** 2 / jnp.maximum(jnp.sum(H**2), 1e-12) / H.size
-    return Pairs(problem.states, problem.actions[columns], weights, jnp.mean(H > 0), effective)
+    return Pairs(states, plans[columns], weights, jnp.mean(H > 0), effective)
 
 
-def _no_pairs(n: int, state_dim: int, chunk_dim: int) -> Pairs:
-    zero = jnp.zeros(())
-    return Pairs(jnp.zeros((n, state_dim)), jnp.zeros((n, chunk_dim)), jnp.zeros(n), zero, zero)
-
-
-def _new_potentials(config: OTPRConfig, state_dim: int, chunk_dim: int, key: PRNGKeyArray) -> Potentials:
-    return Potentials(
-        state_dim, chunk_dim, width=config.potentials_width, depth=config.potentials_depth, key=key
-    )
+def _no_pairs(n: int, policy: Policy) -> Pairs:
+    zero, plan = jnp.zeros(()), (policy.spec.horizon, policy.spec.action_dim)
+    return Pairs(jnp.zeros((n, policy.state_dim)), jnp.zeros((n, *plan)), jnp.zeros(n), zero, zero)
 
 
 __all__ = ["AGENT", "OTPR", "PRESETS"]

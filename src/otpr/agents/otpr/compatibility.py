@@ -16,7 +16,8 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from otpr.networks.critics import QEnsemble
 from otpr.ot import Potentials, guiding_cost, relation
-from otpr.policies.choosers import Chooser, Entry
+from otpr.policies.choosers import Chooser, Metrics
+from otpr.policies.generators import Entry
 
 
 class TransportCost(eqx.Module):
@@ -74,6 +75,10 @@ class TransportCost(eqx.Module):
         return guiding_cost(*self._relations(states, actions))
 
 
+ZERO = "otpr/zero_compatibility"
+"""Metric of a choice: whether every candidate's H was zero."""
+
+
 class Compatibility(Chooser):
     """H(s, a) = (u(s) + v(a) - c(s, a))_+ / (2 epsilon), and the choice among candidate actions by it.
 
@@ -95,6 +100,11 @@ class Compatibility(Chooser):
         "epsilon": "number",
         "greedy": "flag",
     }
+
+    @property
+    def chunk_dim(self) -> int:
+        """See `Chooser.chunk_dim`."""
+        return self.cost.critic.action_dim
 
     def __call__(self, states: Float[Array, "n s"], actions: Float[Array, "n a"]) -> Float[Array, " n"]:
         """H of each pair (s_i, a_i)."""
@@ -126,7 +136,7 @@ class Compatibility(Chooser):
 
     def pick(
         self, scores: tuple[Float[Array, " N"], ...], key: PRNGKeyArray
-    ) -> tuple[Int[Array, ""], Bool[Array, ""]]:
+    ) -> tuple[Int[Array, ""], Metrics]:
         """A candidate drawn by H, or that of the highest; and whether every H was zero."""
         excess, by_idql = scores
         highest = jnp.max(excess)
@@ -134,7 +144,7 @@ class Compatibility(Chooser):
         row = jax.random.categorical(key, jnp.where(self.trained, by_H, by_idql))
         none = self.trained & (highest <= 0)
         takes_highest = none | (self.trained & self.greedy)
-        return jnp.where(takes_highest, jnp.argmax(excess), row), none
+        return jnp.where(takes_highest, jnp.argmax(excess), row), {ZERO: none.astype(jnp.float32)}
 
     def about(self) -> dict[str, Any]:
         """Sizes of its networks, and its settings."""

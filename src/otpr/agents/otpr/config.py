@@ -3,33 +3,28 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
 from typing import ClassVar, Literal
 
-import numpy as np
-from jaxtyping import Int
-
-from otpr.agents.otpr.keypoints import KeypointStrategy, keypoint_rows
-from otpr.agents.parts.diffusion_policy import DiffusionPolicyConfig
-from otpr.agents.parts.td import CriticsConfig
-from otpr.data.episodes import Episode
+from otpr.agents.otpr.keypoints import KeypointStrategy
+from otpr.agents.parts.actor_critic import ActorConfig, CriticsConfig
+from otpr.agents.parts.settings import at_least_zero, count, positive, rate, share
 from otpr.ot.neural import Method
 
 
 @dataclasses.dataclass(frozen=True)
-class OTPRConfig(CriticsConfig, DiffusionPolicyConfig):
+class OTPRConfig(CriticsConfig, ActorConfig):
     """Settings of the algorithm; `PRESETS` names some."""
 
     algorithm: ClassVar[str] = "otpr"
 
     # gradient steps for each environment step, and transitions of each: twice the steps on half the batch
     # learn more for the same time
-    update_ratio: float = 0.5
-    batch_size: int = 128
+    update_ratio: float = at_least_zero(0.5)
+    batch_size: int = count(128)
 
     # --- critics
     # of the value function's regression on Q (IQL); above 0.5 it leans to the better actions
-    expectile: float = 0.7
+    expectile: float = rate(0.7)
 
     # --- policy
     # which pairs the score matching trains on: "occurring" draws those of the target measure by H(s_i, a_i);
@@ -38,60 +33,53 @@ class OTPRConfig(CriticsConfig, DiffusionPolicyConfig):
     pairing: Literal["occurring", "product", "imitation"] = "occurring"
     # pairs that are drawn so before each block of gradient steps, whose batches come from them; of "product",
     # whose H costs their square, `ot_block`
-    pairs: int = 8192
+    pairs: int = count(8192)
     # whether the deployed policy takes the sampled chunk of the highest H, and does not draw one by H
     greedy: bool = True
     # sampled chunks among which H chooses when acting
-    candidates: int = 16
+    candidates: int = count(16)
 
     # --- transport
     # the action marginal q: every replayed chunk, or those of demonstrations and successful episodes alone
     target_measure: Literal["replay", "successes"] = "successes"
     # strength of the L2 regularisation, in standard deviations of Q
-    epsilon: float = 0.1
+    epsilon: float = positive(0.1)
     # lambda, how freely the plan may leave the action marginal: 0 keeps it, a large number lets every state
     # choose for itself; in units of 1 / the standard deviation of Q
-    column_relaxation: float = 1000.0
+    column_relaxation: float = at_least_zero(1000.0)
     # share alpha of the guiding cost in the cost potentials are trained on, and in the one H is evaluated
     # with
-    guiding_share: float = 0.0
-    acting_guiding_share: float = 0.0
+    guiding_share: float = share(0.0)
+    acting_guiding_share: float = share(0.0)
     # temperature of the relations to the keypoints
-    guiding_temperature: float = 0.1
+    guiding_temperature: float = positive(0.1)
     # which expert pairs may be keypoints: docs/keypoints.md
     keypoint_strategy: KeypointStrategy = "all"
     # expert pairs that the guiding cost refers to, spread evenly over those; and how many "diverse" chooses
-    keypoints: int = 64
+    keypoints: int = count(64)
     # share of a block's pairs that are masked expert keypoints
-    keypoint_share: float = 0.0
+    keypoint_share: float = share(0.0)
     # width and number of the hidden layers of u and v
-    potentials_width: int = 256
-    potentials_depth: int = 2
-    potentials_learning_rate: float = 1e-3
+    potentials_width: int = count(256)
+    potentials_depth: int = count(2)
+    potentials_learning_rate: float = positive(1e-3)
     # each round goes on from the last round's potentials
     warm_start: bool = True
     # how they are trained: "regression" onto exact solutions of blocks, or "ascent" of the dual
     potentials_method: Method = "regression"
     # a round ends when the marginal error on held-out pairs is within the tolerance, or after so many passes
-    potentials_tolerance: float = 0.1
-    potentials_passes: int = 1
+    potentials_tolerance: float = positive(0.1)
+    potentials_passes: int = count(1)
     # states and actions of a block, whose pairwise cost is computed once; blocks of fresh samples a pass
-    ot_block: int = 64
-    ot_blocks: int = 24
+    ot_block: int = count(64)
+    ot_blocks: int = count(24)
     # states and actions of a step, and steps a pass
-    ot_batch: int = 256
-    potentials_steps: int = 150
+    ot_batch: int = count(256)
+    potentials_steps: int = count(150)
 
     def __post_init__(self) -> None:
         """See `AgentConfig`."""
         super().__post_init__()
-        if not 0 < self.expectile <= 1:
-            raise ValueError(f"expectile must lie in (0, 1], got {self.expectile}.")
-        for name in ("epsilon", "guiding_temperature", "potentials_tolerance"):
-            if not 0 < getattr(self, name) < float("inf"):
-                raise ValueError(f"{name} must be a positive number, got {getattr(self, name)}.")
-        if not 0 <= self.column_relaxation < float("inf"):
-            raise ValueError(f"column_relaxation must be a number >= 0, got {self.column_relaxation}.")
         if self.potentials_method == "ascent" and self.ot_batch > self.ot_block:
             raise ValueError(
                 f"With potentials_method=ascent, ot_batch ({self.ot_batch}) must not exceed ot_block "
@@ -102,17 +90,6 @@ class OTPRConfig(CriticsConfig, DiffusionPolicyConfig):
                 f"With potentials_method=ascent, potentials_steps ({self.potentials_steps}) must be at least "
                 f"ot_blocks ({self.ot_blocks})."
             )
-
-    @property
-    def needs_success(self) -> bool:
-        """Whether there must be a demonstration that succeeds: one to transport to."""
-        return self.target_measure == "successes"
-
-    def keypoint_rows(self, episodes: Sequence[Episode], chunk_length: int) -> Int[np.ndarray, " k"]:
-        """The demonstrated chunks that may be keypoints; see `otpr.agents.otpr.keypoints`."""
-        return keypoint_rows(
-            self.keypoint_strategy, episodes, chunk_length=chunk_length, count=self.keypoints
-        )
 
     @property
     def demonstrations_in_batch(self) -> int:

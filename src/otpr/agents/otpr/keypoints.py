@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from otpr.data.episodes import Episode
+from otpr.data.store import EpisodeStore, episode_starts
 
 KeypointStrategy = Literal["all", "every-kth", "change-points", "diverse", "top-q"]
 """Names of the strategies; see `keypoint_rows`."""
@@ -17,55 +16,54 @@ _WINDOW = 5
 """Steps over which noisy actions and speeds are averaged before changes are looked for."""
 
 
-def keypoint_rows(
-    strategy: KeypointStrategy, episodes: Sequence[Episode], *, chunk_length: int, count: int
-) -> NDArray[np.int64]:
-    """The demonstrated chunks that may become keypoints, as numbers of the steps where they start.
+def keypoint_rows(strategy: KeypointStrategy, store: EpisodeStore, *, count: int) -> NDArray[np.int32]:
+    """The rows of demonstrations in a store at which chunks begin that may become keypoints.
 
     - `all`: every chunk.
-    - `every-kth`: every h-th step of an episode, so that keypoints of an episode do not overlap.
+    - `every-kth`: every chunk length from an episode's first, so that keypoints of an episode do not overlap.
     - `change-points`: where the gripper's command (the last entry of the action, by convention) crosses half
-      its range, where the motion pauses (a local minimum of the observation's speed, below half the
-      episode's median), and the beginning and the last step of an episode.
+      its range, where the motion pauses (a local minimum of the features' speed, below half the episode's
+      median), and the beginning and the last step of an episode.
     - `diverse`: `count` steps whose observations lie far apart: each is the farthest from those chosen before
       (Gonzalez 1985, "Clustering to minimize the maximum intercluster distance").
     - `top-q`: every chunk; which of them are keypoints is decided anew at each draw, by the critic.
 
     Args:
         strategy: its name.
-        episodes: the demonstrations, in the order of their transitions.
-        chunk_length: h, actions in a chunk.
+        store: holds the demonstrations and nothing else.
         count: how many keypoints `diverse` chooses, at most the number of steps.
 
     Returns:
-        Increasing numbers into the concatenated steps of all episodes; at least one.
+        Increasing row numbers; at least one.
     """
-    starts = np.cumsum([0, *(len(episode) for episode in episodes)])
+    episodes = episode_starts(store)
+    features, actions = np.asarray(store.features), np.asarray(store.actions)
+    every = np.concatenate([np.arange(first, last, dtype=np.int32) for first, last in episodes])
     if strategy == "diverse":
-        observations = np.concatenate([episode.observations[:-1] for episode in episodes])
-        return np.sort(_farthest_points(_unit_scale(observations), min(count, len(observations))))
+        far = _farthest_points(_unit_scale(features[every]), min(count, len(every)))
+        return np.sort(every[far])
     if strategy == "every-kth":
-        return np.concatenate(
-            [start + np.arange(0, len(episode), chunk_length) for start, episode in _pairs(starts, episodes)]
-        )
+        h = store.spec.execute
+        return np.concatenate([np.arange(first, last, h, dtype=np.int32) for first, last in episodes])
     if strategy == "change-points":
-        scale = np.concatenate([episode.observations for episode in episodes]).std(axis=0)
-        return np.concatenate(
-            [start + _change_points(episode, scale) for start, episode in _pairs(starts, episodes)]
-        )
-    return np.arange(starts[-1])
+        # over all observations, an episode's last included
+        scale = np.concatenate([features[first : last + 1] for first, last in episodes]).std(axis=0)
+        found = [
+            first + _change_points(features[first : last + 1], actions[first:last], scale)
+            for first, last in episodes
+        ]
+        return np.concatenate(found).astype(np.int32)
+    return every
 
 
-def _pairs(starts: NDArray[np.int64], episodes: Sequence[Episode]) -> list[tuple[int, Episode]]:
-    return list(zip(starts[:-1].tolist(), episodes, strict=True))
-
-
-def _change_points(episode: Episode, scale: NDArray[np.floating]) -> NDArray[np.int64]:
-    steps = len(episode)
-    gripper = _smooth(episode.actions[:, -1])
+def _change_points(
+    features: NDArray[np.floating], actions: NDArray[np.floating], scale: NDArray[np.floating]
+) -> NDArray[np.int64]:
+    steps = len(actions)
+    gripper = _smooth(actions[:, -1])
     middle = (gripper.max() + gripper.min()) / 2
     closes = np.flatnonzero(np.diff(gripper > middle)) + 1 if np.ptp(gripper) > 0.5 else np.zeros(0, int)
-    speed = _smooth(np.linalg.norm(np.diff(episode.observations, axis=0) / np.maximum(scale, 1e-6), axis=1))
+    speed = _smooth(np.linalg.norm(np.diff(features, axis=0) / np.maximum(scale, 1e-6), axis=1))
     inner = np.arange(1, steps - 1)
     pauses = inner[
         (speed[1:-1] <= speed[:-2]) & (speed[1:-1] < speed[2:]) & (speed[1:-1] < 0.5 * np.median(speed))

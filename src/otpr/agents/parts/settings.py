@@ -1,15 +1,67 @@
-"""Settings from names and from strings."""
+"""Settings of algorithms: fields that know their range, and changes of them by strings."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
-from typing import Any, TypeVar, get_args, get_type_hints
+import math
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar, get_args, get_type_hints
 
-from otpr.agents.parts.agent import AgentConfig
 from otpr.errors import OtprError, unknown_name
 
-Config = TypeVar("Config", bound=AgentConfig)
+if TYPE_CHECKING:
+    from otpr.agents.parts.agent import AgentConfig
+
+Config = TypeVar("Config", bound="AgentConfig")
+
+Check = tuple[str, Callable[[Any], bool]]
+"""What a value must be, in words that follow "must", and whether it is."""
+
+
+def _field(default: Any, check: Check) -> Any:
+    return dataclasses.field(default=default, metadata={"check": check})
+
+
+def count(default: int, least: int = 1) -> Any:
+    """A whole number of at least `least`."""
+    return _field(default, (f"be at least {least}", lambda value: value >= least))
+
+
+def positive(default: float) -> Any:
+    """A finite number above 0."""
+    return _field(default, ("be a positive number", lambda value: 0 < value < math.inf))
+
+
+def at_least_zero(default: float) -> Any:
+    """A finite number of at least 0."""
+    return _field(default, ("be a number >= 0", lambda value: 0 <= value < math.inf))
+
+
+def share(default: float) -> Any:
+    """A number in [0, 1]."""
+    return _field(default, ("lie in [0, 1]", lambda value: 0 <= value <= 1))
+
+
+def rate(default: float) -> Any:
+    """A number in (0, 1]."""
+    return _field(default, ("lie in (0, 1]", lambda value: 0 < value <= 1))
+
+
+def between(default: float) -> Any:
+    """A number in (0, 1)."""
+    return _field(default, ("lie in (0, 1)", lambda value: 0 < value < 1))
+
+
+def check_settings(settings: Any) -> None:
+    """Refuse values out of the range that their field declares.
+
+    Raises:
+        ValueError: names the first such field.
+    """
+    for field in dataclasses.fields(settings):
+        value = getattr(settings, field.name)
+        if (check := field.metadata.get("check")) is not None and not check[1](value):
+            raise ValueError(f"{field.name} must {check[0]}, got {value}.")
 
 
 def changed(config: Config, changes: Sequence[str]) -> Config:

@@ -23,6 +23,7 @@ from otpr.data.convert.recorded import (
     check_size,
     columns,
     missing,
+    rate,
     reading,
     reason,
 )
@@ -81,6 +82,7 @@ def open_lerobot(path: Path, keys: tuple[str, ...] = ()) -> Source:
         path=path,
         keys=tuple((key, known[key]) for key in keys),
         episodes=episodes,
+        control_rate=rate(info.get("fps")),
         last_observation=False,
         notes=(f"{len(lengths)} episodes, robot {info.get('robot_type') or 'not named'}",),
     )

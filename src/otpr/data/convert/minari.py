@@ -36,7 +36,10 @@ from otpr.data.convert.recorded import (
     subgroup,
 )
 from otpr.errors import OtprError
+from otpr.spec import Spec
 
+DATA_FORMAT = 2
+"""Of what otpr adds to a set's metadata; format 1, without a number there, had no spec."""
 DATA_FOLDER = "data"
 """Minari looks for its files in this folder inside the one a data set is named by."""
 _FILE_NAME = "main_data.hdf5"
@@ -52,12 +55,14 @@ class MinariFile:
         metadata: what `metadata.json` holds.
         keys: the parts of the observation with their dimensions; one part named "" where it is no dict.
         action_dim: length of the action.
+        spec: what the set was written with; None where otpr did not write it, or in data format 1.
     """
 
     file: Path
     metadata: dict[str, Any]
     keys: tuple[tuple[str, int], ...]
     action_dim: int
+    spec: Spec | None
 
     @property
     def observation_dim(self) -> int:
@@ -102,7 +107,7 @@ class MinariFile:
 
 
 def open_minari_file(
-    path_or_id: str | os.PathLike[str], keys: tuple[str, ...] = (), *, whole_vectors: bool = False
+    path_or_id: str | os.PathLike[str], keys: tuple[str, ...] = (), *, only_of_others: bool = False
 ) -> MinariFile:
     """Open a data set without reading it.
 
@@ -110,11 +115,12 @@ def open_minari_file(
         path_or_id: its folder, or the id of one in Minari's own folder.
         keys: parts of dict observations in the order wanted, nested ones as `outer/inner`; a name of a dict
             stands for all in it. None: all, in the order of the stored space, which is the alphabet's.
-        whole_vectors: where observations are stored as one vector, take it whatever the keys; else keys are
-            refused there.
+        only_of_others: the keys are for sets that otpr did not write, with dict observations: any other set
+            is taken whole, whatever they are.
 
     Raises:
-        OtprError: there is none of that name, its metadata are not readable, an observation is not flat.
+        OtprError: there is none of that name, its metadata are not readable, an observation is not flat; or
+            a later version of otpr has written it.
     """
     folder = _find(path_or_id)
     metadata_file = folder / METADATA_FILE_NAME
@@ -129,13 +135,19 @@ def open_minari_file(
             )
         if not (folder / _FILE_NAME).is_file():
             raise ValueError(f"No data found: there is no {_FILE_NAME}")
+        if (given := int(metadata.get("otpr_data_format", 1))) > DATA_FORMAT:
+            raise OtprError(
+                f"{metadata_file}: has otpr's data format {given}; this version reads formats up to "
+                f"{DATA_FORMAT}. Install a newer otpr."
+            )
+        spec = Spec.from_json(metadata["spec"]) if given >= 2 else None
         observations, actions = (_space(metadata, name) for name in ("observation_space", "action_space"))
     except CORRUPT as error:
         raise OtprError(
             f"{metadata_file}: not readable as a Minari data set ({reason(error)}); {_MEND}."
         ) from error
     leaves = _leaves(observations)
-    if whole_vectors and list(leaves) == [""]:
+    if only_of_others and (spec is not None or list(leaves) == [""]):
         keys = ()
     return MinariFile(
         file=folder / _FILE_NAME,
@@ -145,6 +157,7 @@ def open_minari_file(
             for key in _choose(folder, leaves, keys)
         ),
         action_dim=_flat_dim(folder, "actions", actions),
+        spec=spec,
     )
 
 
@@ -158,6 +171,7 @@ def open_minari(path_or_id: str | os.PathLike[str], keys: tuple[str, ...] = ()) 
         keys=tuple((key or "observations", dim) for key, dim in opened.keys),
         episodes=opened.episodes,
         task_id=opened.metadata.get("task_id"),
+        own_spec=None if keys else opened.spec,
     )
 
 

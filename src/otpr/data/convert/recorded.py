@@ -17,6 +17,7 @@ from h5py import h5l  # pyright: ignore[reportAttributeAccessIssue]: compiled, a
 from numpy.typing import NDArray
 
 from otpr.errors import OtprError
+from otpr.spec import Spec
 
 # What h5py, zipfile and NumPy raise on a file that is not whole.
 CORRUPT = (
@@ -75,6 +76,8 @@ class Source:
         keys: the observation's parts in their order, each with its dimension.
         episodes: starts reading: the episodes in order.
         task_id: the otpr task that the file names; None where it names none.
+        own_spec: what the set was written with, if otpr wrote it and all of its observation is read.
+        control_rate: actions in a second, in Hz; None where the file does not say.
         last_observation: whether each episode has the observation after its last step; None: some have.
         notes: what the user should know of how the file was understood.
     """
@@ -84,6 +87,8 @@ class Source:
     keys: tuple[tuple[str, int], ...]
     episodes: Callable[[], Iterator[Recorded]]
     task_id: str | None = None
+    own_spec: Spec | None = None
+    control_rate: float | None = None
     last_observation: bool | None = True
     notes: tuple[str, ...] = ()
 
@@ -91,6 +96,17 @@ class Source:
     def observation_dim(self) -> int:
         """The length of the observation, all parts together."""
         return sum(dim for _, dim in self.keys)
+
+    def spec(self, action_dim: int) -> Spec:
+        """What its episodes exchange, which have actions of that length.
+
+        Of a set that otpr did not write the observation is one vector, and its actions have no bounds but
+        those of every data set, [-1, 1].
+
+        Raises:
+            OtprError: observations or actions have no dimensions.
+        """
+        return self.own_spec or Spec.flat(self.observation_dim, action_dim, control_rate=self.control_rate)
 
 
 @contextlib.contextmanager
@@ -197,6 +213,12 @@ def check_numbers(dtype: np.dtype[Any], where: str) -> None:
     if dtype.kind not in "fiub":
         kind = "Python objects (a pickle)" if dtype.hasobject else f"dtype {dtype}"
         raise OtprError(f"{where}: holds {kind}, expected real numbers; write it as float32.")
+
+
+def rate(value: Any) -> float | None:
+    """A control rate in Hz as a file has it; None where that is no positive number."""
+    known = isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < math.inf
+    return float(value) if known else None
 
 
 def missing(where: str, kind: str, name: str, known: Iterable[str]) -> OtprError:

@@ -27,6 +27,7 @@ from otpr.data.convert.recorded import (
     join,
     missing,
     open_hdf5,
+    rate,
     reading,
     stored,
     subgroup,
@@ -99,6 +100,7 @@ def open_robomimic(path: Path, keys: tuple[str, ...] = (), filter_key: str | Non
         keys=dims,
         episodes=episodes,
         task_id=_TASKS.get(env_args.get("env_name", "")),
+        control_rate=rate(env_args.get("env_kwargs", {}).get("control_freq")),
         last_observation=complete.pop() if len(complete) == 1 else None,
         notes=(f"{shown}, environment {env_args.get('env_name', 'not named')}",),
     )

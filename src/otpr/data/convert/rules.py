@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from otpr.data.convert.recorded import Recorded, check_lengths
 from otpr.data.episodes import Episode, validate_episode
 from otpr.errors import OtprError
+from otpr.spec import STATE
 
 # An overshoot of the action range that is rounding, in units of the range's half width: it is clipped.
 _ROUNDING = 1e-6
@@ -47,6 +48,11 @@ class Rules:
             )
         if not (np.asarray(low) < np.asarray(high)).all():
             raise OtprError(f"Each --action-low must be below its --action-high, given {low} and {high}.")
+
+    @property
+    def maps_actions(self) -> bool:
+        """Whether the user gave an action range."""
+        return (self.action_low, self.action_high) != ((-1.0,), (1.0,))
 
 
 @dataclass
@@ -146,7 +152,7 @@ def finish(
     elif not np.isin(rewards, (0, 1)).all():
         tally.dense += 1
     episode = Episode(
-        observations=_float32(observations),
+        observations={STATE: _float32(observations)},
         actions=_float32(actions[:steps]),
         rewards=_float32(rewards),
         terminated=terminated,
@@ -170,7 +176,7 @@ def _to_unit_range(recorded: Recorded, rules: Rules) -> tuple[NDArray[np.float64
             raise OtprError(
                 f"The action range has {len(end)} dimensions; {recorded.place} has {actions.shape[1]}."
             )
-    if (rules.action_low, rules.action_high) != ((-1.0,), (1.0,)):  # else they stay as they are, bit for bit
+    if rules.maps_actions:  # else they stay as they are, bit for bit
         low, high = np.asarray(rules.action_low), np.asarray(rules.action_high)
         actions = 2 * (actions - low) / (high - low) - 1
     over = (np.abs(actions) > 1) & np.isfinite(actions)  # what is not finite is refused by name later

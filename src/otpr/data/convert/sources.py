@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,9 +20,11 @@ from otpr.data.convert.robomimic import is_robomimic, open_robomimic
 from otpr.data.convert.rules import ActionRangeError, Rules, Tally, finish
 from otpr.data.episodes import Episode
 from otpr.data.experience_files import is_experience
+from otpr.data.loading import comparable
 from otpr.data.minari_io import check_free, write_dataset
 from otpr.envs import list_tasks
 from otpr.errors import OtprError, unknown_name
+from otpr.spec import STATE, Entry, Spec
 
 Format = Literal["auto", "robomimic", "lerobot", "npz", "ogbench", "minari", "otpr"]
 
@@ -125,26 +128,27 @@ def convert(
         raise OtprError(f"{out} is the data set that is read; give another folder.")
     task = task or source.task_id
     tally = Tally()
-    stream = _episodes(source, rules, tally, task)
-    scaled = {
-        "action_low": list(rules.action_low),
-        "action_high": list(rules.action_high),
-    }
+    stream = _episodes(source, rules, tally)
+    first = next(stream)
+    spec = _spec(source, rules, first.actions.shape[1])
+    _check_task(task, source, spec)
     write_dataset(
-        stream,
+        itertools.chain([first], stream),
         out,
+        spec=spec,
         task_id=task,
         expert=f"{source.format} data",
         noise=None,
         seed=None,
         overwrite=overwrite,
         description=f"Converted from {source.format} data, {source.path.name}.",
-        more={"observation_keys": [key for key, _ in source.keys], **scaled},
+        more={"observation_keys": [key for key, _ in source.keys]},
     )
     return tally
 
 
-def _episodes(source: Source, rules: Rules, tally: Tally, task: str | None) -> Iterator[Episode]:
+def _episodes(source: Source, rules: Rules, tally: Tally) -> Iterator[Episode]:
+    """The episodes by the rules, at least one."""
     first: tuple[int, int] | None = None
     for recorded in source.episodes():
         dims = (recorded.observations.shape[1], recorded.actions.shape[1])
@@ -160,8 +164,6 @@ def _episodes(source: Source, rules: Rules, tally: Tally, task: str | None) -> I
             raise _range_error(source, rules, recorded.place) from error
         if episode is None:
             continue
-        if tally.episodes == 1:
-            _check_task(task, source, dims)
         yield episode
     if not tally.episodes:
         raise OtprError(
@@ -169,8 +171,18 @@ def _episodes(source: Source, rules: Rules, tally: Tally, task: str | None) -> I
         )
 
 
-def _check_task(task: str | None, source: Source, have: tuple[int, int]) -> None:
-    """Refuse a task that is not known, or whose dimensions are others."""
+def _spec(source: Source, rules: Rules, action_dim: int) -> Spec:
+    """What the converted set exchanges: one vector, and the action range that the user or the set gives."""
+    own = source.spec(action_dim)
+    low, high = own.action_low, own.action_high
+    if rules.maps_actions:
+        low, high = (np.broadcast_to(end, action_dim) for end in (rules.action_low, rules.action_high))
+    entries = {STATE: Entry((source.observation_dim,))}
+    return Spec(entries, tuple(low), tuple(high), control_rate=own.control_rate)
+
+
+def _check_task(task: str | None, source: Source, have: Spec) -> None:
+    """Refuse a task that is not known, or that exchanges something else."""
     if task is None:
         return
     tasks = {spec.id: spec for spec in list_tasks()}
@@ -178,13 +190,13 @@ def _check_task(task: str | None, source: Source, have: tuple[int, int]) -> None
         if task == source.task_id or ":" in task or task.startswith("gym/"):
             return  # the user's own, or one whose simulator this version does not have
         raise unknown_name("task", task, tasks)
-    spec = tasks[task]
-    want = (spec.observation_dim, spec.action_dim)
-    if want != have:
-        raise OtprError(
-            f"{source.path} has (observation, action) dimensions {have}, {task} has {want}. "
-            "Choose the parts of the observation with --keys, or name another task with --task."
-        )
+    spec = tasks[task].spec
+    comparable(have, spec).check(
+        spec,
+        str(source.path),
+        f"the task {task}",
+        "Choose the parts of the observation with --keys, or name another task with --task.",
+    )
 
 
 def _range_error(source: Source, rules: Rules, place: str) -> OtprError:
@@ -194,8 +206,8 @@ def _range_error(source: Source, rules: Rules, place: str) -> OtprError:
         with np.errstate(invalid="ignore"):
             low = np.fmin(low, np.fmin.reduce(recorded.actions, axis=0))
             high = np.fmax(high, np.fmax.reduce(recorded.actions, axis=0))
-    given = rules.action_low != (-1.0,) or rules.action_high != (1.0,)
-    expected = f"[{_shown(rules.action_low)}] to [{_shown(rules.action_high)}]" if given else "[-1, 1]"
+    given = f"[{_shown(rules.action_low)}] to [{_shown(rules.action_high)}]"
+    expected = given if rules.maps_actions else "[-1, 1]"
     return OtprError(
         f"{place}: actions leave {expected}. In the whole set they run from [{_shown(low)}] to "
         f"[{_shown(high)}]. Give the environment's own range with --action-low and --action-high, one number "

@@ -10,7 +10,7 @@ from PIL import Image
 from otpr.errors import OtprError
 from otpr.training.curve import learning_curve
 
-BLUE, ORANGE, GREEN = (0, 114, 178), (213, 94, 0), (0, 158, 115)
+BLUE, ORANGE = (0, 114, 178), (213, 94, 0)
 
 
 def evaluation(env_steps: int, rate: float, single: float, episodes: int = 100) -> dict[str, Any]:
@@ -45,7 +45,6 @@ def test_both_success_curves_are_drawn_the_higher_rate_higher_up(tmp_path: Path)
     # At the right end, where 80% and 50% are far apart.
     right = pixels[:, 800:]
     assert pixels_of(right, BLUE)[:, 0].mean() < pixels_of(right, ORANGE)[:, 0].mean() - 50
-    assert len(pixels_of(pixels, GREEN)) == 0
     assert [file.name for file in path.parent.iterdir()] == ["curve.png"]
 
 
@@ -62,16 +61,6 @@ def test_band_is_the_wilson_interval(tmp_path: Path):
     assert band_height(10) / band_height(100) == pytest.approx(0.5268 / 0.1924, rel=0.03)
 
 
-def test_marginal_error_gets_a_panel_of_its_own(tmp_path: Path):
-    rows = [*ROWS, {"env_steps": 0, "ot/marginal_error": 0.4}, {"env_steps": 1000, "ot/marginal_error": 0.05}]
-    learning_curve(rows, tmp_path / "curve.png", title="a task", base_success=0.31)
-    pixels = picture(tmp_path / "curve.png")
-    assert pixels.shape == (930, 1050, 3)
-    green = pixels_of(pixels, GREEN)
-    assert len(green) > 100
-    assert green[:, 0].min() > pixels_of(pixels, BLUE)[:, 0].max()
-
-
 def test_base_success_is_drawn_as_a_line(tmp_path: Path):
     learning_curve(ROWS, tmp_path / "without.png", title="")
     learning_curve(ROWS, tmp_path / "with.png", title="", base_success=0.1)
@@ -86,14 +75,12 @@ def test_values_that_were_not_finite_are_left_out(tmp_path: Path):
         *ROWS,
         {**evaluation(2000, 0.1, 0.1), "eval/success_rate": None, "eval/success_rate_single": None},
     ]
-    learning_curve([*gaps, {"env_steps": 3000, "ot/marginal_error": None}], tmp_path / "gaps.png", title="")
+    learning_curve(gaps, tmp_path / "gaps.png", title="")
     assert np.array_equal(picture(tmp_path / "plain.png"), picture(tmp_path / "gaps.png"))
 
 
 def test_single_evaluation_at_the_very_start_can_be_drawn(tmp_path: Path):
-    learning_curve(
-        [{**evaluation(0, 1.0, 0.0, 3), "ot/marginal_error": 0.0}], tmp_path / "curve.png", title=""
-    )
+    learning_curve([evaluation(0, 1.0, 0.0, 3)], tmp_path / "curve.png", title="")
     assert len(pixels_of(picture(tmp_path / "curve.png"), BLUE)) > 20
 
 

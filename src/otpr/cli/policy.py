@@ -1,0 +1,105 @@
+"""`otpr policy inspect`: what a stored policy is, takes and gives."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import equinox as eqx
+import jax
+import tyro
+
+from otpr.policies import files
+from otpr.policies.policy import load_policy
+from otpr.spec import Spec
+from otpr.storage import SEAL
+
+
+@dataclasses.dataclass(frozen=True)
+class InspectPolicy:
+    """Tell what a stored policy is made of, what it takes and gives, and whether its files are whole."""
+
+    # what to do with the policy
+    action: Annotated[Literal["inspect"], tyro.conf.Positional]
+    # folder of the policy, or of the run that made it
+    path: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="PATH")]
+    # as JSON, for programs
+    json: bool = False
+
+    def run(self) -> None:
+        """Read it and print; a damaged policy is an error that names the file."""
+        found = described(self.path)
+        print(json.dumps(found, indent=2) if self.json else _in_words(found))
+
+
+SUBCOMMANDS = {"inspect": InspectPolicy}
+"""What follows `otpr policy`."""
+
+
+def described(path: Path) -> dict[str, Any]:
+    """What `otpr policy inspect --json` prints of the policy in `path`.
+
+    Returns:
+        path, of the policy's own folder; format, of its files; bytes, of all of them; sealed, whether
+        checksums were there, and then they agree; task; spec, as `Spec.to_json`; encoder, generator and
+        chooser (None without one), each its kind and settings, with the number of its parameters; candidates.
+
+    Raises:
+        OtprError: there is no policy, or its files are damaged or of a later format.
+    """
+    where = files.folder(path)
+    policy, document = load_policy(where), files.read_document(where)
+    parts = {"encoder": policy.encoder, "generator": policy.generator, "chooser": policy.chooser}
+    return {
+        "path": str(where),
+        "format": document["format"],
+        "bytes": sum(file.stat().st_size for file in where.iterdir()),
+        "sealed": (where / SEAL).is_file(),
+        "task": document["task"],
+        "spec": policy.spec.to_json(),
+        **{
+            name: None if part is None else {**files.described(part), "parameters": _parameters(part)}
+            for name, part in parts.items()
+        },
+        "candidates": policy.candidates,
+    }
+
+
+def _parameters(part: Any) -> int:
+    """How many numbers its arrays hold."""
+    return sum(leaf.size for leaf in jax.tree.leaves(eqx.filter(part, eqx.is_array)))
+
+
+def _in_words(found: dict[str, Any]) -> str:
+    """A line on each part; the settings of a part follow its kind."""
+    sums = "checksums agree" if found["sealed"] else "without checksums"
+    lines = [
+        f"{found['path']}: policy for {found['task']}",
+        f"files         format {found['format']}, {found['bytes']:,} bytes, {sums}",
+        *Spec.from_json(found["spec"]).lines(),
+    ]
+    for name in ("encoder", "generator", "chooser"):
+        part = found[name]
+        lines.append(f"{name:13} {'none' if part is None else _part(part)}")
+    lines.append(f"candidates    {found['candidates']}")
+    return "\n".join(lines)
+
+
+def _part(part: dict[str, Any]) -> str:
+    settings = "".join(
+        f", {name.replace('_', ' ')} {value}"
+        for name, value in _flat(part).items()
+        if name not in ("kind", "parameters")
+    )
+    return f"{part['kind']}, {part['parameters']:,} parameters{settings}"
+
+
+def _flat(document: dict[str, Any]) -> dict[str, Any]:
+    """Its entries, those of an inner object in its place: "network.width"."""
+    found: dict[str, Any] = {}
+    for name, value in document.items():
+        inner = {f"{name}.{key}": v for key, v in _flat(value).items()} if isinstance(value, dict) else {}
+        found |= inner or {name: value}
+    return found

@@ -1,0 +1,261 @@
+"""Episodes on the device, each step once, and the transitions that are gathered from them when drawn.
+
+A row of the store is one time step. An episode of T steps takes T + 1 rows in a row: its observations as
+features (`otpr.policies.encoder`), and the action, the reward and more of the step that follows each. The
+last row has an observation alone. Transitions, replays and data sets are row numbers, never copies.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
+
+from otpr.data.episodes import Episode
+from otpr.spec import Spec
+
+
+class Transitions(NamedTuple):
+    """n transitions, each from one decision to the next, starting at any step of an episode.
+
+    Its reward is the discounted sum over the executed actions, its bootstrap discount gamma^(steps taken), 0
+    after a termination. A time-out (truncation) keeps its bootstrap.
+    """
+
+    state: Float[Array, "n s"]  # features of the last `history` observations, oldest first
+    chunk: Float[Array, "n c"]  # the executed actions, flattened; past the episode's end the last repeats
+    plan: Float[Array, "n h a"]  # the `horizon` actions from there on; past the end the last repeats
+    reward: Float[Array, " n"]  # sum_i gamma^i r_i over the steps taken
+    discount: Float[Array, " n"]  # gamma^(steps taken), 0 where the episode terminated inside the chunk
+    next_state: Float[Array, "n s"]  # after the chunk, or at the episode's last observation
+    # discounted sum of the rewards from there to the episode's end: what was really achieved; -inf in a
+    # truncated episode with a negative reward, whose unseen rest may cost more: no lower bound then
+    return_to_go: Float[Array, " n"]
+
+
+class EpisodeStore(eqx.Module):
+    """Room for so many rows, filled from the first on. An immutable pytree.
+
+    Args:
+        features: (rows, f).
+        actions: (rows, action_dim) of the step that follows; of an episode's last row meaningless.
+        rewards: (rows,) likewise.
+        return_to_go: (rows,) see `Transitions`.
+        first: (rows,) of the row's episode, its first row.
+        last: (rows,) its last row, that of its last observation.
+        terminated: (rows,) whether the row's episode ended in a terminal state.
+        success: (rows,) whether it solved the task.
+        size: how many rows are taken.
+        spec: how many observations make a state, how many actions a plan and a chunk.
+        gamma: discount of one step, in (0, 1].
+    """
+
+    features: Float[Array, "rows f"]
+    actions: Float[Array, "rows a"]
+    rewards: Float[Array, " rows"]
+    return_to_go: Float[Array, " rows"]
+    first: Int[Array, " rows"]
+    last: Int[Array, " rows"]
+    terminated: Bool[Array, " rows"]
+    success: Bool[Array, " rows"]
+    size: Int[Array, ""]
+    spec: Spec = eqx.field(static=True)
+    gamma: float = eqx.field(static=True)
+
+    @classmethod
+    def empty(cls, spec: Spec, gamma: float, feature_dim: int, capacity: int) -> EpisodeStore:
+        """One without episodes, with room for `capacity` rows; it grows where that is too few."""
+        rows = capacity + _ROWS  # whole blocks are written
+        return cls(
+            features=jnp.zeros((rows, feature_dim)),
+            actions=jnp.zeros((rows, spec.action_dim)),
+            rewards=jnp.zeros(rows),
+            return_to_go=jnp.zeros(rows),
+            first=jnp.zeros(rows, jnp.int32),
+            last=jnp.zeros(rows, jnp.int32),
+            terminated=jnp.zeros(rows, jnp.bool_),
+            success=jnp.zeros(rows, jnp.bool_),
+            size=jnp.asarray(0, jnp.int32),
+            spec=spec,
+            gamma=gamma,
+        )
+
+    @property
+    def capacity(self) -> int:
+        """The most rows it holds without growing."""
+        return self.rewards.shape[0] - _ROWS
+
+    @property
+    def state_dim(self) -> int:
+        """Length of a state."""
+        return self.spec.history * self.features.shape[1]
+
+    def add(self, features: Float[np.ndarray, "t f"], episode: Episode) -> EpisodeStore:
+        """A store with the episode appended. The old store is consumed: its memory is reused.
+
+        Args:
+            features: of each observation of the episode, (T + 1, f).
+            episode: whose actions and rewards they belong to.
+        """
+        start, rows = int(self.size), len(episode) + 1
+        store = self if start + rows <= self.capacity else self._grown(start + rows)
+        columns = _columns(features, episode, self.gamma, start)
+        for begin in range(0, rows, _ROWS):  # blocks of one size: the insertion compiles once
+            block = {name: _padded(column[begin : begin + _ROWS]) for name, column in columns.items()}
+            store = _insert(store, block, min(_ROWS, rows - begin))
+        return store
+
+    def _grown(self, needed: int) -> EpisodeStore:
+        """The same with half as much room again, and at least what is needed."""
+        more = max(needed, self.capacity * 3 // 2) - self.capacity
+
+        def grow(leaf: Array) -> Array:
+            return leaf if leaf.ndim == 0 else jnp.pad(leaf, [(0, more)] + [(0, 0)] * (leaf.ndim - 1))
+
+        return jax.tree.map(grow, self)
+
+    def states(self, rows: Int[Array, " n"]) -> Float[Array, "n s"]:
+        """The states of some rows; before an episode's first observation that one repeats."""
+        history = self.spec.history
+        if history == 1:
+            return self.features[rows]
+        before = jnp.arange(history - 1, -1, -1)
+        window = jnp.maximum(rows[:, None] - before, self.first[rows][:, None])
+        return self.features[window].reshape(rows.shape[0], -1)
+
+    def plans(self, rows: Int[Array, " n"]) -> Float[Array, "n h a"]:
+        """The actions that follow some rows, `horizon` of them; past an episode's end the last repeats."""
+        steps = rows[:, None] + jnp.arange(self.spec.horizon)
+        return self.actions[jnp.minimum(steps, self.last[rows][:, None] - 1)]
+
+    def chunks(self, rows: Int[Array, " n"]) -> Float[Array, "n c"]:
+        """The actions executed from some rows on, flattened."""
+        return self.plans(rows)[:, : self.spec.execute].reshape(rows.shape[0], -1)
+
+    def transitions(self, rows: Int[Array, " n"]) -> Transitions:
+        """The transitions that start at some rows, none of them an episode's last."""
+        execute, last = self.spec.execute, self.last[rows]
+        plan = self.plans(rows)
+        ends = jnp.minimum(rows + execute, last)
+        taken = ends - rows
+        steps = rows[:, None] + jnp.arange(execute)
+        powers = jnp.asarray(self.gamma ** np.arange(execute + 1), jnp.float32)
+        rewards = jnp.where(steps < last[:, None], self.rewards[steps], 0.0)
+        over = self.terminated[rows] & (ends == last)
+        return Transitions(
+            state=self.states(rows),
+            chunk=plan[:, :execute].reshape(rows.shape[0], -1),
+            plan=plan,
+            reward=rewards @ powers[:-1],
+            discount=jnp.where(over, 0.0, powers[taken]),
+            next_state=self.states(ends),
+            return_to_go=self.return_to_go[rows],
+        )
+
+    def starts(self) -> Bool[Array, " rows"]:
+        """Which rows a transition can start at: all that are taken, but the last of each episode."""
+        rows = jnp.arange(self.rewards.shape[0])
+        return (rows < self.size) & (rows < self.last)
+
+
+class IndexSet(eqx.Module):
+    """Row numbers of a store, the first `size` of them meant.
+
+    Args:
+        rows: the numbers; those beyond `size` are meaningless.
+        size: how many.
+    """
+
+    rows: Int[Array, " capacity"]
+    size: Int[Array, ""]
+
+    @classmethod
+    def empty(cls, capacity: int) -> IndexSet:
+        """Room for so many, none of them there; it grows where that is too few."""
+        return cls(jnp.zeros(capacity + _ROWS, jnp.int32), jnp.asarray(0, jnp.int32))
+
+    @classmethod
+    def where(cls, chosen: Bool[Array, " rows"]) -> IndexSet:
+        """The numbers of the rows that are chosen. Works in compiled code."""
+        rows = jnp.nonzero(chosen, size=chosen.shape[0], fill_value=0)[0]
+        return cls(rows.astype(jnp.int32), jnp.sum(chosen, dtype=jnp.int32))
+
+    def add(self, start: int, n: int) -> IndexSet:
+        """With the numbers from `start` to `start + n - 1`. The old set is consumed."""
+        size = int(self.size)
+        grown = self
+        if size + n > self.rows.shape[0] - _ROWS:
+            more = max(n, self.rows.shape[0] // 2)
+            grown = IndexSet(jnp.pad(self.rows, (0, more)), self.size)
+        for begin in range(0, n, _ROWS):
+            grown = _append(grown, start + begin, min(_ROWS, n - begin))
+        return grown
+
+    def draw(self, key: PRNGKeyArray, n: int) -> Int[Array, " n"]:
+        """`n` of them, uniformly with replacement; meaningless numbers while there are none."""
+        return self.rows[jax.random.randint(key, (n,), 0, jnp.maximum(self.size, 1))]
+
+
+_ROWS = 256
+"""Rows that are written at once."""
+
+
+def episode_starts(store: EpisodeStore) -> list[tuple[int, int]]:
+    """First and last row of every episode, in order, on the host."""
+    first, last = np.asarray(store.first), np.asarray(store.last)
+    found: list[tuple[int, int]] = []
+    row = 0
+    while row < int(store.size):
+        found.append((int(first[row]), int(last[row])))
+        row = int(last[row]) + 1
+    return found
+
+
+def _columns(features: np.ndarray, episode: Episode, gamma: float, start: int) -> dict[str, np.ndarray]:
+    """Fields of the store for the rows of an episode that begins at row `start`."""
+    T = len(episode)
+    return_to_go = np.zeros(T + 1)
+    for t in reversed(range(T)):
+        return_to_go[t] = episode.rewards[t] + gamma * return_to_go[t + 1]
+    if not episode.terminated and (episode.rewards < 0).any():
+        return_to_go[:] = -np.inf
+    rows = T + 1
+    return {
+        "features": np.asarray(features, np.float32),
+        "actions": np.concatenate([episode.actions, episode.actions[-1:]]).astype(np.float32),
+        "rewards": np.append(episode.rewards, 0.0).astype(np.float32),
+        "return_to_go": return_to_go.astype(np.float32),
+        "first": np.full(rows, start, np.int32),
+        "last": np.full(rows, start + T, np.int32),
+        "terminated": np.full(rows, episode.terminated),
+        "success": np.full(rows, episode.success),
+    }
+
+
+def _padded(rows: np.ndarray) -> np.ndarray:
+    return np.pad(rows, [(0, _ROWS - len(rows))] + [(0, 0)] * (rows.ndim - 1))
+
+
+@functools.partial(jax.jit, donate_argnums=0)
+def _insert(store: EpisodeStore, block: Mapping[str, Array], n: Int[Array, ""]) -> EpisodeStore:
+    """Write a block at the end; what of it is padding is overwritten by the next."""
+
+    def write(column: Array, rows: Array) -> Array:
+        return jax.lax.dynamic_update_slice_in_dim(column, rows, store.size, axis=0)
+
+    written = {name: write(getattr(store, name), rows) for name, rows in block.items()}
+    return dataclasses.replace(store, **written, size=store.size + n)
+
+
+@functools.partial(jax.jit, donate_argnums=0)
+def _append(indices: IndexSet, start: Int[Array, ""], n: Int[Array, ""]) -> IndexSet:
+    numbers = start + jnp.arange(_ROWS, dtype=jnp.int32)
+    rows = jax.lax.dynamic_update_slice_in_dim(indices.rows, numbers, indices.size, axis=0)
+    return IndexSet(rows, indices.size + n)

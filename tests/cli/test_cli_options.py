@@ -1,0 +1,155 @@
+"""The settings of algorithms as options of `otpr finetune`, without running it."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from otpr.agents import agent_config, algorithm_names, preset_names
+from otpr.cli.finetune import Finetune
+from otpr.cli.main import main
+
+EVERY = [(algorithm, preset) for algorithm in algorithm_names() for preset in preset_names(algorithm)]
+
+
+@pytest.fixture
+def parsed(monkeypatch: pytest.MonkeyPatch) -> list[Finetune]:
+    """The commands that would have been run."""
+    commands: list[Finetune] = []
+    monkeypatch.setattr(Finetune, "run", commands.append)
+    return commands
+
+
+def helped(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> dict[str, tuple[str, str]]:
+    """What the help says of each option: its words, and its default."""
+    assert main([*arguments, "--help"]) == 0
+    lines = re.findall(r"^│ (.*?) *│$", capsys.readouterr().out, re.MULTILINE)
+    options: dict[str, tuple[str, str]] = {}
+    for part in re.split(r"(?:^|\n)(?=-)", "\n".join(lines)):
+        words = " ".join(part.split())
+        if found := re.match(
+            r"--(\S+)(?: (?:\{\S+\}|\[.*?\]\]|[A-Z]+)(?:\|[A-Z]+)?)? ?(.*)\(default: (.*)\)$", words
+        ):
+            options[found[1]] = (found[2].strip(), found[3])
+    return options
+
+
+@pytest.mark.parametrize(("algorithm", "preset"), EVERY)
+def test_help_lists_every_setting_with_its_comment_and_the_presets_value(
+    algorithm: str, preset: str, capsys: pytest.CaptureFixture[str]
+):
+    settings = agent_config(algorithm, preset)
+    options = helped(["finetune", algorithm, "--preset", preset], capsys)
+    for field in dataclasses.fields(settings):
+        text, default = options[field.name.replace("_", "-")]
+        value = getattr(settings, field.name)
+        assert default == (str(value).lower() if isinstance(value, bool) else str(value))
+        assert len(text) > 10, f"{field.name} is not explained"
+
+
+def test_comments_of_settings_are_their_help(capsys: pytest.CaptureFixture[str]):
+    options = helped(["finetune", "otpr"], capsys)
+    assert options["epsilon"][0] == "strength of the L2 regularisation, in standard deviations of Q"
+    assert options["gamma"][0] == "discount of one environment step"  # of the class that all inherit from
+    assert options["env-steps"][0].startswith("environment steps in all;")
+    assert options["only-successes"][0] == "use only episodes that succeeded"
+
+
+def test_help_without_an_algorithm_is_that_of_otpr(capsys: pytest.CaptureFixture[str]):
+    assert helped(["finetune"], capsys) == helped(["finetune", "otpr"], capsys)
+    assert helped(["finetune", "--algorithm", "fql"], capsys) == helped(["finetune", "fql"], capsys)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["fql", "--alpha", "5", "--return-bound", "false", "--batch-size=8"],
+        ["--batch-size", "8", "--algorithm", "fql", "--alpha=5", "--return-bound", "false"],
+        ["--algorithm=fql", "--set", "alpha=5", "return_bound=false", "batch_size=8"],
+        ["fql", "--set", "alpha=5", "return_bound=false", "--batch_size", "8", "--algorithm", "fql"],
+    ],
+)
+def test_settings_are_changed_by_options_and_by_set(
+    arguments: list[str], parsed: list[Finetune], monkeypatch: pytest.MonkeyPatch
+):
+    assert main(["finetune", *arguments]) == 0
+    [command] = parsed
+    wanted = dataclasses.replace(agent_config("fql"), alpha=5.0, return_bound=False, batch_size=8)
+    assert command.algorithm == "fql"
+    assert command.settings() == wanted
+
+
+def test_options_change_the_preset(parsed: list[Finetune]):
+    assert (
+        main(["finetune", "--epsilon", "0.3", "--preset", "paper", "--greedy", "true", "--env-steps", "9000"])
+        == 0
+    )
+    [command] = parsed
+    assert command.settings() == dataclasses.replace(agent_config("otpr", "paper"), epsilon=0.3, greedy=True)
+    assert (command.algorithm, command.preset, command.config.env_steps) == ("otpr", "paper", 9000)
+
+
+def test_without_arguments_it_is_otpr_as_it_is_preset(parsed: list[Finetune]):
+    assert main(["finetune"]) == 0
+    assert parsed == [Finetune()]
+    assert parsed[0].settings() == agent_config("otpr")
+
+
+REFUSED = [
+    (["fqll"], "Unknown algorithm 'fqll'. Did you mean 'fql'"),
+    (["--algorithm", "fqll"], "Unknown algorithm 'fqll'. Did you mean 'fql'"),
+    (["fql", "--algorithm", "dql"], "Give one algorithm; given dql and fql."),
+    (["--algorithm"], "--algorithm needs a name after it."),
+    (["--preset", "papr"], "Unknown preset of otpr 'papr'. Did you mean 'paper'?"),
+    (["--epsilonn", "3"], "Unknown option of `otpr finetune otpr`: '--epsilonn'. Did you mean '--epsilon'?"),
+    (["fql", "--apha=3"], "Unknown option of `otpr finetune fql`: '--apha'. Did you mean '--alpha'"),
+    (["--epsilon", "-1"], "epsilon must be a positive number, got -1.0."),
+    (
+        ["--set", "epsilon=0.2", "--epsilon", "0.3"],
+        "epsilon is given by --epsilon and by --set. Give it once.",
+    ),
+    (["--set", "gama=0.2"], "Unknown field 'gama'. Did you mean 'gamma'?"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "message"), REFUSED, ids=[" ".join(case[0]) for case in REFUSED])
+def test_what_makes_no_settings_is_refused_in_one_line(
+    arguments: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+):
+    monkeypatch.chdir(tmp_path)
+    assert main(["finetune", *arguments]) == 2
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert said.err.startswith(f"otpr: {message}")
+    assert said.err.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--greedy", "maybe"], "'true'"),
+        (["--epsilon", "small"], "--epsilon"),
+        (["--pairing", "x"], "product"),
+    ],
+)
+def test_value_of_another_type_is_refused_by_the_options_name(
+    arguments: list[str], said: str, parsed: list[Finetune], capsys: pytest.CaptureFixture[str]
+):
+    assert main(["finetune", *arguments]) == 2
+    assert said in capsys.readouterr().err
+    assert parsed == []
+
+
+def test_settings_of_another_algorithm_are_refused():
+    with pytest.raises(ValueError, match="The settings are of otpr, not of fql"):
+        Finetune(algorithm="fql")
+
+
+def test_the_list_of_commands_fits_on_one_screen(capsys: pytest.CaptureFixture[str]):
+    assert main(["--help"]) == 0
+    assert len(capsys.readouterr().out.split("\n")) <= 40

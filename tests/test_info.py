@@ -1,0 +1,66 @@
+"""`otpr info TASK`."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+
+import pytest
+
+from otpr.cli.main import main
+from otpr.envs import task_spec
+from otpr.spec import Spec
+
+TASK = "fetch/push"
+
+
+def test_a_task_is_told_in_words(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["info", TASK]) == 0
+    assert capsys.readouterr().out.splitlines() == [
+        TASK,
+        "observation   state: vector (28,) float32",
+        "action        4 dimensions, bounds [-1, 1]",
+        "control rate  25 Hz",
+        "episode limit 50 steps",
+        "expert        scripted",
+        "simulator     installed",
+    ]
+
+
+def test_a_task_is_told_for_programs(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["info", TASK, "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert Spec.from_json(told.pop("spec")) == task_spec(TASK).spec
+    assert told == {
+        "id": TASK,
+        "extra": "robotics",
+        "install": "pip install 'otpr[robotics]'",
+        "installed": True,
+        "episode_limit": 50,
+        "expert": True,
+        "observation_keys": ["observation", "desired_goal"],
+    }
+
+
+def test_an_environment_of_the_user_s_has_its_own_bounds(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["info", "tests.envs.user_envs:never_ends"]) == 0
+    told = capsys.readouterr().out.splitlines()
+    assert "action        2 dimensions, bounds [-0.1, 0.3] [0, 0.2]" in told
+    assert "control rate  unknown" in told
+    assert "episode limit none declared: give --episode-limit" in told
+
+
+def test_a_task_that_is_not_installed_is_told_all_the_same(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    find_spec = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name: None if name == "gymnasium_robotics" else find_spec(name)
+    )
+    assert main(["info", TASK]) == 0
+    assert "simulator     not installed: pip install 'otpr[robotics]'" in capsys.readouterr().out
+
+
+def test_a_misspelt_task_is_answered_with_the_nearest(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["info", "fetch/psuh"]) == 2
+    assert "Did you mean 'fetch/push'" in capsys.readouterr().err
