@@ -25,6 +25,7 @@ from otpr.training import checkpoints, finetune
 from otpr.training.learning import return_bounds, update_keys
 from otpr.training.numbers import NotFiniteError, bad_update, load_update
 from otpr.training.rollout import run_episodes
+from otpr.trees import read_arrays
 from tests.faults.small import BASE, CHUNK, LOOP, TASK, fine_tune, inject, rows
 from tiny import AGENT
 
@@ -32,8 +33,8 @@ LEARNING = {"warmup_steps": 48, "warmup_updates": 250, "env_steps": 72}
 
 
 FILES = {
-    "episode-": "runs/finetune/faults/episode-1073741830.npz",
-    "update-": "runs/finetune/faults/update-3017.npz",
+    "episode-": "runs/finetune/faults/episode-1073741830.safetensors",
+    "update-": "runs/finetune/faults/update-3017.safetensors",
 }
 
 
@@ -87,18 +88,18 @@ def test_bad_number_of_the_environment_stops_the_run_and_can_be_replayed(
         fine_tune(path, env)
     message = str(caught.value)
     assert f"{TASK}: {expected} of the episode of seed {seed} (environment 2)" in message
-    file = path / "faults" / f"episode-{seed}.npz"
+    file = path / "faults" / f"episode-{seed}.safetensors"
     assert str(file) in message
     assert len(rows(path)) == 2  # nothing of that round
     assert checkpoints.latest(path / "checkpoints") == 2
     replayed = documented("episode-", {"metaworld/peg-insert-side-v3": TASK, FILES["episode-"]: str(file)})
-    with np.load(file, allow_pickle=False) as saved:
-        assert not (np.isfinite(saved["observations"]).all() and np.isfinite(saved["rewards"]).all())
-        assert len(saved["observations"]) == len(saved["actions"]) + 1 == 6 * (step > 0) + 1
-        np.testing.assert_array_equal(replayed["first"], saved["observations"][0])
-        for t, (observation, reward, *_) in enumerate(replayed["steps"]):
-            np.testing.assert_array_equal(observation, saved["observations"][t + 1])
-            assert reward == saved["rewards"][t]
+    saved = read_arrays(file)
+    assert not (np.isfinite(saved["observations"]).all() and np.isfinite(saved["rewards"]).all())
+    assert len(saved["observations"]) == len(saved["actions"]) + 1 == 6 * (step > 0) + 1
+    np.testing.assert_array_equal(replayed["first"], saved["observations"][0])
+    for t, (observation, reward, *_) in enumerate(replayed["steps"]):
+        np.testing.assert_array_equal(observation, saved["observations"][t + 1])
+        assert reward == saved["rewards"][t]
     # the request of `times` 2 is used up
     # the environment mended, the run goes on with that very round
     job = fine_tune(path, env, resume=True)
@@ -152,7 +153,7 @@ def test_loss_that_overflows_stops_the_run_at_its_gradient_step(
         fine_tune(path, env, **LEARNING)
     found = re.search(r"Learning diverged at gradient step (\d+): critic/loss not finite", str(caught.value))
     assert found, str(caught.value)
-    file = path / "faults" / f"update-{found[1]}.npz"
+    file = path / "faults" / f"update-{found[1]}.safetensors"
     assert str(file) in str(caught.value)
     assert checkpoints.latest(path / "checkpoints") == len(rows(path)) == 3
     BASE.save(tmp_path / "base", task=TASK)

@@ -221,12 +221,12 @@ def test_what_makes_a_run_untrustworthy_is_said(tmp_path: Path):
     ]
     path = make_run(tmp_path / "run", rows=rows)
     (path / "faults").mkdir()
-    (path / "faults" / "update-3017.npz").touch()
+    (path / "faults" / "update-3017.safetensors").touch()
     text = Parsed(run_page(path)).text
     assert "in the last of 9 rounds: 0.380 (bound 0.15), above the bound" in text
     assert "beyond what rewards allow for 60% of pairs" in text
     assert "4 training episodes were lost" in text
-    assert "update-3017.npz" in text
+    assert "update-3017.safetensors" in text
 
 
 def test_run_without_evaluations_or_rows_has_a_page(tmp_path: Path):

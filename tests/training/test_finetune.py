@@ -315,7 +315,7 @@ def test_divergence_is_an_error_and_the_state_before_it_is_saved(
         sit(path, env)
     assert "Learning diverged in the gradient steps 1 to 250" in str(caught.value)
     assert "--resume goes on" in str(caught.value)
-    assert (path / "faults" / "update-1.npz").is_file()
+    assert (path / "faults" / "update-1.safetensors").is_file()
     assert len(rows(path)) == 2
     assert checkpoints.latest(path / "checkpoints") == 2
     assert not (path / "policy").exists()

@@ -3,6 +3,10 @@
 The lock is the operating system's (`flock`) on the file `lock`, held while the run is open: it ends with the
 process however that ends, so there are no stale locks, whatever an old file says. What is written in the file
 only tells whom to ask. Processes that the run starts do not inherit it.
+
+The package filelock takes the same lock, and would replace about fifteen lines: the holder's name and the
+warning where a file system has no locks, at which filelock raises, would remain. It would not bring otpr to
+Windows, which has no `flock`: a new run directory is renamed while its lock is open, and Windows refuses that.
 """
 
 from __future__ import annotations
