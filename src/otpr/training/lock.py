@@ -6,7 +6,7 @@ only tells whom to ask. Processes that the run starts do not inherit it.
 
 The package filelock takes the same lock, and would replace about fifteen lines: the holder's name and the
 warning where a file system has no locks, at which filelock raises, would remain. It would not bring otpr to
-Windows, which has no `flock`: a new run directory is renamed while its lock is open, and Windows refuses that.
+Windows, which has no `flock`: a new run directory is renamed while its lock is open, which Windows refuses.
 """
 
 from __future__ import annotations
