@@ -21,7 +21,7 @@ from otpr.agents import agent_class
 from otpr.agents.parts.agent import AgentConfig, OffPolicyAgent, OnPolicyAgent, Round
 from otpr.data.episodes import Episode
 from otpr.data.experience import Collected, Experience
-from otpr.data.experience_files import ExperienceWriter, read_experience
+from otpr.data.experience_files import ExperienceWriter
 from otpr.data.seeds import training_seed
 from otpr.envs import BrokenEnvironmentError, ChunkedVectorEnv
 from otpr.errors import OtprError
@@ -209,7 +209,7 @@ class FineTuning:
             learnt = self._learn_round(self.agent, Round(collected, self.seed))
         if rollout.episodes:
             self.files.add(rollout.episodes)
-            at.files, at.files_digest = self.files.files, self.files.digest
+            at.files, at.files_digest = self.files.count, self.files.digest
         for each in collected:
             self.experience = self.experience.add(each)
             at.env_steps += len(each.episode)
@@ -361,8 +361,7 @@ class FineTuning:
         if step is not None:
             self.agent, state = checkpoints.load(self.run.checkpoints, step, self.agent)
             self.at = Progression.of(state)
-        self.files.truncate(self.at.files, self.at.files_digest or None)
-        for episode in read_experience(self.run.path / "experience"):
+        for episode in self.files.back_to(self.at.files, self.at.files_digest):
             self.experience = self.experience.add(Collected(episode, self._features(episode)))
         self.run.rewind("row", self.at.rows)
 
