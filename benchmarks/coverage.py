@@ -19,8 +19,8 @@ import numpy as np
 from scipy import stats
 
 from otpr.training.intervals import score_interval
-from otpr_bench import statistics
-from otpr_bench.spread import Array, Group, difference, spread_over_seeds, success
+from otpr_bench import aggregates
+from otpr_bench.spread import Array, FinalRates, difference, spread_over_seeds, success
 
 EPISODES = 50
 STUDIES = 1000
@@ -41,9 +41,9 @@ class Truth:
         true = rng.beta(max(mean * scale, 1e-9), max((1 - mean) * scale, 1e-9), runs)
         return rng.binomial(EPISODES, true) / EPISODES
 
-    def study(self, seeds: int, rng: np.random.Generator) -> list[Group]:
+    def study(self, seeds: int, rng: np.random.Generator) -> list[FinalRates]:
         """What a study of so many seeds would find."""
-        return [Group(list(self.rates(task, seeds, rng)), EPISODES) for task in range(len(self.means))]
+        return [FinalRates(list(self.rates(task, seeds, rng)), EPISODES) for task in range(len(self.means))]
 
 
 UNLIKE = (0.3, 0.4, 0.5, 0.6, 0.7, 0.9)
@@ -81,7 +81,7 @@ class Tally:
 
 
 def bootstrap(
-    groups: Sequence[Group], statistic: Callable[[Array], Array], drawn: int
+    groups: Sequence[FinalRates], statistic: Callable[[Array], Array], drawn: int
 ) -> tuple[float, float]:
     """Percentiles of a statistic of (resamples, runs) where of each task so many seeds are drawn."""
     rng = np.random.default_rng(0)
@@ -133,9 +133,10 @@ def all_tasks(truth: Truth, seeds: int, rng: np.random.Generator) -> dict[str, s
     """Interquartile mean, mean over tasks, and the probability of improvement on a steady one of 50%."""
     other = Truth("", [0.5] * 6, [0.02] * 6)
     many, others = (
-        [Group(list(one.rates(task, 4000, rng)), EPISODES) for task in range(6)] for one in (truth, other)
+        [FinalRates(list(one.rates(task, 4000, rng)), EPISODES) for task in range(6)]
+        for one in (truth, other)
     )
-    middle, mean = statistics.interquartile_mean(many), float(np.mean([group.mean for group in many]))
+    middle, mean = aggregates.interquartile_mean(many), float(np.mean([group.mean for group in many]))
     wins = [
         stats.mannwhitneyu(one.rates, two.rates).statistic / 4000**2
         for one, two in zip(many, others, strict=True)
@@ -145,9 +146,9 @@ def all_tasks(truth: Truth, seeds: int, rng: np.random.Generator) -> dict[str, s
         groups = truth.study(seeds, rng)
         tally.add("bootstrap over seeds", *bootstrap(groups, _trimmed, seeds), middle)
         tally.add("one seed less drawn", *bootstrap(groups, _trimmed, seeds - 1), middle)
-        tally.add("ours", *statistics.interquartile_estimate(groups)[1:], middle)
-        tally.add("mean over tasks", *statistics.task_mean([group.rates for group in groups])[1:], mean)
-        improvement = statistics.probability_of_improvement(groups, other.study(seeds, rng))
+        tally.add("ours", *aggregates.interquartile_estimate(groups)[1:], middle)
+        tally.add("mean over tasks", *aggregates.task_mean([group.rates for group in groups])[1:], mean)
+        improvement = aggregates.probability_of_improvement(groups, other.study(seeds, rng))
         tally.add("P(improvement)", *improvement[1:], float(np.mean(wins)))
     return tally.cells()
 
@@ -162,7 +163,7 @@ def _trimmed(runs: Array) -> Array:
 
 def main() -> None:
     """Print the tables."""
-    statistics.RESAMPLES = 1000
+    aggregates.RESAMPLES = 1000
     rng = np.random.default_rng(0)
     for title, table in (("One task", one_task), ("Difference", differences), ("All tasks", all_tasks)):
         print(f"\n{title}\n")

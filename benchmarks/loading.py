@@ -11,8 +11,8 @@ import numpy as np
 
 from benchmarks.rows import Row
 from benchmarks.sizes import Sizes
+from otpr.data.datasets import read_dataset, write_dataset
 from otpr.data.episodes import Episode
-from otpr.data.minari_io import read_dataset, write_dataset
 from otpr.data.mixture import Mixture
 
 STEPS = 200

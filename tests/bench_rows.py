@@ -48,11 +48,12 @@ def row(**changes: Any) -> Row:
         "episodes": 100,
         "base": "0123456789ab",
         "settings": "ba9876543210",
-        "code_version": "c0dec0dec0de",
+        "result_version": "1.1",
         "machine": "Made-up CPU, 2 cores",
         "status": "done",
         "error": "",
         "started": "2026-11-22T10:00:00+00:00",
+        "packages": "jax 0.0.1, numpy 0.0.2",
     }
     return Row(**{**fields, **changes})
 

@@ -90,19 +90,10 @@ class Page:
             assert time.monotonic() < end, f"still not so after {seconds} s: {condition}"
             time.sleep(0.05)
 
-    def point_at(self, x: float, y: float) -> None:
-        """Move the mouse to a place in the window, in pixels."""
-        self._send("Input.dispatchMouseEvent", type="mouseMoved", x=x, y=y)
-
     def click(self, x: float, y: float) -> None:
         """Press the mouse at a place in the window."""
         for kind in ("mousePressed", "mouseReleased"):
             self._send("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", clickCount=1)
-
-    def press(self, key: str) -> None:
-        """Press a key, e.g. "ArrowRight"."""
-        for kind in ("keyDown", "keyUp"):
-            self._send("Input.dispatchKeyEvent", type=kind, key=key, code=key)
 
     def picture(self, file: Path | None = None, *, whole: bool = False) -> bytes:
         """What is to be seen, as a PNG; the whole page rather than the window's part where asked for."""

@@ -11,7 +11,7 @@ CONFIG = {
     "task": "metaworld/peg-insert-side-v3",
     "seed": 3,
     "preset": "default",
-    "agent": {"gamma": 0.99, "keypoint_strategy": "all"},
+    "agent": {"gamma": 0.99, "keypoint_strategy": "all", "column_relaxation": 0.0},
     "loop": {"env_steps": 2000},
 }
 VERSIONS = [{"started": "2026-11-22T10:00:00+00:00", "otpr": "0.1.0", "devices": ["cpu:0"], "mujoco": None}]
@@ -26,7 +26,7 @@ SUMMARY = {
     "final_success_single": 0.74,
     "eval_episodes": 100,
     "wall_seconds": 105.7,
-    "ot_marginal_error": 0.084853,
+    "otpr/marginal_error": 0.084853,
     "code_version": "0.1.0 (b37f3ea8940c)",
 }
 
@@ -40,7 +40,7 @@ def evaluation(step: int, rate: float, single: float | None, episodes: int = 100
         "eval/success_rate_single": single,
         "eval/episodes": episodes,
         "eval/length": 183.06,
-        "eval/zero_compatibility": 0.03,
+        "otpr/zero_compatibility/eval": 0.03,
         "eval/seconds": 13.88,
     }
 
@@ -58,7 +58,8 @@ def metrics(updates: int = 8) -> list[dict[str, Any]]:
             "policy/loss": 0.29 - 0.01 * number / updates,
         }
         rows.append(update)
-    rows.append({"env_steps": 900, "ot/round": 1, "ot/marginal_error": 0.0848, "ot/row_error": 0.1})
+    errors = {"otpr/marginal_error": 0.085, "otpr/row_error": 0.1, "otpr/column_error": 0.07}
+    rows.append({"env_steps": 900, "otpr/round": 1, **errors})
     rows += [evaluation(1000, 0.625, 0.58, 40), {"env_steps": 1500, "mine/further": 7.25}]
     return [*rows, evaluation(2013, 0.81, 0.74)]
 

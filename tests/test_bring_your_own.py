@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from otpr.cli.main import main
-from otpr.data.minari_io import read_dataset
+from otpr.data.datasets import read_dataset
+from otpr.envs import task_spec
 
 PAGE = (Path(__file__).parent.parent / "docs" / "bring-your-own.md").read_text()
 FILES = dict(re.findall(r"`(\w+\.py)`:\n\n```python\n(.*?)```", PAGE, re.DOTALL))
@@ -45,8 +46,8 @@ def test_each_file_has_at_most_40_lines() -> None:
 
 
 def test_collecting_converting_and_inspecting_as_printed(folder: Path) -> None:
-    quick = [c for c in COMMANDS if c.startswith(("otpr collect", "python", "otpr data"))]
-    assert len(quick) == 4
+    quick = [c for c in COMMANDS if c.startswith(("otpr info", "otpr collect", "python", "otpr data"))]
+    assert len(quick) == 5
     for command in quick:
         run(command)
     collected, logged = read_dataset("runs/demonstrations"), read_dataset("runs/logged")
@@ -55,11 +56,14 @@ def test_collecting_converting_and_inspecting_as_printed(folder: Path) -> None:
     assert {
         episode.observations["state"].shape[1] for episode in [*collected.episodes, *logged.episodes]
     } == {6}
+    assert collected.spec == task_spec("my_robot:make_env").spec
+    assert collected.spec.action_high == pytest.approx((0.05, 0.05))
+    assert collected.spec.differences(logged.spec) == []
     assert (folder / "runs" / "logged.png").stat().st_size > 10_000
 
 
 @pytest.mark.slow
 def test_every_command_as_printed(folder: Path) -> None:
-    assert len(COMMANDS) == 8
+    assert len(COMMANDS) == 9
     for command in COMMANDS:
         run(command)

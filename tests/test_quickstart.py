@@ -12,7 +12,7 @@ import pytest
 
 from otpr.cli import finetune as commands
 from otpr.cli.main import main
-from otpr.data.minari_io import read_dataset
+from otpr.data.datasets import read_dataset
 from otpr.policies.policy import load_policy, policy_task
 from otpr.training import finetune
 from otpr.training.evaluate import Evaluation, evaluate

@@ -1,7 +1,7 @@
-"""One run of a benchmark, in a process of its own: `python -m otpr_bench.child CORE PARENT COMMAND...`.
+"""One run of a benchmark in a process of its own: `python -m otpr_bench.child CORE PARENT COMMAND...`.
 
-It takes one core, goes behind other work, and is asked to stop when the queue that started it (the process
-PARENT) dies, even if that was killed: it saves then, and the next queue goes on with it. COMMAND is one of
+The process takes one core and a low priority. When the queue that started it (the process PARENT) dies, even
+if it was killed, the run is asked to stop; it saves, and the next queue continues it. COMMAND is one of
 `otpr`, or `base FOLDER TASK RECIPE` (a recipe as JSON), which makes a base policy.
 """
 
@@ -15,16 +15,16 @@ import sys
 from pathlib import Path
 
 _PR_SET_PDEATHSIG = 1
-"""Of Linux's prctl(2): the signal that a process gets when its parent dies."""
+"""The option of Linux's prctl(2) that sets the signal which a process gets when its parent dies."""
 
 
 def main(arguments: list[str]) -> int:
-    """Run the command; the exit status is that of `otpr`."""
+    """Run the command and return its exit status."""
     core, parent, *command = arguments
     if sys.platform == "linux":
         os.sched_setaffinity(0, {int(core)})
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
-        if os.getppid() != int(parent):  # it died before that
+        if os.getppid() != int(parent):  # the parent died before
             return 1
     os.nice(10)
     from otpr.cli import main as cli

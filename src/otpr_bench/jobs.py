@@ -1,4 +1,4 @@
-"""What is to be run: methods and seeds as they are typed, and the run of one of each on one task."""
+"""What a benchmark runs: methods and seeds as they are typed, and each run of a method on a task."""
 
 from __future__ import annotations
 
@@ -6,29 +6,24 @@ import dataclasses
 import hashlib
 import json
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from otpr.agents import agent_class, agent_config
 from otpr.errors import OtprError
 from otpr_bench.bases import Base
+from otpr_bench.result_versions import result_version
 from otpr_bench.results import RunKey
-from otpr_bench.suites import BenchTask, Suite
+from otpr_bench.suites import BenchSuite, BenchTask
 
 SEEDS_LIMIT = 1000
-"""More seeds than this are a slip of the finger."""
+"""The largest number of seeds in a range; more are taken for a typing error."""
 
 
 @dataclasses.dataclass(frozen=True)
-class Method:
-    """An algorithm with named settings, some of them perhaps changed.
-
-    Attributes:
-        algorithm: its name.
-        preset: name of its settings.
-        changes: fields of them to change, as "field=value".
-    """
+class Variant:
+    """An algorithm with a preset, and fields of the preset to change, as "field=value"."""
 
     algorithm: str
     preset: str = "default"
@@ -36,39 +31,38 @@ class Method:
 
     @property
     def settings(self) -> str:
-        """The preset as results name it: with the changes, as in `default:epsilon=0.1`."""
+        """The preset and the changes as results name them, such as `default:epsilon=0.1`."""
         return ":".join((self.preset, *self.changes))
 
     def __str__(self) -> str:
-        """As it is typed."""
+        """The variant as it is typed."""
         return self.algorithm if self.settings == "default" else f"{self.algorithm}:{self.settings}"
 
 
-def parse_methods(text: str) -> tuple[Method, ...]:
-    """Methods out of `otpr,otpr:paper,fql`; with changed fields, `otpr:default:epsilon=0.1:candidates=1`.
+def parse_variants(text: str) -> tuple[Variant, ...]:
+    """The variants in a text such as `otpr,otpr:paper,otpr:default:epsilon=0.1:candidates=1`.
 
     Raises:
-        OtprError: there is none, one is there twice, or an algorithm, preset, field or value is unknown.
+        OtprError: there is none, one occurs twice, or an algorithm, preset, field or value is unknown.
     """
-    methods: list[Method] = []
+    variants: list[Variant] = []
     for part in filter(None, (part.strip() for part in text.split(","))):
-        algorithm, *rest = part.split(":")
-        preset = rest[0] if rest else "default"
-        method = Method(algorithm, preset, tuple(rest[1:]))
-        agent_config(algorithm, preset, method.changes)  # refuses what it does not know
-        if method in methods:
+        algorithm, preset, *changes = part.split(":") if ":" in part else (part, "default")
+        variant = Variant(algorithm, preset, tuple(changes))
+        agent_config(algorithm, preset, variant.changes)  # refuses unknown names and values
+        if variant in variants:
             raise OtprError(f"--algorithms names {part!r} twice.")
-        methods.append(method)
-    if not methods:
-        raise OtprError("--algorithms names none; give some with commas between, as in otpr,otpr:paper,bc.")
-    return tuple(methods)
+        variants.append(variant)
+    if not variants:
+        raise OtprError("--algorithms names none; give some, separated by commas, as in otpr,otpr:paper,bc.")
+    return tuple(variants)
 
 
 def parse_seeds(text: str) -> tuple[int, ...]:
-    """Seeds out of `3`, `0..4` (both ends belong to it) or `0,2,5..7`, sorted.
+    """The seeds in a text such as `3`, `0..4` (both ends included) or `0,2,5..7`, sorted.
 
     Raises:
-        OtprError: it is malformed, a range is empty, or there are more than 1000.
+        OtprError: the text is malformed, or a range is empty or has more than 1000 seeds.
     """
     seeds: set[int] = set()
     for part in text.split(","):
@@ -86,99 +80,77 @@ def parse_seeds(text: str) -> tuple[int, ...]:
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-    """One run: a method on a task with a seed, with one version of the code."""
+    """One run: a variant on a task with a seed, under one result version."""
 
     suite: str
     task: BenchTask
-    method: Method
+    variant: Variant
     seed: int
-    code_version: str
+    result_version: str
 
     def __str__(self) -> str:
-        """For people."""
-        return f"{self.method} on {self.task.id}, seed {self.seed}"
+        """The run in messages."""
+        return f"{self.variant} on {self.task.id}, seed {self.seed}"
 
     @property
     def settings(self) -> str:
-        """Hash of all that the run is told but for the seed and the base: 12 hexadecimal digits.
-
-        What a preset stands for is in the code version.
-        """
-        return _hash([_arguments(self), self.method.settings])
+        """Hash of the command except seed and base, 12 hexadecimal digits."""
+        return _hash([self._options(), self.variant.settings])
 
     def key(self, base: Base) -> RunKey:
-        """What tells this run from others in the results."""
-        return (
-            self.suite,
-            self.task.id,
-            self.method.algorithm,
-            self.method.settings,
-            self.seed,
-            self.code_version,
-            self.settings,
-            base.hash,
-        )
+        """The identity of this run in the results, as `Row.run`."""
+        which = (self.suite, self.task.id, self.variant.algorithm, self.variant.settings, self.seed)
+        return (*which, self.result_version, self.settings, base.hash)
 
     def directory(self, folder: Path, base: Base) -> Path:
-        """Where the run goes, in the benchmark's folder: elsewhere for each version, settings and base."""
-        which = _hash([self.code_version, self.settings, base.hash])[:8]
-        method = plain_name(str(self.method))
-        return folder / "runs" / plain_name(self.task.id) / method / f"seed{self.seed}-{which}"
+        """The run's directory in the benchmark's folder, different for each version, settings and base."""
+        which = _hash([self.result_version, self.settings, base.hash])[:8]
+        variant = plain_name(str(self.variant))
+        return folder / "runs" / plain_name(self.task.id) / variant / f"seed{self.seed}-{which}"
 
     def arguments(self, run_dir: Path, base: Base) -> list[str]:
-        """Of the command `otpr`, without `--resume`."""
-        changes = ["--set", *self.method.changes] if self.method.changes else []
+        """The arguments of the command `otpr`, without `--resume`."""
         return [
             *("finetune", "--policy", str(base.policy), "--data", str(base.data)),
-            *("--run-dir", str(run_dir), "--seed", str(self.seed), "--preset", self.method.preset),
-            *_arguments(self),
-            *changes,
+            *("--run-dir", str(run_dir), "--seed", str(self.seed), "--preset", self.variant.preset),
+            *self._options(),
+            *(["--set", *self.variant.changes] if self.variant.changes else []),
         ]
 
+    def _options(self) -> list[str]:
+        """The options that all runs of a variant on a task share."""
+        budget = self.task.budget
+        options = {
+            "algorithm": self.variant.algorithm,
+            "task": self.task.id,
+            "env-steps": budget.env_steps,
+            "warmup-steps": budget.warmup_steps,
+            "num-envs": budget.num_envs,
+            "eval-every": budget.steps_between_evaluations,
+            "eval-episodes": budget.eval_episodes,
+            "final-eval-episodes": budget.final_eval_episodes,
+            "checkpoint-every": budget.steps_between_evaluations,
+            "single": "end",
+        }
+        flags = ["--no-video"]
+        if agent_class(self.variant.algorithm).learns:  # otherwise that evaluation is the whole run
+            flags.append("--no-base-evaluation")
+        return [*(text for name, value in options.items() for text in (f"--{name}", str(value))), *flags]
 
-def make_jobs(
-    suite: Suite, methods: Sequence[Method], seeds: Sequence[int], version: Callable[[str, str], str]
-) -> list[Job]:
-    """All runs, one seed after the other, so that a stop leaves every method with the same seeds.
 
-    Args:
-        suite: its tasks.
-        methods: run on each task.
-        seeds: run of each method on each task.
-        version: a function from algorithm and task to the version of the code.
-    """
+def make_jobs(suite: BenchSuite, variants: Sequence[Variant], seeds: Sequence[int]) -> list[Job]:
+    """All runs of a benchmark, seed by seed, so that a stop leaves every variant with the same seeds."""
     return [
-        Job(suite.name, task, method, seed, version(method.algorithm, task.id))
+        Job(suite.name, task, variant, seed, result_version(variant.algorithm, task.id))
         for seed in seeds
         for task in suite.tasks
-        for method in methods
+        for variant in variants
     ]
 
 
 def plain_name(name: str) -> str:
-    """A task's or method's name as that of a folder."""
+    """The name of a task or variant as the name of a folder."""
     return re.sub(r"[^\w.=-]+", "-", name, flags=re.ASCII)
-
-
-def _arguments(job: Job) -> list[str]:
-    """What runs of one method on one task have in common."""
-    budget = job.task.budget
-    options = {
-        "algorithm": job.method.algorithm,
-        "task": job.task.id,
-        "env-steps": budget.env_steps,
-        "warmup-steps": budget.warmup_steps,
-        "num-envs": budget.num_envs,
-        "eval-every": budget.eval_every,
-        "eval-episodes": budget.eval_episodes,
-        "final-eval-episodes": budget.final_eval_episodes,
-        "checkpoint-every": budget.eval_every,
-        "single": "end",
-    }
-    flags = ["--no-video"]
-    if agent_class(job.method.algorithm).learns:  # else the evaluation of the base is all there is
-        flags.append("--no-base-evaluation")
-    return [*(text for name, value in options.items() for text in (f"--{name}", str(value))), *flags]
 
 
 def _hash(value: Any) -> str:

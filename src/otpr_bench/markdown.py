@@ -1,4 +1,4 @@
-"""A study in a Markdown page: its tables and its losses, between marks."""
+"""The tables of a study, and the sentences on where our method loses, in a Markdown page between marks."""
 
 from __future__ import annotations
 
@@ -8,34 +8,27 @@ from pathlib import Path
 
 from otpr.errors import OtprError
 from otpr.storage import write_text
-from otpr_bench.losses import where_ours_loses
+from otpr_bench import tables
+from otpr_bench.comparisons import where_ours_loses
 from otpr_bench.study import Study
-from otpr_bench.tables import (
-    Table,
-    aggregate_table,
-    choice_table,
-    failure_table,
-    improvement_table,
-    success_table,
-)
 
 
-def markdown(table: Table) -> str:
-    """The table as GitHub's Markdown, without its note."""
+def markdown(table: tables.Table) -> str:
+    """The table in GitHub's Markdown, without its note."""
     lines = [table.header, ("---",) * len(table.header), *table.rows]
     return "\n".join("| " + " | ".join(_cell(text) for text in line) + " |" for line in lines)
 
 
 def blocks(study: Study) -> dict[str, str]:
-    """The Markdown of every table and of the list of losses, by the name of its block in a page."""
-    tables = {
-        "tasks": success_table(study),
-        "choice": choice_table(study),
-        "aggregate": aggregate_table(study),
-        "improvement": improvement_table(study),
-        "failures": failure_table(study),
+    """The Markdown of every table and of the losses, by the name of its block: `SUITE:TABLE`."""
+    found = {
+        "tasks": tables.success_table(study),
+        "choice": tables.choice_table(study),
+        "aggregate": tables.aggregate_table(study),
+        "improvement": tables.improvement_table(study),
+        "failures": tables.failure_table(study),
     }
-    texts = {name: f"{markdown(table)}\n\n{table.note}" for name, table in tables.items()}
+    texts = {name: f"{markdown(table)}\n\n{table.note}" for name, table in found.items()}
     if not study.failures:
         texts["failures"] = "No run failed."
     texts["losses"] = "\n".join(f"- {line}" for line in where_ours_loses(study))
@@ -43,11 +36,11 @@ def blocks(study: Study) -> dict[str, str]:
 
 
 def update_page(page: Path, texts: Mapping[str, str]) -> bool:
-    """Put texts between their marks, `<!-- bench:NAME -->` and `<!-- /bench -->`, in a Markdown page.
+    """Replace what lies between the marks `<!-- bench:NAME -->` and `<!-- /bench -->` of a Markdown page.
 
     Args:
-        page: the page; it is written whole or not at all, and only where something changes.
-        texts: by NAME, e.g. "arena-6:tasks". A page need not have a mark for each.
+        page: the page; it is written completely or not at all, and only if something changes.
+        texts: the new texts by NAME, such as "arena-6:tasks". A page need not have a mark for each.
 
     Returns:
         Whether the page changed.
@@ -63,25 +56,25 @@ def update_page(page: Path, texts: Mapping[str, str]) -> bool:
 
 
 def filled(text: str, texts: Mapping[str, str], page: Path) -> str:
-    """`update_page` without the writing: the text with its blocks filled. `page` is named in errors."""
-    if len(_OPEN.findall(text)) != len(_BLOCK.findall(text)) or len(_OPEN.findall(text)) != text.count(
-        _CLOSE
-    ):
+    """The text of a page with its blocks replaced as in `update_page`; errors name `page`."""
+    names = _OPEN.findall(text)
+    if not len(names) == len(_BLOCK.findall(text)) == text.count(_CLOSE):
         raise OtprError(f"{page}: every `<!-- bench:NAME -->` needs a `{_CLOSE}` after it, before the next.")
-    for name in _OPEN.findall(text):
-        if name not in texts and name.partition(":")[0] in {known.partition(":")[0] for known in texts}:
+    suites = {known.partition(":")[0] for known in texts}
+    for name in names:
+        if name not in texts and name.partition(":")[0] in suites:
             raise OtprError(f"{page}: no block is called {name!r}; known are {', '.join(sorted(texts))}.")
-    return _BLOCK.sub(lambda match: _block(match, texts), text)
+
+    def block(match: re.Match[str]) -> str:
+        name = match[1]
+        return f"<!-- bench:{name} -->\n{texts[name]}\n{_CLOSE}" if name in texts else match[0]
+
+    return _BLOCK.sub(block, text)
 
 
 _CLOSE = "<!-- /bench -->"
 _OPEN = re.compile(r"<!-- bench:([\w:.-]+) -->")
 _BLOCK = re.compile(r"<!-- bench:([\w:.-]+) -->(?:(?!<!-- bench:).)*?<!-- /bench -->", re.DOTALL)
-
-
-def _block(match: re.Match[str], texts: Mapping[str, str]) -> str:
-    name = match[1]
-    return f"<!-- bench:{name} -->\n{texts[name]}\n{_CLOSE}" if name in texts else match[0]
 
 
 def _cell(text: str) -> str:

@@ -1,4 +1,4 @@
-"""Processes of a queue: where each goes, how it is started and ended, and what its directory must be like."""
+"""The processes of a queue: how they are started and ended, and the directories they leave."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from otpr.training.lock import RunLock
 from otpr.training.run_directory import read_rows
 
 COMMAND = (sys.executable, "-m", "otpr_bench.child")
-"""What is run in a process, before the core, our process id and the arguments of `otpr`."""
+"""The command of a process, before the core, our process id and the arguments of `otpr`."""
 
 _ONE_THREAD = "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1"
 
@@ -26,11 +26,11 @@ class Child:
     """A process that works in a directory.
 
     Attributes:
-        process: it.
+        process: the process.
         slot: its place among those that run side by side.
         directory: where it works.
         errors: the file of its standard error.
-        started: time of the start, in seconds since the epoch.
+        started: when it was started, in seconds since the epoch.
     """
 
     process: subprocess.Popen[bytes]
@@ -46,17 +46,16 @@ class Child:
         """Start a process on one core.
 
         Args:
-            command: `COMMAND`, or what takes its place.
-            arguments: of `otpr`.
-            slot: its place; it gets the core of that number, counted round.
+            command: `COMMAND`, or what replaces it in tests.
+            arguments: arguments of `otpr`.
+            slot: the place of the process, which selects its core.
             directory: where it works.
-            log: the file for its output, with `.out` and `.err` added; the folder is made if missing.
+            log: the file for its output, with `.out` and `.err` added; the folder is created if missing.
         """
         cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else [0]
         log.parent.mkdir(parents=True, exist_ok=True)
         errors = log.with_name(f"{log.name}.err")
-        environment = {
-            **os.environ,
+        one_thread = {
             "OMP_NUM_THREADS": "1",
             "OPENBLAS_NUM_THREADS": "1",
             "XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} {_ONE_THREAD}".strip(),
@@ -67,19 +66,19 @@ class Child:
                 stdin=subprocess.DEVNULL,
                 stdout=out,
                 stderr=err,
-                env=environment,
-                start_new_session=True,  # Ctrl-C is for the queue, which passes on one signal, not two
+                env=os.environ | one_thread,
+                start_new_session=True,  # Ctrl-C reaches the queue alone, which passes on one signal
             )
         return cls(process, slot, directory, errors, time.time())
 
     @property
     def silent(self) -> float:
-        """Seconds since its last row of metrics, or its start."""
+        """Seconds since the process wrote metrics, or since its start."""
         file = self.directory / "metrics.jsonl"
         return time.time() - max(self.started, file.stat().st_mtime if file.exists() else 0.0)
 
     def kill(self) -> None:
-        """End it at once; its simulators go with it, since their pipes break."""
+        """End the process at once; its simulators end with it, because their pipes break."""
         self.process.kill()
         self.process.wait()
 
@@ -99,7 +98,7 @@ def stored_paths(directory: Path) -> tuple[str, list[str]]:
     """The policy and the data that the run in a directory started from.
 
     Raises:
-        OtprError: it is no run that can be gone on with.
+        OtprError: the run is damaged and cannot be continued.
     """
     try:
         read_json(directory / "versions.json")
@@ -111,7 +110,7 @@ def stored_paths(directory: Path) -> tuple[str, list[str]]:
 
 
 def set_aside(directory: Path) -> Path:
-    """Give a directory another name, which is returned."""
+    """Rename a directory to `NAME.damaged1` or the next free number, and return the new path."""
     number = 1
     while (aside := directory.with_name(f"{directory.name}.damaged{number}")).exists():
         number += 1

@@ -1,7 +1,7 @@
-"""Many runs, one a core, from a list that survives being stopped at any instant.
+"""A list of runs, done one to a core, that survives being stopped at any instant.
 
-Nothing is kept but run directories and the results file. What a queue does next follows from these, so it
-makes no difference whether the last one came to its end, was stopped or was killed.
+The only state is in the run directories and the results file. What a queue does next follows from these,
+whether the last queue completed, was stopped or was killed.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import functools
 import json
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from otpr.errors import OtprError
@@ -25,38 +25,36 @@ from otpr_bench.records import done_rows, failed_row, is_finished, last_words, m
 from otpr_bench.results import Row, add_rows, read_results
 from otpr_bench.suites import BenchTask
 
-_say = functools.partial(print, flush=True)  # a log is looked at while the queue goes on
+_say = functools.partial(print, flush=True)  # people follow the log while the queue works
 
 
 @dataclasses.dataclass(frozen=True)
 class Patience:
     """How long a queue waits, in seconds."""
 
-    # a run that has logged nothing for so long hangs, and is ended; the longest evaluations take ten minutes
+    # a run that has logged nothing for this long is ended; the longest evaluations take ten minutes
     stall: float = 1800.0
-    # a run that was asked to stop and has not ended after so long is ended
+    # a run that was asked to stop and is still going on after this long is ended
     stop: float = 120.0
-    # between two looks at the runs
+    # time between two looks at the runs
     look: float = 0.2
 
 
 class Queue:
-    """The runs of one benchmark; `run` does what is left of them.
+    """The runs of one benchmark; `run` does those that are left.
 
     Args:
-        jobs: the runs, in their order.
-        folder: where bases, run directories and logs go; made if missing.
-        results: the Parquet file, to which the rows of each run are added as it ends.
-        version: the version of the code for an algorithm and a task, looked up before each run: where sources
-            were changed meanwhile, nothing more is started.
-        workers: runs side by side, each on a core of its own where there are so many.
-        budget: seconds after which running ones are stopped, as by a signal; None: no limit.
-        retry_failed: begin runs anew that failed.
-        patience: how long it waits.
-        command: what runs in place of `COMMAND`, in tests.
+        jobs: the runs, in order.
+        folder: where bases, run directories and logs go; created if missing.
+        results: the Parquet file that gets the rows of each run as it ends.
+        workers: runs side by side, each on a core of its own if there are as many.
+        budget: seconds after which the running ones are stopped, as by a signal; None for no limit.
+        retry_failed: whether runs that failed begin anew.
+        patience: how long the queue waits.
+        command: replaces `COMMAND` in tests.
 
     Raises:
-        OtprError: a base is not as it was made or of another recipe, or the results cannot be read.
+        OtprError: a base changed or was made by another recipe, or the results cannot be read.
     """
 
     def __init__(
@@ -65,7 +63,6 @@ class Queue:
         *,
         folder: Path,
         results: Path,
-        version: Callable[[str, str], str],
         workers: int = 1,
         budget: float | None = None,
         retry_failed: bool = False,
@@ -73,9 +70,8 @@ class Queue:
         command: Sequence[str] = COMMAND,
     ) -> None:
         self._jobs, self._folder, self._results = list(jobs), folder.resolve(), results
-        self._version, self._workers, self._budget = version, workers, budget
-        self._retry_failed, self._patience, self._command = retry_failed, patience or Patience(), command
-        self._machine = machine()
+        self._workers, self._budget, self._retry_failed = workers, budget, retry_failed
+        self._patience, self._command, self._machine = patience or Patience(), command, machine()
         self._rows: list[Row] = read_results(results) if results.exists() else []
         self._bases: dict[str, Base] = {}
         for task in {job.task.id: job.task for job in self._jobs}.values():
@@ -86,16 +82,15 @@ class Queue:
         self._running: dict[Job | BenchTask, Child] = {}
         self._left_early: set[Job] = set()
         self._base_errors: dict[str, str] = {}
-        self._stopped_at: float | None = None  # when runs were asked to stop
-        self._changed = False  # the sources were
+        self._stopped_at: float | None = None  # when the runs were asked to stop
 
     def failures(self) -> list[Row]:
-        """Those of the runs that are recorded as failed."""
+        """The rows of those of the runs that failed."""
         keys = {job.key(base) for job in self._jobs if (base := self._bases.get(job.task.id))}
         return [row for row in self._rows if row.status == "failed" and row.run in keys]
 
     def plan(self) -> Plan:
-        """Where the runs stand now."""
+        """The present state of the runs."""
         return Plan.of(
             self._jobs,
             self._rows,
@@ -107,10 +102,10 @@ class Queue:
         )
 
     def run(self) -> bool:
-        """Do what is left; a line is printed for each run that ends.
+        """Do the runs that are left, and print a line as each of them ends.
 
         Returns:
-            Whether all runs are done or have failed; False where some are left for another time.
+            Whether every run is completed or failed; False if some are left for another time.
 
         Raises:
             OtprError: another queue works in the folder, a base cannot be made, or results cannot be written.
@@ -118,15 +113,21 @@ class Queue:
         self._folder.mkdir(parents=True, exist_ok=True)
         lock = RunLock.take(self._folder)
         try:
-            for job in self._jobs:
-                self._take_in_unseen(job)
+            for job in self._jobs:  # runs that ended while no queue was there to see it
+                base = self._bases.get(job.task.id)
+                if (
+                    base
+                    and not self._is_recorded(job, base)
+                    and is_finished(job.directory(self._folder, base))
+                ):
+                    self._take_in(job, base)
             self._waiting = self.plan().left
             tasks = {job.task.id: job.task for job in self._waiting}
             self._to_make = [task for name, task in tasks.items() if name not in self._bases]
             with StopRequest() as stop:
                 self._loop(stop)
         finally:
-            for child in self._running.values():  # there are some only where something failed here
+            for child in self._running.values():  # empty unless this method failed
                 child.process.terminate()
             lock.release()
         if self._base_errors:
@@ -144,26 +145,21 @@ class Queue:
             if (stop.requested or over) and self._stopped_at is None:
                 self._stopped_at = time.monotonic()
                 if not stop.requested:
-                    _say("The budget of time is used up: the runs that are going on save and stop.")
+                    _say("The time budget is used up: the running ones save and stop.")
                 for child in self._running.values():
                     child.process.terminate()
             self._end_the_hopeless()
             if self._stopped_at is None:
                 while len(self._running) < self._workers and self._start_one():
                     pass
-            if not self._running and (self._stopped_at is not None or not self._startable()):
+            # runs whose directory is busy can start later, those without a base cannot
+            startable = self._to_make or any(job.task.id in self._bases for job in self._waiting)
+            if not self._running and (self._stopped_at is not None or not startable):
                 return
             time.sleep(self._patience.look)
 
-    def _startable(self) -> bool:
-        """Whether there is something to start, now or once another process has let go of it."""
-        ready = any(job.task.id in self._bases for job in self._waiting)
-        return not self._changed and (bool(self._to_make) or ready)
-
     def _start_one(self) -> bool:
-        """Start the next base or run; False where none can be started now."""
-        if self._changed:
-            return False
+        """Start the next base or run; False if none can be started now."""
         if self._to_make:
             task = self._to_make.pop(0)
             recipe = json.dumps(dataclasses.asdict(task.recipe))
@@ -174,20 +170,15 @@ class Queue:
         for job in list(self._waiting):
             base = self._bases.get(job.task.id)
             if base is None or is_busy(directory := job.directory(self._folder, base)):
-                continue  # busy: with a run of a queue that was killed, and that is about to save
-            if self._version(job.method.algorithm, job.task.id) != job.code_version:
-                self._changed = True
-                _say("The sources were changed since the queue began: nothing more is started.")
-                return False
+                continue  # busy with a run of a queue that was killed, which is about to save
             self._waiting.remove(job)
-            if self._is_recorded(job, base):  # the base had to be made again, and came out the same
+            if self._is_recorded(job, base):  # the base was made again and is the same as before
                 continue
-            if is_finished(directory):  # meanwhile
+            if is_finished(directory):  # by the queue that was killed
                 self._take_in(job, base)
                 continue
-            resume = self._make_way(job, base, directory)
-            arguments = job.arguments(directory, base)
-            self._start(job, directory, [*arguments, "--resume"] if resume else arguments)
+            resume = ["--resume"] if self._can_resume(job, base, directory) else []
+            self._start(job, directory, [*job.arguments(directory, base), *resume])
             return True
         return False
 
@@ -196,28 +187,26 @@ class Queue:
         log = self._folder / "logs" / directory.relative_to(self._folder)
         self._running[work] = Child.start(self._command, arguments, slot=slot, directory=directory, log=log)
 
-    def _make_way(self, job: Job, base: Base, directory: Path) -> bool:
-        """Make a run's directory free for a start, or find that the run in it can go on: True."""
+    def _can_resume(self, job: Job, base: Base, directory: Path) -> bool:
+        """Whether the run in a directory can be continued; if not, the directory is free afterwards."""
+        directory.parent.mkdir(parents=True, exist_ok=True)
         if not directory.exists():
-            directory.parent.mkdir(parents=True, exist_ok=True)
-            return False
-        began = started(directory)
-        if any(row.run == job.key(base) and row.started == began for row in self._rows):  # this one failed
-            shutil.rmtree(directory)
             return False
         try:
             paths = stored_paths(directory)
         except OtprError as error:
             aside = set_aside(directory)
-            _say(f"{job}: what the run left is damaged, so it begins anew; {error} It is kept in {aside}.")
+            _say(f"{job}: the run is damaged and begins anew; {error} It is kept in {aside}.")
             return False
-        if paths != (str(base.policy), [str(base.data)]):  # the benchmark's folder was moved
+        began = started(directory)
+        failed = any(row.run == job.key(base) and row.started == began for row in self._rows)
+        if failed or paths != (str(base.policy), [str(base.data)]):  # the benchmark's folder was moved
             shutil.rmtree(directory)
             return False
         return True
 
     def _end_the_hopeless(self) -> None:
-        """End runs that hang, and those that do not stop when they are asked to."""
+        """End runs that hang, and runs that do not stop when they are asked to."""
         if self._stopped_at is not None:
             if time.monotonic() - self._stopped_at > self._patience.stop:
                 for child in self._running.values():
@@ -257,7 +246,7 @@ class Queue:
         if status == 0 and is_finished(child.directory):
             self._take_in(job, self._bases[job.task.id])
         elif self._stopped_at is not None or (status == 0 and job not in self._left_early):
-            self._left_early.add(job)  # that somebody else stops it is believed once
+            self._left_early.add(job)  # that somebody else stopped it is believed once
             self._waiting.append(job)
             _say(f"{job}: stopped at {progress(child.directory)[0]:,} steps.")
         else:
@@ -266,22 +255,15 @@ class Queue:
     def _failed(self, job: Job, child: Child, why: str) -> None:
         self._record(job, [failed_row(job, self._bases[job.task.id], child.directory, why)])
 
-    def _take_in_unseen(self, job: Job) -> None:
-        """Add the rows of a run that came to its end when no queue was there to see it."""
-        base = self._bases.get(job.task.id)
-        if base is None or self._is_recorded(job, base):
-            return
-        if is_finished(job.directory(self._folder, base)):
-            self._take_in(job, base)
-
     def _take_in(self, job: Job, base: Base) -> None:
+        """Add the rows of a completed run to the results."""
         directory = job.directory(self._folder, base)
         try:
             rows = done_rows(job, base, directory)
         except OtprError as error:
             rows = [failed_row(job, base, directory, str(error).replace(f"{self._folder}/", ""))]
         self._record(job, rows)
-        # nothing to go on with any more, and of a whole benchmark tens of gigabytes
+        # nobody will resume from them, and a whole benchmark would keep tens of gigabytes
         shutil.rmtree(directory / "checkpoints", ignore_errors=True)
 
     def _is_recorded(self, job: Job, base: Base) -> bool:
@@ -297,10 +279,8 @@ class Queue:
         else:
             words = f"{first.success:.0%} before, {last.success:.0%} after {last.env_steps:,} steps and "
             words += f"{last.wall_seconds / 60:.1f} minutes"
-        left = dict.fromkeys(self._waiting, 0)
-        for work, child in self._running.items():
-            if isinstance(work, Job):
-                left[work] = progress(child.directory)[0]
+        running = {work: child.directory for work, child in self._running.items() if isinstance(work, Job)}
+        left = dict.fromkeys(self._waiting, 0) | {job: progress(path)[0] for job, path in running.items()}
         _say(f"{job}: {words}. {forecast(Timing.of(self._rows, self._machine), left, self._workers)}")
 
     def _base_folder(self, task: BenchTask) -> Path:

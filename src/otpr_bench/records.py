@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import functools
 import os
 import platform
 import re
@@ -15,24 +16,26 @@ from otpr.storage import DamagedFile, read_json
 from otpr.training.run_directory import read_rows
 from otpr_bench.bases import Base
 from otpr_bench.jobs import Job
+from otpr_bench.result_versions import package_versions
 from otpr_bench.results import Row
 
 ERROR_LINES = 5
-"""Of a failed run's standard error, so many last lines are kept, at most `ERROR_LENGTH` characters."""
+"""How many of the last lines of a failed run's standard error are kept."""
 
 ERROR_LENGTH = 1000
+"""How many characters of these lines are kept at most."""
 
 
 def is_finished(run_dir: Path) -> bool:
-    """Whether the run in the directory came to its end: the summary is the last thing it writes."""
+    """Whether the run in the directory was completed: a run writes its summary last."""
     return (run_dir / "summary.json").is_file()
 
 
 def done_rows(job: Job, base: Base, run_dir: Path) -> list[Row]:
-    """The rows of a finished run: one for each evaluation.
+    """The rows of a completed run, one for each evaluation.
 
-    A run that starts from the base policy does not evaluate it again; its first row has the success that the
-    recipe measured.
+    A run that starts from the base policy does not evaluate it again: the first row holds the success that
+    was measured when the base was made.
 
     Raises:
         OtprError: the directory is not as a run leaves it.
@@ -43,82 +46,73 @@ def done_rows(job: Job, base: Base, run_dir: Path) -> list[Row]:
     except (LookupError, TypeError) as error:
         raise DamagedFile(run_dir / "summary.json", error) from error
     if which != (job.task.id, job.seed):
-        raise DamagedFile(run_dir / "summary.json", "it is of another run")
-    budget = job.task.budget
-    rows: dict[int, Row] = {}
+        raise DamagedFile(run_dir / "summary.json", "it belongs to another run")
+    row_of = _row_of(job, base, run_dir, status="done", error="")
+    single = base.success
+    first = row_of(
+        env_steps=0,
+        eval_at=0,
+        wall_seconds=0.0,
+        success=single,
+        success_single=single,
+        episodes=base.episodes,
+    )
+    rows = {0: first}
+    end = job.task.budget.env_steps
     for metrics in read_rows(run_dir):
         if "eval/success_rate" not in metrics:
             continue
         try:
-            steps = int(metrics["env_steps"])
-            row = _row(
-                job,
-                base,
-                run_dir,
+            steps, single = int(metrics["env_steps"]), metrics.get("eval/success_rate_single")
+            row = row_of(
                 env_steps=steps,
-                # the last evaluation is the end's, however far the last round went beyond it
-                eval_at=min(steps // budget.eval_every * budget.eval_every, budget.env_steps)
-                if steps < budget.env_steps
-                else budget.env_steps,
-                # the row says when its step began
-                wall_seconds=float(metrics["seconds"]) + float(metrics["eval/seconds"]),
+                # the last evaluation belongs to the end, however far the last round went beyond it
+                eval_at=min(_nominal(job, steps), end) if steps < end else end,
+                # the metrics hold the time before the evaluation
+                wall_seconds=round(float(metrics["seconds"]) + float(metrics["eval/seconds"]), 1),
                 success=float(metrics["eval/success_rate"]),
-                success_single=_number(metrics.get("eval/success_rate_single")),
+                success_single=None if single is None else float(single),
                 episodes=int(metrics["eval/episodes"]),
             )
         except (KeyError, TypeError, ValueError) as error:
             raise DamagedFile(run_dir / "metrics.jsonl", error) from error
-        # where rounds are longer than the steps between evaluations, the later one is nearer to the next step
+        # if rounds are longer than the steps between evaluations, the later one is nearer to the next step
         rows[row.eval_at] = row
-    rows.setdefault(
-        0,
-        _row(
-            job,
-            base,
-            run_dir,
-            env_steps=0,
-            eval_at=0,
-            wall_seconds=0.0,
-            success=base.success,
-            success_single=base.success,
-            episodes=base.episodes,
-        ),
-    )
-    if steps_in_all and budget.env_steps not in rows:
+    if steps_in_all and end not in rows:
         raise DamagedFile(run_dir / "metrics.jsonl", "the last evaluation is missing")
     return [rows[at] for at in sorted(rows)]
 
 
 def failed_row(job: Job, base: Base, run_dir: Path, error: str) -> Row:
-    """The one row of a run that failed; `error` says why."""
+    """The only row of a run that failed with `error`."""
     steps, seconds = progress(run_dir)
-    return _row(
-        job,
-        base,
-        run_dir,
-        env_steps=steps,
-        eval_at=steps // job.task.budget.eval_every * job.task.budget.eval_every,
-        wall_seconds=seconds,
-        success=None,
-        success_single=None,
-        episodes=0,
-        error=error or "it said nothing",
-    )
+    row_of = _row_of(job, base, run_dir, status="failed", error=error or "it reported nothing")
+    measured = {"success": None, "success_single": None, "episodes": 0, "wall_seconds": round(seconds, 1)}
+    return row_of(env_steps=steps, eval_at=_nominal(job, steps), **measured)
 
 
 def progress(run_dir: Path) -> tuple[int, float]:
-    """Environment steps and seconds that a run has logged; zeros where that cannot be told."""
+    """Environment steps and seconds that a run has logged; zeros if they are unknown."""
     try:
         last = read_rows(run_dir)[-1]
         return int(last["env_steps"]), float(last["seconds"])
-    except (OtprError, IndexError, KeyError, TypeError, ValueError, OSError):
+    except (OtprError, LookupError, TypeError, ValueError, OSError):
         return 0, 0.0
 
 
-def last_words(file: Path, status: int) -> str:
-    """Why a process failed, from the end of its standard error.
+def started(run_dir: Path) -> str:
+    """When the run was first started; the present time if it did not record it."""
+    try:
+        first: Any = read_json(run_dir / "versions.json")[0]["started"]
+        return datetime.datetime.fromisoformat(first).isoformat(timespec="seconds")
+    except (OtprError, LookupError, TypeError, ValueError):
+        return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
 
-    Without colours, and without folders of this machine, since results are kept in the repository.
+
+def last_words(file: Path, status: int) -> str:
+    """Why a process failed, from its exit status and the end of its standard error.
+
+    Colours are removed, and folders of this machine as well, because results are kept in the repository.
     """
     text = file.read_bytes()[-16_384:].decode(errors="replace") if file.is_file() else ""
     text = re.sub(r"\x1b\[[0-9;]*[A-Za-z]", "", text)
@@ -139,49 +133,25 @@ def machine() -> str:
     return f"{model}, {os.cpu_count()} cores"
 
 
-def _row(
-    job: Job,
-    base: Base,
-    run_dir: Path,
-    *,
-    env_steps: int,
-    eval_at: int,
-    wall_seconds: float,
-    success: float | None,
-    success_single: float | None,
-    episodes: int,
-    error: str = "",
-) -> Row:
-    return Row(
+def _nominal(job: Job, steps: int) -> int:
+    every = job.task.budget.steps_between_evaluations
+    return steps // every * every
+
+
+def _row_of(job: Job, base: Base, run_dir: Path, **fields: Any) -> functools.partial[Row]:
+    """A row of the run that lacks what was measured."""
+    return functools.partial(
+        Row,
         suite=job.suite,
         task=job.task.id,
-        algorithm=job.method.algorithm,
-        preset=job.method.settings,
+        algorithm=job.variant.algorithm,
+        preset=job.variant.settings,
         seed=job.seed,
-        env_steps=env_steps,
-        eval_at=eval_at,
-        wall_seconds=round(wall_seconds, 1),
-        success=success,
-        success_single=success_single,
-        episodes=episodes,
         base=base.hash,
         settings=job.settings,
-        code_version=job.code_version,
+        result_version=job.result_version,
         machine=machine(),
-        status="failed" if error else "done",
-        error=error,
         started=started(run_dir),
+        packages=package_versions(job.task.id),
+        **fields,
     )
-
-
-def started(run_dir: Path) -> str:
-    """When the run started first; now where it did not come so far."""
-    try:
-        first: Any = read_json(run_dir / "versions.json")[0]["started"]
-        return datetime.datetime.fromisoformat(first).isoformat(timespec="seconds")
-    except (OtprError, LookupError, TypeError, ValueError):
-        return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-
-
-def _number(value: Any) -> float | None:
-    return None if value is None else float(value)

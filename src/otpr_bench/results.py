@@ -1,7 +1,7 @@
-"""The raw results of a suite: one Parquet file, a row for every evaluation of every run.
+"""The results of a suite: one Parquet file with a row for every evaluation of every run.
 
-A run that failed has one row: how far it came and why it ended, and no success. Rows of earlier versions of
-the code stay in the file; `otpr_bench.study.newest` chooses those that may stand in one table.
+A run that failed has one row, without a success rate. Rows of earlier result versions stay in the file;
+`otpr_bench.study.newest` selects the rows that may share a table.
 """
 
 from __future__ import annotations
@@ -19,39 +19,38 @@ from typing import Any, Literal, TypeAlias
 from otpr.errors import OtprError
 from otpr.storage import writing
 
-SCHEMA = 1
-"""Number of the columns' meaning, kept in the file; a file with a higher one is of a newer otpr."""
-
-_KEY = b"otpr_results_schema"
+SCHEMA = 2
+"""Number of the columns' meaning, kept in the file. Schema 1 called the result version `code_version`."""
 
 RunKey: TypeAlias = tuple[str, str, str, str, int, str, str, str]
 
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """One evaluation of one run, or the one row of a run that failed.
+    """One evaluation of one run, or the only row of a run that failed.
 
     Attributes:
-        suite: the suite, e.g. `"arena-6"`.
-        task: the task, e.g. `"metaworld/assembly-v3"`.
-        algorithm: its name, e.g. `"otpr"`.
-        preset: named settings of it, e.g. `"default"`.
-        seed: of the run, >= 0.
-        env_steps: environment steps that the run had taken when it was evaluated, or when it failed, >= 0.
-        eval_at: the nominal step 0, E, 2E, ... that the evaluation belongs to. A run is evaluated after the
-            round of episodes that passes it, so `env_steps` is a little more.
-        wall_seconds: of the run, over all its sittings, when that evaluation ended, >= 0.
-        success: share of the episodes that succeeded, in [0, 1], of the policy as deployed; None where the
-            run failed.
-        success_single: of one sample without a choice; None where it was not measured.
-        episodes: of the evaluation; 0 where the run failed.
+        suite: name of the suite, such as `"arena-6"`.
+        task: name of the task, such as `"metaworld/assembly-v3"`.
+        algorithm: name of the algorithm, such as `"otpr"`.
+        preset: name of its preset and its changed fields, such as `"default:epsilon=0.1"`.
+        seed: seed of the run, >= 0.
+        env_steps: environment steps taken when the run was evaluated or failed, >= 0.
+        eval_at: nominal step 0, E, 2E, ... of the evaluation. A run is evaluated after the round of episodes
+            that passes this step, so `env_steps` is slightly larger.
+        wall_seconds: duration of the run, over all its sittings, when the evaluation ended, >= 0.
+        success: share of successful episodes, in [0, 1], of the policy as deployed; None if the run failed.
+        success_single: the same for one sample without a choice among candidates; None if not measured.
+        episodes: number of episodes of the evaluation; 0 if the run failed.
         base: hash of the base policy, 12 hexadecimal digits.
-        settings: hash of the run's settings but for the seed, 12 hexadecimal digits.
-        code_version: `otpr_bench.version.code_version` of the algorithm and the task.
+        settings: hash of the run's settings except its seed, 12 hexadecimal digits.
+        result_version: `otpr_bench.result_versions.result_version`, or the 12 hexadecimal digits of the
+            sources' hash that identified a version in files of schema 1.
         machine: CPU model and number of cores.
-        status: whether the run was done or failed.
-        error: why it failed; empty where it did not.
-        started: when the run was started first, UTC, `YYYY-MM-DDTHH:MM:SS+00:00`.
+        status: whether the run was completed or failed.
+        error: why the run failed; empty if it did not.
+        started: when the run was first started, UTC, `YYYY-MM-DDTHH:MM:SS+00:00`.
+        packages: names and versions of the packages that can change a number; empty in schema 1.
     """
 
     suite: str
@@ -67,17 +66,18 @@ class Row:
     episodes: int
     base: str
     settings: str
-    code_version: str
+    result_version: str
     machine: str
     status: Literal["done", "failed"]
     error: str
     started: str
+    packages: str
 
     def __post_init__(self) -> None:
-        """Refuse what no run can have measured.
+        """Refuse values that no run can produce.
 
         Raises:
-            ValueError: names the field.
+            ValueError: a field is out of range; the message names it.
         """
         if self.status not in ("done", "failed"):
             raise ValueError(f"status is {self.status!r}")
@@ -96,39 +96,29 @@ class Row:
 
     @property
     def run(self) -> RunKey:
-        """What tells one run from another: all but what was measured."""
-        return (
-            self.suite,
-            self.task,
-            self.algorithm,
-            self.preset,
-            self.seed,
-            self.code_version,
-            self.settings,
-            self.base,
-        )
+        """The identity of the run: two rows with equal keys are evaluations of one run."""
+        which = (self.suite, self.task, self.algorithm, self.preset, self.seed)
+        return (*which, self.result_version, self.settings, self.base)
 
 
 def load_pyarrow() -> tuple[Any, Any]:
     """The modules `pyarrow` and `pyarrow.parquet`, which have no types.
 
     Raises:
-        OtprError: they are not installed; it says how to do that.
+        OtprError: they are not installed; the message says how to install them.
     """
     try:
         return importlib.import_module("pyarrow"), importlib.import_module("pyarrow.parquet")
     except ImportError as error:
-        raise OtprError(
-            "Results of benchmarks need pyarrow. Install it with: pip install 'otpr[bench]'"
-        ) from error
+        raise OtprError("Benchmark results need pyarrow. Install it: pip install 'otpr[bench]'") from error
 
 
 def read_results(path: str | Path) -> list[Row]:
-    """The rows of a results file, in the order of suite, task, algorithm, preset, seed and step.
+    """The rows of a results file, ordered by suite, task, algorithm, preset, seed and step.
 
     Raises:
-        OtprError: there is no such file, it is no Parquet file or damaged, of a newer schema, has other
-            columns, or a row that no run can have measured.
+        OtprError: the file is missing, damaged, no results file or written by a newer otpr, or it has other
+            columns or a row that no run can produce.
     """
     pa, pq = load_pyarrow()
     path = Path(path)
@@ -137,106 +127,83 @@ def read_results(path: str | Path) -> list[Row]:
     try:
         table = pq.ParquetFile(path).read()
     except (pa.ArrowException, OSError) as error:
-        raise OtprError(f"{path} cannot be read as Parquet ({str(error)[:200]}). {_BACK}") from error
-    _check_schema(table.schema, path)
+        raise OtprError(f"{path} cannot be read as Parquet ({str(error)[:200]}). {_RESTORE}") from error
     rows: list[Row] = []
-    for number, values in enumerate(table.to_pylist(), start=1):
+    for number, values in enumerate(_as_current(table, path).to_pylist(), start=1):
         try:
             rows.append(Row(**values))
         except (ValueError, TypeError) as error:
-            raise OtprError(f"{path}, row {number} is not as a run measures it: {error}. {_BACK}") from error
+            raise OtprError(f"{path}, row {number} is no result of a run: {error}. {_RESTORE}") from error
     return rows
 
 
 def add_rows(path: str | Path, rows: Sequence[Row]) -> None:
-    """Put the rows of whole runs into a results file, which is made where there is none.
+    """Add the rows of whole runs to a results file, which is created if it is missing.
 
-    They replace the rows that the file has of the same runs. The file is written whole or not at all, and two
-    processes that add at the same time both succeed.
+    They replace the file's rows of the same runs. The file is written completely or not at all, and
+    processes that add rows at the same time wait for each other.
 
     Raises:
-        OtprError: as in `read_results` for the file that is there, or it cannot be written.
+        OtprError: `read_results` refuses the existing file, or the file cannot be written.
     """
+    pa, pq = load_pyarrow()
     path = Path(path)
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         with _alone(path.parent):
             new = {row.run for row in rows}
             kept = [row for row in read_results(path) if row.run not in new] if path.exists() else []
-            _write(path, sorted([*kept, *rows], key=_order))
+            ordered = sorted([*kept, *rows], key=lambda row: (row.run, row.eval_at))
+            table = pa.Table.from_pylist([dataclasses.asdict(row) for row in ordered], schema=_schema())
+            part = path.with_name(f".{path.name}.part")
+            with open(part, "wb") as stream:
+                pq.write_table(table, stream)
+                stream.flush()
+                os.fsync(stream.fileno())
+            os.replace(part, path)
 
 
-_BACK = "Bring it back from the repository or a backup, or name another file with --results."
-
-
-def _order(row: Row) -> tuple[Any, ...]:
-    return (*row.run, row.eval_at)
+_RESTORE = "Restore it from the repository or a backup, or name another file with --results."
+_STAMP = b"otpr_results_schema"
 
 
 def _schema() -> Any:
     pa, _ = load_pyarrow()
-    text, number, real = pa.string(), pa.int64(), pa.float64()
-    kinds = {
-        "seed": number,
-        "env_steps": number,
-        "eval_at": number,
-        "wall_seconds": real,
-        "success": real,
-        "success_single": real,
-        "episodes": number,
-    }
-    nullable = {"success", "success_single"}
-    return pa.schema(
-        [
-            pa.field(field.name, kinds.get(field.name, text), nullable=field.name in nullable)
-            for field in dataclasses.fields(Row)
-        ],
-        metadata={_KEY: str(SCHEMA).encode()},
-    )
+    kinds = {"int": pa.int64(), "float": pa.float64(), "float | None": pa.float64()}
+    columns = [
+        pa.field(field.name, kinds.get(str(field.type), pa.string()), nullable="None" in str(field.type))
+        for field in dataclasses.fields(Row)
+    ]
+    return pa.schema(columns, metadata={_STAMP: str(SCHEMA).encode()})
 
 
-def _check_schema(found: Any, path: Path) -> None:
-    metadata: dict[bytes, bytes] = found.metadata or {}
-    stamp = metadata.get(_KEY, b"")
+def _as_current(table: Any, path: Path) -> Any:
+    """The table with the columns of the current schema."""
+    pa, _ = load_pyarrow()
+    stamp: bytes = (table.schema.metadata or {}).get(_STAMP, b"")
     if not stamp.isdigit():
-        raise OtprError(f"{path} is Parquet, but no results of `otpr bench`: it does not say its schema.")
+        raise OtprError(f"{path} is Parquet, but no results of `otpr bench`: it states no schema.")
     if int(stamp) > SCHEMA:
         raise OtprError(
-            f"{path} has schema {int(stamp)}; this otpr knows {SCHEMA}. Read it with the newer otpr that "
-            "wrote it."
+            f"{path} has schema {int(stamp)}, and this otpr knows {SCHEMA}. Read it with the newer otpr."
         )
     wanted = _schema()
-    if not found.equals(wanted):
-        differing = sorted(
-            name
-            for name in {*found.names, *wanted.names}
-            if name not in found.names
-            or name not in wanted.names
-            or not found.field(name).equals(wanted.field(name))
-        )
-        raise OtprError(
-            f"{path} has other columns than results of schema {SCHEMA}: "
-            f"{', '.join(differing) or 'their order'}. {_BACK}"
-        )
-
-
-def _write(path: Path, rows: Sequence[Row]) -> None:
-    pa, pq = load_pyarrow()
-    table = pa.Table.from_pylist([dataclasses.asdict(row) for row in rows], schema=_schema())
-    part = path.with_name(f".{path.name}.part")
-    with open(part, "wb") as stream:
-        pq.write_table(table, stream)
-        stream.flush()
-        os.fsync(stream.fileno())
-    os.replace(part, path)
+    if int(stamp) == 1:
+        names = ["result_version" if name == "code_version" else name for name in table.column_names]
+        table = table.rename_columns(names)
+        table = table.append_column(wanted.field("packages"), pa.array([""] * len(table), pa.string()))
+    differing = sorted({field.name for field in set(table.schema) ^ set(wanted)})
+    if differing:
+        raise OtprError(f"{path} has other columns than results: {', '.join(differing)}. {_RESTORE}")
+    return table
 
 
 @contextlib.contextmanager
 def _alone(folder: Path) -> Generator[None]:
-    """One process at a time: two that read, add and write would lose the rows of one."""
+    """Hold the folder's lock: of two processes that read, add and write, one would lose its rows."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
-        # no lock file: the folder is in the repository
+        # the folder belongs to the repository, so it must not gain a lock file
         with contextlib.suppress(OSError):  # a file system without locks
             fcntl.flock(descriptor, fcntl.LOCK_EX)
         yield

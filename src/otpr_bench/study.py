@@ -1,57 +1,71 @@
-"""The runs behind a results file: rows of evaluations gathered into runs, and checked to be comparable."""
+"""The runs behind a results file: rows of evaluations grouped into runs that are checked to be comparable."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable
 
 from otpr.errors import OtprError
 from otpr_bench.results import Row
-from otpr_bench.spread import Group, Spread, spread_over_seeds
+from otpr_bench.spread import FinalRates, Spread, spread_over_seeds
 
 OURS = "otpr"
 """The method that the others are compared with."""
 
 ORDER = ("otpr", "bc", "idql", "dql", "dawr", "qsm", "dppo", "rlpd", "fql", "qc")
-"""How methods are listed: ours, imitation, those of the paper's comparison, the stronger ones, others."""
+"""The order in which algorithms are listed."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """One run: its settings and its evaluations, oldest first. Tuples of evaluations have equal lengths.
+    """One run: its evaluations in the order of their steps, or the single row of a run that failed."""
 
-    Attributes:
-        method: the algorithm, and its preset where that is not "default": "otpr", "otpr:paper".
-        task: its id.
-        seed: of the run.
-        steps: nominal environment steps of the evaluations; none where the run failed.
-        success: success rates of the policy as deployed, in [0, 1].
-        single: of one sample of it without choice among candidates; None where not measured.
-        episodes: episodes of each evaluation.
-        minutes: wall-clock minutes of the run when each evaluation ended.
-        error: why the run failed; empty where it did not.
-        row: the last row of the run, for what all of them share.
-    """
+    rows: tuple[Row, ...]
 
-    method: str
-    task: str
-    seed: int
-    steps: tuple[int, ...]
-    success: tuple[float, ...]
-    single: tuple[float | None, ...]
-    episodes: tuple[int, ...]
-    minutes: tuple[float, ...]
-    error: str
-    row: Row
+    @property
+    def row(self) -> Row:
+        """The last row."""
+        return self.rows[-1]
+
+    @property
+    def method(self) -> str:
+        """The algorithm, and its preset unless that is "default": "otpr", "otpr:paper"."""
+        return method_name(self.row.algorithm, self.row.preset)
+
+    @property
+    def task(self) -> str:
+        """Name of the task."""
+        return self.row.task
+
+    @property
+    def seed(self) -> int:
+        """Seed of the run."""
+        return self.row.seed
 
     @property
     def failed(self) -> bool:
-        """Whether the run ended with an error; then it has no success rate, which is not the same as zero."""
+        """Whether the run failed. A failed run has no success rate, which is not the same as a rate of 0."""
         return self.row.status == "failed"
 
     @property
+    def steps(self) -> tuple[int, ...]:
+        """Nominal environment steps of the evaluations; empty if the run failed."""
+        return tuple(row.eval_at for row in self.rows if row.success is not None)
+
+    @property
+    def success(self) -> tuple[float, ...]:
+        """Success rates of the policy as deployed, one for each of `steps`, in [0, 1]."""
+        return tuple(row.success for row in self.rows if row.success is not None)
+
+    @property
+    def minutes(self) -> tuple[float, ...]:
+        """Wall-clock minutes of the run at the end of each evaluation."""
+        return tuple(row.wall_seconds / 60 for row in self.rows)
+
+    @property
     def final(self) -> float:
-        """Success rate of the last evaluation, at the fixed end of the run; never the best one."""
+        """Success rate of the last evaluation, at the fixed end of the run."""
         return self.success[-1]
 
 
@@ -70,7 +84,7 @@ class Study:
 
     @property
     def failures(self) -> list[Run]:
-        """Runs that failed."""
+        """The runs that failed."""
         return [run for run in self.runs if run.failed]
 
     @property
@@ -78,78 +92,98 @@ class Study:
         """The methods that ours is compared with."""
         return [method for method in self.methods if method != OURS]
 
+    @property
+    def labels(self) -> dict[str, str]:
+        """A short name of each method for figures and sentences.
+
+        Of changed fields, more than two are shortened to the first and the last one. Methods that would then
+        share a label keep their full names.
+        """
+        short = {method: _short(method) for method in self.methods}
+        uses = Counter(short.values())
+        return {method: label if uses[label] == 1 else method for method, label in short.items()}
+
     def end(self, task: str) -> int:
-        """The step at which runs on a task end. That of imitation alone, one evaluation, holds until then."""
+        """The step at which the runs on a task end."""
         return max((run.steps[-1] for run in self.runs if run.task == task and not run.failed), default=0)
 
     def missing(self, method: str, task: str) -> int:
-        """Runs that some method has on the task and this one lacks: failed, or not done yet."""
+        """The number of runs that some method has on the task and this one lacks: failed or not yet done."""
         seeds = {run.seed for run in self.runs if run.task == task}
         return len(seeds - {run.seed for run in self.finished(method, task)})
 
-    def group(self, method: str, task: str) -> Group | None:
-        """Final success rates of a method on a task; None if it has no run there."""
-        runs = self.finished(method, task)
-        # settings are alike, and so are the episodes
-        return Group([run.final for run in runs], runs[0].episodes[-1]) if runs else None
+    def pretrained(self, task: str) -> float:
+        """Success of the pre-trained policy, from which our runs on a task start; 0 if there is no run."""
+        return max((run.success[0] for run in self.finished(OURS, task)), default=0.0)
 
-    def groups(self, method: str) -> list[Group] | None:
-        """Final success rates by task; None if a task has no run."""
-        groups = [group for task in self.tasks if (group := self.group(method, task))]
-        return groups if len(groups) == len(self.tasks) else None
+    def rates(self, method: str, task: str) -> FinalRates | None:
+        """Final success rates of a method on a task; None if it has no finished run there."""
+        runs = self.finished(method, task)
+        return FinalRates([run.final for run in runs], runs[0].row.episodes) if runs else None
+
+    def rates_by_task(self, method: str) -> list[FinalRates] | None:
+        """Final success rates of a method on every task; None if it lacks a finished run on one of them."""
+        rates = [found for task in self.tasks if (found := self.rates(method, task))]
+        return rates if len(rates) == len(self.tasks) else None
 
     def spread(self, method: str) -> Spread:
-        """The spread of a method between seeds, over the tasks on which it has runs."""
-        return spread_over_seeds([group for task in self.tasks if (group := self.group(method, task))])
+        """The spread of a method between seeds, over the tasks on which it has finished runs."""
+        return spread_over_seeds([rates for task in self.tasks if (rates := self.rates(method, task))])
 
 
 def method_name(algorithm: str, preset: str) -> str:
-    """What a method is called in tables."""
+    """The name of a method in tables."""
     return algorithm if preset == "default" else f"{algorithm}:{preset}"
 
 
 def newest(rows: Iterable[Row]) -> list[Row]:
-    """Of the rows of a results file those that belong together.
+    """The rows that belong together, out of those of a results file.
 
-    These are, on each task, of the newest base policy, with that of the newest code version of each
-    algorithm, and with that of the newest settings of each preset. Newest is what was started last.
+    For each task these are the rows of the newest base policy, among them those of the newest result version
+    of each algorithm, and among them those of the newest settings of each preset. Newest is what was started
+    last.
     """
     rows = sorted(rows, key=lambda row: row.started)
     base = {row.task: row.base for row in rows}
     rows = [row for row in rows if row.base == base[row.task]]
-    code = {(row.task, row.algorithm): row.code_version for row in rows}
-    rows = [row for row in rows if row.code_version == code[row.task, row.algorithm]]
+    version = {(row.task, row.algorithm): row.result_version for row in rows}
+    rows = [row for row in rows if row.result_version == version[row.task, row.algorithm]]
     settings = {(row.task, row.algorithm, row.preset): row.settings for row in rows}
     return [row for row in rows if row.settings == settings[row.task, row.algorithm, row.preset]]
 
 
 def gather(rows: Iterable[Row]) -> Study:
-    """Put rows together into runs, and check that these may stand in one table.
+    """Group rows into runs, and check that these may share a table.
 
     Raises:
-        OtprError: there is no row; an evaluation is there twice; a run does not start at step 0; runs on one
-            task differ in their base policy or the step they end at, in the code version of one algorithm,
-            or in the settings of one preset.
+        OtprError: there is no row; an evaluation occurs twice; a run does not start at step 0; or runs on one
+            task differ in base policy or final step, runs of one algorithm in result version, or runs of one
+            preset in settings.
     """
-    rows = list(rows)
+    rows = sorted(rows, key=lambda row: row.eval_at)
     if not rows:
         raise OtprError("There are no results yet: run `otpr bench` first.")
-    tasks = tuple(sorted({row.task for row in rows}))
     by_run: dict[tuple[str, str, int], list[Row]] = {}
     for row in rows:
         by_run.setdefault((method_name(row.algorithm, row.preset), row.task, row.seed), []).append(row)
-    methods = tuple(sorted({method for method, _, _ in by_run}, key=_rank))
-    runs = [_run(*key, sorted(group, key=lambda row: row.eval_at)) for key, group in by_run.items()]
-    runs.sort(key=lambda run: (methods.index(run.method), tasks.index(run.task), run.seed))
+    runs = [_checked_run(found) for found in by_run.values()]
+    runs.sort(key=lambda run: (_rank(run.method), run.task, run.seed))
     _check_alike(
-        runs, lambda run: (run.row.algorithm, run.task), lambda run: run.row.code_version, "versions"
+        runs, lambda run: (run.row.algorithm, run.task), lambda run: run.row.result_version, "versions"
     )
     _check_alike(runs, lambda run: (run.method, run.task), lambda run: run.row.settings, "settings")
     _check_alike(runs, lambda run: (run.task,), lambda run: run.row.base, "base policies")
-    trained = [run for run in runs if len(run.steps) > 1]  # imitation alone is one evaluation
+    trained = [run for run in runs if len(run.steps) > 1]  # imitation alone has a single evaluation
     _check_alike(trained, lambda run: (run.task,), lambda run: f"{run.steps[-1]:,}", "final steps")
     suite = ", ".join(dict.fromkeys(row.suite for row in rows))
-    return Study(suite, tasks, methods, tuple(runs))
+    methods = tuple(dict.fromkeys(run.method for run in runs))
+    return Study(suite, tuple(sorted({row.task for row in rows})), methods, tuple(runs))
+
+
+def _short(method: str) -> str:
+    algorithm, preset, *changes = method.split(":") if ":" in method else (method, "default")
+    shown = changes if len(changes) <= 2 else [changes[0], "...", changes[-1]]
+    return " ".join([algorithm if preset == "default" else f"{algorithm}:{preset}", *shown])
 
 
 def _rank(method: str) -> tuple[int, str]:
@@ -157,28 +191,19 @@ def _rank(method: str) -> tuple[int, str]:
     return (ORDER.index(algorithm) if algorithm in ORDER else len(ORDER), f"{algorithm}:{preset}")
 
 
-def _run(method: str, task: str, seed: int, rows: Sequence[Row]) -> Run:
-    what = f"{method} on {task}, seed {seed}"
+def _checked_run(rows: list[Row]) -> Run:
     failed = [row for row in rows if row.status == "failed"]
     if failed:
-        return Run(method, task, seed, (), (), (), (), (), failed[-1].error, failed[-1])
-    steps = tuple(row.eval_at for row in rows)
-    if len(set(steps)) < len(steps):
+        return Run((failed[-1],))
+    run = Run(tuple(rows))
+    what = f"{run.method} on {run.task}, seed {run.seed}"
+    if len(set(run.steps)) < len(rows):
         raise OtprError(f"The results hold an evaluation of {what} twice. Keep one of them.")
-    if steps[0] != 0:
-        raise OtprError(f"The results lack the evaluation of {what} at step 0; its first is at {steps[0]:,}.")
-    return Run(
-        method,
-        task,
-        seed,
-        steps,
-        tuple(row.success for row in rows if row.success is not None),  # it is None in failed rows only
-        tuple(row.success_single for row in rows),
-        tuple(row.episodes for row in rows),
-        tuple(row.wall_seconds / 60 for row in rows),
-        "",
-        rows[-1],
-    )
+    if run.steps[0] != 0:
+        raise OtprError(
+            f"The results lack the evaluation of {what} at step 0; the first is at {run.steps[0]:,}."
+        )
+    return run
 
 
 def _check_alike(
@@ -192,5 +217,5 @@ def _check_alike(
         if len(values) > 1:
             raise OtprError(
                 f"Runs of {' on '.join(names)} have different {what} ({', '.join(sorted(values))}), which "
-                "one table must not mix. Choose the rows of one, or finish the runs of the other."
+                "one table must not mix. Select the rows of one of them, or complete the runs of the other."
             )

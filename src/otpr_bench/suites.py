@@ -1,4 +1,4 @@
-"""Which tasks a benchmark has, by which recipe each one's base policy is made, and what a run may use."""
+"""The tasks of a benchmark, the recipe of each task's base policy, and the budget of its runs."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from otpr.envs import task_spec
 from otpr.errors import OtprError, check_at_least, unknown_name
 
 BAND = (0.2, 0.5)
-"""Success a base policy should have: there is something to build on, and something to gain."""
+"""The success that a base policy should have, so that there is something to build on and to gain."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,9 +24,9 @@ class Recipe:
     chunk_length: int = 4
     # gradient steps of imitation
     updates: int = 3000
-    # of initial conditions, noise, network and batches
+    # seed of initial conditions, noise, network and batches
     recipe_seed: int = 0
-    # held-out episodes over which the base policy's success is measured
+    # held-out episodes that measure the success of the base policy
     base_episodes: int = 100
 
     def __post_init__(self) -> None:
@@ -39,30 +39,37 @@ class Recipe:
 class Budget:
     """What a run may use, the same for every algorithm."""
 
-    # environment steps in all
+    # environment steps of the run
     env_steps: int = 50_000
-    # environment steps between evaluations
-    eval_every: int = 10_000
-    # episodes of an evaluation on the way
+    # environment steps between evaluations; by default a fifth of the run
+    eval_every: int | None = None
+    # episodes of each evaluation but the last
     eval_episodes: int = 30
-    # episodes of the last one
+    # episodes of the last evaluation
     final_eval_episodes: int = 100
-    # episodes a round of interaction, side by side
+    # episodes that a round of interaction runs side by side
     num_envs: int = 8
 
     def __post_init__(self) -> None:
         """Refuse numbers that make no run."""
-        check_at_least(1, self, "env_steps", "eval_every", "eval_episodes", "final_eval_episodes", "num_envs")
+        check_at_least(1, self, "env_steps", "eval_episodes", "final_eval_episodes", "num_envs")
+        if self.eval_every is not None:
+            check_at_least(1, self, "eval_every")
+
+    @property
+    def steps_between_evaluations(self) -> int:
+        """Environment steps between evaluations, >= 1."""
+        return self.eval_every or max(1, self.env_steps // 5)
 
     @property
     def warmup_steps(self) -> int:
-        """Environment steps before learning starts: a trial of few steps is to learn something too."""
+        """Environment steps before learning starts; fewer for short runs, so that they learn as well."""
         return min(2_000, self.env_steps // 5)
 
 
 @dataclasses.dataclass(frozen=True)
 class BenchTask:
-    """A task of a suite."""
+    """A task of a benchmark."""
 
     id: str
     recipe: Recipe
@@ -70,69 +77,63 @@ class BenchTask:
 
 
 @dataclasses.dataclass(frozen=True)
-class Suite:
-    """A list of tasks, run with every algorithm and seed."""
+class BenchSuite:
+    """A named list of tasks, each run with every variant and seed."""
 
     name: str
     tasks: tuple[BenchTask, ...]
 
 
-# a round must be shorter than the steps between evaluations, or some of these would be left out
-_ROBOSUITE = Budget(env_steps=20_000, eval_every=4_000, eval_episodes=20, final_eval_episodes=50, num_envs=4)
+# a round must be shorter than the steps between evaluations, or it would skip some of them
+_ROBOSUITE = Budget(env_steps=20_000, eval_episodes=20, final_eval_episodes=50, num_envs=4)
 _FEW = Budget(env_steps=2_000, eval_every=1_000, eval_episodes=8, final_eval_episodes=16)
 _PEG = BenchTask("metaworld/peg-insert-side-v3", Recipe(10, noise=0.7), Budget())
 _BOX = BenchTask("metaworld/box-close-v3", Recipe(10, noise=0.5), Budget())
 
-SUITES: dict[str, Suite] = {
-    # does everything run? Its numbers mean nothing
-    "smoke": Suite(
-        "smoke",
-        (
-            BenchTask("metaworld/peg-insert-side-v3", Recipe(10, noise=0.7, base_episodes=50), _FEW),
-            BenchTask("metaworld/box-close-v3", Recipe(10, noise=0.5, base_episodes=50), _FEW),
-        ),
+BENCH_SUITES = {
+    # shows that everything runs; its numbers mean nothing
+    "smoke": (
+        BenchTask(_PEG.id, Recipe(10, noise=0.7, base_episodes=50), _FEW),
+        BenchTask(_BOX.id, Recipe(10, noise=0.5, base_episodes=50), _FEW),
     ),
-    # how the recipes were found: docs/bench.md
-    "arena-6": Suite(
-        "arena-6",
-        (
-            BenchTask("metaworld/assembly-v3", Recipe(15, noise=0.4), Budget()),
-            _PEG,
-            _BOX,
-            BenchTask("ogbench/cube-double-task2", Recipe(40, noise=0.2, updates=4000), Budget()),
-            BenchTask("robosuite/can", Recipe(6, noise=0.3), _ROBOSUITE),
-            BenchTask("robosuite/square", Recipe(80, noise=0.1, updates=15_000), _ROBOSUITE),
-        ),
+    # docs/bench.md says how the recipes were found
+    "arena-6": (
+        BenchTask("metaworld/assembly-v3", Recipe(15, noise=0.4), Budget()),
+        _PEG,
+        _BOX,
+        BenchTask("ogbench/cube-double-task2", Recipe(40, noise=0.2, updates=4000), Budget()),
+        BenchTask("robosuite/can", Recipe(6, noise=0.3), _ROBOSUITE),
+        BenchTask("robosuite/square", Recipe(80, noise=0.1, updates=15_000), _ROBOSUITE),
     ),
-    # what the parts of a method are worth: two tasks of arena-6 that leave room above the base and below 100%
-    "ablations": Suite("ablations", (_PEG, _BOX)),
+    # two tasks of arena-6 that leave room above the base policy and below 100%
+    "ablations": (_PEG, _BOX),
 }
-"""The fixed suites; `open_suite` makes one of any tasks."""
+"""The tasks of the fixed suites by name; `open_suite` makes a suite of any tasks."""
 
 OPEN = "open"
 """Name of the suite whose tasks, recipe and budget are given on the command line."""
 
 
-def named_suite(name: str) -> Suite:
+def named_suite(name: str) -> BenchSuite:
     """A fixed suite.
 
     Raises:
-        OtprError: there is none of that name (the message has the nearest one), or a simulator that it needs
-            is not installed.
+        OtprError: there is none of that name (the message suggests the nearest one), or a simulator that it
+            needs is not installed.
     """
-    if name not in SUITES:
-        raise unknown_name("suite", name, [*SUITES, OPEN])
-    for task in SUITES[name].tasks:
+    if name not in BENCH_SUITES:
+        raise unknown_name("suite", name, [*BENCH_SUITES, OPEN])
+    for task in BENCH_SUITES[name]:
         task_spec(task.id)
-    return SUITES[name]
+    return BenchSuite(name, BENCH_SUITES[name])
 
 
-def open_suite(tasks: Sequence[str], recipe: Recipe, budget: Budget) -> Suite:
-    """A suite of any tasks, which share a recipe and a budget.
+def open_suite(tasks: Sequence[str], recipe: Recipe, budget: Budget) -> BenchSuite:
+    """A suite of any tasks that share a recipe and a budget.
 
     Raises:
-        OtprError: there is no task, one twice, an unknown one (the message has the nearest name), or one
-            without a scripted expert, so that the recipe cannot be followed.
+        OtprError: there is no task, a task occurs twice or is unknown (the message suggests the nearest
+            name), or it has no scripted expert to follow the recipe with.
     """
     if not tasks:
         raise OtprError("The suite `open` needs tasks: --tasks metaworld/reach-v3 fetch/push")
@@ -144,4 +145,4 @@ def open_suite(tasks: Sequence[str], recipe: Recipe, budget: Budget) -> Suite:
                 f"Task {task!r} has no scripted expert, and a recipe starts from its demonstrations. "
                 "`otpr info` lists the tasks that have one."
             )
-    return Suite(OPEN, tuple(BenchTask(task, recipe, budget) for task in tasks))
+    return BenchSuite(OPEN, tuple(BenchTask(task, recipe, budget) for task in tasks))

@@ -4,12 +4,14 @@ import shutil
 from pathlib import Path
 
 import pytest
+import tyro
+from tyro.conf import OmitArgPrefixes
 
 from otpr.cli.main import main
 from otpr_bench.bases import load_base
 from otpr_bench.commands import Bench
 from otpr_bench.results import read_results
-from otpr_bench.suites import SUITES, BenchTask, Budget, Recipe, Suite
+from otpr_bench.suites import BENCH_SUITES, BenchTask, Budget, Recipe
 from tiny import AGENT, TASK, files
 
 
@@ -61,10 +63,13 @@ def test_results_that_cannot_be_read_are_said_before_anything_runs(place, capsys
 
 
 def test_an_open_suite_takes_its_recipe_and_budget_from_the_options():
-    suite = Bench(
-        suite="open", tasks=(TASK,), demonstrations=3, noise=0.2, chunk_length=8, updates=50, env_steps=4000
-    )._suite()
-    assert suite.tasks == (BenchTask(TASK, Recipe(3, 0.2, 8, 50), Budget(env_steps=4000, eval_every=800)),)
+    options = "--demonstrations 3 --noise 0.2 --chunk-length 8 --updates 50 --env-steps 4000"
+    bench = tyro.cli(
+        Bench, args=["--suite", "open", "--tasks", TASK, *options.split()], config=(OmitArgPrefixes,)
+    )
+    (task,) = bench._suite().tasks
+    assert task == BenchTask(TASK, Recipe(3, 0.2, 8, 50), Budget(env_steps=4000))
+    assert task.budget.steps_between_evaluations == 800
 
 
 @pytest.mark.slow
@@ -73,11 +78,11 @@ def test_a_real_benchmark_is_stopped_gone_on_with_and_complete(place, monkeypatc
     recipe = Recipe(2, noise=0.1, updates=100, base_episodes=4)
     budget = Budget(env_steps=1200, eval_every=600, eval_episodes=2, final_eval_episodes=4, num_envs=2)
     tasks = tuple(BenchTask(task, recipe, budget) for task in (TASK, "metaworld/reach-v3"))
-    monkeypatch.setitem(SUITES, "smoke", Suite("smoke", tasks))
+    monkeypatch.setitem(BENCH_SUITES, "smoke", tasks)
     small = ":".join(["otpr:default", *AGENT])
     arguments = ["bench", "--algorithms", f"{small},bc", "--seeds", "0"]
     assert main([*arguments, "--budget-minutes", "0.5"]) == 0
-    assert "Not all is done. Go on with:" in capsys.readouterr().out
+    assert "Some runs are left. Continue with:" in capsys.readouterr().out
     assert main(arguments) == 0
     rows = read_results(place / "results" / "bench" / "smoke.parquet")
     steps = {(row.task, row.algorithm): [] for row in rows}

@@ -10,10 +10,10 @@ import pytest
 
 from bench_rows import arena, failed, row, run
 from otpr.errors import OtprError
-from otpr_bench.losses import comparisons, where_ours_loses
+from otpr_bench.aggregates import interquartile_difference
+from otpr_bench.comparisons import comparisons, where_ours_loses
 from otpr_bench.markdown import blocks, markdown, update_page
 from otpr_bench.spread import success
-from otpr_bench.statistics import interquartile_difference
 from otpr_bench.study import gather, method_name, newest
 from otpr_bench.tables import (
     Table,
@@ -67,7 +67,7 @@ def test_methods_are_listed_ours_first_and_presets_beside():
 @pytest.mark.parametrize(
     ("changes", "what"),
     [
-        ({"code_version": "aaaaaaaaaaaa"}, "different versions"),
+        ({"result_version": "aaaaaaaaaaaa"}, "different versions"),
         ({"settings": "aaaaaaaaaaaa"}, "different settings"),
         ({"base": "aaaaaaaaaaaa"}, "different base policies"),
         ({"end": 20_000}, "different final steps"),
@@ -81,10 +81,10 @@ def test_runs_that_do_not_compare_are_refused(changes, what):
 
 def test_other_methods_may_have_other_versions_but_no_other_base_or_end():
     first = run("otpr", [0.3, 0.5])
-    gather([*first, *run("fql", [0.3, 0.5], code_version="aaaaaaaaaaaa")])
+    gather([*first, *run("fql", [0.3, 0.5], result_version="aaaaaaaaaaaa")])
     gather([*first, *run("bc", [0.3])])
     with pytest.raises(OtprError, match="otpr on metaworld/assembly-v3 have different versions"):
-        gather([*first, *run("otpr:paper", [0.3, 0.5], code_version="aaaaaaaaaaaa")])
+        gather([*first, *run("otpr:paper", [0.3, 0.5], result_version="aaaaaaaaaaaa")])
     for changes in ({"base": "aaaaaaaaaaaa"}, {"end": 20_000}):
         with pytest.raises(OtprError, match="must not mix"):
             gather([*first, *run("fql", [0.3, 0.5], **changes)])
@@ -93,7 +93,7 @@ def test_other_methods_may_have_other_versions_but_no_other_base_or_end():
 def test_rows_that_cannot_be_are_refused():
     with pytest.raises(OtprError, match="twice"):
         gather([*run("otpr", [0.3, 0.5]), row()])
-    with pytest.raises(OtprError, match="at step 0; its first is at 50,000"):
+    with pytest.raises(OtprError, match="at step 0; the first is at 50,000"):
         gather([row()])
     with pytest.raises(OtprError, match="no results yet"):
         gather([])
@@ -103,9 +103,9 @@ def test_newest_keeps_what_was_started_last_and_belongs_together():
     def dated(day: int, *of, **changes):
         return run(*of, started=f"2026-11-{day:02}T10:00:00+00:00", **changes)
 
-    old = dated(10, "otpr", [0.3, 0.1], code_version="aaaaaaaaaaaa")
+    old = dated(10, "otpr", [0.3, 0.1], result_version="aaaaaaaaaaaa")
     new = dated(12, "otpr", [0.3, 0.5], seed=1)
-    other = dated(11, "fql", [0.3, 0.4], code_version="bbbbbbbbbbbb")
+    other = dated(11, "fql", [0.3, 0.4], result_version="bbbbbbbbbbbb")
     stale = dated(9, "qc", [0.3, 0.4], base="cccccccccccc")
     paper = dated(8, "otpr:paper", [0.3, 0.0])
     old_paper = dated(7, "otpr:paper", [0.3, 0.0], seed=1, settings="dddddddddddd")
@@ -120,7 +120,7 @@ def test_newest_keeps_what_was_started_last_and_belongs_together():
 def test_success_is_that_of_the_last_evaluation_with_its_seeds_and_gaps():
     study = gather(small())
     table = success_table(study)
-    group = study.group("fql", PEG)
+    group = study.rates("fql", PEG)
     assert group is not None and group.rates == [0.3, 0.31, 0.32]
     _, low, high = success(group, study.spread("fql"))
     assert cell(table, "fql", PEG) == f"31% [{100 * low:.0f}, {100 * high:.0f}] (3)"
@@ -181,6 +181,14 @@ def test_wall_clock_of_several_machines_is_not_passed_off_as_one():
     assert "machines" not in aggregate_table(gather(small())).note
 
 
+def test_runs_with_several_versions_of_packages_are_pointed_out():
+    rows = [*run("otpr", [0.3, 0.5]), *run("fql", [0.3, 0.5], packages="jax 9, numpy 0.0.2")]
+    note = aggregate_table(gather(rows)).note
+    assert note.endswith("The versions of packages differ between the runs on metaworld/assembly-v3.")
+    rows = [*run("otpr", [0.3, 0.5]), *run("fql", [0.3, 0.5], packages="")]
+    assert "packages" not in aggregate_table(gather(rows)).note
+
+
 def test_improvement_compares_ours_with_every_other():
     table = improvement_table(gather(small()))
     # always above on one task, never on the other; the middle half of .3 .31 .32 .8 .8
@@ -194,12 +202,43 @@ def test_comparisons_and_where_ours_loses():
     assert (peg.task, peg.clear, can.clear) == (PEG, True, True)
     assert can.difference.value == pytest.approx(-0.6)
     first, over_all, on_peg, on_can = where_ours_loses(study)
-    assert "clearly behind in 1 of 2 comparisons, clearly ahead in 1, and 0 are undecided" in first
+    assert "clearly ahead in 1 of 2 comparisons, clearly behind in 1, and 0 are undecided" in first
     assert over_all.startswith("Over all tasks")
     assert on_peg == f"{PEG}: behind nobody."
     assert re.fullmatch(
         rf"{CAN}: 20%, behind fql \(80%\) by 60 \[\d+, \d+\] points, 1 of its runs missing\.", on_can
     )
+
+
+def test_methods_at_or_below_the_pretrained_policy_do_not_count_unless_they_are_ahead():
+    rows = []
+    for seed in range(3):
+        for method, end in {"otpr": 0.9, "fql": 0.31, "bc": 0.3, "rlpd": 0.0}.items():
+            rows += run(method, [0.3, end], task=PEG, seed=seed)
+        for method, end in {"otpr": 0.1, "fql": 0.2, "bc": 0.3, "rlpd": 0.0}.items():
+            rows += run(method, [0.3, end], task=CAN, seed=seed)
+    study = gather(rows)
+    assert [study.pretrained(task) for task in (PEG, CAN)] == [0.3, 0.3]
+    counted = {(one.method, one.task) for one in comparisons(study) if one.counts}
+    assert counted == {("fql", PEG), ("fql", CAN), ("bc", CAN)}
+    headline, *_ = where_ours_loses(study)
+    assert "clearly ahead in 1 of 3 comparisons" in headline
+    assert "ends above the task's pre-trained policy (or above otpr); 3 others are left out" in headline
+
+
+def test_labels_show_what_differs_from_the_default():
+    names = ("otpr", "otpr:paper", "otpr:default:a=1", "otpr:default:a=1:b=2:c=3", "fql:default:a=1:b=2")
+    study = gather([one for name in names for one in run(name, [0.3, 0.5])])
+    assert [study.labels[name] for name in names] == [
+        "otpr",
+        "otpr:paper",
+        "otpr a=1",
+        "otpr a=1 ... c=3",
+        "fql a=1 b=2",
+    ]
+    alike = ("otpr:default:a=1:b=2:c=3", "otpr:default:a=1:b=4:c=3")
+    study = gather([one for name in alike for one in run(name, [0.3, 0.5])])
+    assert study.labels == {name: name for name in alike}
 
 
 def test_a_method_that_is_better_everywhere_is_told_over_all_tasks():
@@ -209,12 +248,13 @@ def test_a_method_that_is_better_everywhere_is_told_over_all_tasks():
             rows += run("otpr", [0.3, 0.5 + shift], task=task, seed=round(100 * shift) + seed)
             rows += run("fql", [0.3, 0.8 + shift], task=task, seed=round(100 * shift) + seed)
     study = gather(rows)
-    gap = points(interquartile_difference(*map(study.groups, ("otpr", "fql"))), signed=True)
+    gap = points(interquartile_difference(*map(study.rates_by_task, ("otpr", "fql"))), signed=True)
     assert gap.startswith("-30 [")
     assert improvement_table(study).rows == (("fql", "0.00 [0.00, 0.00]", gap, "0"),)
     over_all = where_ours_loses(study)[1]
     assert re.fullmatch(
-        r"Over all tasks \(51% \[\d+, \d+\]\) behind fql by 30 \[\d+, \d+\] points in interquartile mean\.",
+        r"Over all tasks \(51% \[\d+, \d+\]\) otpr is behind fql by 30 \[\d+, \d+\] points in "
+        r"interquartile mean\.",
         over_all,
     )
 

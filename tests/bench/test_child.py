@@ -28,7 +28,7 @@ def main(command):
     place.joinpath("ready").touch()
     time.sleep(60)
 sys.modules["otpr.cli.main"] = types.SimpleNamespace(main=main)
-import otpr
+import otpr.cli
 otpr.cli.main = sys.modules["otpr.cli.main"]
 sys.exit(child.main(sys.argv[2:]))
 """

@@ -7,8 +7,8 @@ import pytest
 
 from otpr.errors import OtprError
 from otpr_bench.bases import Base
-from otpr_bench.jobs import Job, Method, make_jobs, parse_methods, parse_seeds
-from otpr_bench.suites import SUITES, Budget, Recipe, named_suite, open_suite
+from otpr_bench.jobs import Job, Variant, make_jobs, parse_seeds, parse_variants
+from otpr_bench.suites import Budget, Recipe, named_suite, open_suite
 
 PEG = "metaworld/peg-insert-side-v3"
 BASE = Base(PEG, Path("/data"), Path("/policy"), 0.3, 100, "b" * 12)
@@ -41,11 +41,11 @@ def test_bad_seeds(text, message):
 
 
 def test_methods():
-    methods = parse_methods("otpr, otpr:paper,otpr:default:epsilon=0.1:candidates=1")
+    methods = parse_variants("otpr, otpr:paper,otpr:default:epsilon=0.1:candidates=1")
     assert methods == (
-        Method("otpr"),
-        Method("otpr", "paper"),
-        Method("otpr", "default", ("epsilon=0.1", "candidates=1")),
+        Variant("otpr"),
+        Variant("otpr", "paper"),
+        Variant("otpr", "default", ("epsilon=0.1", "candidates=1")),
     )
     assert [str(method) for method in methods] == [
         "otpr",
@@ -69,12 +69,12 @@ def test_methods():
 )
 def test_bad_methods(text, message):
     with pytest.raises(OtprError, match=message):
-        parse_methods(text)
+        parse_variants(text)
 
 
 def job(**changes: object) -> Job:
     suite = open_suite([PEG], Recipe(), Budget())
-    (plain,) = make_jobs(suite, [Method("otpr")], [0], lambda algorithm, task: "1")
+    (plain,) = make_jobs(suite, [Variant("otpr")], [0])
     return dataclasses.replace(plain, **changes)
 
 
@@ -83,9 +83,9 @@ def test_runs_that_differ_in_anything_have_keys_and_folders_of_their_own():
     jobs = [
         job(),
         job(seed=1),
-        job(code_version="2"),
-        job(method=Method("otpr", "paper")),
-        job(method=Method("otpr", "default", ("epsilon=0.1",))),
+        job(result_version="2"),
+        job(variant=Variant("otpr", "paper")),
+        job(variant=Variant("otpr", "default", ("epsilon=0.1",))),
         job(task=budget),
     ]
     others = [dataclasses.replace(BASE, hash="a" * 12)] + [BASE] * len(jobs)
@@ -95,7 +95,7 @@ def test_runs_that_differ_in_anything_have_keys_and_folders_of_their_own():
 
 
 def test_the_command_of_a_run():
-    command = job(seed=3, method=Method("otpr", "paper", ("epsilon=0.1",))).arguments(Path("run"), BASE)
+    command = job(seed=3, variant=Variant("otpr", "paper", ("epsilon=0.1",))).arguments(Path("run"), BASE)
     assert " ".join(command) == (
         "finetune --policy /policy --data /data --run-dir run --seed 3 --preset paper --algorithm otpr "
         f"--task {PEG} --env-steps 50000 --warmup-steps 2000 --num-envs 8 --eval-every 10000 "
@@ -105,7 +105,7 @@ def test_the_command_of_a_run():
 
 
 def test_a_method_that_does_not_learn_is_the_evaluation_of_its_base():
-    assert "--no-base-evaluation" not in job(method=Method("bc")).arguments(Path("run"), BASE)
+    assert "--no-base-evaluation" not in job(variant=Variant("bc")).arguments(Path("run"), BASE)
 
 
 def test_few_steps_have_a_shorter_warm_up():
@@ -129,12 +129,8 @@ def test_the_arena():
         budget = task.budget
         slow = task.id.startswith("robosuite")
         assert (budget.env_steps, budget.final_eval_episodes) == ((20_000, 50) if slow else (50_000, 100))
-        assert budget.eval_every * 5 == budget.env_steps
+        assert budget.steps_between_evaluations * 5 == budget.env_steps
         assert task.recipe.base_episodes == 100
-
-
-def test_suites_are_known_by_their_names():
-    assert all(name == suite.name for name, suite in SUITES.items())
 
 
 @pytest.mark.parametrize(

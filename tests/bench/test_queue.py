@@ -3,6 +3,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -14,14 +15,16 @@ from typing import Any
 
 import fake_finetune
 import pytest
+from rich.console import Console
 
 from otpr.errors import OtprError
 from otpr.training.lock import RunLock
-from otpr_bench.jobs import Job, make_jobs, parse_methods, parse_seeds, plain_name
+from otpr_bench import result_versions
+from otpr_bench.jobs import Job, make_jobs, parse_seeds, parse_variants, plain_name
 from otpr_bench.plan import START_SECONDS, Timing
 from otpr_bench.queue import Patience, Queue
-from otpr_bench.results import Row, read_results
-from otpr_bench.suites import Budget, Recipe, Suite, open_suite
+from otpr_bench.results import Row, add_rows, read_results
+from otpr_bench.suites import Budget, Recipe, open_suite
 
 FAKE = Path(fake_finetune.__file__)
 PEG, PUSH = "metaworld/peg-insert-side-v3", "metaworld/push-v3"
@@ -35,7 +38,6 @@ class Bench:
 
     folder: Path
     behaviour: dict[str, Any] = dataclasses.field(default_factory=dict)
-    version: Callable[[str, str], str] = lambda algorithm, task: f"{algorithm}-1"
     tasks: tuple[str, ...] = (PEG,)
     recipe: Recipe = dataclasses.field(default_factory=Recipe)
     budget: Budget = BUDGET
@@ -50,15 +52,15 @@ class Bench:
         return [sys.executable, str(FAKE), str(self.folder / "calls"), json.dumps(self.behaviour)]
 
     def jobs(self, algorithms: str = "otpr", seeds: str = "0") -> list[Job]:
-        suite: Suite = open_suite(self.tasks, self.recipe, self.budget)
-        return make_jobs(suite, parse_methods(algorithms), parse_seeds(seeds), self.version)
+        suite = open_suite(self.tasks, self.recipe, self.budget)
+        return make_jobs(suite, parse_variants(algorithms), parse_seeds(seeds))
 
     def queue(self, algorithms: str = "otpr", seeds: str = "0", **settings: Any) -> Queue:
         for job in self.jobs(algorithms, seeds):
             folder = self.folder / "bench" / "bases" / plain_name(job.task.id)
             if self.has_bases and not folder.exists():
                 fake_finetune.base(str(folder), job.task.id, json.dumps(dataclasses.asdict(self.recipe)), 0.3)
-        settings = {"patience": QUICK, "version": self.version, "command": self.command} | settings
+        settings = {"patience": QUICK, "command": self.command} | settings
         return Queue(
             self.jobs(algorithms, seeds), folder=self.folder / "bench", results=self.results, **settings
         )
@@ -108,7 +110,7 @@ def test_a_run_has_a_row_for_each_evaluation_and_one_for_the_base(bench):
     assert [row.episodes for row in rows] == [100, 10, 10, 10, 10, 10]
     assert [row.wall_seconds for row in rows] == [0, 2.5, 4.5, 6.5, 8.5, 10.5]  # the evaluation itself counts
     assert {row.status for row in rows} == {"done"}
-    assert {(row.suite, row.code_version, row.error) for row in rows} == {("open", "otpr-1", "")}
+    assert {(row.suite, row.result_version, row.error) for row in rows} == {("open", "1.1", "")}
     assert len(rows[0].base) == len(rows[0].settings) == 12
 
 
@@ -126,11 +128,40 @@ def test_done_runs_are_skipped(bench):
     assert [option(call, "--seed") for call in bench.calls()] == ["2"]
 
 
-def test_another_version_of_the_code_runs_anew_and_keeps_the_old_rows(bench):
+@pytest.mark.parametrize(
+    ("versions", "name", "raised"),
+    [("ALGORITHM_VERSIONS", "otpr", "2.1"), ("SIMULATOR_VERSIONS", "metaworld", "1.2")],
+)
+def test_a_raised_result_version_runs_anew_and_keeps_the_old_rows(bench, monkeypatch, versions, name, raised):
+    bench.queue("otpr,bc").run()
+    bench.calls()
+    monkeypatch.setitem(getattr(result_versions, versions), name, 2)
+    bench.queue("otpr,bc").run()
+    found = [row.result_version for row in bench.rows() if (row.algorithm, row.eval_at) == ("otpr", 1000)]
+    assert found == ["1.1", raised]
+    assert len(bench.calls()) == (1 if name == "otpr" else 2)
+
+
+def test_rows_that_a_hash_identifies_are_another_version_of_their_method(bench):
     bench.queue().run()
-    bench.version = lambda algorithm, task: f"{algorithm}-2"
+    bench.calls()
+    rows = [dataclasses.replace(row, result_version="0123456789ab") for row in bench.rows()]
+    bench.results.unlink()
+    shutil.rmtree(bench.folder / "bench" / "runs")
+    add_rows(bench.results, rows)
     bench.queue().run()
-    assert [row.code_version for row in bench.rows() if row.eval_at == 1000] == ["otpr-1", "otpr-2"]
+    assert len(bench.calls()) == 1
+    assert {row.result_version for row in bench.rows()} == {"0123456789ab", "1.1"}
+
+
+def test_other_packages_are_recorded_and_make_no_other_run(bench, monkeypatch):
+    bench.queue().run()
+    bench.calls()
+    assert re.search(r"^jax [\d.]+, .*, metaworld [\d.]+$", bench.rows()[0].packages)
+    monkeypatch.setattr("otpr_bench.records.package_versions", lambda task: "jax 0.0")
+    bench.queue(seeds="0..1").run()
+    assert [option(call, "--seed") for call in bench.calls()] == ["1"]
+    assert {row.packages for row in bench.rows(seed=1)} == {"jax 0.0"}
 
 
 def test_other_settings_run_anew(bench):
@@ -360,15 +391,6 @@ def test_a_moved_benchmark_begins_its_unfinished_runs_anew(bench):
     assert ["--resume" in call for call in bench.calls()] == [False]
 
 
-def test_nothing_is_started_once_the_sources_have_changed(bench, capsys):
-    versions = iter(["otpr-1", "otpr-2"])
-    queue = bench.queue(seeds="0..2", version=lambda algorithm, task: next(versions))
-    assert not queue.run()
-    assert "sources were changed" in capsys.readouterr().out
-    assert len(bench.calls()) == 1
-    assert bench.rows(seed=0)[-1].status == "done"
-
-
 # ------------------------------------------------------------------------------------------------------ bases
 
 
@@ -442,10 +464,8 @@ def test_the_plan_says_what_is_done_to_do_and_failed_and_how_long_it_takes(bench
     bench.tasks = (PEG, PUSH)
     plan = bench.queue(seeds="0..1").plan()
     assert list(plan.states.values()) == ["to do"] * 4
-    assert plan.forecast() == (
-        "4 runs are left; how long they take is not known: no run of that algorithm and task is done on this "
-        "machine yet."
-    )
+    never = "no run of that algorithm and task has been completed on this machine."
+    assert plan.forecast() == f"4 runs are left; how long they take is not known: {never}"
     bench.behaviour = {"1": "fail"}
     bench.tasks = (PEG,)
     bench.queue(seeds="0..1").run()
@@ -455,9 +475,16 @@ def test_the_plan_says_what_is_done_to_do_and_failed_and_how_long_it_takes(bench
     assert [plan.states[job] for job in queue._jobs] == ["done", "to do", "failed", "to do", "to do", "to do"]
     # a run took 10.5 seconds and is given 20 more to start
     assert plan.forecast() == (
-        "4 runs are left: about 1 min with 2 side by side, and 3 of them on top that cannot be timed: no run "
-        "of that algorithm and task is done on this machine yet."
+        "4 runs are left: about 1 min with 2 side by side, and the time of 3 of them, which is not known: "
+        + never
     )
+    table = Console(width=100)
+    with table.capture() as shown:
+        table.print(plan.table())
+    assert [line.split() for line in shown.get().splitlines()[1:]] == [
+        [PEG, "30%", "1", "0", "1", "1"],
+        [PUSH, "30%", "0", "0", "3", "0"],
+    ]
 
 
 def test_a_run_without_environment_steps_takes_as_long_whatever_the_budget(bench):

@@ -7,7 +7,7 @@ import pytest
 from scipy import stats
 
 from otpr.training.intervals import newcombe_interval, wilson_interval
-from otpr_bench.spread import Group, Spread, difference, draw_studies, spread_over_seeds, success
+from otpr_bench.spread import FinalRates, Spread, difference, draw_studies, spread_over_seeds, success
 
 UNKNOWN = Spread(0.0, 0.0)
 
@@ -18,18 +18,18 @@ def studies(seed: int, *, share: float, means: tuple[float, ...], seeds: int, ru
     scale = 1 / share - 1
     for _ in range(runs):
         true = [rng.beta(mean * scale, (1 - mean) * scale, seeds) for mean in means]
-        yield [Group(list(rng.binomial(50, task) / 50), 50) for task in true]
+        yield [FinalRates(list(rng.binomial(50, task) / 50), 50) for task in true]
 
 
 # ------------------------------------------------------------------------------------------- the spread
 
 
 def test_spread_is_the_variance_over_what_it_could_be_at_most():
-    share, freedom = spread_over_seeds([Group([0.2, 0.4, 0.6], 10)])
+    share, freedom = spread_over_seeds([FinalRates([0.2, 0.4, 0.6], 10)])
     assert share == pytest.approx(0.04 / (0.4 * 0.6 + 0.04 / 3))
     assert freedom == pytest.approx(2)
     # every run always or never: as much as there can be
-    assert spread_over_seeds([Group([0.0, 1.0], 10)]).share == pytest.approx(1)
+    assert spread_over_seeds([FinalRates([0.0, 1.0], 10)]).share == pytest.approx(1)
 
 
 def test_spread_of_runs_that_are_alike_is_that_of_their_episodes():
@@ -48,21 +48,21 @@ def test_spread_finds_the_true_one_with_two_seeds(share: float):
 
 
 def test_tasks_that_tell_little_add_few_degrees_of_freedom():
-    alike = [Group([0.4, 0.5], 50)] * 3
+    alike = [FinalRates([0.4, 0.5], 50)] * 3
     assert spread_over_seeds(alike).freedom == pytest.approx(3)
-    assert spread_over_seeds([alike[0], *[Group([0.0, 0.0], 50)] * 5]).freedom == pytest.approx(1)
+    assert spread_over_seeds([alike[0], *[FinalRates([0.0, 0.0], 50)] * 5]).freedom == pytest.approx(1)
 
 
 @pytest.mark.parametrize("rates", [[[0.4], [0.5]], [[0.0, 0.0], [1.0, 1.0]], []])
 def test_spread_is_unknown_where_nothing_tells_it(rates: list[list[float]]):
-    assert spread_over_seeds([Group(task, 50) for task in rates]) == UNKNOWN
+    assert spread_over_seeds([FinalRates(task, 50) for task in rates]) == UNKNOWN
 
 
 # ------------------------------------------------------------------------------------------- success
 
 
 def test_success_solves_the_equation_of_the_score_interval():
-    group, spread = Group([0.3, 0.5, 0.7], 100), Spread(0.2, 5)
+    group, spread = FinalRates([0.3, 0.5, 0.7], 100), Spread(0.2, 5)
     estimate = success(group, spread)
     assert estimate.value == pytest.approx(0.5)
     for end in (estimate.low, estimate.high):
@@ -72,8 +72,8 @@ def test_success_solves_the_equation_of_the_score_interval():
 
 @pytest.mark.parametrize("spread", [UNKNOWN, Spread(0.0, 5), Spread(0.001, 5)])
 def test_success_is_never_surer_than_wilsons_interval_of_one_evaluation(spread: Spread):
-    assert success(Group([1.0] * 3, 50), spread)[1:] == pytest.approx(wilson_interval(50, 50))
-    assert success(Group([0.4], 50), spread)[1:] == pytest.approx(wilson_interval(20, 50))
+    assert success(FinalRates([1.0] * 3, 50), spread)[1:] == pytest.approx(wilson_interval(50, 50))
+    assert success(FinalRates([0.4], 50), spread)[1:] == pytest.approx(wilson_interval(20, 50))
 
 
 @pytest.mark.parametrize("seeds", [2, 3])
@@ -100,9 +100,9 @@ def test_success_covers_the_truth_where_others_do_not(seeds: int, share: float):
 
 def test_no_run_has_no_success():
     with pytest.raises(ValueError, match="at least one run"):
-        success(Group([], 10), UNKNOWN)
+        success(FinalRates([], 10), UNKNOWN)
     with pytest.raises(ValueError, match="at least one run"):
-        difference(Group([0.5], 10), UNKNOWN, Group([], 10), UNKNOWN)
+        difference(FinalRates([0.5], 10), UNKNOWN, FinalRates([], 10), UNKNOWN)
 
 
 # ------------------------------------------------------------------------------------------- differences
@@ -119,7 +119,7 @@ NEWCOMBE = [
 @pytest.mark.parametrize(("counts", "published"), NEWCOMBE)
 def test_difference_of_single_runs_is_newcombes(counts: tuple[int, ...], published: tuple[float, float]):
     a, m, b, n = counts
-    estimate = difference(Group([a / m], m), UNKNOWN, Group([b / n], n), UNKNOWN)
+    estimate = difference(FinalRates([a / m], m), UNKNOWN, FinalRates([b / n], n), UNKNOWN)
     assert estimate[1:] == pytest.approx(published, abs=5e-5)
     assert newcombe_interval(a / m, wilson_interval(a, m), b / n, wilson_interval(b, n)) == pytest.approx(
         published, abs=5e-5
@@ -127,7 +127,7 @@ def test_difference_of_single_runs_is_newcombes(counts: tuple[int, ...], publish
 
 
 def test_difference_is_antisymmetric_and_bounded():
-    ours, theirs, spread = Group([0.9, 0.95, 1.0], 50), Group([0.0, 0.05, 0.3], 50), Spread(0.1, 4)
+    ours, theirs, spread = FinalRates([0.9, 0.95, 1.0], 50), FinalRates([0.0, 0.05, 0.3], 50), Spread(0.1, 4)
     one, two = difference(ours, spread, theirs, UNKNOWN), difference(theirs, UNKNOWN, ours, spread)
     assert (one.value, one.low, one.high) == pytest.approx((-two.value, -two.high, -two.low))
     assert one.high <= 1
@@ -139,7 +139,11 @@ def test_difference_is_antisymmetric_and_bounded():
 
 
 def test_drawn_studies_have_the_means_and_the_spread_of_the_groups():
-    groups = [Group([0.2, 0.4, 0.3] * 10, 50), Group([0.9, 0.8] * 10, 50), Group([0.0, 0.0], 50)]
+    groups = [
+        FinalRates([0.2, 0.4, 0.3] * 10, 50),
+        FinalRates([0.9, 0.8] * 10, 50),
+        FinalRates([0.0, 0.0], 50),
+    ]
     drawn = draw_studies(groups, np.random.default_rng(0), 4000)
     assert drawn is not None
     share, freedom = spread_over_seeds(groups)
@@ -154,4 +158,4 @@ def test_drawn_studies_have_the_means_and_the_spread_of_the_groups():
 
 
 def test_nothing_is_drawn_of_an_unknown_spread():
-    assert draw_studies([Group([0.4], 50)], np.random.default_rng(0), 10) is None
+    assert draw_studies([FinalRates([0.4], 50)], np.random.default_rng(0), 10) is None

@@ -11,7 +11,7 @@ import pytest
 
 from otpr.agents import agent_config, algorithm_names, preset_names
 from otpr.cli.finetune import Finetune
-from otpr.cli.main import main
+from otpr.cli.main import COMMANDS, main
 
 EVERY = [(algorithm, preset) for algorithm in algorithm_names() for preset in preset_names(algorithm)]
 
@@ -20,22 +20,32 @@ EVERY = [(algorithm, preset) for algorithm in algorithm_names() for preset in pr
 def parsed(monkeypatch: pytest.MonkeyPatch) -> list[Finetune]:
     """The commands that would have been run."""
     commands: list[Finetune] = []
-    monkeypatch.setattr(Finetune, "run", commands.append)
+    monkeypatch.setattr(Finetune, "run", lambda command: commands.append(command))
     return commands
 
 
 def helped(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> dict[str, tuple[str, str]]:
     """What the help says of each option: its words, and its default."""
     assert main([*arguments, "--help"]) == 0
-    lines = re.findall(r"^│ (.*?) *│$", capsys.readouterr().out, re.MULTILINE)
+    lines = [line.strip("│╭╰─╮╯ ") for line in capsys.readouterr().out.split("\n")]  # in a box, or not
     options: dict[str, tuple[str, str]] = {}
-    for part in re.split(r"(?:^|\n)(?=-)", "\n".join(lines)):
-        words = " ".join(part.split())
-        if found := re.match(
-            r"--(\S+)(?: (?:\{\S+\}|\[.*?\]\]|[A-Z]+)(?:\|[A-Z]+)?)? ?(.*)\(default: (.*)\)$", words
-        ):
-            options[found[1]] = (found[2].strip(), found[3])
+    for part in re.split(r"\n(?=--[a-z]|-h,)", "\n".join(lines))[1:]:
+        value = r"(?:(?:\{\S+\}|\[.*?\]\]|[A-Z]+)(?:\|[A-Z]+)?)"
+        found = re.match(
+            rf"(?:-h, )?--([a-z-]+) ?{value}? ?(.*?)(?:\((?:default: (.*)|required)\))?$",
+            " ".join(part.split()),
+        )
+        assert found is not None, part
+        options[found[1]] = (found[2].strip(), found[3])
     return options
+
+
+@pytest.mark.parametrize("command", [*COMMANDS, "data inspect", "data convert", "policy inspect"])
+def test_help_explains_every_option(command: str, capsys: pytest.CaptureFixture[str]):
+    options = helped(command.split(), capsys)
+    assert options.pop("help")[0].startswith("show this help message and exit")
+    assert [name for name, (text, _) in options.items() if len(text) <= 10] == []
+    assert options or command in ("data", "policy")
 
 
 @pytest.mark.parametrize(("algorithm", "preset"), EVERY)
@@ -45,10 +55,11 @@ def test_help_lists_every_setting_with_its_comment_and_the_presets_value(
     settings = agent_config(algorithm, preset)
     options = helped(["finetune", algorithm, "--preset", preset], capsys)
     for field in dataclasses.fields(settings):
-        text, default = options[field.name.replace("_", "-")]
+        _, default = options[field.name.replace("_", "-")]
         value = getattr(settings, field.name)
         assert default == (str(value).lower() if isinstance(value, bool) else str(value))
-        assert len(text) > 10, f"{field.name} is not explained"
+    unexplained = [name for name, (text, _) in options.items() if len(text) <= 10]
+    assert unexplained == []
 
 
 def test_comments_of_settings_are_their_help(capsys: pytest.CaptureFixture[str]):
@@ -105,7 +116,7 @@ REFUSED = [
     (["fql", "--algorithm", "dql"], "Give one algorithm; given dql and fql."),
     (["--algorithm"], "--algorithm needs a name after it."),
     (["--preset", "papr"], "Unknown preset of otpr 'papr'. Did you mean 'paper'?"),
-    (["--epsilonn", "3"], "Unknown option of `otpr finetune otpr`: '--epsilonn'. Did you mean '--epsilon'?"),
+    (["--epsilonn", "3"], "Unknown option of `otpr finetune otpr`: '--epsilonn'. Did you mean '--epsilon'"),
     (["fql", "--apha=3"], "Unknown option of `otpr finetune fql`: '--apha'. Did you mean '--alpha'"),
     (["--epsilon", "-1"], "epsilon must be a positive number, got -1.0."),
     (

@@ -11,9 +11,9 @@ from PIL import Image
 
 from otpr.cli.main import main
 from otpr.data.convert.sources import open_source
+from otpr.data.datasets import read_dataset, write_dataset
 from otpr.data.episodes import Episode
 from otpr.data.inspect import SAMPLE, Moments, _Reservoir, inspect
-from otpr.data.minari_io import read_dataset, write_dataset
 from otpr.data.picture import draw
 from otpr.errors import OtprError
 from otpr.spec import Spec

@@ -7,9 +7,9 @@ import warnings
 import numpy as np
 import pytest
 
+from otpr.data.datasets import write_dataset
 from otpr.data.episodes import Episode
 from otpr.data.loading import DataConfig, comparable
-from otpr.data.minari_io import write_dataset
 from otpr.envs import task_spec
 from otpr.errors import OtprError
 from otpr.spec import Entry, Spec
@@ -167,7 +167,7 @@ def test_a_task_of_dictionaries_says_which_parts_of_a_foreign_set_are_read(tmp_p
     from minari import create_dataset_from_buffers
     from minari.data_collector import EpisodeBuffer
 
-    from otpr.data.minari_io import read_dataset
+    from otpr.data.datasets import read_dataset
 
     box = gymnasium.spaces.Box(-9, 9, (3,), np.float32)
     space = gymnasium.spaces.Dict(

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from otpr.data.collect import collect
-from otpr.data.minari_io import read_dataset, write_dataset
+from otpr.data.datasets import read_dataset, write_dataset
 from otpr.data.seeds import evaluation_seed
 from otpr.envs import ChunkedVectorEnv, list_tasks, make_env, make_expert
 

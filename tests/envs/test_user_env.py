@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from otpr.cli.main import main
-from otpr.data.minari_io import read_dataset
+from otpr.data.datasets import read_dataset
 from otpr.envs import ChunkedVectorEnv, make_env, make_expert, task_spec
 from otpr.errors import OtprError
 from otpr.spec import Entry, Spec

@@ -174,6 +174,8 @@ class TestRelaxedColumns:
 
         def deviation(relaxation: float) -> float:
             settings = {"method": method, "column_relaxation": relaxation, "tolerance": 0.07}
+            if method == "ascent":  # whose steps are noisier
+                settings |= {"block": 128, "batch": 128, "learning_rate": 1e-3}
             found = run(new(), jax.random.key(1), max_passes=20, **settings)
             H = found.compatibility(states, actions)
             exact = solve_discrete(cost(states, actions), EPSILON, column_relaxation=relaxation)
@@ -189,11 +191,30 @@ class TestRelaxedColumns:
         assert 0.05 < deviation(1.0) < 0.15 < deviation(10.0) < 0.25
 
     def test_potentials_are_forgotten_by_a_change_of_the_relaxation(self) -> None:
-        """Potentials of exact columns do not count as converged for relaxed ones."""
+        """Potentials of exact columns do not count as converged for relaxed ones, good as their rows are."""
         solution = run(
-            fitted("regression").potentials, jax.random.key(2), column_relaxation=np.inf, max_passes=0
-        )
+            fitted("regression").potentials, jax.random.key(2),
+            column_relaxation=np.inf, tolerance=0.13, max_passes=0,
+        )  # fmt: skip
+        assert solution.row_error < 0.13 < solution.column_error
         assert not solution.converged
+
+
+@pytest.mark.parametrize("relaxation", [0.0, 10.0])
+def test_the_larger_error_decides_and_not_the_mean(relaxation: float) -> None:
+    potentials, key = fitted("regression").potentials, jax.random.key(2)
+    if relaxation:
+        potentials = run(new(), key, column_relaxation=relaxation, tolerance=0.0, max_passes=2).potentials
+
+    def judged(tolerance: float):
+        return run(potentials, key, column_relaxation=relaxation, tolerance=tolerance, max_passes=0)
+
+    errors = judged(0.0)
+    larger = max(float(errors.row_error), float(errors.column_error))
+    between = (float(errors.marginal_error) + larger) / 2
+    assert errors.marginal_error < between < larger
+    assert not judged(between).converged
+    assert judged(1.01 * larger).converged
 
 
 @pytest.mark.parametrize(

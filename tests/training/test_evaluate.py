@@ -9,6 +9,7 @@ import pytest
 from scipy.stats import binomtest
 
 from otpr.data.seeds import evaluation_seed
+from otpr.spec import Spec
 from otpr.training.evaluate import Evaluation, evaluate
 
 CHUNK = 4
@@ -22,12 +23,12 @@ class ToyEnv:
         self.broken: dict[int, str] = {}
         self.resets: list[list[int | None]] = []
 
-    def reset(self, seeds: list[int | None]) -> np.ndarray:
+    def reset(self, seeds: list[int | None]) -> dict[str, np.ndarray]:
         assert len(seeds) == self.num_envs
         self.resets.append(seeds)
         self.seeds = [-1 if seed is None else seed for seed in seeds]
         self.left = [0 if seed is None else 5 + seed for seed in seeds]
-        return np.float32(self.seeds)[:, None]
+        return {"state": np.float32(self.seeds)[:, None]}
 
     def step(self, chunks: np.ndarray) -> Any:
         steps = np.minimum(self.left, CHUNK)
@@ -35,7 +36,7 @@ class ToyEnv:
         self.left = list(self.left - steps)
         solved = over & (np.array(self.seeds) % 2 == 0)
         return SimpleNamespace(
-            observations=np.repeat(np.float32(self.seeds)[:, None, None], CHUNK, axis=1),
+            observations={"state": np.repeat(np.float32(self.seeds)[:, None, None], CHUNK, axis=1)},
             rewards=np.zeros((self.num_envs, CHUNK), np.float32),
             steps=steps,
             terminated=solved,
@@ -45,11 +46,14 @@ class ToyEnv:
 
 
 class ToyPolicy:
-    """Finds no positive compatibility where the observation, which is the seed, is 1."""
+    """Reports 1 where the observation, which is the seed, is 1, and else 0."""
+
+    spec = Spec.flat(1, 2, horizon=CHUNK, execute=CHUNK)
 
     def act_batch(self, observations, keys):
-        assert observations.shape[0] == keys.shape[0]
-        return jnp.zeros((observations.shape[0], CHUNK, 2)), observations[:, 0] == 1
+        state = observations["state"]
+        assert state.shape == (keys.shape[0], 1, 1)
+        return jnp.zeros((len(state), CHUNK, 2)), {"toy/one": (state[:, 0, 0] == 1).astype(jnp.float32)}
 
 
 @pytest.mark.parametrize("num_envs", [1, 2, 5, 8])
@@ -61,15 +65,16 @@ def test_numbers_are_those_of_the_episodes_however_many_run_side_by_side(num_env
     assert outcome.episodes == 5
     assert outcome.success_rate == 3 / 5
     assert outcome.mean_length == np.mean([5, 6, 7, 8, 9])
-    # 2 + 2 + 2 + 2 + 3 decisions, those of seed 1 without a positive compatibility
-    assert outcome.zero_compatibility == pytest.approx(2 / 11)
+    # 2 + 2 + 2 + 2 + 3 decisions, two of them of seed 1
+    assert outcome.metrics == pytest.approx({"toy/one": 2 / 11})
+    assert outcome.execute == CHUNK
     assert sum(finished) == 5
     seeds = [seed for wave in env.resets for seed in wave if seed is not None]
     assert seeds == [evaluation_seed(i) for i in range(5)]
 
 
 def test_interval_is_wilsons():
-    outcome = Evaluation(37, 100, 150.0, 0.0)
+    outcome = Evaluation(37, 100, 150.0, 4, {})
     expected = binomtest(37, 100).proportion_ci(confidence_level=0.95, method="wilson")
     assert tuple(outcome.interval) == pytest.approx((expected.low, expected.high))
     assert str(outcome) == "37% (37 of 100; 95%: 28% to 47%)"

@@ -12,16 +12,30 @@ import numpy as np
 import pytest
 
 from otpr.agents import agent_config
+from otpr.agents.otpr.compatibility import ZERO
+from otpr.data.datasets import read_dataset
 from otpr.data.seeds import training_seed
 from otpr.envs import ChunkedVectorEnv
 from otpr.errors import OtprError
+from otpr.policies.encoder import encode
 from otpr.policies.policy import load_policy
 from otpr.training import checkpoints, learning
 from otpr.training.evaluate import evaluate
 from otpr.training.finetune import FineTuning, LoopConfig
 from otpr.training.run_directory import RunDirectory, read_rows
 from otpr.training.stopping import Stopped
-from tiny import AGENT, LOOP, POLICY, TASK, arrays, assert_same_arrays, demonstrations, policy, weights
+from tiny import (
+    AGENT,
+    LOOP,
+    POLICY,
+    TASK,
+    arrays,
+    assert_same_arrays,
+    demonstrations,
+    files,
+    policy,
+    weights,
+)
 
 BASE = policy()
 TIMES = {"seconds", "eval/seconds", "wall_seconds"}
@@ -42,7 +56,7 @@ class InterruptedEnv(ChunkedVectorEnv):
 
 @pytest.fixture(scope="module")
 def env() -> Iterator[InterruptedEnv]:
-    with InterruptedEnv(TASK, LOOP["num_envs"], POLICY["chunk_length"], processes=False) as env:
+    with InterruptedEnv(TASK, LOOP["num_envs"], POLICY["horizon"], processes=False) as env:
         yield env
 
 
@@ -51,7 +65,9 @@ def uninterrupted_env(env: InterruptedEnv) -> None:
     env.chunks, env.interrupt_at = 0, None
 
 
-def sit(path: Path, env: ChunkedVectorEnv, *, resume: bool = False, seed: int = 0) -> FineTuning:
+def sit(
+    path: Path, env: ChunkedVectorEnv, *, resume: bool = False, seed: int = 0, changes: tuple[str, ...] = ()
+) -> FineTuning:
     """One sitting of a run: as the command does it, to its end or to the first signal."""
     loop = LoopConfig(**LOOP)
     config = {"seed": seed, "loop": LOOP}
@@ -62,7 +78,7 @@ def sit(path: Path, env: ChunkedVectorEnv, *, resume: bool = False, seed: int = 
             task=TASK,
             preset="default",
             seed=seed,
-            agent=agent_config("otpr", "default", AGENT),
+            agent=agent_config("otpr", "default", (*AGENT, *changes)),
             loop=loop,
             run=run,
             env=env,
@@ -89,8 +105,7 @@ def checkpoint(path: Path, job: FineTuning) -> tuple[int, dict[str, np.ndarray],
     """Number, arrays and state of the newest checkpoint on disk."""
     step = checkpoints.latest(path / "checkpoints")
     assert step is not None
-    like = (job.agent, job.experience.replay, job.experience.successes)
-    tree, state = checkpoints.load(path / "checkpoints", step, like)
+    tree, state = checkpoints.load(path / "checkpoints", step, job.agent)
     return step, arrays(tree), timeless(state)
 
 
@@ -110,6 +125,7 @@ def assert_equal_runs(path: Path, job: FineTuning, whole: tuple[Path, FineTuning
     assert (number, state) == (expected_number, expected_state)
     assert_same_arrays(leaves, expected_leaves)
     assert timeless(summary(path)) == timeless(summary(expected_path))
+    assert files(path / "experience") == files(expected_path / "experience")
 
 
 # ---------------------------------------------------------------------------- what a run is
@@ -120,16 +136,16 @@ def test_run_collects_learns_follows_and_evaluates_in_its_order(whole: tuple[Pat
     kinds = [
         next(
             kind
-            for kind in ("rollout", "critic", "ot", "eval")
+            for kind in ("rollout", "critic", "otpr", "eval")
             if any(key.startswith(f"{kind}/") for key in row)
         )
         for row in rows(path)
     ]
     # 320 updates are due a round, taken in blocks of 250: the first round's after 250 of warm-up
     assert kinds == [
-        *("eval", "rollout", "critic", "critic", "ot"),
-        *("rollout", "critic", "ot", "eval"),
-        *("rollout", "critic", "ot", "eval"),
+        *("eval", "rollout", "critic", "critic", "otpr"),
+        *("rollout", "critic", "otpr", "eval"),
+        *("rollout", "critic", "otpr", "eval"),
     ]
     assert [row["env_steps"] for row in rows(path)] == [0, *[400] * 4, *[800] * 4, *[1200] * 4]
     assert [row["row"] for row in rows(path)] == list(range(1, 14))
@@ -141,7 +157,7 @@ def test_summary_has_what_is_promised(whole: tuple[Path, FineTuning]):
     path, _ = whole
     written = summary(path)
     last_evaluation = [row for row in rows(path) if "eval/success_rate" in row][-1]
-    last_round = [row for row in rows(path) if "ot/marginal_error" in row][-1]
+    last_round = [row for row in rows(path) if "otpr/marginal_error" in row][-1]
     expected = {
         "task": TASK,
         "algorithm": "otpr",
@@ -152,7 +168,8 @@ def test_summary_has_what_is_promised(whole: tuple[Path, FineTuning]):
         "final_success": last_evaluation["eval/success_rate"],
         "final_success_single": last_evaluation["eval/success_rate_single"],
         "eval_episodes": 3,
-        "ot_marginal_error": last_round["ot/marginal_error"],
+        "execute": 8,
+        **{name: last_round[name] for name in ("otpr/marginal_error", "otpr/row_error")},
     }
     assert {name: written[name] for name in expected} == expected
     assert 0 < written["wall_seconds"] < 600
@@ -160,7 +177,7 @@ def test_summary_has_what_is_promised(whole: tuple[Path, FineTuning]):
 
 def test_learning_happened_in_every_part(whole: tuple[Path, FineTuning], tmp_path: Path):
     path, job = whole
-    before, after = arrays(BASE), arrays(job.agent.policy)
+    before, after = arrays(BASE), arrays(job.agent.actor.policy)
     moved = {name: np.abs(after[name] - before[name]).max() for name in before if ".network" in name}
     assert min(moved.values()) > 1e-4
     # statistics and noise levels belong to the policy as it was trained, and stay
@@ -168,7 +185,7 @@ def test_learning_happened_in_every_part(whole: tuple[Path, FineTuning], tmp_pat
         {name: leaf for name, leaf in after.items() if ".network" not in name},
         {name: leaf for name, leaf in before.items() if ".network" not in name},
     )
-    assert bool(job.agent.trained)
+    assert bool(job.agent.transport.trained)
     losses = [row["critic/loss"] for row in rows(path) if "critic/loss" in row]
     assert losses[-1] < losses[0]
 
@@ -176,12 +193,14 @@ def test_learning_happened_in_every_part(whole: tuple[Path, FineTuning], tmp_pat
 def test_experience_is_what_the_rollouts_saw(whole: tuple[Path, FineTuning]):
     _, job = whole
     steps_demonstrated = sum(len(episode) for episode in demonstrations())
+    store = job.experience.store
     assert int(job.experience.replay.size) == 1200
-    assert int(job.experience.successes.size) == steps_demonstrated  # no rollout succeeded
+    assert int(jnp.sum(store.starts() & store.success)) == steps_demonstrated  # no rollout succeeded
     # the last round's first episode starts where its seed says
     with ChunkedVectorEnv(TASK, 1, 8, processes=False) as env:
-        start = env.reset([training_seed(0, 4)])[0]
-    np.testing.assert_array_equal(job.experience.replay.data.observation[800], start)
+        start = env.reset([training_seed(0, 4)])["state"]
+    row = job.experience.replay.rows[800]
+    np.testing.assert_array_equal(store.features[row], encode(BASE.encoder, {"state": start})[0])
 
 
 def test_saved_policy_acts_as_the_agent_and_not_as_the_base(
@@ -189,18 +208,19 @@ def test_saved_policy_acts_as_the_agent_and_not_as_the_base(
 ):
     path, job = whole
     saved, in_memory = load_policy(path), job.agent.deployed()
-    observation = demonstrations()[0].observations[0]
+    observation = demonstrations()[0].observations["state"][0]
     for seed in range(3):
         np.testing.assert_array_equal(saved.act(observation, seed), in_memory.act(observation, seed))
         assert np.abs(saved.single().act(observation, seed) - BASE.act(observation, seed)).max() > 1e-2
     outcome = evaluate(saved, env, 3)
     assert outcome == evaluate(in_memory, env, 3)
     last = [row for row in rows(path) if "eval/success_rate" in row][-1]
-    assert (outcome.success_rate, outcome.mean_length, outcome.zero_compatibility) == (
+    assert (outcome.success_rate, outcome.mean_length, outcome.execute) == (
         last["eval/success_rate"],
         last["eval/length"],
-        last["eval/zero_compatibility"],
+        last["eval/execute"],
     )
+    assert outcome.metrics == {ZERO: last[f"{ZERO}/eval"]}
 
 
 # ---------------------------------------------------------------------------- stop and resume
@@ -296,6 +316,32 @@ def test_finished_run_resumed_changes_nothing(whole: tuple[Path, FineTuning], en
     assert env.chunks == 0
 
 
+def test_collected_episodes_are_a_data_set_and_checkpoints_do_not_grow(whole: tuple[Path, FineTuning]):
+    path, job = whole
+    found = read_dataset(path / "experience")
+    assert found.task_id == TASK
+    assert [len(episode) for episode in found.episodes] == [200] * 6
+    assert [episode.seed for episode in found.episodes] == [training_seed(0, i) for i in range(6)]
+    store = job.experience.store
+    features = np.concatenate([encode(BASE.encoder, each.observations) for each in found.episodes])
+    np.testing.assert_array_equal(
+        store.features[int(job.experience.replay.rows[0]) :][: len(features)], features
+    )
+    sizes = [size_of(folder) for folder in sorted((path / "checkpoints").iterdir())]
+    assert len(sizes) == 2 and abs(sizes[0] - sizes[1]) < 1000
+
+
+def size_of(folder: Path) -> int:
+    return sum(file.stat().st_size for file in folder.iterdir())
+
+
+def test_warm_up_takes_as_many_updates_as_are_set(tmp_path: Path, env: InterruptedEnv):
+    """Not whole blocks of them: 300 are 250 and 50."""
+    path = tmp_path / "run"
+    sit(path, env, changes=("warmup_updates=300",))
+    assert [row["updates"] for row in rows(path) if "updates" in row][:3] == [250, 300, 550]
+
+
 # ---------------------------------------------------------------------------- refusals
 
 
@@ -329,6 +375,7 @@ def test_divergence_is_an_error_and_the_state_before_it_is_saved(
         ({"env_steps": 0}, "env_steps must be at least 1, given 0."),
         ({"num_envs": -2}, "num_envs must be at least 1, given -2."),
         ({"warmup_steps": -1}, "warmup_steps must be at least 0, given -1."),
+        ({"update_block": 0}, "update_block must be at least 1, given 0."),
         ({"eval_every": 0}, "eval_every must be at least 1, given 0."),
         ({"eval_episodes": 0}, "eval_episodes must be at least 1, given 0."),
         ({"final_eval_episodes": 0}, "final_eval_episodes must be at least 1, given 0."),

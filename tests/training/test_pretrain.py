@@ -7,14 +7,15 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from otpr.data.episodes import Episode
 from otpr.data.mixture import split
 from otpr.errors import OtprError
+from otpr.policies.encoder import Normalizer, VectorEncoder
 from otpr.policies.policy import Policy, load_policy
+from otpr.spec import Spec
 from otpr.training import checkpoints
 from otpr.training.pretrain import PretrainConfig, pretrain
 from otpr.training.run_directory import RunDirectory, read_rows
@@ -22,9 +23,9 @@ from otpr.training.stopping import Stopped
 from tiny import arrays, assert_same_arrays, weights
 
 CONFIG = PretrainConfig(
-    chunk_length=2, denoising_steps=5, width=32, depth=2, updates=1100, batch_size=64, learning_rate=3e-3
+    horizon=2, denoising_steps=5, width=32, depth=2, updates=1100, batch_size=64, learning_rate=3e-3
 )
-TASK = "toy/follow"
+TASK, SPEC = "toy/follow", Spec.flat(3, 2, control_rate=20.0)
 
 
 def expert(observation: np.ndarray) -> np.ndarray:
@@ -41,14 +42,21 @@ def episodes() -> list[Episode]:
         walk = generator.normal(size=(1, 3)) + np.cumsum(0.02 * generator.normal(size=(201, 3)), axis=0)
         observations = np.float32(walk * [1.0, 100.0, 1.0])
         actions = np.float32(expert(observations[:-1]))
-        episodes.append(Episode(observations, actions, np.zeros(200, np.float32), False, True, True, seed))
+        episodes.append(
+            Episode({"state": observations}, actions, np.zeros(200, np.float32), False, True, True, seed)
+        )
     return episodes
 
 
 def run(path: Path, episodes: list[Episode], config: PretrainConfig = CONFIG, **options: Any) -> Policy:
     resume, seed = options.get("resume", False), options.get("seed", 0)
     with RunDirectory.open(path, command="pretrain", config={"seed": seed}, resume=resume) as directory:
-        return pretrain([episodes], config, directory, task=TASK, seed=seed, resume=resume)
+        return pretrain([episodes], config, directory, task=TASK, spec=SPEC, seed=seed, resume=resume)
+
+
+def statistics(policy: Policy) -> Normalizer:
+    assert isinstance(policy.encoder, VectorEncoder)
+    return policy.encoder.normalizers["state"]
 
 
 @pytest.fixture(scope="module")
@@ -59,9 +67,9 @@ def whole(tmp_path_factory: pytest.TempPathFactory, episodes: list[Episode]) -> 
 
 def test_policy_does_what_was_demonstrated(whole: tuple[Path, Policy], episodes: list[Episode]):
     _, policy = whole
-    observations = np.concatenate([episode.observations[:-1:20] for episode in episodes])
+    observations = np.concatenate([episode.observations["state"][:-1:20] for episode in episodes])
     keys = jax.random.split(jax.random.key(0), len(observations))
-    chunks = np.asarray(policy.act_batch(jnp.asarray(observations), keys)[0])
+    chunks = np.asarray(policy.act_batch({"state": observations[:, None]}, keys)[0])
     error = np.sqrt(np.mean((chunks - expert(observations)[:, None]) ** 2))
     spread = np.std(expert(observations), axis=0).mean()
     assert spread > 0.2
@@ -76,16 +84,17 @@ def test_loss_falls_and_every_block_is_logged(whole: tuple[Path, Policy]):
 
 
 def test_statistics_are_those_of_the_demonstrations(whole: tuple[Path, Policy], episodes: list[Episode]):
-    everything = np.concatenate([episode.observations for episode in episodes]).astype(np.float64)
-    np.testing.assert_allclose(whole[1].normalizer.mean, everything.mean(axis=0), rtol=1e-4, atol=1e-4)
-    np.testing.assert_allclose(whole[1].normalizer.scale, everything.std(axis=0), rtol=1e-4)
+    everything = np.concatenate([episode.observations["state"] for episode in episodes]).astype(np.float64)
+    np.testing.assert_allclose(statistics(whole[1]).mean, everything.mean(axis=0), rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(statistics(whole[1]).scale, everything.std(axis=0), rtol=1e-4)
 
 
 def test_saved_policy_is_the_returned_one(whole: tuple[Path, Policy]):
     path, policy = whole
     saved = load_policy(path)
     assert_same_arrays(arrays(saved), arrays(policy))
-    assert (saved.chunk_length, saved.action_dim, saved.candidates) == (2, 2, 1)
+    assert saved.spec == dataclasses.replace(SPEC, horizon=2, execute=2)
+    assert saved.candidates == 1
     assert saved.chooser is None
 
 
@@ -141,7 +150,7 @@ def test_seed_decides_the_result(whole: tuple[Path, Policy], episodes: list[Epis
 
 
 def test_divergence_is_an_error_and_is_not_saved(episodes: list[Episode], tmp_path: Path):
-    config = PretrainConfig(chunk_length=2, denoising_steps=5, width=32, depth=2, learning_rate=1e30)
+    config = PretrainConfig(horizon=2, denoising_steps=5, width=32, depth=2, learning_rate=1e30)
     with pytest.raises(OtprError, match="Imitation diverged after 250 updates"):
         run(tmp_path / "run", episodes, config)
     assert read_rows(tmp_path / "run") == []
@@ -158,7 +167,7 @@ def test_divergence_is_an_error_and_is_not_saved(episodes: list[Episode], tmp_pa
     [
         *(
             ({name: value}, f"{name} must be at least 1, given {value}.")
-            for name in ("chunk_length", "denoising_steps", "width", "depth", "updates", "batch_size")
+            for name in ("history", "horizon", "denoising_steps", "width", "depth", "updates", "batch_size")
             for value in (0, -3)
         ),
         ({"learning_rate": -1e-3}, "learning_rate must be at least 0, given -0.001."),
@@ -181,23 +190,66 @@ def test_held_out_episodes_are_not_trained_on_and_their_loss_is_logged(
     kept, held = split(episodes, 0.25, seed=0)
     assert (len(kept), len(held)) == (3, 1)
     # the policy knows the kept episodes alone: so its statistics say
-    observations = np.concatenate([episode.observations for episode in kept])
-    np.testing.assert_allclose(policy.normalizer.mean, observations.mean(axis=0), rtol=1e-5)
+    observations = np.concatenate([episode.observations["state"] for episode in kept])
+    np.testing.assert_allclose(statistics(policy).mean, observations.mean(axis=0), rtol=1e-5)
     assert [0 < row["pretrain/held_out_loss"] < 10 for row in read_rows(tmp_path / "run")] == [True]
 
 
 def test_a_set_of_much_weight_is_imitated(tmp_path: Path, episodes: list[Episode]):
     still = [dataclasses.replace(episode, actions=np.zeros_like(episode.actions)) for episode in episodes]
     config = dataclasses.replace(CONFIG, updates=1500)
-    observations = np.concatenate([episode.observations[:-1:20] for episode in episodes])
+    observations = np.concatenate([episode.observations["state"][:-1:20] for episode in episodes])
 
     def size_of_actions(weights: tuple[float, float]) -> float:
         path = tmp_path / f"{weights[0]}"
         with RunDirectory.open(path, command="pretrain", config={}) as directory:
             policy = pretrain(
-                [still, episodes], config, directory, task=TASK, seed=0, resume=False, weights=weights
+                [still, episodes],
+                config,
+                directory,
+                task=TASK,
+                spec=SPEC,
+                seed=0,
+                resume=False,
+                weights=weights,
             )
         keys = jax.random.split(jax.random.key(0), len(observations))
-        return float(np.abs(policy.act_batch(jnp.asarray(observations), keys)[0]).mean())
+        return float(np.abs(policy.act_batch({"state": observations[:, None]}, keys)[0]).mean())
 
     assert size_of_actions((100.0, 1.0)) < 0.5 * size_of_actions((1.0, 100.0))
+
+
+def velocity_expert(observations: np.ndarray) -> np.ndarray:
+    """Answers how fast the first number moves, which one observation alone does not tell."""
+    return 10 * np.diff(observations[:, :1], axis=0, prepend=observations[:1, :1])
+
+
+@pytest.mark.parametrize(("history", "knows"), [(1, False), (2, True)])
+def test_a_history_shows_what_one_observation_does_not(tmp_path: Path, history: int, knows: bool):
+    generator = np.random.default_rng(1)
+    episodes = []
+    for _ in range(4):
+        walk = np.cumsum(0.05 * generator.normal(size=(201, 1)), axis=0).astype(np.float32)
+        actions = np.clip(velocity_expert(walk)[:-1], -1, 1)
+        rewards = np.zeros(200, np.float32)
+        episodes.append(Episode({"state": walk}, actions, rewards, False, True, True, None))
+    config = dataclasses.replace(CONFIG, history=history, horizon=1, updates=1500)
+    with RunDirectory.open(tmp_path / "run", command="pretrain", config={}) as directory:
+        policy = pretrain(
+            [episodes], config, directory, task=TASK, spec=Spec.flat(1, 1), seed=0, resume=False
+        )
+    walk = episodes[0].observations["state"]
+    rows = np.arange(1, 200, 4)
+    seen = np.stack([walk[rows - i] for i in reversed(range(history))], axis=1)
+    chunks, _ = policy.act_batch({"state": seen}, jax.random.split(jax.random.key(0), len(rows)))
+    error = np.abs(np.asarray(chunks)[:, 0, 0] - episodes[0].actions[rows, 0]).mean()
+    assert (error < 0.12) == knows
+    assert load_policy(tmp_path / "run").spec.history == history
+
+
+def test_more_actions_cannot_be_executed_than_a_plan_has():
+    with pytest.raises(OtprError, match="execute \\(3\\) must not exceed horizon \\(2\\)"):
+        PretrainConfig(horizon=2, execute=3).policy_spec(SPEC)
+    assert PretrainConfig(horizon=4, execute=3, history=2).policy_spec(SPEC) == dataclasses.replace(
+        SPEC, history=2, horizon=4, execute=3
+    )

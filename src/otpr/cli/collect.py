@@ -9,7 +9,7 @@ from typing import Annotated
 import tyro
 
 from otpr.data.collect import collect
-from otpr.data.minari_io import check_free, write_dataset
+from otpr.data.datasets import check_free, write_dataset
 from otpr.envs import task_spec
 from otpr.errors import check_at_least, check_seed
 from otpr.training.progress import Progress

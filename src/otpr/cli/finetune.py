@@ -13,7 +13,7 @@ from otpr.agents import agent_config, algorithm_names, preset_names
 from otpr.agents.parts.agent import AgentConfig
 from otpr.agents.parts.settings import changed
 from otpr.data.episodes import Episode
-from otpr.data.loading import DataConfig
+from otpr.data.loading import DataConfig, comparable
 from otpr.data.seeds import evaluation_seed
 from otpr.envs import ChunkedVectorEnv, task_spec
 from otpr.errors import OtprError, check_seed
@@ -241,8 +241,9 @@ def check_fits(policy: Policy, path: Path, task: str, episode_limit: int | None)
     Raises:
         OtprError: lists what differs between the two; or the task is unknown.
     """
-    policy.spec.of_task().check(
-        task_spec(task, episode_limit).spec,
+    spec = task_spec(task, episode_limit).spec
+    comparable(policy.spec.of_task(), spec).check(
+        spec,
         f"The policy in {path}",
         f"the task {task}",
         "Give the policy's own task with --task, or another policy.",

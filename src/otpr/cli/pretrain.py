@@ -45,6 +45,7 @@ class Pretrain:
         """Train and save the policy."""
         check_seed(self.seed)
         sets, task = self.demonstrations.read(self.task)
+        self.config.policy_spec(task_spec(task).spec)  # refused before anything is written
         config = {
             **self.demonstrations.record(sets),
             "task": task,

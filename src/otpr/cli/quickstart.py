@@ -22,8 +22,8 @@ from otpr.cli.evaluate import Evaluate
 from otpr.cli.finetune import fine_tune
 from otpr.cli.plugins import plugin
 from otpr.cli.pretrain import Pretrain
+from otpr.data.datasets import read_dataset
 from otpr.data.loading import DataConfig
-from otpr.data.minari_io import read_dataset
 from otpr.envs import task_spec
 from otpr.errors import check_at_least, check_seed
 from otpr.policies.policy import load_policy

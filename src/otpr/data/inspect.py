@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from otpr.data.convert.recorded import Recorded, Source, check_lengths
+from otpr.data.recorded import Recorded, Source, check_lengths
 from otpr.errors import OtprError
 from otpr.spec import Spec
 

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from otpr.data.datasets import read_dataset
 from otpr.data.episodes import Episode
-from otpr.data.minari_io import read_dataset
 from otpr.data.mixture import check_weights
 from otpr.envs import task_spec
 from otpr.errors import OtprError

@@ -374,6 +374,7 @@ class FineTuning:
             "preset": self.preset,
             "seed": self.seed,
             "env_steps": at.env_steps,
+            "episode_limit": self.env.episode_limit,
             "execute": self.experience.store.spec.execute,
             "base_success": at.base_success,
             "final_success": at.success,

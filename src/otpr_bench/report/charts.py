@@ -48,20 +48,13 @@ class Chart(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Series:
-    """A line of a chart.
+    """A line of a chart: at least one point, all of them finite."""
 
-    Attributes:
-        name: in its key and in the table of its numbers.
-        x, y: its points, as many of each, at least one; finite.
-        style: how it is drawn.
-        low, high: the band around it; empty for none.
-    """
-
-    name: str
+    name: str  # in the key and in the table of numbers
     x: Sequence[float]
     y: Sequence[float]
     style: Style
-    low: Sequence[float] = ()
+    low: Sequence[float] = ()  # of the band around it; empty for none
     high: Sequence[float] = ()
 
 
@@ -171,7 +164,9 @@ def svg(figure: Figure, identity: str, *, size: tuple[float, float] | None = Non
         nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
         figure.savefig(stream, format="svg", transparent=True, metadata=nothing)
     root = ElementTree.fromstring(_NO_XML.sub("\ufffd", stream.getvalue()))
-    root.remove(root[0])  # the style sheet
+    for child in list(root):
+        if child.tag.endswith("metadata") or child.find("{*}style") is not None:
+            root.remove(child)
     for element in root.iter():
         element.tag = element.tag.rpartition("}")[2]
         for name in [name for name in element.attrib if name.startswith("{")]:
@@ -193,6 +188,7 @@ def _draw(axes: Axes, one: Series) -> None:
     if len(one.x) > FEW:
         line.set_marker("")
     axes.add_line(line)
+    line.set_clip_on(False)  # a marker on an axis is seen whole
     if len(one.low) == 1:  # a band of no width would not be seen
         axes.vlines(one.x, one.low, one.high, color=one.style.colour, alpha=0.5, linewidth=4)
     elif one.low:

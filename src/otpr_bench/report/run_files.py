@@ -21,31 +21,18 @@ LIMIT = 1e300
 
 @dataclasses.dataclass(frozen=True)
 class RunFiles:
-    """A run directory's contents; docs/run-directory.md says what they mean.
-
-    Attributes:
-        path: the directory.
-        command: that made it, e.g. "finetune".
-        config: the command's configuration.
-        starts: versions of every start.
-        rows: metrics under their present names, oldest first.
-        imitation: metrics of the imitation before, where it is a folder of this run.
-        summary: the outcome; None where the run has not ended.
-        evaluations: of evaluation.json; empty where there is none.
-        videos: its films, by name.
-        faults: what was saved where something broke.
-    """
+    """A run directory's contents; docs/run-directory.md says what they mean."""
 
     path: Path
-    command: str
-    config: Document
-    starts: list[Document]
-    rows: list[Document]
-    imitation: list[Document]
-    summary: Document | None
-    evaluations: list[Document]
+    command: str  # that made it, e.g. "finetune"
+    config: Document  # of the command
+    starts: list[Document]  # versions of every start
+    rows: list[Document]  # metrics under their present names, oldest first
+    imitation: list[Document]  # those of the imitation before, where it is a folder of this run
+    summary: Document | None  # the outcome; None where the run has not ended
+    evaluations: list[Document]  # of evaluation.json; empty where there is none
     videos: list[Path]
-    faults: list[Path]
+    faults: list[Path]  # what was saved where something broke
 
 
 def is_run(path: Path) -> bool:

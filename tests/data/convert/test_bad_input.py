@@ -18,8 +18,8 @@ import pytest
 
 from otpr.cli.data import ConvertData
 from otpr.cli.main import main
+from otpr.data.datasets import write_dataset
 from otpr.data.episodes import Episode
-from otpr.data.minari_io import write_dataset
 from otpr.errors import OtprError
 from tiny import files
 

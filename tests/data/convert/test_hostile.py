@@ -23,8 +23,8 @@ import pytest
 from gymnasium.envs.registration import EnvSpec
 
 from otpr.data.convert.sources import convert, open_source
+from otpr.data.datasets import read_dataset, write_dataset
 from otpr.data.episodes import Episode
-from otpr.data.minari_io import read_dataset, write_dataset
 from otpr.errors import OtprError
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"

@@ -14,7 +14,7 @@ from gymnasium.spaces import Box, Dict
 
 from otpr.data.convert.rules import Rules
 from otpr.data.convert.sources import convert, open_source
-from otpr.data.minari_io import read_dataset
+from otpr.data.datasets import read_dataset
 from otpr.errors import OtprError
 from otpr.spec import Entry, Spec
 

@@ -12,7 +12,7 @@ import pytest
 
 from otpr.data.convert.rules import Rules
 from otpr.data.convert.sources import convert, open_source
-from otpr.data.minari_io import read_dataset
+from otpr.data.datasets import read_dataset
 from otpr.envs import task_spec
 from otpr.errors import OtprError
 

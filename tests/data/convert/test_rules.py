@@ -6,9 +6,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from otpr.data.convert.recorded import Recorded
 from otpr.data.convert.rules import ActionRangeError, Rules, Tally, finish
 from otpr.data.episodes import Episode
+from otpr.data.recorded import Recorded
 from otpr.errors import OtprError
 
 

@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 
 from otpr.data.convert.sources import convert, open_source
+from otpr.data.datasets import read_dataset, write_dataset
 from otpr.data.episodes import Episode
-from otpr.data.minari_io import read_dataset, write_dataset
 
 # Runs in a process of its own, so that nothing else is in its peak. The peak is VmHWM and not getrusage's,
 # which begins with that of the process that started it: growth below the size of pytest would not be seen.

@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from otpr.data.convert.recorded import (
+from otpr.data.convert.rules import sparse_success
+from otpr.data.recorded import (
     Recorded,
     Source,
     by_step,
@@ -27,7 +28,6 @@ from otpr.data.convert.recorded import (
     reading,
     reason,
 )
-from otpr.data.convert.rules import sparse_success
 from otpr.errors import OtprError
 
 _VERSION = "v3.0"

@@ -16,7 +16,8 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from otpr.data.convert.recorded import (
+from otpr.data.convert.rules import sparse_success
+from otpr.data.recorded import (
     Recorded,
     Source,
     by_step,
@@ -32,7 +33,6 @@ from otpr.data.convert.recorded import (
     stored,
     subgroup,
 )
-from otpr.data.convert.rules import sparse_success
 from otpr.errors import OtprError
 
 _TASKS = {

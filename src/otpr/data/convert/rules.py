@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from otpr.data.convert.recorded import Recorded, check_lengths
 from otpr.data.episodes import Episode, validate_episode
+from otpr.data.recorded import Recorded, check_lengths
 from otpr.errors import OtprError
 from otpr.spec import STATE
 

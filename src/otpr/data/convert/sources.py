@@ -11,17 +11,17 @@ from typing import Literal, get_args
 import h5py
 import numpy as np
 
-from otpr.data.convert.dictionary import open_dictionary
+from otpr.data.convert.arrays import open_arrays
 from otpr.data.convert.experience import open_experience
 from otpr.data.convert.lerobot import is_lerobot, open_lerobot
-from otpr.data.convert.minari import open_minari
-from otpr.data.convert.recorded import Source, open_hdf5
 from otpr.data.convert.robomimic import is_robomimic, open_robomimic
 from otpr.data.convert.rules import ActionRangeError, Rules, Tally, finish
+from otpr.data.datasets import check_free, write_dataset
 from otpr.data.episodes import Episode
 from otpr.data.experience_files import is_experience
 from otpr.data.loading import comparable
-from otpr.data.minari_io import check_free, write_dataset
+from otpr.data.minari_files import open_minari
+from otpr.data.recorded import Source, open_hdf5
 from otpr.envs import list_tasks
 from otpr.errors import OtprError, unknown_name
 from otpr.spec import STATE, Entry, Spec
@@ -73,7 +73,7 @@ def open_source(
         raise OtprError(f"{path} is a folder; the format {format} is a file: give the file itself.")
     if format == "robomimic":
         return open_robomimic(path, keys, filter_key)
-    return open_dictionary(path, keys, ogbench=True if format == "ogbench" else None)
+    return open_arrays(path, keys, ogbench=True if format == "ogbench" else None)
 
 
 def _recognised(path: Path) -> Format:

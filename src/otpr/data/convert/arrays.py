@@ -18,7 +18,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from otpr.data.convert.recorded import (
+from otpr.data.recorded import (
     Recorded,
     Source,
     by_step,
@@ -54,7 +54,7 @@ class Rows(Protocol):
         ...
 
 
-def open_dictionary(path: Path, keys: tuple[str, ...] = (), *, ogbench: bool | None = None) -> Source:
+def open_arrays(path: Path, keys: tuple[str, ...] = (), *, ogbench: bool | None = None) -> Source:
     """A dictionary of arrays in an .npz or an HDF5 file.
 
     Args:

@@ -21,7 +21,7 @@ from minari.dataset.minari_storage import METADATA_FILE_NAME
 from minari.serialization import deserialize_space
 from numpy.typing import NDArray
 
-from otpr.data.convert.recorded import (
+from otpr.data.recorded import (
     CORRUPT,
     Recorded,
     Source,

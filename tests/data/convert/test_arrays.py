@@ -11,7 +11,7 @@ import pytest
 
 from otpr.data.convert.rules import Rules
 from otpr.data.convert.sources import convert, open_source
-from otpr.data.minari_io import read_dataset
+from otpr.data.datasets import read_dataset
 from otpr.errors import OtprError
 
 LENGTHS = (4, 3, 5)

@@ -8,9 +8,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from otpr_bench import statistics
-from otpr_bench.spread import Group
-from otpr_bench.statistics import (
+from otpr_bench import aggregates
+from otpr_bench.aggregates import (
     area_under_curve,
     interquartile_difference,
     interquartile_estimate,
@@ -21,10 +20,11 @@ from otpr_bench.statistics import (
     task_mean,
     time_to_reach,
 )
+from otpr_bench.spread import FinalRates
 
 RNG = np.random.default_rng(0)
-GROUPS = [Group(list(rates), 100) for rates in RNG.integers(0, 101, (4, 3)) / 100]
-OTHERS = [Group(list(rates), 100) for rates in RNG.integers(0, 101, (4, 2)) / 100]
+GROUPS = [FinalRates(list(rates), 100) for rates in RNG.integers(0, 101, (4, 3)) / 100]
+OTHERS = [FinalRates(list(rates), 100) for rates in RNG.integers(0, 101, (4, 2)) / 100]
 
 
 # ------------------------------------------------------------------------------------------- one run
@@ -82,8 +82,8 @@ def test_a_higher_threshold_is_never_reached_earlier():
 # ------------------------------------------------------------------------------------------- all tasks
 
 
-def of(*rates: list[float], episodes: int = 100) -> list[Group]:
-    return [Group(task, episodes) for task in rates]
+def of(*rates: list[float], episodes: int = 100) -> list[FinalRates]:
+    return [FinalRates(task, episodes) for task in rates]
 
 
 def test_interquartile_mean_is_the_trimmed_mean_of_equal_groups():
@@ -105,7 +105,7 @@ def test_interquartile_mean_of_unequal_groups_is_that_of_groups_made_equal():
 
 
 def test_interquartile_mean_covers_the_truth_where_a_bootstrap_over_seeds_does_not(monkeypatch):
-    monkeypatch.setattr(statistics, "RESAMPLES", 1000)
+    monkeypatch.setattr(aggregates, "RESAMPLES", 1000)
     rng = np.random.default_rng(2)
     tasks, n, runs, covered, usual = 6, 2, 300, 0, 0
     for _ in range(runs):

@@ -14,11 +14,12 @@ import pytest
 from minari.data_collector import EpisodeBuffer
 from minari.dataset.minari_storage import MinariStorage
 
-from otpr.data.convert.minari import open_minari_file
+from otpr.data.datasets import read_dataset, write_dataset
 from otpr.data.episodes import Episode
-from otpr.data.minari_io import read_dataset, write_dataset
+from otpr.data.minari_files import open_minari_file
 from otpr.errors import OtprError
 from otpr.spec import Entry, Spec
+from tests.data.fixtures import make_datasets
 
 TASK = "metaworld/peg-insert-side-v3"
 
@@ -142,15 +143,16 @@ def test_images_are_not_written(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_set_of_data_format_1_is_read_by_what_its_arrays_tell(tmp_path: Path) -> None:
-    write(tmp_path / "demos", spec=Spec.flat(3, 2, control_rate=5))
-    file = tmp_path / "demos" / "data" / "metadata.json"
-    metadata = json.loads(file.read_text())
-    del metadata["otpr_data_format"], metadata["spec"]
-    file.write_text(json.dumps(metadata))
-    demonstrations = read_dataset(tmp_path / "demos")
-    assert_same(make_episodes(), demonstrations.episodes)
-    assert (demonstrations.spec, demonstrations.task_id) == (Spec.flat(3, 2), TASK)
+@pytest.mark.parametrize(
+    ("version", "spec"), [(1, Spec.flat(3, 2)), (2, make_datasets.SPEC)], ids=["format 1", "format 2"]
+)
+def test_a_set_that_was_written_long_ago_is_read(version: int, spec: Spec) -> None:
+    """As tests/data/fixtures/make_datasets.py says; format 1 has no spec, so the arrays tell it."""
+    demonstrations = read_dataset(make_datasets.HERE / f"dataset-{version}")
+    assert_same(make_datasets.episodes(), demonstrations.episodes)
+    assert demonstrations.spec == spec
+    assert demonstrations.task_id == "my_robot:make_env"
+    assert make_datasets.ABOUT.items() <= demonstrations.metadata.items()
 
 
 def test_minari_itself_reads_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,10 +19,10 @@ from minari.data_collector import EpisodeBuffer
 from minari.dataset.minari_storage import METADATA_FILE_NAME, MinariStorage
 from numpy.typing import NDArray
 
-from otpr.data.convert.minari import DATA_FOLDER, DATA_FORMAT, open_minari_file
-from otpr.data.convert.recorded import Recorded
 from otpr.data.episodes import Episode, seen_spec, validate_episode, validate_episodes
 from otpr.data.experience_files import is_experience, read_about, read_experience
+from otpr.data.minari_files import DATA_FOLDER, DATA_FORMAT, open_minari_file
+from otpr.data.recorded import Recorded
 from otpr.envs.task_env import observation_space
 from otpr.errors import OtprError
 from otpr.spec import Spec
