@@ -24,7 +24,7 @@ from safetensors.numpy import save
 from otpr.storage import DamagedFile, check_regular
 
 HEADER_LIMIT = 2**20
-"""Bytes of the largest header that is read, enough for 10,000 arrays. Parsed, it can take twenty times that."""
+"""Bytes of the largest header that is read, enough for 10,000 arrays; parsed, it takes 20 times as many."""
 
 _NAMES = "bool int8 int16 int32 int64 uint8 uint16 uint32 uint64 float16 float32 float64 complex64"
 DTYPES = frozenset(map(np.dtype, [*_NAMES.split(), jnp.bfloat16]))
