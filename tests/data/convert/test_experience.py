@@ -11,11 +11,11 @@ import pytest
 from otpr.cli.data import InspectData
 from otpr.data.convert.rules import Rules
 from otpr.data.convert.sources import convert, open_source
+from otpr.data.datasets import read_dataset
 from otpr.data.episodes import Episode
 from otpr.data.experience_files import ExperienceWriter
 from otpr.data.inspect import inspect
 from otpr.data.loading import DataConfig
-from otpr.data.minari_io import read_dataset
 from otpr.envs import task_spec
 from otpr.errors import OtprError
 from otpr.spec import Entry, Spec

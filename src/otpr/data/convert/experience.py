@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
-from otpr.data.recorded import Recorded, Source, join, missing
 from otpr.data.episodes import Episode
 from otpr.data.experience_files import read_about, read_experience
+from otpr.data.recorded import Recorded, Source, join, missing
 from otpr.errors import OtprError
 
 
