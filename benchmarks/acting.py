@@ -15,8 +15,11 @@ from benchmarks.rows import Row
 from benchmarks.sizes import Sizes
 from benchmarks.subjects import default_agent
 from benchmarks.timing import in_turns, medians, ratio
-from otpr.diffusion.sampling import Method
+from otpr.diffusion.sampling import Sampler
+from otpr.policies.encoder import Normalizer, VectorEncoder
+from otpr.policies.generators import plan_shape
 from otpr.policies.policy import Policy
+from otpr.spec import STATE
 
 
 def act(sizes: Sizes) -> list[Row]:
@@ -25,7 +28,7 @@ def act(sizes: Sizes) -> list[Row]:
     rows: list[Row] = []
     for candidates in sizes.candidates:
         policy = agent.deployed() if candidates > 1 else agent.deployed().single()
-        for method in get_args(Method):
+        for method in get_args(Sampler):
             for steps in sizes.denoising_steps:
                 rows.append(_row(sizes, policy.with_sampler(method, steps), candidates))
     return rows
@@ -58,16 +61,17 @@ def _row(sizes: Sizes, policy: Policy, candidates: int) -> Row:
 
 
 @eqx.filter_jit
-def _predict(network: Any, state: Any, chunks: Any, k: Any) -> Float[Array, "n a"]:
-    def of_chunk(chunk: Array) -> Array:
-        return network(state, chunk, k)
+def _predict(network: Any, state: Any, plans: Any, k: Any) -> Float[Array, "n h a"]:
+    def of_plan(plan: Array) -> Array:
+        return network(state, plan, k)
 
-    return jax.vmap(of_chunk)(chunks)
+    return jax.vmap(of_plan)(plans)
 
 
 @eqx.filter_jit
-def _choose(chooser: Any, state: Any, chunks: Any, seed: Any) -> Array:
-    return chunks[chooser.choose(state, chunks, jax.random.key(seed))[0]]
+def _choose(policy: Policy, state: Any, plans: Any, seed: Any) -> Array:
+    assert policy.chooser is not None
+    return plans[policy.chooser.choose(state, policy.chunks(plans), jax.random.key(seed))[0]]
 
 
 class Loop:
@@ -75,38 +79,38 @@ class Loop:
 
     Args:
         policy: what acts; its sampler and number of steps are taken over.
-        candidates: chunks among which its chooser chooses; without a chooser, 1.
+        candidates: plans among which its chooser chooses; without a chooser, 1.
     """
 
     def __init__(self, policy: Policy, candidates: int):
         self.policy, self.candidates = policy, candidates
-        self.size = policy.chunk_length * policy.action_dim
-        self.mean, self.scale = np.asarray(policy.normalizer.mean), np.asarray(policy.normalizer.scale)
+        self.plan_shape = plan_shape(policy.spec)
+        assert isinstance(policy.encoder, VectorEncoder)
+        normalizer = policy.encoder.normalizers[STATE]
+        self.mean, self.scale = np.asarray(normalizer.mean), np.asarray(normalizer.scale)
         steps = policy.diffusion.sampler_steps or policy.diffusion.schedule.steps
         self.levels = np.linspace(policy.diffusion.schedule.steps - 1, 0, steps).round().astype(int)
         self.alpha_bar = np.asarray(policy.diffusion.schedule.alpha_bar)[self.levels]
 
     def __call__(self, observation: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """An action chunk, (h, action_dim)."""
-        policy = self.policy
-        state = np.clip(
-            (observation - self.mean) / self.scale, -policy.normalizer.LIMIT, policy.normalizer.LIMIT
-        )
-        chunks = self.denoise(state, lambda: rng.normal(size=(self.candidates, self.size)).astype(np.float32))
-        chosen = chunks[0]
-        if policy.chooser is not None:
-            chosen = np.asarray(_choose(policy.chooser, state, chunks, np.uint32(rng.integers(2**31))))
-        return chosen.reshape(policy.chunk_length, policy.action_dim)
+        """The actions to execute, (execute, action_dim)."""
+        state = np.clip((observation - self.mean) / self.scale, -Normalizer.LIMIT, Normalizer.LIMIT)
+        shape = (self.candidates, *self.plan_shape)
+        plans = self.denoise(state, lambda: rng.normal(size=shape).astype(np.float32))
+        chosen = plans[0]
+        if self.policy.chooser is not None:
+            chosen = np.asarray(_choose(self.policy, state, plans, np.uint32(rng.integers(2**31))))
+        return chosen[: self.policy.spec.execute]
 
     def denoise(self, state: np.ndarray, draw: Callable[[], np.ndarray]) -> np.ndarray:
         """The candidates for a normalised observation; `draw` gives standard normal noise of their shape."""
         predict = functools.partial(_predict, self.policy.diffusion.network, state)
         method = self.policy.diffusion.sampler
-        chunks, previous, last_h = draw(), None, 1.0
+        plans, previous, last_h = draw(), None, 1.0
         for i, (level, ab) in enumerate(zip(self.levels, self.alpha_bar, strict=True)):
             ab_next = self.alpha_bar[i + 1] if i + 1 < len(self.levels) else np.float32(1.0)
-            noise = np.asarray(predict(chunks, level))
-            clean = np.clip((chunks - np.sqrt(1 - ab) * noise) / np.sqrt(ab), -1, 1)
+            noise = np.asarray(predict(plans, level))
+            clean = np.clip((plans - np.sqrt(1 - ab) * noise) / np.sqrt(ab), -1, 1)
             target = clean
             if method.endswith("dpm++") and ab_next < 1:
                 h = (_log_snr(ab_next) - _log_snr(ab)) / 2
@@ -114,13 +118,13 @@ class Loop:
                     target = clean + min(h / last_h, 2.0) / 2 * (clean - previous)
                 last_h = h
             previous = clean
-            noise = (chunks - np.sqrt(ab) * target) / np.sqrt(1 - ab)
+            noise = (plans - np.sqrt(ab) * target) / np.sqrt(1 - ab)
             fresh = method in ("ddpm", "sde-dpm++")
             variance = (1 - ab_next) / (1 - ab) * (1 - ab / ab_next) if fresh else np.float32(0)
-            chunks = np.sqrt(ab_next) * target + np.sqrt(np.maximum(1 - ab_next - variance, 0)) * noise
+            plans = np.sqrt(ab_next) * target + np.sqrt(np.maximum(1 - ab_next - variance, 0)) * noise
             if fresh and ab_next < 1:
-                chunks = chunks + np.sqrt(variance) * draw()
-        return chunks
+                plans = plans + np.sqrt(variance) * draw()
+        return plans
 
 
 def _log_snr(alpha_bar: np.float32) -> np.float32:

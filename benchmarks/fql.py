@@ -16,9 +16,10 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from otpr.data.chunks import Transitions
-from otpr.data.replay import Replay
-from otpr.networks.critics import QEnsemble, polyak
+from otpr.agents.parts.actor_critic import followed
+from otpr.data.experience import Experience
+from otpr.data.store import Transitions
+from otpr.networks.critics import QEnsemble
 from otpr.scanning import scan_state
 
 Model = TypeVar("Model")
@@ -105,20 +106,20 @@ class FQL(eqx.Module):
             policies_state=policies_state,
             critic=critic,
             critic_state=critic_state,
-            target_critic=polyak(self.target_critic, critic, TARGET_RATE),
+            target_critic=followed(self.target_critic, critic, TARGET_RATE),
             key=key,
         )
         return learner, {"critic": critic_loss, **losses}
 
     def _critic_loss(self, critic: QEnsemble, batch: Transitions, key: PRNGKeyArray):
         noise = jax.random.normal(key, batch.chunk.shape)
-        next_actions = jnp.clip(self.policies.act(batch.next_observation, noise), -1, 1)
-        next_q = jnp.mean(self.target_critic(batch.next_observation, next_actions), axis=0)
+        next_actions = jnp.clip(self.policies.act(batch.next_state, noise), -1, 1)
+        next_q = jnp.mean(self.target_critic(batch.next_state, next_actions), axis=0)
         target = batch.reward + batch.discount * next_q
-        return jnp.mean((critic(batch.observation, batch.chunk) - target) ** 2)
+        return jnp.mean((critic(batch.state, batch.chunk) - target) ** 2)
 
     def _actor_loss(self, policies: FlowPolicies, batch: Transitions, key: PRNGKeyArray):
-        states, actions = batch.observation, batch.chunk
+        states, actions = batch.state, batch.chunk
         start_key, time_key, noise_key = jax.random.split(key, 3)
         start = jax.random.normal(start_key, actions.shape)
         times = jax.random.uniform(time_key, (actions.shape[0],))
@@ -139,11 +140,11 @@ def _step(gradient: Any, state: optax.OptState, model: Model) -> tuple[Model, op
 
 
 @eqx.filter_jit
-def fql_block(learner: FQL, replay: Replay, updates: int, batch: int) -> tuple[FQL, dict[str, Array]]:
+def fql_block(learner: FQL, data: Experience, updates: int, batch: int) -> tuple[FQL, dict[str, Array]]:
     """Take `updates` gradient steps on batches drawn from replay, as one compiled program."""
 
     def step(learner: FQL, key: PRNGKeyArray) -> tuple[FQL, dict[str, Array]]:
-        return learner.update(replay.sample(key, batch))
+        return learner.update(data.sample_replay(key, batch))
 
     key, scan_key = jax.random.split(learner.key)
     learner = dataclasses.replace(learner, key=key)

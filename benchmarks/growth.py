@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import equinox as eqx
+import jax
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -32,7 +33,7 @@ def growth_replay(sizes: Sizes) -> list[Row]:
         calls[n] = lambda compiled=compiled, data=data: compiled(agent, data, keys, True)
         stats = compiled.compiled.memory_analysis()
         memory[n] = {
-            "replay_MB": sum(field.nbytes for field in data.replay.data) / 1e6,
+            "replay_MB": sum(leaf.nbytes for leaf in jax.tree.leaves(data)) / 1e6,
             "scratch_MB": stats.temp_size_in_bytes / 1e6,
         }
 

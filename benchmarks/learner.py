@@ -17,14 +17,14 @@ from benchmarks.machine import product_flops, products
 from benchmarks.release import PairByPair, fit_potentials
 from benchmarks.rows import Row
 from benchmarks.sizes import Sizes
-from benchmarks.subjects import batch_keys, default_agent, experience, learner
+from benchmarks.subjects import batch_keys, default_agent, experience, learner, replayed
 from benchmarks.timing import Times, in_turns, medians, ratio
 from otpr.agents.otpr.agent import OTPR
-from otpr.agents.otpr.batches import draw_problem
+from otpr.agents.otpr.batches import draw_problem, target_measure
 from otpr.agents.otpr.compatibility import Compatibility
 from otpr.data.experience import Experience
 from otpr.ot import Potentials, marginal_errors
-from otpr.training.learning import follow, update_block
+from otpr.training.learning import update_block
 
 SIDES = {
     "update_vs_fql": {"updates", "potentials", "fql"},
@@ -76,7 +76,7 @@ def _timed(sizes: Sizes, names: Collection[str], agent: OTPR, data: Experience) 
         "updates": matrix_flops(update_block, agent, data, batch_keys(sizes.block), True)
         * sizes.round_updates
         // sizes.block,
-        "potentials": matrix_flops(follow, agent, data, turns=passes),
+        "potentials": matrix_flops(OTPR.end_round, agent, data, turns=passes),
     }
     make = {
         "update_vs_fql": _update_vs_fql,
@@ -91,7 +91,7 @@ def _timed(sizes: Sizes, names: Collection[str], agent: OTPR, data: Experience) 
 
 def _passes(agent: OTPR, data: Experience) -> int:
     """How often the potentials went over fresh blocks, where they do so until they are good enough."""
-    return int(follow(agent, data)[1]["ot/passes"])
+    return int(agent.end_round(data)[1]["otpr/passes"])
 
 
 def _with_passes(row: Row, passes: int) -> Row:
@@ -100,23 +100,23 @@ def _with_passes(row: Row, passes: int) -> Row:
 
 
 def _calls(sizes: Sizes, agent: OTPR, data: Experience) -> dict[str, Callable[[], Any]]:
-    state_dim, chunk_dim = data.replay.data.observation.shape[1], data.replay.data.chunk.shape[1]
+    state_dim, chunk_dim = data.store.state_dim, data.store.spec.chunk_dim
     fql = FQL.create(state_dim, chunk_dim, width=sizes.width, depth=sizes.depth, key=jax.random.key(0))
     c = agent.config
     cold = Potentials(
         state_dim, chunk_dim, width=c.potentials_width, depth=c.potentials_depth, key=jax.random.key(0)
     )
     cost = PairByPair.of(agent.compatibility(0.0).cost)
-    states, actions = agent.policy.normalizer(data.replay.data.observation), data.replay.data.chunk
+    pairs = replayed(data)
     return {
         "updates": lambda: update_block(agent, data, batch_keys(sizes.block), True),
-        "potentials": lambda: follow(agent, data),
-        "fql": lambda: fql_block(fql, data.replay, sizes.block, sizes.batch),
+        "potentials": lambda: agent.end_round(data),
+        "fql": lambda: fql_block(fql, data, sizes.block, sizes.batch),
         "release": lambda: fit_potentials(
             cold,
             cost,
-            states,
-            actions,
+            pairs.state,
+            pairs.chunk,
             c.epsilon,
             sizes.release_timed,
             sizes.release_batch,
@@ -211,14 +211,14 @@ def marginal_error(sizes: Sizes) -> list[Row]:
     data = experience(sizes, min(sizes.replay, 20_000), sizes.chunk_length)
     # a critic that means something
     agent, _ = update_block(agent, data, batch_keys(sizes.error_updates), False)
-    fitted, _ = follow(agent, data)
+    fitted, _ = agent.end_round(data)
     compatibility = fitted.compatibility(0.0)
-    states, actions = agent.policy.normalizer(data.replay.data.observation), data.replay.data.chunk
+    pairs = replayed(data)
     released = fit_potentials(
-        agent.potentials,  # as fresh as those that ours started from
+        agent.transport.potentials,  # as fresh as those that ours started from
         compatibility.cost,  # the same cost, computed the fast way
-        states,
-        actions,
+        pairs.state,
+        pairs.chunk,
         agent.config.epsilon,
         sizes.release_steps,
         sizes.release_batch,
@@ -244,7 +244,7 @@ def marginal_error(sizes: Sizes) -> list[Row]:
 
 
 def _held_out_error(compatibility: Compatibility, agent: OTPR, data: Experience, n: int) -> float:
-    problem = draw_problem(data, agent, jax.random.key(9), n)
+    problem = draw_problem(data, target_measure(data, agent.config), agent, jax.random.key(9), n)
 
     @eqx.filter_jit
     def errors(compatibility: Compatibility):

@@ -55,7 +55,7 @@ def fit_potentials(
     Args:
         potentials: where to start.
         cost: of every pair; the result does not depend on how it is computed.
-        states: normalised, from which rows are drawn.
+        states: from which rows are drawn.
         actions: from which columns are drawn.
         epsilon: strength of the regularisation, in the units of the cost.
         steps: gradient steps.

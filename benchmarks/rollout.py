@@ -14,6 +14,7 @@ from otpr.data.episodes import Episode
 from otpr.data.seeds import training_seed
 from otpr.envs import ChunkedVectorEnv
 from otpr.policies.policy import Policy
+from otpr.spec import STATE
 from otpr.training.rollout import run_episodes
 
 TASK = "metaworld/peg-insert-side-v3"
@@ -31,7 +32,7 @@ def rollout(sizes: Sizes) -> list[Row]:
     rows: list[Row] = []
     with ChunkedVectorEnv(TASK, sizes.num_envs, CHUNK_LENGTH, processes=True) as env:
         for name, policy in (
-            ("rollout_vs_bare", agent.policy),
+            ("rollout_vs_bare", agent.actor.policy),
             ("rollout_choosing_vs_bare", agent.deployed()),
         ):
             collect = functools.partial(_collect, env, policy, seeds)
@@ -84,8 +85,8 @@ def replay(
     if expected is not None:
         taken = np.sum([step.steps for step in steps], axis=0)
         same = np.array([len(episode) for episode in expected]) == taken
-        last = np.array([episode.observations[-1] for episode in expected])
-        if not (same.all() and np.array_equal(steps[-1].observations[:, -1], last)):
+        last = np.array([episode.observations[STATE][-1] for episode in expected])
+        if not (same.all() and np.array_equal(steps[-1].observations[STATE][:, -1], last)):
             raise RuntimeError(
                 "The replayed episodes differ from the recorded ones; expected the same states."
             )

@@ -20,7 +20,7 @@ from benchmarks.flops import matrix_flops
 from benchmarks.rollout import chunks_of
 from benchmarks.rows import Row, markdown, read_json, table, write_json, write_page
 from benchmarks.sizes import TINY
-from benchmarks.subjects import batch_keys, default_agent, experience, transitions
+from benchmarks.subjects import GAMMA, batch_keys, default_agent, experience, replayed
 from benchmarks.timing import in_turns, ratio
 from otpr.data.episodes import Episode
 from otpr.networks.critics import QEnsemble
@@ -89,7 +89,7 @@ class TestFQL:
             learner,
             QEnsemble(39, 8, size=2, width=16, depth=1, key=jax.random.key(7)),
         )
-        batch = transitions(TINY, 32, 2, 5)._replace(discount=jnp.linspace(0, 0.9, 32))
+        batch = replayed(experience(TINY, 32, 2))._replace(discount=jnp.linspace(0, 0.9, 32))
         return learner, batch
 
     def test_losses_by_the_papers_formulas(self):
@@ -99,7 +99,7 @@ class TestFQL:
         _, losses = eqx.filter_jit(fql.FQL.update)(learner, batch)
         s, a, s2, r, d = (
             np.asarray(x, float)
-            for x in (batch.observation, batch.chunk, batch.next_observation, batch.reward, batch.discount)
+            for x in (batch.state, batch.chunk, batch.next_state, batch.reward, batch.discount)
         )
 
         noise = np.asarray(jax.random.normal(critic_key, a.shape))
@@ -132,14 +132,32 @@ class TestFQL:
     def test_it_learns_all_it_is_to_learn(self, monkeypatch):
         monkeypatch.setattr(fql, "ALPHA", 0.1)  # so that Q is not drowned by imitation within the test
         learner, _ = self.subject()
-        replay = experience(TINY, 300, 2).replay
-        _, first = fql.fql_block(learner, replay, 100, 32)
-        after, _ = fql.fql_block(learner, replay, 1000, 32)
-        _, last = fql.fql_block(after, replay, 100, 32)
+        data = experience(TINY, 300, 2)
+        _, first = fql.fql_block(learner, data, 100, 32)
+        after, _ = fql.fql_block(learner, data, 1000, 32)
+        _, last = fql.fql_block(after, data, 100, 32)
         assert float(last["critic"]) < 0.7 * float(first["critic"])
         assert float(last["imitation"]) < 0.9 * float(first["imitation"])
-        of_the_data = float(jnp.mean(after.critic(replay.data.observation, replay.data.chunk)))
+        pairs = replayed(data)
+        of_the_data = float(jnp.mean(after.critic(pairs.state, pairs.chunk)))
         assert float(last["q"]) > of_the_data + 0.3
+
+
+@pytest.mark.parametrize(("n", "chunk_length"), [(30, 1), (32, 4)])
+def test_subjects_learn_from_transitions_without_a_future(n: int, chunk_length: int):
+    data = experience(TINY, n, chunk_length)
+    pairs = replayed(data)
+    assert pairs.state.shape == (n, 39)
+    assert pairs.chunk.shape == (n, 4 * chunk_length)
+    np.testing.assert_array_equal(pairs.discount, 0)
+    np.testing.assert_allclose(pairs.reward, pairs.return_to_go, rtol=1e-6)
+    last = np.asarray(pairs.reward)[chunk_length - 1 :: chunk_length]
+    np.testing.assert_allclose(
+        np.asarray(pairs.reward)[::chunk_length], last * GAMMA ** (chunk_length - 1), rtol=1e-5
+    )
+    # all that the agent did is the target measure, and nothing of it is demonstrated
+    assert not set(np.asarray(data.replay.rows)) & set(np.asarray(data.demonstrations.rows))
+    assert np.asarray(data.store.success & data.store.starts())[np.asarray(data.replay.rows)].all()
 
 
 class TestRelease:
@@ -147,8 +165,8 @@ class TestRelease:
         agent = default_agent(TINY, 2, 4)
         cost = agent.compatibility(0.0).cost
         cost = eqx.tree_at(lambda c: c.scale, cost, jnp.asarray(0.7))
-        data = transitions(TINY, 6, 2, 4)
-        states, actions = data.observation[:5], data.chunk
+        data = replayed(experience(TINY, 6, 2))
+        states, actions = data.state[:5], data.chunk
         plain = release.PairByPair.of(cost).pairwise(states, actions)
         value = mlp(cost.value, np.asarray(states, float), lambda x: np.maximum(x, 0)).reshape(5, 1)
         q = [[q_values(cost.critic, s[None], a[None]).min() for a in actions] for s in states]
@@ -156,17 +174,22 @@ class TestRelease:
 
     def test_with_larger_steps_it_solves_the_transport(self, monkeypatch):
         agent = default_agent(TINY, 2, 4)
-        data = transitions(TINY, 16, 2, 4)
+        data = replayed(experience(TINY, 16, 2))
         cost, epsilon = agent.compatibility(0.0).cost, 0.15
 
         def error(steps: int) -> float:
             fitted = release.fit_potentials(
-                agent.potentials, cost, data.observation, data.chunk, epsilon, steps, 16, jax.random.key(0)
+                agent.transport.potentials,
+                cost,
+                data.state,
+                data.chunk,
+                epsilon,
+                steps,
+                16,
+                jax.random.key(0),
             )
             excess = (
-                fitted.u(data.observation)[:, None]
-                + fitted.v(data.chunk)
-                - cost.pairwise(data.observation, data.chunk)
+                fitted.u(data.state)[:, None] + fitted.v(data.chunk) - cost.pairwise(data.state, data.chunk)
             )
             return float(sum(marginal_errors(jnp.maximum(excess, 0) / (2 * epsilon)))) / 2
 
@@ -181,16 +204,16 @@ def test_the_loop_acts_as_the_policy(method):
     # mild noise, or an untrained network's estimates are all clipped and samplers hardly differ
     mild = jnp.asarray([0.95, 0.9, 0.8, 0.7, 0.5])
     policy = eqx.tree_at(lambda p: p.diffusion.schedule.alpha_bar, policy, mild)
-    state, shape = np.linspace(-1, 1, 39, dtype=np.float32), (3, 8)
+    state, shape = np.linspace(-1, 1, 39, dtype=np.float32), (3, 2, 4)
     start_key, key = jax.random.split(jax.random.key(3))
     noises = [jax.random.normal(start_key, shape)]
     for _ in range(4):
         key, noise_key = jax.random.split(key)
         noises.append(jax.random.normal(noise_key, shape))
     drawn = iter(noises)
-    chunks = Loop(policy, 3).denoise(state, lambda: np.asarray(next(drawn)))
-    expected = eqx.filter_jit(lambda p, s, k: p.propose(s, k, 3))(policy, state, jax.random.key(3))
-    np.testing.assert_allclose(chunks, expected, atol=2e-5)
+    plans = Loop(policy, 3).denoise(state, lambda: np.asarray(next(drawn)))
+    seen = {"state": state[None, None]}  # of a normaliser that changes nothing
+    np.testing.assert_allclose(plans, policy.propose(seen, jax.random.key(3)[None], 3)[0], atol=2e-5)
     assert Loop(policy, 3)(state, np.random.default_rng(0)).shape == (2, 4)
 
 
@@ -269,7 +292,13 @@ def test_recorded_actions_become_the_chunks_they_were():
     def episode(n: int) -> Episode:
         actions = np.arange(1, 2 * n + 1, dtype=np.float32).reshape(n, 2)
         return Episode(
-            np.zeros((n + 1, 3), np.float32), actions, np.zeros(n, np.float32), True, False, True, 0
+            {"state": np.zeros((n + 1, 3), np.float32)},
+            actions,
+            np.zeros(n, np.float32),
+            True,
+            False,
+            True,
+            0,
         )
 
     chunks = chunks_of([episode(3), episode(4)], 2)

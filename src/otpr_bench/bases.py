@@ -113,7 +113,7 @@ def make_base(folder: Path, task: str, recipe: Recipe) -> None:
     if not data.exists():
         Collect(task, data, episodes=recipe.demonstrations, noise=recipe.noise, seed=seed).run()
     if not (pretrained / "policy").exists():
-        config = PretrainConfig(chunk_length=recipe.chunk_length, updates=recipe.updates)
+        config = PretrainConfig(horizon=recipe.chunk_length, updates=recipe.updates)
         sources = DataConfig((str(data),))
         Pretrain(sources, pretrained, config, seed=seed, resume=pretrained.exists()).run()
     (result,) = Evaluate((pretrained / "policy",), task=task, episodes=recipe.base_episodes).results()

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from otpr.agents import agent_class, agent_config
+from otpr.agents.parts.agent import OffPolicyAgent, OnPolicyAgent
 from otpr.errors import OtprError
 from otpr_bench.bases import Base
 from otpr_bench.result_versions import result_version
@@ -133,7 +134,8 @@ class Job:
             "single": "end",
         }
         flags = ["--no-video"]
-        if agent_class(self.variant.algorithm).learns:  # otherwise that evaluation is the whole run
+        # of an agent that learns nothing, that evaluation is the whole run
+        if issubclass(agent_class(self.variant.algorithm), OffPolicyAgent | OnPolicyAgent):
             flags.append("--no-base-evaluation")
         return [*(text for name, value in options.items() for text in (f"--{name}", str(value))), *flags]
 

@@ -14,17 +14,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from otpr.data.chunks import Transitions, take
+from otpr.data.replay import Replay
+from otpr.policies.normalization import Normalizer
 
 from otpr.agents import agent_class
 from otpr.agents.parts.agent import AgentConfig
-from otpr.data.chunks import Transitions, take
 from otpr.data.experience import Experience
 from otpr.data.mixture import Mixture
-from otpr.data.replay import Replay
 from otpr.diffusion import NoiseSchedule, denoising_losses
 from otpr.networks.mlp import NoiseNetwork
 from otpr.policies.generators import Diffusion
-from otpr.policies.normalization import Normalizer
 from otpr.policies.policy import Policy
 from otpr.training.learning import update_block
 

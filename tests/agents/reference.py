@@ -8,8 +8,8 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-
 from otpr.data.chunks import Transitions
+
 from otpr.networks.critics import QEnsemble
 
 

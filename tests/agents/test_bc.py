@@ -7,9 +7,9 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from otpr.data.chunks import Transitions
 
 from otpr.agents.bc import BC, PRESETS
-from otpr.data.chunks import Transitions
 from otpr.policies.policy import Policy, load_policy
 from tiny import TASK, arrays, assert_same_arrays, chooser, policy
 

@@ -11,13 +11,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from otpr.data.chunks import Transitions, chunk_transitions, concatenate
+from otpr.data.replay import Replay
 
 from otpr.agents.dawr import DAWR, PRESETS, DAWRBatch, DAWRConfig
-from otpr.data.chunks import Transitions, chunk_transitions, concatenate
 from otpr.data.episodes import Episode
 from otpr.data.experience import Experience
 from otpr.data.mixture import Mixture
-from otpr.data.replay import Replay
 from otpr.policies.policy import load_policy
 from tiny import TASK, arrays, assert_same_arrays
 

@@ -11,9 +11,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from otpr.agents.parts.td import sample_chunks
 
 from otpr.agents.parts.agent import Batch
-from otpr.agents.parts.td import sample_chunks
 from otpr.agents.qsm import PRESETS, QSM, QSMConfig
 from otpr.policies.policy import load_policy
 from tiny import TASK, arrays, assert_same_arrays

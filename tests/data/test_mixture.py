@@ -3,55 +3,54 @@ from __future__ import annotations
 import jax
 import numpy as np
 import pytest
+from scipy import stats
 
-from otpr.data.chunks import chunk_transitions, take
 from otpr.data.episodes import Episode
 from otpr.data.mixture import Mixture, split
 from otpr.errors import OtprError
 
 
-def episode(label: float, steps: int, reward: float = 0.0) -> Episode:
-    """The first entry of each observation says which episode it is of, the second the step."""
-    observations = np.stack([np.full(steps + 1, label), np.arange(steps + 1)], axis=1).astype(np.float32)
-    rewards = np.zeros(steps, np.float32)
-    rewards[-1] = reward
-    return Episode(observations, np.zeros((steps, 1), np.float32), rewards, False, True, reward > 0, None)
-
-
-SETS = [[episode(0, 5), episode(1, 45)], [episode(2, 150)], [episode(3, 30), episode(4, 70)]]
-
-
-def shares(mixture: Mixture, n: int = 20_000) -> np.ndarray:
-    drawn = np.asarray(mixture.sample(jax.random.key(0), n).observation)
-    assert all(0 <= step < {0: 5, 1: 45, 2: 150, 3: 30, 4: 70}[int(label)] for label, step in drawn)
-    return np.bincount(drawn[:, 0].astype(int), minlength=5) / n
-
-
-def test_without_weights_every_step_is_as_frequent_as_any_other() -> None:
-    np.testing.assert_allclose(
-        shares(Mixture.of(SETS, (), 2, 1.0)), np.array([5, 45, 150, 30, 70]) / 300, atol=0.01
+def episode(label: float, steps: int) -> Episode:
+    """Each observation says which episode it is of."""
+    zeros = np.zeros(steps, np.float32)
+    return Episode(
+        {"state": np.full((steps + 1, 1), label, np.float32)}, zeros[:, None], zeros, False, True, False, None
     )
 
 
+# rows of three data sets, the first and the last of two episodes; between episodes a row starts nothing
+EPISODES = [np.arange(0, 5), np.arange(6, 51), np.arange(52, 202), np.arange(203, 233), np.arange(234, 304)]
+SETS = [np.concatenate(EPISODES[:2]), EPISODES[2], np.concatenate(EPISODES[3:])]
+
+
+def counts(mixture: Mixture, n: int = 20_000) -> np.ndarray:
+    """How often each row is drawn, set after set."""
+    drawn = np.bincount(np.asarray(mixture.draw(jax.random.key(0), n)), minlength=304)
+    assert drawn[[5, 51, 202, 233]].sum() == 0
+    return drawn[np.concatenate(SETS)]
+
+
+def test_without_weights_every_step_is_as_frequent_as_any_other() -> None:
+    assert stats.chisquare(counts(Mixture.of(SETS))).pvalue > 1e-3
+
+
 def test_weights_are_the_shares_of_the_sets_and_steps_within_a_set_are_equally_frequent() -> None:
-    expected = np.array([6 * 0.1, 6 * 0.9, 1, 3 * 0.3, 3 * 0.7]) / 10
-    np.testing.assert_allclose(shares(Mixture.of(SETS, (6, 1, 3), 2, 1.0)), expected, atol=0.012)
+    expected = np.repeat([0.6 / 50, 0.1 / 150, 0.3 / 100], [50, 150, 100])
+    assert stats.chisquare(counts(Mixture.of(SETS, (6, 1, 3))), 20_000 * expected).pvalue > 1e-3
 
 
-def test_a_single_set_is_drawn_as_plain_transitions_are() -> None:
-    part = [episode(7, 20)]
-    mixture = Mixture.of([part], (), 3, 0.9)
-    transitions = chunk_transitions(part[0], 3, 0.9)
-    for one, other in zip(mixture.transitions, transitions, strict=True):
-        np.testing.assert_array_equal(one, other)
+def test_a_single_set_is_drawn_as_one_without_a_weight_is() -> None:
     key = jax.random.key(4)
-    for one, other in zip(mixture.sample(key, 9), take(mixture.transitions, key, 9), strict=True):
-        np.testing.assert_array_equal(one, other)
+    one, other = Mixture.of([SETS[1]]), Mixture.of([SETS[1]], (3.0,))
+    np.testing.assert_array_equal(one.draw(key, 9), other.draw(key, 9))
+    again, another = (np.asarray(one.draw(jax.random.key(k), 9)) for k in (4, 5))
+    np.testing.assert_array_equal(one.draw(key, 9), again)
+    assert np.any(again != another)
 
 
 def test_rows_are_in_the_order_of_sets_and_episodes() -> None:
-    labels = np.asarray(Mixture.of(SETS, (1, 1, 1), 2, 1.0).transitions.observation[:, 0])
-    np.testing.assert_array_equal(labels, np.repeat([0, 1, 2, 3, 4], [5, 45, 150, 30, 70]))
+    for mixture in (Mixture.of(SETS), Mixture.of(SETS, (1, 1, 1))):
+        np.testing.assert_array_equal(mixture.rows, np.concatenate(EPISODES))
 
 
 @pytest.mark.parametrize(
@@ -64,7 +63,7 @@ def test_rows_are_in_the_order_of_sets_and_episodes() -> None:
 )
 def test_bad_weights_are_refused(weights, message: str) -> None:
     with pytest.raises(OtprError, match=message):
-        Mixture.of(SETS, weights, 2, 1.0)
+        Mixture.of(SETS, weights)
 
 
 def test_split_keeps_every_episode_once_and_order() -> None:
@@ -73,7 +72,7 @@ def test_split_keeps_every_episode_once_and_order() -> None:
     assert len(held) == 3
     assert sorted(map(id, kept + held)) == sorted(map(id, episodes))
     for part in (kept, held):
-        labels = [e.observations[0, 0] for e in part]
+        labels = [e.observations["state"][0, 0] for e in part]
         assert labels == sorted(labels)
     assert [id(e) for e in split(episodes, 0.3, seed=1)[1]] == [id(e) for e in held]
     assert any([id(e) for e in split(episodes, 0.3, seed=s)[1]] != [id(e) for e in held] for s in range(2, 6))

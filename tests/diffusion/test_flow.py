@@ -50,13 +50,12 @@ def test_a_flow_without_steps_is_refused():
         integrate(lambda x, t: x, jnp.zeros(2), 0)
 
 
-def test_many_chunks_of_one_observation_have_the_velocities_of_each():
-    network = VelocityNetwork(3, 4, width=16, depth=2, key=jax.random.key(0))
-    observation, chunks = jnp.asarray([0.1, -0.4, 2.0]), jax.random.normal(jax.random.key(1), (5, 4))
+def test_many_plans_of_one_state_have_the_velocities_of_each():
+    network = VelocityNetwork(3, (2, 2), width=16, depth=2, key=jax.random.key(0))
+    state, plans = jnp.asarray([0.1, -0.4, 2.0]), jax.random.normal(jax.random.key(1), (5, 2, 2))
     t = jnp.asarray(0.3)
-    together = network.from_context(network.context(observation), chunks, t)
-    each = jnp.stack([network(observation, chunk, t) for chunk in chunks])
-    np.testing.assert_allclose(together, each, atol=1e-5)
+    each = jnp.stack([network(state, plan, t) for plan in plans])
+    np.testing.assert_allclose(network.many(state, plans, t), each, atol=1e-5)
     assert np.abs(np.diff(each, axis=0)).max() > 1e-3
     assert network.about() == {"width": 16, "depth": 2}
 
@@ -67,8 +66,8 @@ def test_a_trained_flow_draws_from_the_modes_that_go_with_the_observation():
     n = 1024
     observations = jnp.asarray(np.where(rng.uniform(size=(n, 1)) < 0.5, 1.0, -1.0), jnp.float32)
     modes = np.where(rng.uniform(size=(n, 1)) < 0.5, 0.5, -0.5) * (np.asarray(observations) > 0)
-    chunks = jnp.asarray(modes + 0.03 * rng.normal(size=(n, 1)), jnp.float32)
-    network = VelocityNetwork(1, 1, width=64, depth=2, key=jax.random.key(0))
+    plans = jnp.asarray(modes + 0.03 * rng.normal(size=(n, 1)), jnp.float32)[:, None]
+    network = VelocityNetwork(1, (1, 1), width=64, depth=2, key=jax.random.key(0))
     arrays, static = eqx.partition(network, eqx.is_array)
     optimizer = optax.adam(3e-3)
 
@@ -79,7 +78,7 @@ def test_a_trained_flow_draws_from_the_modes_that_go_with_the_observation():
 
             def loss(arrays):
                 network = eqx.combine(arrays, static)
-                return jnp.mean(flow_losses(network, observations, chunks, key))
+                return jnp.mean(flow_losses(network, observations, plans, key))
 
             updates, state = optimizer.update(jax.grad(loss)(arrays), state)
             return (optax.apply_updates(arrays, updates), state), None
@@ -87,11 +86,11 @@ def test_a_trained_flow_draws_from_the_modes_that_go_with_the_observation():
         return jax.lax.scan(step, (arrays, optimizer.init(arrays)), keys)[0][0]
 
     network = eqx.combine(train(arrays, jax.random.split(jax.random.key(1), 1500)), static)
-    noise = jax.random.normal(jax.random.key(2), (512, 1))
+    noise = jax.random.normal(jax.random.key(2), (512, 1, 1))
 
     def drawn(observation: float) -> np.ndarray:
-        context = network.context(jnp.asarray([observation]))
-        return np.asarray(integrate(lambda x, t: network.from_context(context, x, t), noise, 10))[:, 0]
+        state = jnp.asarray([observation])
+        return np.asarray(integrate(lambda x, t: network.many(state, x, t), noise, 10))[:, 0, 0]
 
     two = drawn(1.0)
     assert np.mean(np.abs(np.abs(two) - 0.5) < 0.2) > 0.85

@@ -9,13 +9,14 @@ import pytest
 from scipy import stats
 
 from otpr.diffusion import NoiseSchedule, denoising_losses
+from otpr.diffusion.parametrization import Prediction
 from otpr.networks.mlp import NoiseNetwork
 
 SCHEDULE = NoiseSchedule.cosine(20)
 ALPHA_BAR = np.asarray(SCHEDULE.alpha_bar, np.float64)
 
 
-def record(network, observations, chunks, key):
+def record(network, observations, chunks, key, prediction: Prediction = "noise"):
     """The losses, and what the network was called with for each sample: noisy chunk and level."""
     calls = []
     recording = jax.custom_batching.custom_vmap(network)
@@ -26,7 +27,7 @@ def record(network, observations, chunks, key):
         calls.append((np.array(noisy, np.float64), np.array(k)))
         return jax.vmap(network)(observations, noisy, k), True
 
-    losses = denoising_losses(recording, SCHEDULE, observations, chunks, key)
+    losses = denoising_losses(recording, SCHEDULE, observations, chunks, key, prediction)
     (call,) = calls
     return np.asarray(losses), *call
 
@@ -90,6 +91,61 @@ def test_exact_predictor_has_the_irreducible_loss() -> None:
     assert loss == pytest.approx(1, abs=error)
 
 
+def exact(prediction: Prediction):
+    """What the network is to predict, on average given the noisy sample, of clean ones of N(MEAN, STD^2)."""
+
+    def predict(observation, noisy, k):
+        signal, sigma = jnp.sqrt(SCHEDULE.alpha_bar[k]), jnp.sqrt(1 - SCHEDULE.alpha_bar[k])
+        noise = exact_predictor(observation, noisy, k)
+        clean = MEAN + signal * STD**2 * (noisy - signal * MEAN) / (signal**2 * STD**2 + sigma**2)
+        return {"noise": noise, "sample": clean, "velocity": signal * noise - sigma * clean}[prediction]
+
+    return predict
+
+
+@pytest.mark.parametrize(
+    ("prediction", "residual"),
+    [
+        # of the noise, the clean sample and the velocity, given the noisy sample: the variance that is left
+        ("noise", lambda a, v: a * v / (a * v + 1 - a)),
+        ("sample", lambda a, v: (1 - a) * v / (a * v + 1 - a)),
+        ("velocity", lambda a, v: v / (a * v + 1 - a)),
+    ],
+)
+def test_loss_of_each_prediction_against_its_closed_form(prediction: Prediction, residual) -> None:
+    observations, chunks = gaussian_data(50_000)
+
+    def mean_and_error(network):
+        losses = np.asarray(
+            denoising_losses(network, SCHEDULE, observations, chunks, jax.random.key(1), prediction)
+        )
+        return losses.mean(), 4 * losses.std() / np.sqrt(len(losses))
+
+    irreducible = np.mean(residual(ALPHA_BAR, STD**2))
+    loss, error = mean_and_error(exact(prediction))
+    assert loss == pytest.approx(irreducible, abs=error)
+    assert error < 0.06 * irreducible
+    loss, error = mean_and_error(lambda o, a, k: exact(prediction)(o, a, k) + 0.2)
+    assert loss == pytest.approx(irreducible + 0.04, abs=error)
+
+
+@pytest.mark.parametrize("prediction", ["noise", "sample", "velocity"])
+def test_each_sample_is_asked_for_what_the_prediction_says(prediction: Prediction) -> None:
+    n = 300
+    observations = jnp.zeros((n, 1)) + jnp.arange(n)[:, None]
+    chunks = np.random.default_rng(4).uniform(-1, 1, (n, 2, 2)).astype(np.float32)
+
+    def network(observation, noisy, k):
+        return 0.3 * noisy + 0.01 * k
+
+    losses, noisy, k = record(network, observations, jnp.asarray(chunks), jax.random.key(0), prediction)
+    signal, sigma = (np.sqrt(level)[:, None, None] for level in (ALPHA_BAR[k], 1 - ALPHA_BAR[k]))
+    noise = (noisy - signal * chunks) / sigma
+    wanted = {"noise": noise, "sample": chunks, "velocity": signal * noise - sigma * chunks}[prediction]
+    predicted = 0.3 * noisy + 0.01 * k[:, None, None]
+    np.testing.assert_allclose(losses, ((predicted - wanted) ** 2).mean(axis=(1, 2)), rtol=1e-3)
+
+
 @pytest.mark.parametrize("k", [0, 8, 19])
 def test_exact_prediction_stands_for_the_score_of_the_noisy_data(k: int) -> None:
     signal, alpha_bar = np.sqrt(ALPHA_BAR[k]), ALPHA_BAR[k]
@@ -100,7 +156,7 @@ def test_exact_prediction_stands_for_the_score_of_the_noisy_data(k: int) -> None
         )
 
     noisy = jnp.linspace(-2, 2, 9)
-    score = SCHEDULE.score(exact_predictor(None, noisy, jnp.array(k)), jnp.array(k))
+    score = -exact_predictor(None, noisy, jnp.array(k)) / np.sqrt(1 - ALPHA_BAR[k])
     np.testing.assert_allclose(score, jax.grad(log_density)(noisy), rtol=1e-3, atol=1e-4)
 
 
@@ -108,11 +164,11 @@ class TestWeights:
     """The weighted objective is the mean of weight times loss."""
 
     observations = jnp.asarray(np.random.default_rng(2).normal(size=(6, 2)), jnp.float32)
-    chunks = jnp.asarray(np.random.default_rng(3).uniform(-1, 1, (6, 4)), jnp.float32)
+    chunks = jnp.asarray(np.random.default_rng(3).uniform(-1, 1, (6, 2, 2)), jnp.float32)
     key = jax.random.key(2)
 
     def network(self) -> NoiseNetwork:
-        return NoiseNetwork(2, 4, width=16, depth=2, key=jax.random.key(0))
+        return NoiseNetwork(2, (2, 2), width=16, depth=2, key=jax.random.key(0))
 
     def losses(self, network) -> jax.Array:
         return denoising_losses(network, SCHEDULE, self.observations, self.chunks, self.key)
@@ -125,8 +181,8 @@ class TestWeights:
     def test_weight_one_is_imitation(self) -> None:
         # imitation as in Ho et al., algorithm 1, from the recorded noise and levels
         _, noisy, k = record(lambda o, a, k: jnp.zeros_like(a), self.observations, self.chunks, self.key)
-        clean = np.sqrt(ALPHA_BAR[k])[:, None] * np.asarray(self.chunks)
-        noise = jnp.asarray((noisy - clean) / np.sqrt(1 - ALPHA_BAR[k])[:, None], jnp.float32)
+        signal, sigma = (np.sqrt(level)[:, None, None] for level in (ALPHA_BAR[k], 1 - ALPHA_BAR[k]))
+        noise = jnp.asarray((noisy - signal * np.asarray(self.chunks)) / sigma, jnp.float32)
 
         def imitation(network):
             predicted = jax.vmap(network)(self.observations, jnp.asarray(noisy, jnp.float32), jnp.asarray(k))

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -43,22 +42,6 @@ def test_levels_run_from_almost_clean_to_almost_pure_noise() -> None:
     schedule = NoiseSchedule.cosine(100)
     assert float(schedule.signal(jnp.array(0))) > 0.999
     assert float(schedule.sigma(jnp.array(99))) > 0.999
-
-
-def test_score_is_the_gradient_of_the_log_density_of_noisy_actions() -> None:
-    schedule = NoiseSchedule.cosine(20)
-    rng = np.random.default_rng(0)
-    clean, noise = rng.normal(size=(2, 3)).astype(np.float32)
-    for k in (0, 7, 19):
-        signal, sigma = float(schedule.signal(jnp.array(k))), float(schedule.sigma(jnp.array(k)))
-        noisy = signal * clean + sigma * noise
-
-        def log_density(x, mean=signal * clean, sigma=sigma):
-            return jnp.sum(jax.scipy.stats.norm.logpdf(x, mean, sigma))
-
-        score = schedule.score(jnp.asarray(noise), jnp.array(k))
-        np.testing.assert_allclose(score, jax.grad(log_density)(jnp.asarray(noisy)), rtol=2e-4)
-        np.testing.assert_allclose(score, -noise / sigma, rtol=1e-6)
 
 
 def test_noising_step_by_step_is_noising_at_once() -> None:

@@ -136,7 +136,7 @@ def test_run_collects_learns_follows_and_evaluates_in_its_order(whole: tuple[Pat
     kinds = [
         next(
             kind
-            for kind in ("rollout", "critic", "otpr", "eval")
+            for kind in ("rollout", "critic", "eval", "otpr")
             if any(key.startswith(f"{kind}/") for key in row)
         )
         for row in rows(path)

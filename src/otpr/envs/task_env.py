@@ -129,25 +129,29 @@ class TaskEnv(gymnasium.Env[Any, NDArray[np.float32]]):
         Raises:
             OtprError: an entry is missing or surplus, or has another shape; or an image is not `uint8`.
         """
-        given = by_name(self._spec, observation)
-        if sorted(given) != list(self._spec.observation):
+        only = self._spec.only_vector
+        if only is not None:
+            assert not isinstance(observation, Mapping), "one vector entry comes as an array"
+            return self._entry(only, observation)
+        assert isinstance(observation, Mapping), "several entries come by name"
+        if sorted(observation) != list(self._spec.observation):
             raise OtprError(
-                f"{self._task_id}: an observation has the entries {sorted(given)}, expected "
+                f"{self._task_id}: an observation has the entries {sorted(observation)}, expected "
                 f"{list(self._spec.observation)}. The environment must keep to its observation space."
             )
-        entries: dict[str, NDArray[Any]] = {}
-        for name, entry in self._spec.observation.items():
-            array = np.asarray(given[name])
-            if array.shape != entry.shape or (entry.kind == "image" and array.dtype != np.uint8):
-                which = "an observation" if self._spec.only_vector else f"the observation entry {name!r}"
-                found = f"shape {array.shape}" + (f" of {array.dtype}" if entry.kind == "image" else "")
-                wanted = f"{entry.shape}" + (f" of {entry.dtype}" if entry.kind == "image" else "")
-                raise OtprError(
-                    f"{self._task_id}: {which} has {found}, expected {wanted}. "
-                    "The environment must keep to its observation space."
-                )
-            entries[name] = array.astype(entry.dtype)
-        return entries[self._spec.only_vector] if self._spec.only_vector else entries
+        return {name: self._entry(name, observation[name]) for name in self._spec.observation}
+
+    def _entry(self, name: str, array: NDArray[Any]) -> NDArray[Any]:
+        entry = self._spec.observation[name]
+        image = entry.kind == "image"
+        if array.shape != entry.shape or (image and array.dtype != np.uint8):
+            which = "an observation" if self._spec.only_vector else f"the observation entry {name!r}"
+            found, wanted = (f" of {of.dtype}" if image else "" for of in (array, entry))
+            raise OtprError(
+                f"{self._task_id}: {which} has shape {array.shape}{found}, expected {entry.shape}{wanted}. "
+                "The environment must keep to its observation space."
+            )
+        return array.astype(entry.dtype)
 
     def render(self) -> NDArray[np.uint8]:  # pyright: ignore[reportIncompatibleMethodOverride]
         """The picture now, uint8, shape (height, width, 3), upright."""
@@ -160,11 +164,12 @@ class TaskEnv(gymnasium.Env[Any, NDArray[np.float32]]):
 
 def by_name(spec: Spec, observation: Observation) -> Mapping[str, NDArray[Any]]:
     """An observation as `TaskEnv` gives it, as arrays by entry name."""
-    if spec.only_vector is None:
+    only = spec.only_vector
+    if only is None:
         assert isinstance(observation, Mapping), "several entries come by name"
         return observation
     assert not isinstance(observation, Mapping), "one vector entry comes as an array"
-    return {spec.only_vector: observation}
+    return {only: observation}
 
 
 def observation_space(spec: Spec) -> gymnasium.Space[Any]:

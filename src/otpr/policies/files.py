@@ -241,12 +241,12 @@ def _check(document: Document) -> None:
         sizes |= {f"observation.{name}[{axis}]": size for axis, size in enumerate(entry.shape)}
     for name, size in {**sizes, "candidates": document["candidates"]}.items():
         _check_entries(name, size, {})
-    encoder, generator, chooser = document["encoder"], document["generator"], document["chooser"]
-    _check_entries("encoder", _without_kind(dict(encoder)), {})
-    _check_entries("generator", _without_kind(generator), _generator_kind(dict(generator)).entries)
-    if chooser is not None:
-        entries = _chooser_kind(dict(chooser)).entries
-        _check_entries("chooser", _without_kind(chooser), entries)
+    encoder, generator = dict(document["encoder"]), dict(document["generator"])
+    _check_entries("encoder", _without_kind(encoder), {})
+    _check_entries("generator", _without_kind(generator), _generator_kind(generator).entries)
+    if document["chooser"] is not None:
+        chooser = dict(document["chooser"])
+        _check_entries("chooser", _without_kind(chooser), _chooser_kind(chooser).entries)
 
 
 def _check_entries(name: str, value: Any, entries: Mapping[str, Entry]) -> None:

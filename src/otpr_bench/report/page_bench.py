@@ -109,11 +109,12 @@ def _summary(study: Study) -> list[tuple[str, str, str]]:
     finished = [run for run in study.runs if not run.failed]
     missing = sum(study.missing(method, task) for method in study.methods for task in study.tasks)
     hours = sum(run.minutes[-1] for run in finished) / 60
+    episodes = sum(row.episodes for run in finished for row in run.rows)
     return [
         ("finished runs", str(len(finished)), f"{hours:.1f} hours in all"),
         ("failed runs", str(len(study.failures)), "shown as failed, never as zero"),
         ("missing runs", str(missing), "failed, or other methods have them"),
-        ("evaluated episodes", f"{sum(sum(run.episodes) for run in finished):,}", "of all evaluations"),
+        ("evaluated episodes", f"{episodes:,}", "of all evaluations"),
     ]
 
 
@@ -147,7 +148,7 @@ def _over_all_tasks(study: Study) -> Iterator[Chart]:
     note = f"share of runs that end above a threshold of success; {OURS} with a 95% band"
     cells: dict[str, dict[float, str]] = {}
     for method in methods:
-        shares = performance_profile(study.groups(method) or [], _LEVELS)
+        shares = performance_profile(study.rates_by_task(method) or [], _LEVELS)
         cells[method] = {level: f"{one.value:.1%}" for level, one in zip(_LEVELS, shares, strict=True)}
     picture = svg(profiles(study), "profiles", size=_SIZE, label=note)
     yield Chart("Performance profiles", picture, table("threshold", cells, "{:.0%}"), note)
@@ -173,8 +174,8 @@ def _provenance(study: Study) -> Table:
     rows: dict[tuple[str, ...], list[Row]] = {}
     for run in study.runs:
         row = run.row
-        rows.setdefault((run.method, run.task, row.code_version, row.settings, row.base), []).append(row)
+        rows.setdefault((run.method, run.task, row.result_version, row.settings, row.base), []).append(row)
     lines = [
         (*key, f"{len(alike)}, from {min(row.started for row in alike)[:10]}") for key, alike in rows.items()
     ]
-    return Table(("method", "task", "code", "settings", "base policy", "runs"), tuple(lines))
+    return Table(("method", "task", "result version", "settings", "base policy", "runs"), tuple(lines))

@@ -30,7 +30,6 @@ def open_experience(path: Path, keys: tuple[str, ...] = ()) -> Source:
             raise missing(str(path), "vector", key, vectors)
     if not vectors:
         raise OtprError(f"{path}: its observations are images alone; only vectors are read here.")
-    whole = not keys and len(vectors) == len(about.spec.observation)
     keys = keys or tuple(vectors)
 
     def episodes() -> Iterator[Recorded]:
@@ -44,7 +43,8 @@ def open_experience(path: Path, keys: tuple[str, ...] = ()) -> Source:
         keys=tuple((key, vectors[key]) for key in keys),
         episodes=episodes,
         task_id=about.task,
-        own_spec=about.spec if whole else None,
+        # where all entries are read, in their order
+        own_spec=about.spec if list(keys) == list(about.spec.observation) else None,
         control_rate=about.spec.control_rate,
         notes=(f"images are left out: {', '.join(left_out)}",) if left_out else (),
     )

@@ -18,14 +18,14 @@ from otpr.policies.generators import GENERATORS, Diffusion, Flow, Generator, One
 from otpr.policies.policy import load_policy
 from tiny import TASK, arrays, assert_same_arrays, policy, reseal
 
-STATE_DIM, CHUNK_DIM = 39, 32
+STATE_DIM, PLAN = 39, (8, 4)
 SIZES = {"width": 12, "depth": 2}
 STATE = jax.random.normal(jax.random.key(2), (STATE_DIM,))
-FLOW = Flow(VelocityNetwork(STATE_DIM, CHUNK_DIM, **SIZES, key=jax.random.key(0)), steps=3)
-GAUSSIAN = TanhGaussian.new(STATE_DIM, CHUNK_DIM, **SIZES, key=jax.random.key(0))
+FLOW = Flow(VelocityNetwork(STATE_DIM, PLAN, **SIZES, key=jax.random.key(0)), steps=3)
+GAUSSIAN = TanhGaussian.new(STATE_DIM, PLAN, **SIZES, key=jax.random.key(0))
 KINDS: dict[str, Generator] = {
     "flow": FLOW,
-    "one-step": OneStep.new(STATE_DIM, CHUNK_DIM, **SIZES, key=jax.random.key(0)),
+    "one-step": OneStep.new(STATE_DIM, PLAN, **SIZES, key=jax.random.key(0)),
     "tanh-gaussian": GAUSSIAN,
     "mode": dataclasses.replace(GAUSSIAN, deterministic=True),
 }
@@ -45,28 +45,28 @@ def test_a_policy_with_it_comes_back_from_disk_and_acts_the_same(name: str, tmp_
     assert_same_arrays(arrays(loaded), arrays(saved))
     for seed in range(2):
         observation = np.random.default_rng(seed).normal(size=STATE_DIM).astype(np.float32)
-        chunk = saved.act(observation, seed)
-        np.testing.assert_array_equal(loaded.act(observation, seed), chunk)
-        assert np.abs(chunk).max() <= 1
+        actions = saved.act(observation, seed)
+        np.testing.assert_array_equal(loaded.act(observation, seed), actions)
+        assert np.abs(actions).max() <= 1
 
 
 @pytest.mark.parametrize("name", sorted(KINDS))
-def test_chunks_differ_among_samples_but_for_the_mode(name: str):
-    chunks = KINDS[name].propose(STATE, jax.random.key(0), 6)
-    assert chunks.shape == (6, CHUNK_DIM)
-    assert len(np.unique(np.asarray(chunks), axis=0)) == (1 if name == "mode" else 6)
+def test_plans_differ_among_samples_but_for_the_mode(name: str):
+    plans = KINDS[name].propose(STATE, jax.random.key(0), 6)
+    assert plans.shape == (6, *PLAN)
+    assert len(np.unique(np.asarray(plans), axis=0)) == (1 if name == "mode" else 6)
 
 
 @pytest.mark.parametrize("name", ["flow", "one-step"])
-def test_chunks_are_clipped(name: str):
+def test_plans_are_clipped(name: str):
     wide = jax.tree.map(lambda x: 3 * x if hasattr(x, "shape") else x, KINDS[name])
-    chunks = np.abs(np.asarray(wide.propose(STATE, jax.random.key(0), 6)))
-    assert chunks.max() == 1
-    assert (chunks < 1).any()
+    plans = np.abs(np.asarray(wide.propose(STATE, jax.random.key(0), 6)))
+    assert plans.max() == 1
+    assert (plans < 1).any()
 
 
 def test_a_flow_goes_by_euler_steps_from_its_noise():
-    noise = jax.random.normal(jax.random.key(4), (2, CHUNK_DIM))
+    noise = jax.random.normal(jax.random.key(4), (2, *PLAN))
     x = noise
     for i in range(3):
         x = x + jnp.stack([FLOW.network(STATE, row, jnp.asarray(i / 3)) for row in x]) / 3
@@ -75,14 +75,16 @@ def test_a_flow_goes_by_euler_steps_from_its_noise():
 
 def test_the_mode_is_the_tangent_of_the_mean_and_samples_spread_around_it():
     mean, log_std = GAUSSIAN.parameters(STATE)
-    np.testing.assert_array_equal(KINDS["mode"].propose(STATE, jax.random.key(0), 1)[0], jnp.tanh(mean))
-    samples = np.arctanh(np.asarray(GAUSSIAN.propose(STATE, jax.random.key(0), 4000), np.float64))
+    mode = KINDS["mode"].propose(STATE, jax.random.key(0), 1)[0]
+    np.testing.assert_array_equal(mode.ravel(), jnp.tanh(mean))
+    plans = np.asarray(GAUSSIAN.propose(STATE, jax.random.key(0), 4000), np.float64)
+    samples = np.arctanh(plans.reshape(4000, -1))
     np.testing.assert_allclose(samples.mean(axis=0), mean, atol=0.1)
     np.testing.assert_allclose(samples.std(axis=0), np.exp(log_std), rtol=0.1)
 
 
 def test_the_log_density_is_that_of_the_squashed_normal():
-    one = TanhGaussian.new(STATE_DIM, 1, **SIZES, key=jax.random.key(1))
+    one = TanhGaussian.new(STATE_DIM, (1, 1), **SIZES, key=jax.random.key(1))
     mean, log_std = (float(x[0]) for x in one.parameters(STATE))
 
     def density(action: float) -> float:

@@ -45,9 +45,9 @@ def test_the_highest_q_is_picked_whatever_the_key(reduction: Reduction, reduce):
     chooser = HighestQ(CRITIC, reduction)
     np.testing.assert_allclose(chooser.scores(STATE, CANDIDATES)[0], q, atol=1e-5)
     for seed in range(3):
-        index, last_resort = chooser.choose(STATE, CANDIDATES, jax.random.key(seed))
+        index, metrics = chooser.choose(STATE, CANDIDATES, jax.random.key(seed))
         assert int(index) == q.argmax()
-        assert not last_resort
+        assert metrics == {}
 
 
 def test_minimum_and_mean_are_told_apart():

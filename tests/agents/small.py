@@ -11,14 +11,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from otpr.data.chunks import Transitions
+from otpr.policies.normalization import Normalizer
 
 from otpr.agents import agent_class
 from otpr.agents.parts.agent import Agent, AgentConfig
-from otpr.data.chunks import Transitions
 from otpr.diffusion import NoiseSchedule
 from otpr.networks.mlp import NoiseNetwork
 from otpr.policies.generators import Diffusion
-from otpr.policies.normalization import Normalizer
 from otpr.policies.policy import Policy, load_policy
 from otpr.training.learning import update_block
 

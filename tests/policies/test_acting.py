@@ -12,7 +12,7 @@ import pytest
 
 from otpr.errors import OtprError
 from otpr.policies import acting
-from otpr.policies.normalization import Normalizer
+from otpr.policies.encoder import Normalizer
 from otpr.policies.policy import Policy
 from tiny import chooser, policy
 
@@ -45,12 +45,12 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 def drawn(acting_policy: Policy, observation: np.ndarray, seed: int, count: int) -> np.ndarray:
     """The first `count` candidates of a draw with a budget, slice by slice."""
     propose_key, _ = jax.random.split(jax.random.key(seed))
-    state = acting_policy.normalizer(jnp.asarray(observation))
+    seen = {"state": observation[None, None]}
     slices = [
-        np.asarray(acting_policy.propose(state, jax.random.fold_in(propose_key, i), acting.SLICE))
+        np.asarray(acting_policy.propose(seen, jax.random.fold_in(propose_key, i)[None], acting.SLICE)[0])
         for i in range(-(-count // acting.SLICE))
     ]
-    return np.concatenate(slices)[:count]
+    return np.concatenate(slices)[:count].reshape(count, -1)
 
 
 # ------------------------------------------------------------------------------------- a budget of time
@@ -74,7 +74,7 @@ def test_draws_as_many_candidates_as_there_is_time_for(budget: float, slices: in
         distances = np.abs(candidates - chunk.reshape(-1)).max(axis=1)
         assert distances.min() < 1e-5
         chosen.add(int(distances.argmin()))
-        state = choosy.normalizer(jnp.asarray(observation))
+        state = choosy.state({"state": observation[None]})
         assert choosy.chooser is not None
         H = choosy.chooser(jnp.broadcast_to(state, (count, 39)), jnp.asarray(candidates))
         assert float(H[distances.argmin()]) > 0
@@ -83,18 +83,21 @@ def test_draws_as_many_candidates_as_there_is_time_for(budget: float, slices: in
 
 def test_choice_is_in_proportion_to_compatibility_among_those_drawn(clock: Clock, monkeypatch):
     """Candidates whose H are known up to a factor: 0, 1, 3 and 0 in each slice."""
-    chunks = np.linspace(-1, 1, 4, dtype=np.float32)[:, None] * np.ones(32, np.float32)
-
+    plans = np.linspace(-1, 1, 4, dtype=np.float32)[:, None, None] * np.ones((8, 4), np.float32)
     excess = np.float32([-2.0, 0.1, 0.3, -0.1])
 
-    def known(*_: object) -> tuple[np.ndarray, tuple[np.ndarray, ...]]:
-        return chunks, (excess, np.log(np.float32([0.3, 0.3, 0.7, 0.3])))
+    def offered(*_: object) -> np.ndarray:
+        return plans[None]
 
-    monkeypatch.setattr(acting, "_slice", known)
+    def known(*_: object) -> tuple[np.ndarray, ...]:
+        return excess, np.log(np.float32([0.3, 0.3, 0.7, 0.3]))
+
+    monkeypatch.setattr(Policy, "propose", offered)
+    monkeypatch.setattr(acting, "_scores", known)
     choosy = choosing(8)
     draws = [choosy.act(OBSERVATIONS[0], seed, budget_seconds=60.0)[0, 0] for seed in range(400)]
-    share = np.mean(np.equal(draws, chunks[2, 0]))
-    assert set(draws) == {chunks[1, 0], chunks[2, 0]}
+    share = np.mean(np.equal(draws, plans[2, 0, 0]))
+    assert set(draws) == {plans[1, 0, 0], plans[2, 0, 0]}
     assert abs(share - 0.75) < 0.08  # 3.7 standard deviations
 
 
@@ -107,7 +110,7 @@ def test_without_compatibility_the_nearest_to_it_is_taken_or_idqls_rule_decides(
     distances = np.abs(candidates - chunk.reshape(-1)).max(axis=1)
     assert distances.min() < 1e-5
     assert choosy.chooser is not None
-    state = choosy.normalizer(jnp.asarray(OBSERVATIONS[0]))
+    state = choosy.state({"state": OBSERVATIONS[:1]})
     excess, by_idql = choosy.chooser.scores(state, jnp.asarray(candidates))
     if trained:
         assert (np.asarray(excess) < 0).all()
@@ -153,7 +156,8 @@ def test_threads_get_what_one_thread_gets():
 
 
 def test_values_out_of_range_are_clipped_and_never_nan():
-    mean, scale = np.asarray(ONE.normalizer.mean), np.asarray(ONE.normalizer.scale)
+    normalizer = ONE.encoder.normalizers["state"]  # pyright: ignore[reportAttributeAccessIssue]
+    mean, scale = np.asarray(normalizer.mean), np.asarray(normalizer.scale)
     for size in (1e3, 1e30, 3e38):
         far = np.where(np.arange(39) == 5, size, OBSERVATIONS[0]).astype(np.float32)
         limit = far.copy()
@@ -172,7 +176,7 @@ def test_number_too_large_for_float32_is_refused():
 def test_damaged_weights_are_an_error(budget: float | None):
     choosy = choosing(6)
     bad = eqx.tree_at(
-        lambda p: p.diffusion.network.mlp.layers[-1].bias, choosy, replace_fn=lambda bias: bias * jnp.nan
+        lambda p: p.diffusion.network.body.mlp.layers[-1].bias, choosy, replace_fn=lambda bias: bias * jnp.nan
     )
     with pytest.raises(OtprError, match="actions are not finite: its weights hold NaN"):
         bad.act(OBSERVATIONS[0], 0, budget_seconds=budget)

@@ -10,17 +10,17 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from otpr.data.chunks import Transitions, take
+from otpr.data.replay import Replay
+from otpr.policies.normalization import Normalizer
 
 from otpr.agents.otpr.agent import OTPR, PRESETS, OTPRConfig, TransportProblem, partners, resampled
 from otpr.agents.otpr.batches import draw_problem
-from otpr.data.chunks import Transitions, take
 from otpr.data.experience import Experience
 from otpr.data.mixture import Mixture
-from otpr.data.replay import Replay
 from otpr.diffusion import NoiseSchedule, denoising_losses
 from otpr.networks.mlp import NoiseNetwork
 from otpr.policies.generators import Diffusion
-from otpr.policies.normalization import Normalizer
 from otpr.policies.policy import Policy
 from otpr.training.learning import follow, update_block
 from tiny import batch_keys

@@ -12,6 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from otpr.data.chunks import Transitions
+from otpr.policies.normalization import Normalizer
 from scipy import stats
 
 from otpr.agents.dppo.agent import DPPO, Draws, _replay
@@ -19,13 +21,11 @@ from otpr.agents.dppo.config import DPPOConfig
 from otpr.agents.dppo.decisions import Decisions, advantages, decisions_of
 from otpr.agents.dppo.tuned_diffusion import TunedDiffusion
 from otpr.agents.parts.agent import Round
-from otpr.data.chunks import Transitions
 from otpr.data.episodes import Episode
 from otpr.diffusion import NoiseSchedule, sample
 from otpr.networks.mlp import NoiseNetwork
 from otpr.policies.acting import decision_keys
 from otpr.policies.generators import Diffusion
-from otpr.policies.normalization import Normalizer
 from otpr.policies.policy import Policy, load_policy
 from tiny import arrays, assert_same_arrays
 
