@@ -6,6 +6,7 @@ of typed PRNG keys are stored as their words. https://github.com/huggingface/saf
 
 from __future__ import annotations
 
+import collections
 import json
 import os
 from collections.abc import Mapping
@@ -22,8 +23,8 @@ from safetensors.numpy import save
 
 from otpr.storage import DamagedFile, check_regular
 
-HEADER_LIMIT = 4 * 2**20
-"""Bytes of the largest header that is read, enough for 40,000 arrays; parsed, it takes several times that."""
+HEADER_LIMIT = 2**20
+"""Bytes of the largest header that is read, enough for 10,000 arrays; parsed, it takes 20 times as many."""
 
 _NAMES = "bool int8 int16 int32 int64 uint8 uint16 uint32 uint64 float16 float32 float64 complex64"
 DTYPES = frozenset(map(np.dtype, [*_NAMES.split(), jnp.bfloat16]))
@@ -47,7 +48,8 @@ def to_bytes(arrays: Arrays, metadata: Mapping[str, Any] | None = None) -> bytes
         metadata: what else the file says, JSON-able; `read_metadata` returns it.
 
     Raises:
-        ValueError: an array is of another type, or is named `__metadata__`, which the format reserves.
+        ValueError: an array is of another type, or is named `__metadata__`, which the format reserves; or
+            their names, shapes and the metadata take more than `HEADER_LIMIT`.
     """
     for name, array in arrays.items():
         if array.dtype not in DTYPES:
@@ -60,7 +62,12 @@ def to_bytes(arrays: Arrays, metadata: Mapping[str, Any] | None = None) -> bytes
     # safetensors writes the memory as it lies, whatever the order of the axes in it
     rows = {name: np.asarray(array, order="C") for name, array in arrays.items()}
     # in one text: of several, safetensors writes now this one first, now that one
-    return save(rows, {_METADATA: json.dumps(metadata, sort_keys=True)} if metadata else None)
+    content = save(rows, {_METADATA: json.dumps(metadata, sort_keys=True)} if metadata else None)
+    if (length := int.from_bytes(content[:8], "little")) > HEADER_LIMIT:
+        raise ValueError(
+            f"{len(rows)} arrays need a header of {length:,} bytes, of at most {HEADER_LIMIT:,}."
+        )
+    return content
 
 
 def read_arrays(file: str | os.PathLike[str]) -> dict[str, NDArray[Any]]:
@@ -117,8 +124,8 @@ def _check_header(file: Path) -> None:
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) < len(pairs):
-        names = [name for name, _ in pairs]
-        raise ValueError(f"its header has {next(name for name in names if names.count(name) > 1)!r} twice")
+        ((name, _),) = collections.Counter(name for name, _ in pairs).most_common(1)
+        raise ValueError(f"its header has {name[:100]!r} twice")
     return found
 
 

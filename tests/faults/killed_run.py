@@ -2,7 +2,7 @@
 
     python -m tests.faults.killed_run FOLDER [--resume] [--metaworld]
 
-It prints a line as each phase begins: collect, learn, follow, evaluate, save, and at last done.
+It prints a line as each phase begins: collect, learn, end_round, evaluate, save, and at last done.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from otpr.training.finetune import FineTuning, LoopConfig
 from otpr.training.run_directory import RunDirectory
 from tests.faults import small
 
-PHASES = ("collect", "learn", "follow", "evaluate", "save")
+PHASES = ("collect", "learn", "end_round", "evaluate", "save")
 
 # 12 rounds of 4 episodes of 6 steps
 LOOP: dict[str, Any] = {
@@ -53,7 +53,7 @@ def run_metaworld(path: Path, resume: bool) -> None:
 
     loop = tiny.LOOP
     with (
-        ChunkedVectorEnv(TASK, loop["num_envs"], POLICY["chunk_length"], processes=True) as env,
+        ChunkedVectorEnv(TASK, loop["num_envs"], POLICY["execute"], processes=True) as env,
         RunDirectory.open(path, command="finetune", config=loop, resume=resume) as run,
     ):
         job = FineTuning(

@@ -38,7 +38,7 @@ def demonstrations() -> list[Episode]:
     generator = np.random.default_rng(0)
     return [
         Episode(
-            observations=generator.normal(size=(7, 3)).astype(np.float32),
+            observations={"state": generator.normal(size=(7, 3)).astype(np.float32)},
             actions=generator.uniform(-1, 1, (6, 2)).astype(np.float32),
             rewards=np.array([0, 0, 0, 0, 0, 1], np.float32),
             terminated=True,

@@ -21,7 +21,7 @@ from otpr.training import checkpoints
 from otpr.trees import read_arrays
 from tests.faults.killed_run import PHASES
 from tests.faults.small import rows
-from tiny import assert_same_arrays, weights
+from tiny import assert_same_arrays, files, weights
 
 ROOT = Path(__file__).parents[2]
 PLACES = [str(ROOT / name) for name in ("src", "tests", ".")]
@@ -67,7 +67,7 @@ class Sitting:
 
 
 def outcome(path: Path) -> dict[str, Any]:
-    """Everything that must be equal: rows, policy, the newest checkpoint's arrays and state, summary."""
+    """Everything that must be equal: rows, policy, experience, the newest checkpoint, summary."""
     step = checkpoints.latest(path / "checkpoints")
     folder = path / "checkpoints" / str(step)
     state = json.loads((folder / "checkpoint.json").read_text())
@@ -79,6 +79,7 @@ def outcome(path: Path) -> dict[str, Any]:
         "rows": rows(path),
         "policy": weights(path / "policy"),
         "step": step,
+        "experience": files(path / "experience"),
         "arrays": read_arrays(folder / "arrays.safetensors"),
         "state": state,
         "summary": summary,
@@ -86,7 +87,7 @@ def outcome(path: Path) -> dict[str, Any]:
 
 
 def assert_equal_outcomes(given: dict[str, Any], expected: dict[str, Any]) -> None:
-    for name in ("rows", "step", "state", "summary"):
+    for name in ("rows", "step", "state", "summary", "experience"):
         assert given[name] == expected[name]
     for name in ("policy", "arrays"):
         assert_same_arrays(given[name], expected[name])

@@ -11,23 +11,21 @@ import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from otpr.data.chunks import chunk_transitions
-from otpr.data.replay import Replay
 
 from otpr.agents import agent_config
 from otpr.data.episodes import Episode
-from otpr.data.experience import Experience
-from otpr.data.mixture import Mixture
+from otpr.data.experience import Collected, Experience
 from otpr.data.seeds import evaluation_seed, training_seed
 from otpr.envs import ChunkedVectorEnv
 from otpr.errors import OtprError
-from otpr.training import checkpoints, finetune
-from otpr.training.learning import return_bounds, update_keys
+from otpr.policies.encoder import encode
+from otpr.training import checkpoints
+from otpr.training.learning import update_keys
 from otpr.training.numbers import NotFiniteError, bad_update, load_update
 from otpr.training.rollout import run_episodes
 from otpr.trees import read_arrays
 from tests.faults.small import BASE, CHUNK, LOOP, TASK, fine_tune, inject, rows
-from tiny import AGENT
+from tiny import AGENT, experience
 
 LEARNING = {"warmup_steps": 48, "warmup_updates": 250, "env_steps": 72}
 
@@ -94,17 +92,18 @@ def test_bad_number_of_the_environment_stops_the_run_and_can_be_replayed(
     assert checkpoints.latest(path / "checkpoints") == 2
     replayed = documented("episode-", {"metaworld/peg-insert-side-v3": TASK, FILES["episode-"]: str(file)})
     saved = read_arrays(file)
-    assert not (np.isfinite(saved["observations"]).all() and np.isfinite(saved["rewards"]).all())
-    assert len(saved["observations"]) == len(saved["actions"]) + 1 == 6 * (step > 0) + 1
-    np.testing.assert_array_equal(replayed["first"], saved["observations"][0])
+    observations = saved["observations/state"]
+    assert not (np.isfinite(observations).all() and np.isfinite(saved["rewards"]).all())
+    assert len(observations) == len(saved["actions"]) + 1 == 6 * (step > 0) + 1
+    np.testing.assert_array_equal(replayed["first"], observations[0])
     for t, (observation, reward, *_) in enumerate(replayed["steps"]):
-        np.testing.assert_array_equal(observation, saved["observations"][t + 1])
+        np.testing.assert_array_equal(observation, observations[t + 1])
         assert reward == saved["rewards"][t]
     # the request of `times` 2 is used up
     # the environment mended, the run goes on with that very round
     job = fine_tune(path, env, resume=True)
     assert job.at.episodes == 20
-    assert np.isfinite(np.asarray(job.experience.replay.data.observation)).all()
+    assert np.isfinite(np.asarray(job.experience.store.features)).all()
 
 
 def test_bad_number_in_an_evaluation_stops_it(
@@ -122,14 +121,14 @@ def test_bad_number_in_an_evaluation_stops_it(
 
 def test_actions_that_are_not_finite_never_reach_the_environment(env: ChunkedVectorEnv) -> None:
     bad = eqx.tree_at(
-        lambda p: p.diffusion.network.mlp.layers[-1].bias, BASE, replace_fn=lambda bias: bias * jnp.nan
+        lambda p: p.generator.network.body.mlp.layers[-1].bias, BASE, replace_fn=lambda bias: bias * jnp.nan
     )
     with pytest.raises(NotFiniteError) as caught:
         run_episodes(env, bad, [7, 8], action_seed=0)
     assert "the policy's actions are not finite after step 0 of the episode of seed 7" in str(caught.value)
     assert caught.value.name == "episode-7"
-    assert caught.value.arrays["refused_chunk"].shape == (CHUNK, 2)
-    assert caught.value.arrays["observations"].shape == (1, 3)
+    assert caught.value.arrays["refused_actions"].shape == (CHUNK, 2)
+    assert caught.value.arrays["observations/state"].shape == (1, 3)
     simulators: Any = [e.simulator for e in env._groups[0]._envs]  # pyright: ignore[reportAttributeAccessIssue]
     assert [simulator.env.steps for simulator in simulators[:2]] == [0, 0]
 
@@ -167,9 +166,9 @@ def test_loss_that_overflows_stops_the_run_at_its_gradient_step(
 
 
 def with_bad_row(experience: Experience, row: int) -> Experience:
-    replay = experience.replay
-    data = replay.data._replace(reward=replay.data.reward.at[row].set(jnp.nan))
-    return experience._replace(replay=eqx.tree_at(lambda r: r.data, replay, data))
+    """With NaN as the reward of the agent's own step of this number."""
+    rewards = experience.store.rewards.at[experience.replay.rows[row]].set(jnp.nan)
+    return eqx.tree_at(lambda e: e.store.rewards, experience, rewards)
 
 
 @pytest.mark.parametrize("row", [3, 40, 71])
@@ -181,27 +180,31 @@ def test_first_bad_gradient_step_is_found(row: int, learner: Any) -> None:
     error = bad_update(learner.agent, experience, 250, False, 1000)
     assert f"diverged at gradient step {1000 + first:,}: replay.reward of the batch not" in str(error)
     assert error.name == f"update-{1000 + first}"
-    assert np.isfinite(error.arrays["agent.value.layers[0].weight"]).all()  # as it was before
+    assert np.isfinite(
+        error.arrays["agent.critics.trained_value.model.layers[0].weight"]
+    ).all()  # as it was before
 
 
 def test_gradient_that_is_not_finite_where_the_losses_are_stops_the_run(
     learner: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Adam's second moment made negative: its root is NaN, in the step after losses that are none."""
-    second = lambda agent: agent.critic_state[0].nu.members.out.weight  # noqa: E731
+    second = lambda agent: agent.critics.critics.trained.state[0].nu.members.out.weight  # noqa: E731
     agent = eqx.tree_at(second, learner.agent, replace_fn=lambda nu: nu - 1.0)
     error = bad_update(agent, learner.experience, 250, False, 500)
-    assert "diverged at gradient step 501: the critic after its gradient step not finite" in str(error)
+    assert "diverged at gradient step 501: critics.critics.trained after its gradient step not finite" in str(
+        error
+    )
     file = error.save(tmp_path / "faults")
     before, batch, update_policy = load_update(file, BASE, agent_config("otpr", "default", AGENT))
     after, metrics = before.update(batch, update_policy)
     assert np.isfinite(metrics["critic/loss"])
-    assert np.isnan(np.asarray(after.critic.members.out.weight)).any()
+    assert np.isnan(np.asarray(after.critics.critics.trained.model.members.out.weight)).any()
     # and the loop asks for more than the losses, which do not know yet at the last step of a block
-    monkeypatch.setattr(finetune, "BLOCK", 1)
+    monkeypatch.setattr(learner, "loop", dataclasses.replace(learner.loop, update_block=1))
     monkeypatch.setattr(learner, "agent", agent)
     monkeypatch.setattr(learner, "at", dataclasses.replace(learner.at, warmup_updates=0))
-    with pytest.raises(NotFiniteError, match="critic after its gradient step"):
+    with pytest.raises(NotFiniteError, match=r"critics\.critics\.trained after its gradient step"):
         learner._learn(SimpleNamespace())
 
 
@@ -228,7 +231,7 @@ def test_file_that_does_not_fit_is_refused(damage: str, learner: Any, tmp_path: 
 def episode(rewards: list[float], *, terminated: bool) -> Episode:
     steps = len(rewards)
     return Episode(
-        observations=np.zeros((steps + 1, 3), np.float32),
+        observations={"state": np.zeros((steps + 1, 3), np.float32)},
         actions=np.zeros((steps, 2), np.float32),
         rewards=np.asarray(rewards, np.float32),
         terminated=terminated,
@@ -255,12 +258,16 @@ def episode(rewards: list[float], *, terminated: bool) -> Episode:
 def test_bounds_are_those_of_the_returns_that_rewards_allow(
     demonstrated: Episode, done: list[Episode], low: float, high: float
 ) -> None:
-    replay = Replay.create(50, 3, 8)
-    for e in done:
-        replay = replay.add(chunk_transitions(e, 4, 0.9))
-    demonstrations = Mixture.of([[demonstrated]], (), 4, 0.9)
-    experience = Experience(replay, replay, demonstrations, demonstrations.transitions)
-    np.testing.assert_allclose(return_bounds(experience), (low, high), rtol=1e-5)
+    np.testing.assert_allclose(learnt_from([demonstrated], done, 0.9).return_bounds(), (low, high), rtol=1e-5)
+
+
+def learnt_from(demonstrated: list[Episode], done: list[Episode], gamma: float) -> Experience:
+    """Demonstrations and episodes of the agent's own, in decisions of four actions."""
+    spec = dataclasses.replace(BASE.spec, execute=4)
+    found = experience(BASE, demonstrated, gamma=gamma, room=100, spec=spec)
+    for each in done:
+        found = found.add(Collected(each, encode(BASE.encoder, each.observations)))
+    return found
 
 
 def test_no_return_is_beyond_the_bounds() -> None:
@@ -268,31 +275,22 @@ def test_no_return_is_beyond_the_bounds() -> None:
     generator = np.random.default_rng(0)
     for _ in range(20):
         scale, shift = generator.uniform(0.1, 5), generator.uniform(-2, 2)
-        parts = [
-            chunk_transitions(
-                episode(list(generator.normal(shift, scale, 12)), terminated=bool(generator.integers(2))),
-                4,
-                0.9,
-            )
+        done = [
+            episode(list(generator.normal(shift, scale, 12)), terminated=bool(generator.integers(2)))
             for _ in range(3)
         ]
-        replay = Replay.create(64, 3, 8)
-        for part in parts:
-            replay = replay.add(part)
-        demonstrations = Mixture.of([[episode([0, 1], terminated=True)]], (), 4, 0.9)
-        experience = Experience(replay, replay, demonstrations, demonstrations.transitions)
-        low, high = map(float, return_bounds(experience))
-        for part in parts:
-            for value in (low, high):
-                target = part.reward + part.discount * value
-                assert low - 1e-3 <= target.min() and target.max() <= high + 1e-3
+        found = learnt_from([episode([0, 1], terminated=True)], done, 0.9)
+        low, high = map(float, found.return_bounds())
+        own = found.store.transitions(found.replay.rows[: int(found.replay.size)])
+        assert len(own.reward) == 36
+        for value in (low, high):
+            target = own.reward + own.discount * value
+            assert low - 1e-3 <= target.min() and target.max() <= high + 1e-3
 
 
 def test_without_discount_a_reward_bounds_nothing() -> None:
-    replay = Replay.create(20, 3, 8).add(chunk_transitions(episode([1] * 5, terminated=False), 4, 1.0))
-    demonstrations = Mixture.of([[episode([0, 0, 1], terminated=True)]], (), 4, 1.0)
-    experience = Experience(replay, replay, demonstrations, demonstrations.transitions)
-    low, high = return_bounds(experience)
+    found = learnt_from([episode([0, 0, 1], terminated=True)], [episode([1] * 5, terminated=False)], 1.0)
+    low, high = found.return_bounds()
     assert (float(low), float(high)) == (0.0, np.inf)
 
 
@@ -304,7 +302,7 @@ def test_share_beyond_the_bounds_is_reported_and_stops_the_run_if_wanted(
     assert row["critic/bound_low"] == 0.0
     # no chunk of six steps was all reward: less than the 1 / (1 - gamma) of a reward of 1 at every step
     assert 1.0 < row["critic/bound_high"] < 1 / (1 - learner.agent.config.gamma)
-    bias = lambda agent: agent.critic.members.out.bias  # noqa: E731
+    bias = lambda agent: agent.critics.critics.trained.model.members.out.bias  # noqa: E731
     wild = eqx.tree_at(bias, learner.agent, replace_fn=lambda bias: bias + 1000.0)
     monkeypatch.setattr(learner, "agent", wild)
     logged: list[dict[str, Any]] = []

@@ -45,6 +45,7 @@ def open_experience(path: Path, keys: tuple[str, ...] = ()) -> Source:
         task_id=about.task,
         # where all entries are read, in their order
         own_spec=about.spec if list(keys) == list(about.spec.observation) else None,
+        control_rate=about.spec.control_rate,
         notes=(f"images are left out: {', '.join(left_out)}",) if left_out else (),
     )
 
