@@ -17,9 +17,9 @@ import jaxtyping
 import pytest
 
 # The mathematics has its array shapes checked at each call. Must precede the first import of an otpr module.
-# The rest of the package stays unchecked: it has few arrays, and beartype refuses plain protocols and `Self`.
+# The rest of the package stays unchecked: it has few arrays, and beartype refuses plain protocols.
 CHECKED = ["otpr.agents", "otpr.diffusion", "otpr.networks", "otpr.ot"]
-jaxtyping.install_import_hook(CHECKED, "beartype.beartype")
+jaxtyping.install_import_hook(CHECKED, "checking.checked")
 
 # No deadline: the first example pays for compilation. Derandomised: what fails once fails always.
 hypothesis.settings.register_profile("otpr", deadline=None, derandomize=True, database=None, max_examples=50)
