@@ -9,7 +9,7 @@ from beartype import beartype
 
 
 def checked(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Check arguments and results at each call; `Self`, which beartype refuses in a method by itself, may be all."""
+    """Check arguments and results at each call; beartype knows no `Self` here, so that it may be anything."""
     function.__annotations__ = {name: _known(hint) for name, hint in function.__annotations__.items()}
     return beartype(function)
 

@@ -140,7 +140,7 @@ def new_agent(config: AgentConfig, seed: int = 3) -> Any:
 def learn(
     config: AgentConfig, *, rounds: int = 8, updates: int = 100, offline: int = 0, warming: int = 1
 ) -> Any:
-    """An agent after steps from the demonstrations alone, then rounds of 64 actions, each followed by updates.
+    """An agent after steps from the demonstrations alone, then rounds of 64 actions, each with updates.
 
     In the first `warming` rounds the critics learn alone, and no chooser has a say.
     """

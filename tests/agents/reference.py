@@ -1,4 +1,4 @@
-"""Networks, critics, noise and Adam written out a second time, plainly, for tests of the algorithms' updates."""
+"""Networks, critics, noise and Adam written out a second time, for tests of the algorithms' updates."""
 
 from __future__ import annotations
 

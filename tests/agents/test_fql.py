@@ -17,7 +17,13 @@ from otpr.networks.mlp import sizes
 
 N, STEPS, PLAN = 16, 3, (3, 2)
 CONFIG = FQLConfig(
-    critic_width=16, policy_width=24, policy_depth=2, batch_size=N, flow_steps=STEPS, alpha=0.7, target_rate=0.1
+    critic_width=16,
+    policy_width=24,
+    policy_depth=2,
+    batch_size=N,
+    flow_steps=STEPS,
+    alpha=0.7,
+    target_rate=0.1,
 )
 DATA = small.transitions(N)
 UPDATE = eqx.filter_jit(FQL.update)
