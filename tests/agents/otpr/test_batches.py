@@ -53,6 +53,16 @@ def test_the_target_measure_is_every_step_of_successes_or_of_the_replay(seen):
     assert (np.asarray(members(by_success)) < last).all()
 
 
+def test_while_there_is_no_replay_the_demonstrations_stand_for_it():
+    alone = small.experience(())
+    config = dataclasses.replace(CONFIG, target_measure="replay")
+    assert members(target_measure(alone, config)) == starts(own=False)
+    rows, columns, _ = DRAW(
+        alone, target_measure(alone, config), small.created(config), jax.random.key(0), 512
+    )
+    assert set(rows.tolist()) == set(columns.tolist()) == set(starts(own=False))
+
+
 @pytest.mark.parametrize("measure", ["successes", "replay"])
 @pytest.mark.parametrize("keypoint_share", [0.0, 0.25])
 def test_rows_of_a_problem_are_of_their_measures(measure, keypoint_share, seen):
