@@ -42,13 +42,14 @@ def test_an_update_is_td_learning_and_regression_on_the_gradient_of_q():
     def q_loss(critic):
         return jnp.mean((reference.q(critic, data.state, data.chunk) - target) ** 2)
 
-    critic = reference.adam_step(agent.critics.q, q_loss, config.learning_rate)
+    critic, _ = reference.adam_step(agent.critics.q, q_loss, config.learning_rate)
     reference.assert_close(updated.critics.q, critic)
     reference.assert_moved(agent.critics.target, updated.critics.q, updated.critics.target, 0.05)
 
     # the score network: minus its noise is the scale times the slope of the new critics' mean, by differences
     noisy, k, _ = reference.noised(agent.actor.policy, data.plan, noise_key)
 
+    @jax.jit
     def mean_q(plans):
         return reference.q(critic, data.state, reference.executed(plans, small.BASE.spec)).mean(0)
 
@@ -69,7 +70,7 @@ def test_an_update_is_td_learning_and_regression_on_the_gradient_of_q():
     def policy_loss(network):
         return jnp.mean((jax.vmap(network)(data.state, noisy, k) + 10.0 * exact) ** 2)
 
-    trained = reference.adam_step(network, policy_loss, config.policy_learning_rate)
+    trained, _ = reference.adam_step(network, policy_loss, config.policy_learning_rate)
     reference.assert_close(updated.actor.network, trained)
     before, after = (a.actor.policy.diffusion.network for a in (agent, updated))
     reference.assert_moved(before, updated.actor.network, after, 0.02)
