@@ -132,6 +132,13 @@ def acted() -> Experience:
     return bandit.added(bandit.experience(), rng.uniform(-1, 1, 50), rng.uniform(-1, 1, 50))
 
 
+@pytest.mark.parametrize("share", [0.0, 1.0])
+def test_a_batch_may_be_of_one_kind_alone(share, seen):
+    batch = draw_batch(seen, dataclasses.replace(CONFIG, demonstration_share=share), jax.random.key(0))
+    assert batch.demonstrations.state.shape == (round(32 * share), 6)
+    assert batch.replay.plan.shape == (round(32 * (1 - share)), 3, 2)
+
+
 def test_a_problem_masks_its_keypoints(acted):
     agent = bandit.new_agent(dataclasses.replace(CONFIG, keypoint_share=0.25))
     problem = PROBLEM(acted, target_measure(acted, agent.config), agent, jax.random.key(1), 64)
