@@ -6,7 +6,6 @@ The best mode is the one on the observation's side; half of the experts go to ei
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
 from typing import Any
 
 import equinox as eqx
@@ -14,34 +13,39 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from otpr.data.chunks import Transitions, take
-from otpr.data.replay import Replay
-from otpr.policies.normalization import Normalizer
 
 from otpr.agents import agent_class
 from otpr.agents.parts.agent import AgentConfig
-from otpr.data.experience import Experience
-from otpr.data.mixture import Mixture
+from otpr.data.episodes import Episode
+from otpr.data.experience import Collected, Experience
 from otpr.diffusion import NoiseSchedule, denoising_losses
 from otpr.networks.mlp import NoiseNetwork
+from otpr.policies.encoder import Normalizer, VectorEncoder
 from otpr.policies.generators import Diffusion
 from otpr.policies.policy import Policy
+from otpr.spec import Spec
 from otpr.training.learning import update_block
+from tiny import batch_keys
 
 MODE = 0.5
+SPEC = Spec.flat(1, 1)
 
 
-def one_step(observation: np.ndarray, action: np.ndarray, reward: np.ndarray) -> Transitions:
-    """Episodes of a single step that ends them."""
-    n = len(reward)
-    return Transitions(
-        observation=np.asarray(observation, np.float32).reshape(n, 1),
-        chunk=np.asarray(action, np.float32).reshape(n, 1),
-        reward=np.asarray(reward, np.float32),
-        discount=np.zeros(n, np.float32),
-        next_observation=np.zeros((n, 1), np.float32),
-        return_to_go=np.asarray(reward, np.float32),
-    )
+def one_step(observation: np.ndarray, action: np.ndarray) -> list[Episode]:
+    """Episodes of a single step, which ends them: with success where it pays."""
+    rewards = reward_of(observation, action)
+    return [
+        Episode(
+            observations={"state": np.asarray([[o], [0.0]], np.float32)},
+            actions=np.asarray([[a]], np.float32),
+            rewards=np.asarray([r], np.float32),
+            terminated=True,
+            truncated=False,
+            success=bool(r > 0),
+            seed=seed,
+        )
+        for seed, (o, a, r) in enumerate(zip(observation, action, rewards, strict=True))
+    ]
 
 
 def reward_of(observation: np.ndarray, action: np.ndarray) -> np.ndarray:
@@ -49,35 +53,55 @@ def reward_of(observation: np.ndarray, action: np.ndarray) -> np.ndarray:
 
 
 @functools.cache
-def demonstrations() -> Transitions:
+def demonstrated() -> tuple[np.ndarray, np.ndarray]:
+    """What the experts observe, and what they do."""
     rng = np.random.default_rng(0)
     observation = rng.uniform(-1, 1, 400)
     action = np.where(np.arange(400) % 2, MODE, -MODE) + 0.05 * rng.normal(size=400)
-    return on_device(one_step(observation, action, reward_of(observation, action)))
+    return observation.astype(np.float32), action.astype(np.float32)
 
 
-def on_device(data: Transitions) -> Transitions:
-    return Transitions(*map(jnp.asarray, data))
+def features(episode: Episode) -> np.ndarray:
+    """As `base` encodes them."""
+    return np.asarray(episode.observations["state"])
+
+
+@functools.cache
+def _demonstrations() -> Experience:
+    # an episode of one step takes two rows
+    return Experience.of([one_step(*demonstrated())], (), features, spec=SPEC, gamma=0.99, room=1024)
+
+
+def experience() -> Experience:
+    """The demonstrations, and room; a copy, for whoever adds consumes it."""
+    return jax.tree.map(jnp.copy, _demonstrations())
+
+
+def added(experience: Experience, observation: np.ndarray, action: np.ndarray) -> Experience:
+    """With so many episodes of an agent's own."""
+    for episode in one_step(observation, action):
+        experience = experience.add(Collected(episode, features(episode)))
+    return experience
 
 
 @functools.cache
 def base() -> Policy:
     """Imitation of the demonstrations."""
     schedule = NoiseSchedule.cosine(10)
-    network = NoiseNetwork(1, 1, width=64, depth=2, key=jax.random.key(0))
+    network = NoiseNetwork(1, (1, 1), width=64, depth=2, key=jax.random.key(0))
     optimizer = optax.adam(3e-3)
-    data = demonstrations()
+    data = experience()
     arrays, static = eqx.partition(network, eqx.is_array)
 
     @jax.jit
     def train(arrays: Any, key: jax.Array) -> Any:
         def step(carry: tuple[Any, Any], key: jax.Array) -> tuple[tuple[Any, Any], None]:
             arrays, state = carry
-            batch = take(data, key, 128)
+            batch = data.sample_demonstrations(key, 128)
 
             def loss(arrays: Any) -> jax.Array:
                 network = eqx.combine(arrays, static)
-                return jnp.mean(denoising_losses(network, schedule, batch.observation, batch.chunk, key))
+                return jnp.mean(denoising_losses(network, schedule, batch.state, batch.plan, key))
 
             updates, state = optimizer.update(jax.grad(loss)(arrays), state)
             return (optax.apply_updates(arrays, updates), state), None
@@ -86,15 +110,19 @@ def base() -> Policy:
         return arrays
 
     network = eqx.combine(train(arrays, jax.random.key(1)), static)
-    normalizer = Normalizer(jnp.zeros(1), jnp.ones(1))
-    return Policy(Diffusion(network, schedule), normalizer, None, chunk_length=1, action_dim=1, candidates=1)
+    encoder = VectorEncoder({"state": Normalizer(jnp.zeros(1), jnp.ones(1))})
+    return Policy(encoder, Diffusion(network, schedule), None, SPEC)
 
 
 def sample(policy: Policy, n: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """Observations, and one action of the policy for each."""
-    observations = np.random.default_rng(seed).uniform(-1, 1, (n, 1)).astype(np.float32)
-    chunks, _ = policy.act_batch(jnp.asarray(observations), jax.random.split(jax.random.key(seed), n))
-    return observations[:, 0], np.asarray(chunks)[:, 0, 0]
+    observations = np.random.default_rng(seed).uniform(-1, 1, n).astype(np.float32)
+    keys = jax.random.split(jax.random.key(seed), n)
+    seen, actions = observations[:, None, None], []
+    for start in range(0, n, 64):  # always as many at a time: it compiles once
+        rows = slice(start, start + 64)
+        actions.append(np.asarray(policy.act_batch({"state": seen[rows]}, keys[rows])[0])[:, 0, 0])
+    return observations, np.concatenate(actions)
 
 
 def good_share(policy: Policy) -> float:
@@ -103,84 +131,31 @@ def good_share(policy: Policy) -> float:
     return float(np.mean(np.abs(action - MODE * np.sign(observation)) < 0.25))
 
 
-def experience_of(replayed: Transitions | None = None) -> Experience:
-    """The demonstrations, and a replay."""
-    replay = Replay.create(1024, 1, 1)
-    if replayed is not None:
-        replay = replay.add(replayed)
-    data = demonstrations()
-    return Experience(replay, Replay.create(1, 1, 1), Mixture.single(data), data)
-
-
 def paying_share(policy: Policy) -> float:
     """Share of 512 actions that pay."""
     return float(np.mean(reward_of(*sample(policy, 512, seed=99))))
 
 
-def some_batch(n: int = 32) -> Transitions:
-    """Transitions of all sorts: terminated, timed out, with more achieved than the critics know."""
-    rng = np.random.default_rng(7)
-    return on_device(
-        Transitions(
-            observation=rng.uniform(-1, 1, (n, 1)).astype(np.float32),
-            chunk=rng.uniform(-1, 1, (n, 1)).astype(np.float32),
-            reward=rng.uniform(-1, 1, n).astype(np.float32),
-            discount=rng.choice([0.0, 0.9], n).astype(np.float32),
-            next_observation=rng.uniform(-1, 1, (n, 1)).astype(np.float32),
-            return_to_go=rng.uniform(-1, 1, n).astype(np.float32),
-        )
-    )
-
-
 def new_agent(config: AgentConfig, seed: int = 3) -> Any:
-    return agent_class(config.algorithm).create(base(), demonstrations(), config, jax.random.key(seed))
+    return agent_class(config.algorithm).create(base(), experience(), config, jax.random.key(seed))
 
 
-def fine_tune(config: AgentConfig, rounds: int = 8, updates: int = 100) -> Any:
-    """Rounds of 64 actions, each followed by so many updates; the first of the critics alone."""
-    agent, experience = new_agent(config), experience_of()
+def learn(
+    config: AgentConfig, *, rounds: int = 8, updates: int = 100, offline: int = 0, warming: int = 1
+) -> Any:
+    """An agent after steps from the demonstrations alone, then rounds of 64 actions, each with updates.
+
+    In the first `warming` rounds the critics learn alone, and no chooser has a say.
+    """
+    agent, seen = new_agent(config), experience()
+    if offline:
+        agent, _ = update_block(agent, seen, batch_keys(offline), True)
     for i in range(rounds):
-        explorer = agent.exploring() if i else agent.exploring().single()
-        observation, action = sample(explorer, 64, seed=i)
-        data = one_step(observation, action, reward_of(observation, action))
-        experience = experience._replace(replay=experience.replay.add(data))
-        agent, metrics = update_block(agent, experience, jax.random.split(jax.random.key(i), updates), i > 0)
+        explorer = agent.exploring() if i >= warming else agent.exploring().single()
+        seen = added(seen, *sample(explorer, 64, seed=i))
+        keys = jax.random.split(jax.random.key(i), updates)
+        agent, metrics = update_block(agent, seen, keys, i >= warming)
+        assert all(np.isfinite(value).all() for value in metrics.values())
+        agent, metrics = agent.end_round(seen)
         assert all(np.isfinite(value).all() for value in metrics.values())
     return agent
-
-
-# --- plain references
-
-
-def adam_step(model: Any, loss: Callable[[Any], jax.Array], learning_rate: float) -> Any:
-    """A model after Adam's first step: the learning rate times each entry's gradient over its size."""
-    gradient = jax.jit(jax.grad(lambda arrays: loss(eqx.combine(arrays, static))))
-    arrays, static = eqx.partition(model, eqx.is_inexact_array)
-    step = jax.tree.map(lambda g: -learning_rate * g / (jnp.abs(g) + 1e-8), gradient(arrays))
-    return eqx.apply_updates(model, step)
-
-
-def moved(target: Any, online: Any, rate: float) -> Any:
-    """The weighted mean of two models, array by array."""
-    arrays, static = eqx.partition(target, eqx.is_inexact_array)
-    others = eqx.filter(online, eqx.is_inexact_array)
-    return eqx.combine(jax.tree.map(lambda t, o: (1 - rate) * t + rate * o, arrays, others), static)
-
-
-def assert_close(given: Any, expected: Any, atol: float = 1e-5) -> None:
-    """Array by array."""
-    leaves = [
-        jax.tree_util.tree_leaves_with_path(eqx.filter(tree, eqx.is_inexact_array))
-        for tree in (given, expected)
-    ]
-    for (path, a), (_, b) in zip(*leaves, strict=True):
-        np.testing.assert_allclose(a, b, atol=atol, err_msg=jax.tree_util.keystr(path))
-
-
-def noised(policy: Policy, chunks: jax.Array, key: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Noisy chunks, their levels and their noise, as score matching draws them."""
-    level_key, noise_key = jax.random.split(key)
-    alpha_bar = policy.diffusion.schedule.alpha_bar
-    k = jax.random.randint(level_key, (chunks.shape[0],), 0, alpha_bar.shape[0])
-    noise = jax.random.normal(noise_key, chunks.shape)
-    return jnp.sqrt(alpha_bar[k])[:, None] * chunks + jnp.sqrt(1 - alpha_bar[k])[:, None] * noise, k, noise

@@ -1,74 +1,144 @@
-"""Algorithms that do not start from the pre-trained policy, at work on the bandit."""
+"""Small agents whose states are of two observations, and whose plans are longer than what is executed."""
 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import bandit
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from otpr.data.chunks import Transitions
-from otpr.policies.normalization import Normalizer
 
 from otpr.agents import agent_class
-from otpr.agents.parts.agent import Agent, AgentConfig
-from otpr.diffusion import NoiseSchedule
-from otpr.networks.mlp import NoiseNetwork
-from otpr.policies.generators import Diffusion
+from otpr.agents.parts.actor_critic import ImplicitCritics
+from otpr.agents.parts.agent import AgentConfig
+from otpr.data.episodes import Episode
+from otpr.data.experience import Collected, Experience
+from otpr.data.store import Transitions
+from otpr.policies.encoder import encode
 from otpr.policies.policy import Policy, load_policy
-from otpr.training.learning import update_block
+from otpr.spec import Spec, zeros
+from tiny import experience as demonstrated
+from tiny import policy
+
+BASE = policy(observation_dim=3, action_dim=2, history=2, horizon=3, execute=2)
+GAMMA = 0.9
 
 
-def base(observation_dim: int, chunk_length: int, action_dim: int, width: int) -> Policy:
-    """An untrained diffusion policy: of it they take sizes and normalisation alone."""
-    chunk_dim = chunk_length * action_dim
-    network = NoiseNetwork(observation_dim, chunk_dim, width=width, depth=2, key=jax.random.key(0))
-    normalizer = Normalizer(jnp.full(observation_dim, 0.1), jnp.full(observation_dim, 1.5))
-    diffusion = Diffusion(network, NoiseSchedule.cosine(4))
-    return Policy(diffusion, normalizer, None, chunk_length, action_dim, candidates=1)
-
-
-def normalized(data: Transitions) -> tuple[jax.Array, jax.Array]:
-    """States and next states as `base` normalises them."""
-    return (data.observation - 0.1) / 1.5, (data.next_observation - 0.1) / 1.5
-
-
-def fresh(config: AgentConfig, data: Transitions) -> Any:
-    """An agent of few weights, for two actions; its target critics are not its critics."""
-    start = base(data.observation.shape[1], chunk_length=2, action_dim=2, width=16)
-    agent, other = (
-        agent_class(config.algorithm).create(start, data, config, jax.random.key(seed)) for seed in (0, 9)
+def episode(steps: int, seed: int, *, terminated: bool = True, success: bool | None = None) -> Episode:
+    """Random numbers; it succeeds where it terminates, unless told otherwise."""
+    rng = np.random.default_rng(seed)
+    return Episode(
+        observations={"state": rng.normal(size=(steps + 1, 3)).astype(np.float32)},
+        actions=rng.uniform(-1, 1, (steps, 2)).astype(np.float32),
+        rewards=rng.uniform(0, 1, steps).astype(np.float32),
+        terminated=terminated,
+        truncated=not terminated,
+        success=terminated if success is None else success,
+        seed=seed,
     )
-    return dataclasses.replace(agent, target_critic=other.critic)
 
 
-def learn(config: AgentConfig, *, offline: int, rounds: int, updates: int) -> Agent:
-    """An agent after steps from the demonstrations alone, then rounds of 64 episodes of its own."""
-    start = base(1, 1, 1, width=32)
-    agent = agent_class(config.algorithm).create(start, bandit.demonstrations(), config, jax.random.key(3))
-    experience = bandit.experience_of()
-    if offline:
-        agent, _ = update_block(agent, experience, jax.random.split(jax.random.key(4), offline), True)
-    for i in range(rounds):
-        observation, action = bandit.sample(agent.exploring(), 64, seed=i)
-        data = bandit.one_step(observation, action, bandit.reward_of(observation, action))
-        experience = experience._replace(replay=experience.replay.add(data))
-        agent, _ = update_block(agent, experience, jax.random.split(jax.random.key(i), updates), True)
+DEMONSTRATIONS = [episode(9, 0), episode(7, 1), episode(6, 2, terminated=False)]
+OWN = [episode(8, 3, terminated=False), episode(5, 4), episode(1, 5), episode(6, 6, success=False)]
+EPISODES = [*DEMONSTRATIONS, *OWN]
+
+
+def features(walked: Episode) -> np.ndarray:
+    return encode(BASE.encoder, walked.observations)
+
+
+def experience(own: Sequence[Episode] = OWN, spec: Spec = BASE.spec, gamma: float = GAMMA) -> Experience:
+    """Demonstrations, and some of an agent's own episodes."""
+    result = demonstrated(BASE, DEMONSTRATIONS, gamma, room=64, spec=spec)
+    for each in own:
+        result = result.add(Collected(each, features(each)))
+    return result
+
+
+def rows_of(episodes: Sequence[Episode]) -> list[tuple[int, Episode, int]]:
+    """Of every row that a step is taken from: its number in the store, its episode, and the step in it."""
+    found, row = [], 0
+    for each in episodes:
+        found += [(row + t, each, t) for t in range(len(each))]
+        row += len(each) + 1
+    return found
+
+
+def walked(each: Episode, t: int, spec: Spec = BASE.spec, gamma: float = GAMMA) -> Transitions:
+    """The transition from step t of an episode, by loops over its steps."""
+    T, coded = len(each), features(each)
+
+    def state(at: int) -> np.ndarray:
+        return np.concatenate([coded[max(at - back, 0)] for back in reversed(range(spec.history))])
+
+    plan = np.stack([each.actions[min(t + i, T - 1)] for i in range(spec.horizon)])
+    end = min(t + spec.execute, T)
+    rest = sum(gamma**i * r for i, r in enumerate(each.rewards[t:]))
+    known = each.terminated or (each.rewards >= 0).all()
+    fields = (
+        state(t),
+        plan[: spec.execute].reshape(-1),
+        plan,
+        sum(gamma**i * r for i, r in enumerate(each.rewards[t:end])),
+        0.0 if each.terminated and end == T else gamma ** (end - t),
+        state(end),
+        rest if known else -np.inf,
+    )
+    return Transitions(*(np.asarray(field, np.float32) for field in fields))
+
+
+def transitions(n: int, spec: Spec = BASE.spec, observation_dim: int = 3) -> Transitions:
+    """Random ones; some end their episode, some pay, from some more was achieved than critics will know."""
+    rng = np.random.default_rng(7)
+    width = spec.history * observation_dim
+    plan = rng.uniform(-1, 1, (n, spec.horizon, spec.action_dim))
+    fields = (
+        rng.normal(size=(n, width)),
+        plan[:, : spec.execute].reshape(n, -1),
+        plan,
+        rng.uniform(size=n) < 0.3,
+        np.where(rng.uniform(size=n) < 0.3, 0, 0.9),
+        rng.normal(size=(n, width)),
+        rng.uniform(-0.5, 1, n),
+    )
+    return Transitions(*(jnp.asarray(field, jnp.float32) for field in fields))
+
+
+def created(config: AgentConfig, seed: int = 0, base: Policy = BASE) -> Any:
+    """An agent that has learnt nothing, from the demonstrations alone."""
+    seen = experience((), config.acting_spec(base.spec))
+    return agent_class(config.algorithm).create(base, seen, config, jax.random.key(seed))
+
+
+def fresh(config: AgentConfig, base: Policy = BASE) -> Any:
+    """One whose target critics are not its critics, nor its trained network the moving average."""
+    agent, other = (created(config, seed, base) for seed in (3, 4))
+    if hasattr(agent, "critics"):
+        implicit = isinstance(agent.critics, ImplicitCritics)
+        where = (lambda a: a.critics.critics.target) if implicit else (lambda a: a.critics.target)
+        agent = eqx.tree_at(where, agent, other.critics.q)
+    if hasattr(agent, "actor") and hasattr(agent.actor, "network"):
+        less = jax.tree.map(lambda x: 0.9 * x if eqx.is_inexact_array(x) else x, agent.actor.network)
+        agent = eqx.tree_at(lambda a: a.actor.trained.model, agent, less)
     return agent
 
 
-def assert_comes_back_from_disk(policy: Policy, folder: Path) -> Policy:
-    """Saved and loaded, it acts the same; the loaded one."""
-    policy.save(folder, task="a/b")
+def assert_comes_back_from_disk(given: Policy, folder: Path) -> Policy:
+    """Saved and loaded, it acts the same bit for bit; the loaded one."""
+    given.save(folder, task="a/b")
     loaded = load_policy(folder)
-    observations = jax.random.normal(jax.random.key(1), (7, 1))
+    observations = {
+        name: np.random.default_rng(1).normal(size=entry.shape).astype(entry.dtype)
+        for name, entry in zeros(given.spec, 7, given.spec.history).items()
+    }
     keys = jax.random.split(jax.random.key(0), 7)
     np.testing.assert_array_equal(
-        loaded.act_batch(observations, keys)[0], policy.act_batch(observations, keys)[0]
+        loaded.act_batch(observations, keys)[0], given.act_batch(observations, keys)[0]
     )
     return loaded
 

@@ -11,14 +11,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import reference
+import small
 
 from otpr.agents.dql import DQL, PRESETS, DQLConfig
-from otpr.agents.parts.agent import Batch
 from otpr.diffusion import NoiseSchedule
 from otpr.policies.choosers import HighestQ
 from otpr.policies.generators import Diffusion
-from otpr.policies.policy import load_policy
-from tiny import TASK, arrays, assert_same_arrays
+from tiny import arrays
 
 CONFIG = DQLConfig(
     eta=1.0,
@@ -30,108 +30,78 @@ CONFIG = DQLConfig(
     ema_rate=0.02,
     candidates=8,
 )
-update = eqx.filter_jit(DQL.update)
-
-
-def ancestral_samples(network, alpha_bar, states, keys):
-    """DDPM's sampling written out, a level at a time, one chunk for each state."""
-    starts, steps = jax.vmap(lambda key: tuple(jax.random.split(key)))(keys)
-    a = jax.vmap(lambda key: jax.random.normal(key, (1, 1))[0])(starts)
-    ahead = np.append(1.0, alpha_bar[:-1])
-    for k in range(len(alpha_bar) - 1, -1, -1):
-        noise = jax.vmap(network, in_axes=(0, 0, None))(states, a, jnp.asarray(k))
-        clean = jnp.clip((a - np.sqrt(1 - alpha_bar[k]) * noise) / np.sqrt(alpha_bar[k]), -1, 1)
-        # mean and variance of q(a_{k-1} | a_k, clean), eq. 7 of Ho et al. (2020)
-        beta = 1 - alpha_bar[k] / ahead[k]
-        mean = (np.sqrt(ahead[k]) * beta * clean + np.sqrt(alpha_bar[k] / ahead[k]) * (1 - ahead[k]) * a) / (
-            1 - alpha_bar[k]
-        )
-        steps, drawn = jnp.swapaxes(jax.vmap(lambda key: jax.random.split(key))(steps), 0, 1)
-        fresh = jax.vmap(lambda key: jax.random.normal(key, (1, 1))[0])(drawn)
-        a = mean + np.sqrt((1 - ahead[k]) / (1 - alpha_bar[k]) * beta) * fresh
-    return a
+THREE_LEVELS = small.BASE.with_generator(Diffusion(small.BASE.diffusion.network, NoiseSchedule.cosine(3)))
+UPDATE = eqx.filter_jit(DQL.update)
 
 
 def test_an_update_is_td_learning_and_climbing_q_through_the_sampling():
-    three_levels = Diffusion(bandit.base().diffusion.network, NoiseSchedule.cosine(3))
-    base = dataclasses.replace(bandit.base(), generator=three_levels)
-    agent, other = (DQL.create(base, bandit.demonstrations(), CONFIG, jax.random.key(i)) for i in (3, 4))
-    # the trained network is not its moving average, nor are the target critics the critics
-    network = jax.tree.map(lambda x: 0.9 * x if eqx.is_inexact_array(x) else x, agent.network)
-    agent = dataclasses.replace(agent, target_critic=other.critic, network=network)
-    data, n = bandit.some_batch(), 32
-    updated, metrics = update(agent, Batch(data))
-    alpha_bar = np.asarray(agent.policy.diffusion.schedule.alpha_bar, np.float64)
+    agent, data, n = small.fresh(CONFIG, THREE_LEVELS), small.transitions(32), 32
+    updated, metrics = UPDATE(agent, data)
+    policy, spec = agent.actor.policy, small.BASE.spec
+    alpha_bar = np.asarray(policy.diffusion.schedule.alpha_bar, np.float64)
     _, next_key, policy_key = jax.random.split(agent.key, 3)
 
     # Q, towards r + d Q'(s', a') with a' of the moving average
-    average = agent.policy.diffusion.network
-    following = ancestral_samples(average, alpha_bar, data.next_observation, jax.random.split(next_key, n))
-    next_q = jnp.minimum(*(m(data.next_observation, following) for m in agent.target_critic.unstacked))
-    target = jnp.maximum(data.reward + data.discount * next_q, data.return_to_go)
+    average, keys = policy.diffusion.network, jax.random.split(next_key, n)
+    sample = jax.jit(lambda: reference.ancestral_samples(average, alpha_bar, data.next_state, keys))
+    following = reference.executed(sample(), spec)
+    next_q = reference.q(agent.critics.target, data.next_state, following).min(0)
+    target = reference.q_target(data, next_q)
 
     def q_loss(critic):
-        first, second = (member(data.observation, data.chunk) for member in critic.unstacked)
-        return jnp.mean((first - target) ** 2 + (second - target) ** 2) / 2
+        return jnp.mean((reference.q(critic, data.state, data.chunk) - target) ** 2)
 
-    critic = bandit.adam_step(agent.critic, q_loss, CONFIG.learning_rate)
-    bandit.assert_close(updated.critic, critic)
-    bandit.assert_close(updated.target_critic, bandit.moved(agent.target_critic, critic, 0.05))
+    critic, _ = reference.adam_step(agent.critics.q, q_loss, CONFIG.learning_rate)
+    reference.assert_close(updated.critics.q, critic)
+    reference.assert_moved(agent.critics.target, updated.critics.q, updated.critics.target, 0.05)
     assert metrics["critic/value"] == pytest.approx(float(jnp.mean(next_q)), rel=1e-3)
 
-    # the score network: imitation, and one new critic's Q over the size of the other's
+    # the score network: imitation of whole plans, and one new critic's Q over the size of the other's
     noise_key, sample_key, member_key = jax.random.split(policy_key, 3)
-    noisy, k, noise = bandit.noised(agent.policy, data.chunk, noise_key)
-    order = jax.random.permutation(member_key, jnp.arange(2))
+    errors = reference.noise_errors(policy, data.state, data.plan, noise_key)
+    order, sample_keys = jax.random.permutation(member_key, jnp.arange(2)), jax.random.split(sample_key, n)
 
     def policy_loss(network):
-        imitation = jnp.mean((jax.vmap(network)(data.observation, noisy, k) - noise) ** 2)
-        chunks = ancestral_samples(network, alpha_bar, data.observation, jax.random.split(sample_key, n))
-        q = jnp.stack([member(data.observation, chunks) for member in critic.unstacked])[order]
-        return imitation - CONFIG.eta * jnp.mean(q[0]) / jax.lax.stop_gradient(jnp.mean(jnp.abs(q[1])))
+        plans = reference.ancestral_samples(network, alpha_bar, data.state, sample_keys)
+        q = reference.q(critic, data.state, reference.executed(plans, spec))[order]
+        climb = -jnp.mean(q[0]) / jax.lax.stop_gradient(jnp.mean(jnp.abs(q[1])))
+        return jnp.mean(errors(network)) + CONFIG.eta * climb
 
-    assert metrics["policy/loss"] == pytest.approx(float(policy_loss(agent.network)), rel=1e-3)
-    trained = bandit.adam_step(agent.network, policy_loss, CONFIG.policy_learning_rate)
-    bandit.assert_close(updated.network, trained, atol=2e-5)
-    bandit.assert_close(updated.policy.diffusion.network, bandit.moved(average, trained, 0.02))
+    network = agent.actor.network
+    trained, loss = reference.adam_step(network, policy_loss, CONFIG.policy_learning_rate)
+    assert metrics["policy/loss"] == pytest.approx(loss, rel=1e-3)
+    reference.assert_close(updated.actor.network, trained, atol=2e-5)
+    after = updated.actor.policy.diffusion.network
+    reference.assert_moved(average, updated.actor.network, after, 0.02)
 
 
 def test_climbing_q_moves_the_policy_itself_to_the_side_that_pays():
     assert 0.4 < bandit.paying_share(bandit.base()) < 0.6
-    tuned = bandit.fine_tune(CONFIG)
-    assert bandit.paying_share(tuned.policy) > 0.85
+    tuned = bandit.learn(CONFIG)
+    assert bandit.paying_share(tuned.actor.policy) > 0.85
     assert bandit.paying_share(tuned.deployed()) > 0.95
     # imitation, on top of what Q prefers, keeps most of it near the experts' mode
-    assert bandit.good_share(tuned.policy) > 0.75
+    assert bandit.good_share(tuned.actor.policy) > 0.75
 
 
 def test_critics_that_know_nothing_do_not_divide_by_zero():
-    agent = bandit.new_agent(CONFIG)
-    ignorant = jax.tree.map(lambda x: 0 * x if eqx.is_inexact_array(x) else x, agent.critic)
-    agent = dataclasses.replace(
-        agent, critic=ignorant, config=dataclasses.replace(CONFIG, learning_rate=1e-30)
-    )
-    updated, metrics = update(agent, Batch(bandit.some_batch()))
+    agent = small.created(dataclasses.replace(CONFIG, learning_rate=1e-30), base=THREE_LEVELS)
+    ignorant = jax.tree.map(lambda x: 0 * x if eqx.is_inexact_array(x) else x, agent.critics.q)
+    agent = eqx.tree_at(lambda a: a.critics.trained.model, agent, ignorant)
+    updated, metrics = UPDATE(agent, small.transitions(32))
     assert all(np.isfinite(value) for value in metrics.values())
-    assert all(np.isfinite(array).all() for array in arrays(updated.network).values())
+    assert all(np.isfinite(array).all() for array in arrays(updated.actor.network).values())
 
 
 def test_deployed_takes_the_highest_q_exploring_is_one_sample(tmp_path: Path):
-    agent = bandit.new_agent(PRESETS["default"])
+    agent = small.created(PRESETS["default"])
     acting = agent.deployed()
     assert isinstance(acting.chooser, HighestQ)
     assert acting.candidates == 16
     assert agent.exploring().chooser is None
-    acting.save(tmp_path / "policy", task=TASK)
-    loaded = load_policy(tmp_path / "policy")
-    assert_same_arrays(arrays(loaded), arrays(acting))
-    observation = np.asarray([0.3], np.float32)
-    np.testing.assert_array_equal(loaded.act(observation, 3), acting.act(observation, 3))
-    assert agent.q_values(bandit.some_batch()).shape == (2, 32)
+    small.assert_comes_back_from_disk(acting, tmp_path / "policy")
+    assert agent.q_values(small.transitions(32)).shape == (2, 32)
 
 
 def test_settings_that_make_no_algorithm_are_refused():
-    with pytest.raises(ValueError, match="eta"):
-        dataclasses.replace(CONFIG, eta=-1.0)
-    with pytest.raises(ValueError, match="num_critics"):
-        dataclasses.replace(CONFIG, num_critics=1)
+    small.assert_refused(CONFIG, eta=-1.0, num_critics=1)

@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 
-from otpr.agents import agent_config
+from otpr.agents import agent_config, algorithm_names, preset_names
 from otpr.agents.otpr.agent import PRESETS
 from otpr.errors import OtprError
 
@@ -65,3 +65,17 @@ def test_number_out_of_range_is_refused_by_name(change: str):
     field = change.partition("=")[0]
     with pytest.raises(OtprError, match=field):
         agent_config("otpr", "default", [change])
+
+
+@pytest.mark.parametrize("algorithm", algorithm_names())
+def test_every_number_that_can_be_set_knows_its_range(algorithm: str):
+    """And what is out of it is refused by name: no number is left to fail in the middle of a run."""
+    for preset in preset_names(algorithm):
+        config = agent_config(algorithm, preset)
+        for field in dataclasses.fields(config):
+            if type(getattr(config, field.name)) not in (int, float):
+                continue
+            assert "check" in field.metadata, field.name
+            for value in (-1, float("nan")):
+                with pytest.raises(ValueError, match=rf"^{field.name} must .*, got {value}"):
+                    dataclasses.replace(config, **{field.name: value})

@@ -128,7 +128,7 @@ class EpisodeStore(eqx.Module):
             return self.features[rows]
         before = jnp.arange(history - 1, -1, -1)
         window = jnp.maximum(rows[:, None] - before, self.first[rows][:, None])
-        return self.features[window].reshape(rows.shape[0], -1)
+        return self.features[window].reshape(rows.shape[0], self.state_dim)
 
     def plans(self, rows: Int[Array, " n"]) -> Float[Array, "n h a"]:
         """The actions that follow some rows, `horizon` of them; past an episode's end the last repeats."""
@@ -137,7 +137,7 @@ class EpisodeStore(eqx.Module):
 
     def chunks(self, rows: Int[Array, " n"]) -> Float[Array, "n c"]:
         """The actions executed from some rows on, flattened."""
-        return self.plans(rows)[:, : self.spec.execute].reshape(rows.shape[0], -1)
+        return self.plans(rows)[:, : self.spec.execute].reshape(rows.shape[0], self.spec.chunk_dim)
 
     def transitions(self, rows: Int[Array, " n"]) -> Transitions:
         """The transitions that start at some rows, none of them an episode's last."""
@@ -151,7 +151,7 @@ class EpisodeStore(eqx.Module):
         over = self.terminated[rows] & (ends == last)
         return Transitions(
             state=self.states(rows),
-            chunk=plan[:, :execute].reshape(rows.shape[0], -1),
+            chunk=plan[:, :execute].reshape(rows.shape[0], self.spec.chunk_dim),
             plan=plan,
             reward=rewards @ powers[:-1],
             discount=jnp.where(over, 0.0, powers[taken]),

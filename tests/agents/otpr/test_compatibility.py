@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from scipy.stats import chisquare
 
-from otpr.agents.otpr.compatibility import Compatibility, TransportCost
+from otpr.agents.otpr.compatibility import ZERO, Compatibility, TransportCost
 from tiny import chooser
 
 STATES = jax.random.normal(jax.random.key(10), (7, 3))
@@ -79,8 +79,8 @@ def test_compatibility_is_the_plain_formula_and_zero_outside_the_support(alpha: 
 
 def draw(compatibility: Compatibility, state, candidates, n: int) -> tuple[np.ndarray, np.ndarray]:
     keys = jax.random.split(jax.random.key(1), n)
-    index, none = jax.vmap(lambda key: compatibility.choose(state, candidates, key))(keys)
-    return np.bincount(np.asarray(index), minlength=len(candidates)), np.asarray(none)
+    index, metrics = jax.vmap(lambda key: compatibility.choose(state, candidates, key))(keys)
+    return np.bincount(np.asarray(index), minlength=len(candidates)), np.asarray(metrics[ZERO])
 
 
 def test_candidates_are_drawn_in_proportion_to_compatibility():
@@ -106,13 +106,13 @@ def test_choice_goes_by_the_compatibility_of_each_candidate_with_the_state(alpha
     candidates = 1.5 * jax.random.normal(jax.random.key(12), (7, 9, 4))
     keys = jax.random.split(jax.random.key(1), (40, 7))
     choose = jax.vmap(jax.vmap(compatibility.choose), in_axes=(None, None, 0))
-    index, none = choose(STATES, candidates, keys)
+    index, metrics = choose(STATES, candidates, keys)
     H = jax.vmap(lambda s, a: compatibility(jnp.broadcast_to(s, (9, 3)), a))(STATES, candidates)
     assert ((H > 0).any(axis=1) & (H == 0).any(axis=1)).sum() >= 3
     expected = jax.vmap(jax.vmap(lambda key, h: jax.random.categorical(key, jnp.log(h))), in_axes=(0, None))
     some = np.asarray((H > 0).any(axis=1))
     np.testing.assert_array_equal(index[:, some], expected(keys, H)[:, some])
-    np.testing.assert_array_equal(none, np.broadcast_to(~some, (40, 7)))
+    np.testing.assert_array_equal(metrics[ZERO], np.broadcast_to(~some, (40, 7)))
 
 
 def idql_shares(compatibility: Compatibility, state, candidates) -> np.ndarray:

@@ -27,22 +27,30 @@ class OTPRBatch(NamedTuple):
 def draw_batch(experience: Experience, config: OTPRConfig, key: PRNGKeyArray) -> OTPRBatch:
     """A batch for `OTPR.update`."""
     replay_key, expert_key = jax.random.split(key)
-    n_expert = config.demonstrations_in_batch
+    n_expert, store = config.demonstrations_in_batch, experience.store
     return OTPRBatch(
-        replay=experience.sample_replay(replay_key, config.batch_size - n_expert),
+        replay=store.transitions(_draw_own(experience, replay_key, config.batch_size - n_expert)),
         demonstrations=experience.sample_demonstrations(expert_key, n_expert),
     )
+
+
+def _draw_own(experience: Experience, key: PRNGKeyArray, n: int) -> Int[Array, " n"]:
+    """`n` rows of the agent's own; demonstrated ones while there are none."""
+    own, theirs = experience.replay.draw(key, n), experience.demonstrations.draw(key, n)
+    return jnp.where(experience.replay.size > 0, own, theirs)
 
 
 def target_measure(experience: Experience, config: OTPRConfig) -> IndexSet:
     """Rows at which the chunks of the action marginal start.
 
-    With "successes": demonstrations that solved the task, and episodes of the agent's own that did.
+    With "successes": demonstrations that solved the task, and episodes of the agent's own that did. With
+    "replay": episodes of the agent's own, demonstrations while there are none.
     """
-    if config.target_measure == "replay":
-        return experience.replay
     store = experience.store
-    return IndexSet.where(store.starts() & store.success)
+    if config.target_measure == "successes":
+        return IndexSet.where(store.starts() & store.success)
+    own = store.first > jnp.max(experience.demonstrations.rows)
+    return IndexSet.where(store.starts() & (own | (experience.replay.size == 0)))
 
 
 def draw_problem(
@@ -69,7 +77,7 @@ def draw_rows(
     states = jnp.concatenate(
         [
             experience.demonstrations.draw(expert_key, n_expert),
-            experience.replay.draw(replay_key, n - n_expert),
+            _draw_own(experience, replay_key, n - n_expert),
         ]
     )
     actions = targets.draw(action_key, n)
