@@ -143,6 +143,7 @@ def _over_all_tasks(study: Study) -> Iterator[Chart]:
     size = (_SIZE[0], means.get_figheight())
     note = "of final success over tasks and seeds, with 95% intervals"
     means.axes[0].set_xlabel("")
+    means.axes[0].set_xticks([0, 0.5, 1])  # beside long names there is no room for more
     yield Chart("Interquartile mean", svg(means, "interquartile", size=size, label=note), note=note)
 
     note = f"share of runs that end above a threshold of success; {OURS} with a 95% band"
