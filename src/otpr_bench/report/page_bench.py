@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from statistics import fmean
 from urllib.parse import quote
 
 import numpy as np
@@ -26,7 +27,6 @@ from otpr_bench.report.charts import Chart, look, svg, table
 from otpr_bench.report.page import render
 from otpr_bench.report.style import styles
 from otpr_bench.results import Row, read_results
-from otpr_bench.statistics import performance_profile
 from otpr_bench.study import OURS, Study, gather, newest
 from otpr_bench.tables import (
     Table,
@@ -85,7 +85,7 @@ def bench_page(results: Path, directory: Path | None, out: Path) -> str:
         "bench.html",
         title=f"{study.suite}: {len(study.methods)} methods on {len(study.tasks)} tasks",
         ours=OURS,
-        numbers=_summary(study),
+        numbers=_summary(study, kept),
         left_out=len(rows) - len(kept),
         losses=where_ours_loses(study),
         key_of_methods=[look(method, looks[method], "curves") for method in study.methods],
@@ -105,11 +105,11 @@ def bench_page(results: Path, directory: Path | None, out: Path) -> str:
     )
 
 
-def _summary(study: Study) -> list[tuple[str, str, str]]:
+def _summary(study: Study, rows: Sequence[Row]) -> list[tuple[str, str, str]]:
     finished = [run for run in study.runs if not run.failed]
     missing = sum(study.missing(method, task) for method in study.methods for task in study.tasks)
     hours = sum(run.minutes[-1] for run in finished) / 60
-    episodes = sum(row.episodes for run in finished for row in run.rows)
+    episodes = sum(row.episodes for row in rows if row.success is not None)
     return [
         ("finished runs", str(len(finished)), f"{hours:.1f} hours in all"),
         ("failed runs", str(len(study.failures)), "shown as failed, never as zero"),
@@ -143,13 +143,17 @@ def _over_all_tasks(study: Study) -> Iterator[Chart]:
     size = (_SIZE[0], means.get_figheight())
     note = "of final success over tasks and seeds, with 95% intervals"
     means.axes[0].set_xlabel("")
+    means.axes[0].set_xticks([0, 0.5, 1])  # beside long names there is no room for more
     yield Chart("Interquartile mean", svg(means, "interquartile", size=size, label=note), note=note)
 
     note = f"share of runs that end above a threshold of success; {OURS} with a 95% band"
     cells: dict[str, dict[float, str]] = {}
     for method in methods:
-        shares = performance_profile(study.rates_by_task(method) or [], _LEVELS)
-        cells[method] = {level: f"{one.value:.1%}" for level, one in zip(_LEVELS, shares, strict=True)}
+        ends = [[run.final for run in study.finished(method, task)] for task in study.tasks]
+        cells[method] = {
+            level: f"{fmean(fmean(end > level for end in of_task) for of_task in ends):.1%}"
+            for level in _LEVELS
+        }
     picture = svg(profiles(study), "profiles", size=_SIZE, label=note)
     yield Chart("Performance profiles", picture, table("threshold", cells, "{:.0%}"), note)
 
@@ -174,8 +178,8 @@ def _provenance(study: Study) -> Table:
     rows: dict[tuple[str, ...], list[Row]] = {}
     for run in study.runs:
         row = run.row
-        rows.setdefault((run.method, run.task, row.result_version, row.settings, row.base), []).append(row)
+        rows.setdefault((run.method, run.task, row.code_version, row.settings, row.base), []).append(row)
     lines = [
         (*key, f"{len(alike)}, from {min(row.started for row in alike)[:10]}") for key, alike in rows.items()
     ]
-    return Table(("method", "task", "result version", "settings", "base policy", "runs"), tuple(lines))
+    return Table(("method", "task", "code", "settings", "base policy", "runs"), tuple(lines))
