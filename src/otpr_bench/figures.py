@@ -235,8 +235,8 @@ def _legend(
 ) -> None:
     labels = [study.labels[method] for method in methods]
     handles = [_line(looks[method], method, markers=markers) for method in methods]
-    # a character is about 0.09 inches wide, and the line before it takes 0.6
-    fitting = int(figure.get_figwidth() / (0.6 + 0.09 * max(map(len, labels))))
+    # a character is about 0.075 inches wide, and the line before it takes 0.6
+    fitting = int(figure.get_figwidth() / (0.6 + 0.075 * max(map(len, labels))))
     columns = max(1, min(6, fitting))
     figure.legend(handles, labels, loc="outside lower center", ncols=columns, frameon=False)
     figure.set_figheight(figure.get_figheight() + 0.2 * (math.ceil(len(labels) / columns) - 2))
