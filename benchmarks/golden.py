@@ -127,9 +127,9 @@ def _episodes(policy: Policy) -> list[Episode]:
     """Four episodes of a toy environment, in which actions push a point; every other one succeeds."""
     states = [np.random.default_rng(0).normal(size=(4, OBSERVATION_DIM)).astype(np.float32)]
     actions: list[np.ndarray] = []
-    for number in range(4):
+    for number in range(8 // policy.chunk_length):
         chunks = _act(policy, states[-1], number)
-        for step in range(CHUNK_LENGTH):
+        for step in range(policy.chunk_length):
             action = chunks[:, step]
             push = np.concatenate([action, action.sum(axis=1, keepdims=True)], axis=1)
             states.append((0.9 * states[-1] + 0.3 * push).astype(np.float32))
