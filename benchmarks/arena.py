@@ -1,4 +1,4 @@
-"""`make results`: the tables and figures of docs/results.md, out of the raw results in results/bench."""
+"""`make results`: the tables and figures of docs/results.md, from the raw results in results/bench."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ PAGE = ROOT / "docs" / "results.md"
 
 
 def balanced(rows: Sequence[Row]) -> list[Row]:
-    """The rows of seeds that every method has on their task: a queue is committed while it is under way.
+    """The rows of the seeds that every method has on a task, since a queue may be committed unfinished.
 
-    One method's second seed would only widen its intervals beside others that have one.
+    A seed that some methods lack would give the others narrower intervals, and other means.
     """
     seeds: dict[str, dict[str, set[int]]] = {}
     for row in rows:

@@ -1,11 +1,11 @@
-"""How often the intervals of docs/statistics.md cover the truth, on made-up studies whose truth is known.
+"""How often the intervals of docs/statistics.md cover the truth, for made-up studies with a known truth.
 
     .venv/bin/python -m benchmarks.coverage
 
-A study is a method's runs on six tasks, with two or three seeds each. Of every task the true mean is known,
-and how much true success differs between seeds; a run's rate is of 50 episodes. Printed are the shares of
-95% intervals that hold the truth, and in brackets how wide they are in percentage points on average: for ours
-and for those that are usual.
+A study consists of a method's runs on six tasks, with two or three seeds each and 50 episodes a run. The true
+mean of every task is known, and so is the spread of true success between seeds. The tables give the share of
+95% intervals that hold the truth and, in brackets, their mean width in percentage points, for our intervals
+and for usual ones.
 """
 
 from __future__ import annotations

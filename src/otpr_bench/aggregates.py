@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from itertools import pairwise
-from typing import NamedTuple
 
 import numpy as np
 from scipy import stats
@@ -54,25 +53,14 @@ def steps_to(steps: Sequence[int], rates: Sequence[float], threshold: float) -> 
     return next((step for step, rate in zip(steps, rates, strict=True) if rate >= threshold - 1e-9), None)
 
 
-class Reached(NamedTuple):
-    """How soon runs reached a threshold.
-
-    Attributes:
-        half: the step by which half of the runs had reached it; None if fewer than half did.
-        runs: the number of runs.
-        reached: how many of them reached it.
-    """
-
-    half: int | None
-    runs: int
-    reached: int
-
-
-def time_to_reach(steps: Sequence[int | None]) -> Reached:
+def time_to_reach(steps: Sequence[int | None]) -> tuple[int | None, int]:
     """When half of the runs had reached a threshold, from the results of `steps_to` for each run.
 
     A run that ended below the threshold counts as later than all others. A higher threshold is therefore
     never reached earlier, whatever the lengths of the runs.
+
+    Returns:
+        The step, None if fewer than half of the runs reached the threshold, and how many did.
 
     Raises:
         ValueError: there is no run.
@@ -81,7 +69,7 @@ def time_to_reach(steps: Sequence[int | None]) -> Reached:
         raise ValueError("Steps to a threshold need at least one run.")
     arrived = sorted(step for step in steps if step is not None)
     half = (len(steps) + 1) // 2
-    return Reached(arrived[half - 1] if len(arrived) >= half else None, len(steps), len(arrived))
+    return arrived[half - 1] if len(arrived) >= half else None, len(arrived)
 
 
 # ------------------------------------------------------------------------------------------- all tasks

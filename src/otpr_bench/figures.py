@@ -6,6 +6,7 @@ import math
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -22,8 +23,6 @@ from otpr_bench.study import OURS, Run, Study
 
 THRESHOLDS = tuple(number / 50 for number in range(51))
 """Thresholds of performance profiles: every 2% of success."""
-
-_Numbers = Sequence[float] | Sequence[int] | NDArray[np.float64]
 
 
 def draw_all(study: Study, folder: Path) -> list[Path]:
@@ -86,7 +85,7 @@ def learning_curves(study: Study) -> Figure:
         for method in reversed(study.methods):  # ours on top
             if (found := curve(study, method, task)) is not None:
                 steps, rates = found
-                _draw_line(panel, steps, rates.mean(axis=0), looks[method], method)
+                panel.plot(steps, rates.mean(axis=0), **_line(looks[method], method))
                 alpha = 0.2 if method == OURS else 0.06
                 low, high, colour = rates.min(axis=0), rates.max(axis=0), looks[method].colour
                 panel.fill_between(steps, low, high, color=colour, alpha=alpha, linewidth=0)
@@ -139,7 +138,8 @@ def profiles(study: Study) -> Figure:
     for method in reversed(whole(study)):
         profile = performance_profile(study.rates_by_task(method) or [], THRESHOLDS)
         values, lows, highs = np.array(profile).T
-        _draw_line(axes, THRESHOLDS, values, looks[method], method, markers=False, steps=True)
+        look = _line(looks[method], method, markers=False)
+        axes.plot(THRESHOLDS, values, drawstyle="steps-post", **look)
         if method == OURS and not np.isnan(lows).any():  # a band for every method would hide them all
             colour = looks[method].colour
             axes.fill_between(THRESHOLDS, lows, highs, step="post", color=colour, alpha=0.18, linewidth=0)
@@ -158,7 +158,7 @@ def success_over_time(study: Study) -> Figure:
         minutes, success = over_time(study, method)
         if minutes[0] == minutes[-1]:  # imitation alone: its single evaluation holds
             axes.axhline(success[0], color=looks[method].colour, linestyle=":", linewidth=1.3)
-        _draw_line(axes, minutes, success, looks[method], method)
+        axes.plot(minutes, success, **_line(looks[method], method))
     axes.set(xlabel="wall-clock minutes of a run, mean over tasks", ylabel="success rate, mean over tasks")
     axes.set_xlim(left=0)
     _success_axis(axes)
@@ -193,34 +193,16 @@ def _figure(width: float, height: float) -> Figure:
     return figure
 
 
-def _draw_line(
-    axes: Axes,
-    x: _Numbers,
-    y: _Numbers,
-    look: Style,
-    method: str,
-    *,
-    markers: bool = True,
-    steps: bool = False,
-) -> None:
-    line = _line(look, method, x, y, markers=markers)
-    if steps:
-        line.set_drawstyle("steps-post")
-    axes.add_line(line)
-    axes.autoscale_view()
-
-
-def _line(look: Style, method: str, x: _Numbers = (), y: _Numbers = (), *, markers: bool) -> Line2D:
+def _line(look: Style, method: str, *, markers: bool = True) -> dict[str, Any]:
+    """How the line of a method is drawn, as keywords of Matplotlib."""
     width = 2.6 if method == OURS else 1.3
-    return Line2D(
-        x,
-        y,
-        color=look.colour,
-        linewidth=width,
-        linestyle=(0, tuple(length / width for length in look.dash)) if look.dash else "-",
-        marker=look.marker if markers else "",
-        markersize=6 if method == OURS else 4.5,
-    )
+    return {
+        "color": look.colour,
+        "linewidth": width,
+        "linestyle": (0, tuple(length / width for length in look.dash)) if look.dash else "-",
+        "marker": look.marker if markers else "",
+        "markersize": 6 if method == OURS else 4.5,
+    }
 
 
 def _success_axis(axes: Axes) -> None:
@@ -234,9 +216,9 @@ def _legend(
     figure: Figure, study: Study, methods: Sequence[str], looks: dict[str, Style], *, markers: bool = True
 ) -> None:
     labels = [study.labels[method] for method in methods]
-    handles = [_line(looks[method], method, markers=markers) for method in methods]
-    # a character is about 0.09 inches wide, and the line before it takes 0.6
-    fitting = int(figure.get_figwidth() / (0.6 + 0.09 * max(map(len, labels))))
+    handles = [Line2D([], [], **_line(looks[method], method, markers=markers)) for method in methods]
+    # a character is about 0.075 inches wide, and the line before it takes 0.6
+    fitting = int(figure.get_figwidth() / (0.6 + 0.075 * max(map(len, labels))))
     columns = max(1, min(6, fitting))
     figure.legend(handles, labels, loc="outside lower center", ncols=columns, frameon=False)
     figure.set_figheight(figure.get_figheight() + 0.2 * (math.ceil(len(labels) / columns) - 2))

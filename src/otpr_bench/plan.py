@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 from statistics import fmean
 from typing import Literal
 
@@ -12,7 +11,6 @@ from rich.table import Table
 
 from otpr_bench.bases import Base
 from otpr_bench.jobs import Job
-from otpr_bench.records import is_finished, progress
 from otpr_bench.results import Row, RunKey
 
 START_SECONDS = 20.0
@@ -64,45 +62,6 @@ class Plan:
     bases: Mapping[str, Base]
     timing: Timing
     workers: int
-
-    @classmethod
-    def of(
-        cls,
-        jobs: Sequence[Job],
-        rows: Sequence[Row],
-        *,
-        folder: Path,
-        bases: Mapping[str, Base],
-        machine: str,
-        workers: int,
-        retry_failed: bool,
-    ) -> Plan:
-        """Look at the results and the run directories, and change nothing.
-
-        Args:
-            jobs: the runs.
-            rows: rows of the results file.
-            folder: folder of the benchmark.
-            bases: the finished bases by task; a run without a base is to do.
-            machine: the machine whose times count.
-            workers: runs side by side.
-            retry_failed: whether runs that failed are to do.
-        """
-        recorded: dict[RunKey, State] = {row.run: row.status for row in rows}
-        states: dict[Job, State] = {}
-        steps: dict[Job, int] = {}
-        for job in jobs:
-            states[job] = "to do"
-            if (base := bases.get(job.task.id)) is None:
-                continue
-            directory = job.directory(folder, base)
-            if (status := recorded.get(job.key(base))) is not None:
-                states[job] = "to do" if status == "failed" and retry_failed else status
-            elif is_finished(directory):
-                states[job] = "done"
-            elif directory.exists():
-                states[job], steps[job] = "started", progress(directory)[0]
-        return cls(states, steps, bases, Timing.of(rows, machine), workers)
 
     @property
     def left(self) -> list[Job]:

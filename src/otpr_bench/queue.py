@@ -19,10 +19,10 @@ from otpr.training.lock import RunLock
 from otpr.training.stopping import StopRequest
 from otpr_bench.bases import Base, load_base
 from otpr_bench.jobs import Job, plain_name
-from otpr_bench.plan import Plan, Timing, forecast
+from otpr_bench.plan import Plan, State, Timing, forecast
 from otpr_bench.processes import COMMAND, Child, is_busy, set_aside, stored_paths
 from otpr_bench.records import done_rows, failed_row, is_finished, last_words, machine, progress, started
-from otpr_bench.results import Row, add_rows, read_results
+from otpr_bench.results import Row, RunKey, add_rows, read_results
 from otpr_bench.suites import BenchTask
 
 _say = functools.partial(print, flush=True)  # people follow the log while the queue works
@@ -90,16 +90,22 @@ class Queue:
         return [row for row in self._rows if row.status == "failed" and row.run in keys]
 
     def plan(self) -> Plan:
-        """The present state of the runs."""
-        return Plan.of(
-            self._jobs,
-            self._rows,
-            folder=self._folder,
-            bases=self._bases,
-            machine=self._machine,
-            workers=self._workers,
-            retry_failed=self._retry_failed,
-        )
+        """The present state of the runs. Nothing is changed."""
+        recorded: dict[RunKey, State] = {row.run: row.status for row in self._rows}
+        states: dict[Job, State] = {}
+        steps: dict[Job, int] = {}
+        for job in self._jobs:
+            states[job] = "to do"
+            if (base := self._bases.get(job.task.id)) is None:
+                continue
+            directory = job.directory(self._folder, base)
+            if (status := recorded.get(job.key(base))) is not None:
+                states[job] = "to do" if status == "failed" and self._retry_failed else status
+            elif is_finished(directory):
+                states[job] = "done"
+            elif directory.exists():
+                states[job], steps[job] = "started", progress(directory)[0]
+        return Plan(states, steps, self._bases, Timing.of(self._rows, self._machine), self._workers)
 
     def run(self) -> bool:
         """Do the runs that are left, and print a line as each of them ends.

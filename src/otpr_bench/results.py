@@ -79,20 +79,17 @@ class Row:
         Raises:
             ValueError: a field is out of range; the message names it.
         """
-        if self.status not in ("done", "failed"):
-            raise ValueError(f"status is {self.status!r}")
-        if (self.success is None) != (self.status == "failed"):
-            raise ValueError(f"success is {self.success} and status {self.status}")
-        for name in ("success", "success_single"):
-            share = getattr(self, name)
-            if share is not None and not 0 <= share <= 1:
-                raise ValueError(f"{name} is {share}")
-        for name in ("seed", "env_steps", "eval_at", "wall_seconds", "episodes"):
-            number = getattr(self, name)
-            if not (math.isfinite(number) and number >= 0):
-                raise ValueError(f"{name} is {number}")
-        if self.status == "done" and self.episodes < 1:
-            raise ValueError(f"episodes is {self.episodes}")
+        failed = self.status == "failed"
+        possible = {
+            "status": failed or self.status == "done",
+            "success": (self.success is None) == failed and 0 <= (self.success or 0) <= 1,
+            "success_single": self.success_single is None or 0 <= self.success_single <= 1,
+            "episodes": self.episodes >= (0 if failed else 1),
+            "wall_seconds": 0 <= self.wall_seconds < math.inf,
+        } | {name: getattr(self, name) >= 0 for name in ("seed", "env_steps", "eval_at")}
+        for name, holds in possible.items():
+            if not holds:
+                raise ValueError(f"{name} is {getattr(self, name)!r} (status {self.status!r})")
 
     @property
     def run(self) -> RunKey:

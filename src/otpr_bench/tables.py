@@ -169,8 +169,7 @@ def _aggregate_row(study: Study, method: str) -> tuple[str, ...]:
     area = task_mean([[area_under_curve(run.steps, run.success) for run in task] for task in by_task])
     waits: list[str] = []
     for threshold in THRESHOLDS:
-        found = time_to_reach([steps_to(run.steps, run.success, threshold) for run in runs])
-        half = "-" if found.half is None else f"{found.half:,}"
-        waits.append(f"{half} ({found.reached} of {found.runs})")
+        half, arrived = time_to_reach([steps_to(run.steps, run.success, threshold) for run in runs])
+        waits.append(f"{'-' if half is None else f'{half:,}'} ({arrived} of {len(runs)})")
     minutes = fmean(fmean(run.minutes[-1] for run in task) for task in by_task)
     return (method, percent(interquartile_estimate(rates)), _number(area), *waits, f"{minutes:.1f}", *counts)

@@ -221,6 +221,8 @@ def test_methods_at_or_below_the_pretrained_policy_do_not_count_unless_they_are_
     assert [study.pretrained(task) for task in (PEG, CAN)] == [0.3, 0.3]
     counted = {(one.method, one.task) for one in comparisons(study) if one.counts}
     assert counted == {("fql", PEG), ("fql", CAN), ("bc", CAN)}
+    alone = gather([*run("otpr", [0.3, 0.9]), *run("bc", [0.35]), *run("qc", [0.3, 0.34])])
+    assert not any(one.counts for one in comparisons(alone))
     headline, *_ = where_ours_loses(study)
     assert "clearly ahead in 1 of 3 comparisons" in headline
     assert "ends above the task's pre-trained policy (or above otpr); 3 others are left out" in headline
