@@ -20,16 +20,16 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+from otpr.data.chunks import chunk_transitions
+from otpr.policies.normalization import Normalizer
 
 from otpr.agents import agent_class, agent_config, algorithm_names
 from otpr.agents.parts.agent import Round
-from otpr.data.chunks import chunk_transitions
 from otpr.data.episodes import Episode
 from otpr.diffusion import NoiseSchedule
 from otpr.networks.mlp import NoiseNetwork
 from otpr.policies.acting import decision_keys
 from otpr.policies.generators import Diffusion
-from otpr.policies.normalization import Normalizer
 from otpr.policies.policy import Policy
 from otpr.training.learning import first_experience, follow, learn_round, update_block
 from otpr_bench.result_versions import ALGORITHM_VERSIONS

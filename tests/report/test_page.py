@@ -520,7 +520,7 @@ def test_the_table_of_the_profiles_weighs_tasks_alike(tmp_path: Path):
 
 def test_older_rows_are_left_out_and_counted(tmp_path: Path):
     rows = [
-        *run("otpr", [0.3, 0.1], code_version="aaaaaaaaaaaa", started="2026-11-20T10:00:00+00:00"),
+        *run("otpr", [0.3, 0.1], result_version="1.0", started="2026-11-20T10:00:00+00:00"),
         *run("otpr", [0.3, 0.5]),
     ]
     parsed = Parsed(bench_page(bench(tmp_path, rows), None, tmp_path / "out.html"))

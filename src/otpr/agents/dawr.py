@@ -35,6 +35,7 @@ class DAWRConfig(ActorConfig):
     # width and number of the hidden layers of V
     critic_width: int = count(256)
     critic_depth: int = count(2)
+    # Adam's, of V
     learning_rate: float = positive(3e-4)
     # gradient steps for each environment step
     update_ratio: float = at_least_zero(0.5)
@@ -44,7 +45,7 @@ class DAWRConfig(ActorConfig):
     lookahead: int = count(16)
     # weights are exp(beta * advantage), advantages in standard deviations of the batch
     beta: float = positive(10.0)
-    # and at most this
+    # largest weight that a chunk gets
     largest_weight: float = positive(100.0)
 
 

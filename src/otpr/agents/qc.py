@@ -36,7 +36,7 @@ class QCConfig(CriticsConfig, ActorConfig):
     update_ratio: float = at_least_zero(0.2)
     # sampled chunks to choose from when acting
     candidates: int = count(32)
-    # and in the next states of the critic's targets
+    # sampled chunks to choose from in the next states of the critic's targets
     target_candidates: int = count(4)
     # share of demonstrations in every batch
     demonstration_share: float = share(0.5)

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from otpr.errors import OtprError
+from otpr_bench.comparisons import where_ours_loses
 from otpr_bench.figures import (
     curve,
     interquartile_means,
@@ -22,7 +23,6 @@ from otpr_bench.figures import (
     success_over_time,
     whole,
 )
-from otpr_bench.losses import where_ours_loses
 from otpr_bench.report.charts import Chart, look, svg, table
 from otpr_bench.report.page import render
 from otpr_bench.report.style import styles
@@ -88,11 +88,11 @@ def bench_page(results: Path, directory: Path | None, out: Path) -> str:
         numbers=_summary(study, kept),
         left_out=len(rows) - len(kept),
         losses=where_ours_loses(study),
-        key_of_methods=[look(method, looks[method], "curves") for method in study.methods],
+        key_of_methods=[look(study.labels[method], looks[method], "curves") for method in study.methods],
         curves=dict(_curves(study)),
         success=success_table(study),
         choices=choice_table(study),
-        key_of_whole=[look(method, looks[method], "all tasks") for method in everywhere],
+        key_of_whole=[look(study.labels[method], looks[method], "all tasks") for method in everywhere],
         everywhere=list(_over_all_tasks(study)) if everywhere else [],
         elsewhere=[method for method in study.methods if method not in everywhere],
         aggregates=aggregate_table(study),
@@ -124,7 +124,7 @@ def _curves(study: Study) -> Iterator[tuple[str, Chart | None]]:
         cells: dict[str, dict[float, str]] = {}
         for method in study.methods:
             if found := curve(study, method, task):
-                cells[method] = {
+                cells[study.labels[method]] = {
                     step: _of_seeds(rates) for step, rates in zip(found[0], found[1].T, strict=True)
                 }
         figure = learning_curves(dataclasses.replace(study, tasks=(task,)))
@@ -150,7 +150,7 @@ def _over_all_tasks(study: Study) -> Iterator[Chart]:
     cells: dict[str, dict[float, str]] = {}
     for method in methods:
         ends = [[run.final for run in study.finished(method, task)] for task in study.tasks]
-        cells[method] = {
+        cells[study.labels[method]] = {
             level: f"{fmean(fmean(end > level for end in of_task) for of_task in ends):.1%}"
             for level in _LEVELS
         }
@@ -162,7 +162,7 @@ def _over_all_tasks(study: Study) -> Iterator[Chart]:
         minutes, success = over_time(study, method)
         shares = np.linspace(0, 1, len(minutes)).tolist()
         read = [f"{at:.1f} min: {rate:.1%}" for at, rate in zip(minutes, success, strict=True)]
-        cells[method] = dict(zip(shares, read, strict=True))
+        cells[study.labels[method]] = dict(zip(shares, read, strict=True))
     picture = svg(success_over_time(study), "time", size=_SIZE, label=note)
     yield Chart("Success over time", picture, table("share of the run", cells, "{:.0%}"), note)
 
@@ -178,8 +178,8 @@ def _provenance(study: Study) -> Table:
     rows: dict[tuple[str, ...], list[Row]] = {}
     for run in study.runs:
         row = run.row
-        rows.setdefault((run.method, run.task, row.code_version, row.settings, row.base), []).append(row)
+        rows.setdefault((run.method, run.task, row.result_version, row.settings, row.base), []).append(row)
     lines = [
         (*key, f"{len(alike)}, from {min(row.started for row in alike)[:10]}") for key, alike in rows.items()
     ]
-    return Table(("method", "task", "code", "settings", "base policy", "runs"), tuple(lines))
+    return Table(("method", "task", "result version", "settings", "base policy", "runs"), tuple(lines))

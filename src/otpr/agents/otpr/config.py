@@ -23,10 +23,12 @@ class OTPRConfig(CriticsConfig, ActorConfig):
     batch_size: int = count(128)
 
     # --- critics
+
     # of the value function's regression on Q (IQL); above 0.5 it leans to the better actions
     expectile: float = rate(0.7)
 
     # --- policy
+
     # which pairs the score matching trains on: "occurring" draws those of the target measure by H(s_i, a_i);
     # "product" draws for s_i a partner a_j of any other state by H(s_i, a_j) (the paper's eq. 10);
     # "imitation" takes pairs of the target measure as they come
@@ -40,6 +42,7 @@ class OTPRConfig(CriticsConfig, ActorConfig):
     candidates: int = count(16)
 
     # --- transport
+
     # the action marginal q: every replayed chunk, or those of demonstrations and successful episodes alone
     target_measure: Literal["replay", "successes"] = "successes"
     # strength of the L2 regularisation, in standard deviations of Q
@@ -62,10 +65,11 @@ class OTPRConfig(CriticsConfig, ActorConfig):
     # width and number of the hidden layers of u and v
     potentials_width: int = count(256)
     potentials_depth: int = count(2)
+    # Adam's, of u and v
     potentials_learning_rate: float = positive(1e-3)
     # each round goes on from the last round's potentials
     warm_start: bool = True
-    # how they are trained: "regression" onto exact solutions of blocks, or "ascent" of the dual
+    # how the potentials are trained: "regression" onto exact solutions of blocks, or "ascent" of the dual
     potentials_method: Method = "regression"
     # a round ends when the marginal error on held-out pairs is within the tolerance, or after so many passes
     potentials_tolerance: float = positive(0.1)

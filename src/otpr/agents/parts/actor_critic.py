@@ -73,6 +73,7 @@ def followed(target: Model, online: Model, rate: float) -> Model:
 class ActorConfig(AgentConfig):
     """Settings of an algorithm that trains the diffusion policy; defaults are those of OTPR."""
 
+    # Adam's, of the score network
     policy_learning_rate: float = positive(3e-4)
     # how far the deployed moving average moves towards the trained weights each step
     ema_rate: float = rate(0.005)
@@ -151,6 +152,7 @@ class QConfig(AgentConfig):
 
     # Q networks; what is made of their values is each algorithm's own
     num_critics: int = count(2)
+    # Adam's, of the critics
     learning_rate: float = positive(3e-4)
     # how far the target critics move towards the critics each step
     target_rate: float = rate(0.005)
