@@ -20,18 +20,19 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from otpr.data.chunks import chunk_transitions
-from otpr.policies.normalization import Normalizer
 
 from otpr.agents import agent_class, agent_config, algorithm_names
-from otpr.agents.parts.agent import Round
+from otpr.agents.parts.agent import OffPolicyAgent, OnPolicyAgent, Round
 from otpr.data.episodes import Episode
+from otpr.data.experience import Collected, Experience
 from otpr.diffusion import NoiseSchedule
 from otpr.networks.mlp import NoiseNetwork
 from otpr.policies.acting import decision_keys
-from otpr.policies.generators import Diffusion
+from otpr.policies.encoder import Normalizer, VectorEncoder, encode
+from otpr.policies.generators import Diffusion, plan_shape
 from otpr.policies.policy import Policy
-from otpr.training.learning import first_experience, follow, learn_round, update_block
+from otpr.spec import Spec
+from otpr.training.learning import end_round, learn_round, update_block
 from otpr_bench.result_versions import ALGORITHM_VERSIONS
 
 FOLDER = Path(__file__).resolve().parent.parent / "tests" / "golden"
@@ -41,7 +42,7 @@ COMMAND = "python -m benchmarks.golden"
 TOLERANCE = 1e-4
 """For numbers of size 1. With SSE4.2 instructions in place of AVX none moved by more than 1e-6."""
 
-OBSERVATION_DIM, ACTION_DIM, CHUNK_LENGTH, ACTION_SEED = 3, 2, 2, 5
+SPEC, ACTION_SEED = Spec.flat(3, 2, horizon=2, execute=2), 5
 
 SMALL = {
     "batch_size": 16,
@@ -57,7 +58,9 @@ SMALL = {
     "ot_batch": 8,
     "ot_block": 16,
     "ot_blocks": 2,
+    "policy_depth": 2,
     "policy_learning_rate": 1e-2,
+    "policy_width": 16,
     "potentials_depth": 1,
     "potentials_steps": 5,
     "potentials_width": 16,
@@ -84,24 +87,29 @@ def fingerprint(algorithm: str, changes: Sequence[str] = ()) -> dict[str, list[f
     small = [f"{name}={value}" for name, value in SMALL.items() if name in known]
     config = agent_config(algorithm, "default", [*small, *changes])
     base = _base_policy()
-    experience = first_experience([_episodes(base)], (), config, config.chunk_length(base), env_steps=64)
-    agent: Any = agent_class(algorithm).create(base, experience.keypoints, config, jax.random.key(0))
-    episodes = _episodes(agent.exploring())
-    for episode in episodes:
-        data = chunk_transitions(episode, config.chunk_length(base), config.gamma)
-        experience = experience._replace(replay=experience.replay.add(data))
-    if agent.on_policy:
+    demonstrated = [each.episode for each in _episodes(base)]
+
+    def features(episode: Episode) -> np.ndarray:
+        return encode(base.encoder, episode.observations)
+
+    spec = config.acting_spec(base.spec)
+    experience = Experience.of([demonstrated], (), features, spec=spec, gamma=config.gamma, room=64)
+    agent: Any = agent_class(algorithm).create(base, experience, config, jax.random.key(0))
+    collected = _episodes(agent.exploring())
+    for each in collected:
+        experience = experience.add(each)
+    if isinstance(agent, OnPolicyAgent):
         for _ in range(2):  # the first one trains the values alone
-            agent, _, _ = learn_round(agent, Round(episodes, ACTION_SEED))
-    elif agent.learns:
-        keys = jax.random.split(jax.random.key(1), 6)
-        if agent.follows:
-            agent, _ = follow(agent, experience)
-        agent, _ = update_block(agent, experience, keys, True)
-    policy, values = agent.deployed(), agent.q_values(experience.demonstrations.transitions)
+            agent, _, _ = learn_round(agent, Round(collected, ACTION_SEED))
+    elif isinstance(agent, OffPolicyAgent):
+        agent, _ = end_round(agent, experience)
+        agent, _ = update_block(agent, experience, jax.random.split(jax.random.key(1), 6), True)
+    policy, values = agent.deployed(), None
+    if isinstance(agent, OffPolicyAgent):
+        values = agent.q_values(experience.store.transitions(experience.demonstrations.rows))
     leaves = [np.asarray(leaf) for leaf in jax.tree.leaves(eqx.filter(policy, eqx.is_inexact_array))]
     return {
-        "actions": _act(policy, np.eye(4, OBSERVATION_DIM, dtype=np.float32), 0).mean(axis=(1, 2)).tolist(),
+        "actions": _act(policy, np.eye(4, 3, dtype=np.float32), 0).mean(axis=(1, 2)).tolist(),
         "policy": sorted(float(np.sqrt(np.mean(leaf**2))) for leaf in leaves if leaf.size > 1),
         "critics": [] if values is None else np.atleast_1d(np.mean(values, axis=-1)).tolist(),
     }
@@ -109,38 +117,36 @@ def fingerprint(algorithm: str, changes: Sequence[str] = ()) -> dict[str, list[f
 
 def _base_policy() -> Policy:
     """An untrained diffusion policy."""
-    network = NoiseNetwork(
-        OBSERVATION_DIM, CHUNK_LENGTH * ACTION_DIM, width=16, depth=2, key=jax.random.key(3)
-    )
-    normalizer = Normalizer(jnp.full(OBSERVATION_DIM, 0.1), jnp.full(OBSERVATION_DIM, 1.5))
-    generator = Diffusion(network, NoiseSchedule.cosine(4))
-    return Policy(generator, normalizer, None, CHUNK_LENGTH, ACTION_DIM, candidates=1)
+    network = NoiseNetwork(3, plan_shape(SPEC), width=16, depth=2, key=jax.random.key(3))
+    encoder = VectorEncoder({"state": Normalizer(jnp.full(3, 0.1), jnp.full(3, 1.5))})
+    return Policy(encoder, Diffusion(network, NoiseSchedule.cosine(4)), None, SPEC)
 
 
 def _act(policy: Policy, states: np.ndarray, number: int) -> np.ndarray:
-    """The chunks of decision `number` in four episodes: (4, chunk length, action dimension)."""
+    """The actions of decision `number` in four episodes: (4, execute, action dimension)."""
     keys = decision_keys(ACTION_SEED, np.arange(4, dtype=np.uint32), np.uint32(number))
-    return np.asarray(policy.act_batch(jnp.asarray(states), keys)[0])
+    return np.asarray(policy.act_batch({"state": states[:, None]}, keys)[0])
 
 
-def _episodes(policy: Policy) -> list[Episode]:
+def _episodes(policy: Policy) -> list[Collected]:
     """Four episodes of a toy environment, in which actions push a point; every other one succeeds."""
-    states = [np.random.default_rng(0).normal(size=(4, OBSERVATION_DIM)).astype(np.float32)]
+    states = [np.random.default_rng(0).normal(size=(4, 3)).astype(np.float32)]
     actions: list[np.ndarray] = []
-    for number in range(8 // policy.chunk_length):
+    for number in range(8 // policy.spec.execute):
         chunks = _act(policy, states[-1], number)
-        for step in range(policy.chunk_length):
+        for step in range(policy.spec.execute):
             action = chunks[:, step]
             push = np.concatenate([action, action.sum(axis=1, keepdims=True)], axis=1)
             states.append((0.9 * states[-1] + 0.3 * push).astype(np.float32))
             actions.append(action)
-    episodes: list[Episode] = []
+    collected: list[Collected] = []
     for seed, solved in enumerate((True, False, True, False)):
         rewards = np.zeros(len(actions), np.float32)
         rewards[-1] = solved
-        seen, done = np.stack(states)[:, seed], np.stack(actions)[:, seed]
-        episodes.append(Episode(seen, done, rewards, solved, not solved, solved, seed))
-    return episodes
+        seen, done = {"state": np.stack(states)[:, seed]}, np.stack(actions)[:, seed]
+        episode = Episode(seen, done, rewards, solved, not solved, solved, seed)
+        collected.append(Collected(episode, encode(policy.encoder, episode.observations)))
+    return collected
 
 
 def moved(stored: Mapping[str, Sequence[float]], found: Mapping[str, Sequence[float]]) -> list[str]:

@@ -86,8 +86,11 @@ class DAWR(OffPolicyAgent):
 
     def draw(self, experience: Experience, key: PRNGKeyArray) -> Paths:
         """Demonstrated and replayed transitions, each with what followed it in its episode."""
-        c, store = self.config, experience.store
-        rows = experience.rows_of_both(key, c.batch_size, c.demonstration_share)
+        c, n, store = self.config, self.config.batch_size, experience.store
+        demonstration_key, replay_key = jax.random.split(key)
+        theirs = experience.demonstrations.draw(demonstration_key, n)
+        own = (jnp.arange(n) >= round(n * c.demonstration_share)) & (experience.replay.size > 0)
+        rows = jnp.where(own, experience.replay.draw(replay_key, n), theirs)
         # the next chunk of an episode starts where this one ends
         path = rows[:, None] + self.actor.policy.spec.execute * jnp.arange(c.lookahead)
         last = store.last[rows][:, None]

@@ -200,7 +200,9 @@ class OTPR(OffPolicyAgent):
     def end_round(self, experience: Experience) -> tuple[Self, Metrics]:
         """Let the potentials follow the critic until they hold on pairs they were not trained on."""
         c = self.config
-        key, occurring_key, new_key, fit_key = jax.random.split(self.key, 4)
+        key, occurring_key = jax.random.split(self.key)
+        key, new_key = jax.random.split(key)
+        key, fit_key = jax.random.split(key)
         transport = self._scaled(experience.sample_replay(occurring_key, SPREAD))
         if not c.warm_start:
             fresh = Transport.new(self.actor.policy, c, new_key).potentials
