@@ -21,6 +21,7 @@ from otpr.spec import Spec
 
 BLOCK = store_module._ROWS  # pyright: ignore[reportPrivateUsage]
 FEATURES, ACTIONS = 3, 2
+GATHER = jax.jit(EpisodeStore.transitions)
 
 
 def episode(steps: int, *, terminated: bool, seed: int = 0, costs: bool = True) -> Episode:
@@ -61,7 +62,7 @@ def rows_of(episodes: list[Episode]) -> list[int]:
 def gathered(store: EpisodeStore, rows: list[int]) -> Transitions:
     """The transitions that start there, on the host."""
     several = rows + rows[:1] * (-len(rows) % 64)  # of few lengths, so that little is compiled
-    data = store.transitions(jnp.asarray(several))
+    data = GATHER(store, jnp.asarray(several))
     return Transitions(*(np.asarray(field)[: len(rows)] for field in data))  # pyright: ignore[reportArgumentType]
 
 
@@ -304,7 +305,7 @@ def test_states_and_chunks_are_those_of_the_transitions() -> None:
 def test_gathering_in_compiled_code_is_the_same() -> None:
     many = [episode(n, terminated=False, seed=n) for n in (4, 9, 2)]
     store, rows = store_of(many, spec_of(2, 4, 2), 0.9), jnp.asarray(rows_of(many))
-    compiled = jax.jit(EpisodeStore.transitions)(store, rows)
+    compiled = GATHER(store, rows)
     for name, one, other in zip(Transitions._fields, compiled, store.transitions(rows), strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-6, err_msg=name)
 
