@@ -114,7 +114,17 @@ def bad(**changes: Any) -> dict[str, Any]:
         (ENTRYWISE, bad(gripper=0.0), r"entry 'gripper' has shape \(\), the policy expects \(1,\)\.$"),
         (ENTRYWISE, bad(arm=np.array([0, np.inf, np.nan])), r"entry 'arm' is not finite at indices \[1, 2\]"),
         (ENTRYWISE, bad(object=np.array([0, 1e6])), r"entry 'object' is not finite at indices \[1\]"),
-        (ENTRYWISE, bad(arm=["a", "b", "c"]), "could not convert string to float"),
+        (
+            ENTRYWISE,
+            bad(arm=["a", "b", "c"]),
+            r"entry 'arm' is no array of numbers \(could not convert .*'a'\); the policy expects vector \(3,\) f",
+        ),
+        (
+            PLAIN,
+            {"state": {"x": 1.0}},
+            r"observation is no array of numbers \(.*dict.*\); the policy expects",
+        ),
+        (PLAIN, [[1.0, 2.0], [3.0]], r"observation is no array of numbers \(.*\); the policy expects vector"),
         (PLAIN, {"position": np.zeros(39)}, "has the entries 'position', the policy expects 'state'"),
         (
             REMEMBERING,
