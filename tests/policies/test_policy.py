@@ -434,6 +434,8 @@ def test_policy_of_an_earlier_version_samples_as_it_did(tmp_path: Path):
         ({"sampler": "heun"}, "Unknown sampler 'heun'. Known: ddim, ddpm, dpm++, sde-dpm++."),
         ({"sampler_steps": 5}, "sampler_steps must lie in 1..4 (the policy's noise levels), given 5."),
         ({"prediction": "score"}, "Unknown prediction 'score'. Known: noise, sample, velocity."),
+        ({"bound": 0}, "bound must be a positive number, or None for no bound; given 0."),
+        ({"bound": -1.5}, "bound must be a positive number, or None for no bound; given -1.5."),
     ],
 )
 def test_sampler_in_the_document_that_can_not_be_is_named(saved: Path, change: dict, message: str):
