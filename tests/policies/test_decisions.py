@@ -117,7 +117,7 @@ def bad(**changes: Any) -> dict[str, Any]:
         (
             ENTRYWISE,
             bad(arm=["a", "b", "c"]),
-            r"entry 'arm' is no array of numbers \(could not convert .*'a'\); the policy expects vector \(3,\) f",
+            r"entry 'arm' is no array of numbers \(could not .*'a'\); the policy expects vector \(3,\)",
         ),
         (
             PLAIN,
