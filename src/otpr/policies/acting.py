@@ -31,8 +31,8 @@ def checked_observation(observation: Any, spec: Spec) -> Observation:
     """The observation as the policy takes it, with the axis of `history`.
 
     Raises:
-        ValueError: its entries or shapes are others than the spec's, one is no array of numbers or not finite,
-            or a picture is not uint8.
+        ValueError: its entries or shapes are others than the spec's, one is no array of numbers or not
+            finite, or a picture is not uint8.
     """
     expected = ", ".join(map(repr, spec.observation))
     if not isinstance(observation, Mapping):
