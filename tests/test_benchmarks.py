@@ -276,8 +276,9 @@ class TestFlops:
         critics = 2 * q + trained(o, o) + network(o) + 2 * trained(o + c, o + c, 0)
         denoiser = trained(o + c + 16, o + c + 16, c)
         compatibility = 2 * q + 2 * network(o) + network(c)  # Q, V, u and v
+        reward = 2 * 2  # the discounted sum over a chunk of two actions, gathered with the batch
         assert matrix_flops(update_block, agent, data, batch_keys(3), True) == (
-            3 * batch * (critics + denoiser) + agent.config.pairs * compatibility
+            3 * batch * (critics + denoiser + reward) + agent.config.pairs * compatibility
         )
 
 

@@ -31,7 +31,9 @@ def dictionary_policy(history: int = 1) -> Policy:
     """Three vector entries of three types."""
     spec = Spec(ENTRIES, (-1.0,) * 2, (1.0,) * 2, history=history, horizon=4, execute=4)
     normalizers = {
-        name: Normalizer(jnp.full(entry.shape, 0.1 * i), jnp.full(entry.shape, 1.0 + i))
+        name: Normalizer(
+            jnp.full(entry.shape, 0.1 * i, jnp.float32), jnp.full(entry.shape, 1.0 + i, jnp.float32)
+        )
         for i, (name, entry) in enumerate(ENTRIES.items())
     }
     network = NoiseNetwork(6 * history, plan_shape(spec), width=16, depth=2, key=jax.random.key(0))
