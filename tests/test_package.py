@@ -26,10 +26,13 @@ def test_importing_otpr_imports_neither_jax_nor_a_simulator():
     assert process.stdout.strip() == "[]"
 
 
-def test_load_policy_is_the_one_of_the_policy_module():
+def test_public_names_are_those_of_their_modules():
     from otpr.policies.policy import load_policy
+    from otpr.spec import Spec
 
     assert otpr.load_policy is load_policy
+    assert otpr.Spec is Spec
+    assert {"load_policy", "Spec", "__version__"} == set(otpr.__all__) <= set(dir(otpr))
 
 
 def test_unknown_attribute_is_an_attribute_error():

@@ -224,6 +224,7 @@ def test_bounds_against_a_loop_and_no_return_is_beyond_them() -> None:
         low, high = bounds(data)
         np.testing.assert_allclose((low, high), by_loop([prize, *done], 4, 0.9), rtol=1e-4)
         own = data.store.transitions(data.replay.rows[: int(data.replay.size)])
+        assert len(own.reward) == 36
         for value in (low, high):
             target = np.asarray(own.reward + own.discount * value)
             assert low - 1e-3 <= target.min() and target.max() <= high + 1e-3

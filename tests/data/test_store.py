@@ -12,7 +12,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
-from scipy import stats
 
 from otpr.data import store as store_module
 from otpr.data.episodes import Episode
@@ -21,6 +20,7 @@ from otpr.spec import Spec
 
 BLOCK = store_module._ROWS  # pyright: ignore[reportPrivateUsage]
 FEATURES, ACTIONS = 3, 2
+GATHER = jax.jit(EpisodeStore.transitions)
 
 
 def episode(steps: int, *, terminated: bool, seed: int = 0, costs: bool = True) -> Episode:
@@ -61,7 +61,7 @@ def rows_of(episodes: list[Episode]) -> list[int]:
 def gathered(store: EpisodeStore, rows: list[int]) -> Transitions:
     """The transitions that start there, on the host."""
     several = rows + rows[:1] * (-len(rows) % 64)  # of few lengths, so that little is compiled
-    data = store.transitions(jnp.asarray(several))
+    data = GATHER(store, jnp.asarray(several))
     return Transitions(*(np.asarray(field)[: len(rows)] for field in data))  # pyright: ignore[reportArgumentType]
 
 
@@ -304,7 +304,7 @@ def test_states_and_chunks_are_those_of_the_transitions() -> None:
 def test_gathering_in_compiled_code_is_the_same() -> None:
     many = [episode(n, terminated=False, seed=n) for n in (4, 9, 2)]
     store, rows = store_of(many, spec_of(2, 4, 2), 0.9), jnp.asarray(rows_of(many))
-    compiled = jax.jit(EpisodeStore.transitions)(store, rows)
+    compiled = GATHER(store, rows)
     for name, one, other in zip(Transitions._fields, compiled, store.transitions(rows), strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-6, err_msg=name)
 
@@ -315,46 +315,6 @@ def test_an_empty_store_has_no_starts() -> None:
     assert store.capacity == 7
     assert not np.asarray(store.starts()).any()
     assert episode_starts(store) == []
-
-
-# ------------------------------------------------------------------------------------------------ index sets
-
-
-def held(indices: IndexSet) -> list[int]:
-    return np.asarray(indices.rows)[: int(indices.size)].tolist()
-
-
-@pytest.mark.parametrize("capacity", [0, 40, 5000])
-def test_an_index_set_is_a_list(capacity: int) -> None:
-    indices, reference = IndexSet.empty(capacity), []
-    for start, n in [(7, 3), (100, BLOCK), (5, 0), (400, 2 * BLOCK + 9), (9, 1), (10, BLOCK + 1), (0, 500)]:
-        indices = indices.add(start, n)
-        reference += range(start, start + n)
-        assert held(indices) == reference
-
-
-@settings(max_examples=25)
-@given(chosen=arrays(np.bool_, 60))
-def test_where_has_the_rows_that_are_chosen(chosen: np.ndarray) -> None:
-    indices = jax.jit(IndexSet.where)(jnp.asarray(chosen))
-    assert held(indices) == np.flatnonzero(chosen).tolist()
-    assert int(indices.size) == chosen.sum()
-
-
-def test_draws_are_uniform_over_what_it_holds_and_depend_on_the_key_alone() -> None:
-    indices = IndexSet.empty(50).add(100, 20)  # 30 places are still empty
-    drawn = np.asarray(indices.draw(jax.random.key(0), 4000))
-    assert set(drawn) == set(range(100, 120))
-    assert stats.chisquare(np.bincount(drawn, minlength=120)[100:]).pvalue > 1e-3
-    first, again, other = (np.asarray(indices.draw(jax.random.key(k), 30)) for k in (0, 0, 1))
-    np.testing.assert_array_equal(first, again)
-    assert np.any(first != other)
-
-
-def test_draws_of_an_empty_set_are_rows_of_a_store_all_the_same() -> None:
-    """They are gathered before it is known that they are not wanted."""
-    drawn = np.asarray(IndexSet.empty(5).draw(jax.random.key(0), 10))
-    np.testing.assert_array_equal(drawn, 0)
 
 
 def test_transitions_are_drawn_whole() -> None:

@@ -31,7 +31,9 @@ def dictionary_policy(history: int = 1) -> Policy:
     """Three vector entries of three types."""
     spec = Spec(ENTRIES, (-1.0,) * 2, (1.0,) * 2, history=history, horizon=4, execute=4)
     normalizers = {
-        name: Normalizer(jnp.full(entry.shape, 0.1 * i), jnp.full(entry.shape, 1.0 + i))
+        name: Normalizer(
+            jnp.full(entry.shape, 0.1 * i, jnp.float32), jnp.full(entry.shape, 1.0 + i, jnp.float32)
+        )
         for i, (name, entry) in enumerate(ENTRIES.items())
     }
     network = NoiseNetwork(6 * history, plan_shape(spec), width=16, depth=2, key=jax.random.key(0))
@@ -114,7 +116,17 @@ def bad(**changes: Any) -> dict[str, Any]:
         (ENTRYWISE, bad(gripper=0.0), r"entry 'gripper' has shape \(\), the policy expects \(1,\)\.$"),
         (ENTRYWISE, bad(arm=np.array([0, np.inf, np.nan])), r"entry 'arm' is not finite at indices \[1, 2\]"),
         (ENTRYWISE, bad(object=np.array([0, 1e6])), r"entry 'object' is not finite at indices \[1\]"),
-        (ENTRYWISE, bad(arm=["a", "b", "c"]), "could not convert string to float"),
+        (
+            ENTRYWISE,
+            bad(arm=["a", "b", "c"]),
+            r"entry 'arm' is no array of numbers \(could not .*'a'\); the policy expects vector \(3,\)",
+        ),
+        (
+            PLAIN,
+            {"state": {"x": 1.0}},
+            r"observation is no array of numbers \(.*dict.*\); the policy expects",
+        ),
+        (PLAIN, [[1.0, 2.0], [3.0]], r"observation is no array of numbers \(.*\); the policy expects vector"),
         (PLAIN, {"position": np.zeros(39)}, "has the entries 'position', the policy expects 'state'"),
         (
             REMEMBERING,

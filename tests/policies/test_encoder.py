@@ -1,7 +1,8 @@
 from __future__ import annotations
 
 import numpy as np
-from otpr.policies.normalization import Normalizer
+
+from otpr.policies.encoder import Normalizer
 
 
 def test_data_it_was_fitted_to_gets_mean_zero_and_unit_scale():

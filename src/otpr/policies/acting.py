@@ -31,8 +31,8 @@ def checked_observation(observation: Any, spec: Spec) -> Observation:
     """The observation as the policy takes it, with the axis of `history`.
 
     Raises:
-        ValueError: its entries or shapes are others than the spec's, it is not finite, or a picture is not
-            uint8.
+        ValueError: its entries or shapes are others than the spec's, one is no array of numbers or not
+            finite, or a picture is not uint8.
     """
     expected = ", ".join(map(repr, spec.observation))
     if not isinstance(observation, Mapping):
@@ -57,8 +57,13 @@ def _checked_entry(name: str, value: Any, spec: Spec) -> np.ndarray:
         if array.dtype != np.uint8:
             raise ValueError(f"{called} is {array.dtype}, the policy expects uint8, as of every image.")
     else:
-        with np.errstate(over="ignore"):  # a number too large for its type is named below
-            array = np.asarray(value, entry.dtype)
+        try:
+            with np.errstate(over="ignore"):  # a number too large for its type is named below
+                array = np.asarray(value, entry.dtype)
+        except (TypeError, ValueError) as error:
+            raise ValueError(
+                f"{called} is no array of numbers ({error}); the policy expects {entry}."
+            ) from error
     shape = entry.shape if spec.history == 1 else (spec.history, *entry.shape)
     if array.shape != shape:
         more = f" (the last {spec.history} observations, oldest first)" if spec.history > 1 else ""

@@ -83,7 +83,8 @@ class Diffusion(Generator):
         bound: the sampler clips its estimate of the clean plan to [-bound, bound]; None never clips it.
 
     Raises:
-        OtprError: there is no such sampler or prediction, or the schedule has not that many levels.
+        OtprError: there is no such sampler or prediction, the bound is not positive, or the schedule has not
+            that many levels.
     """
 
     network: NoiseNetwork
@@ -105,6 +106,8 @@ class Diffusion(Generator):
             raise unknown_name("sampler", self.sampler, get_args(Sampler))
         if self.prediction not in get_args(Prediction):
             raise unknown_name("prediction", self.prediction, get_args(Prediction))
+        if self.bound is not None and not self.bound > 0:
+            raise OtprError(f"bound must be a positive number, or None for no bound; given {self.bound:g}.")
         if self.sampler_steps is not None and not 1 <= self.sampler_steps <= self.schedule.steps:
             raise OtprError(
                 f"sampler_steps must lie in 1..{self.schedule.steps} (the policy's noise levels), "

@@ -1,0 +1,53 @@
+"""Sets of row numbers: what they hold, and what is drawn of them."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis.extra.numpy import arrays
+from scipy import stats
+
+from otpr.data import store as store_module
+from otpr.data.store import IndexSet
+
+BLOCK = store_module._ROWS  # pyright: ignore[reportPrivateUsage]
+
+
+def held(indices: IndexSet) -> list[int]:
+    return np.asarray(indices.rows)[: int(indices.size)].tolist()
+
+
+@pytest.mark.parametrize("capacity", [0, 40, 5000])
+def test_an_index_set_is_a_list(capacity: int) -> None:
+    indices, reference = IndexSet.empty(capacity), []
+    for start, n in [(7, 3), (100, BLOCK), (5, 0), (400, 2 * BLOCK + 9), (9, 1), (10, BLOCK + 1), (0, 500)]:
+        indices = indices.add(start, n)
+        reference += range(start, start + n)
+        assert held(indices) == reference
+
+
+@settings(max_examples=25)
+@given(chosen=arrays(np.bool_, 60))
+def test_where_has_the_rows_that_are_chosen(chosen: np.ndarray) -> None:
+    indices = jax.jit(IndexSet.where)(jnp.asarray(chosen))
+    assert held(indices) == np.flatnonzero(chosen).tolist()
+    assert int(indices.size) == chosen.sum()
+
+
+def test_draws_are_uniform_over_what_it_holds_and_depend_on_the_key_alone() -> None:
+    indices = IndexSet.empty(50).add(100, 20)  # 30 places are still empty
+    drawn = np.asarray(indices.draw(jax.random.key(0), 4000))
+    assert set(drawn) == set(range(100, 120))
+    assert stats.chisquare(np.bincount(drawn, minlength=120)[100:]).pvalue > 1e-3
+    first, again, other = (np.asarray(indices.draw(jax.random.key(k), 30)) for k in (0, 0, 1))
+    np.testing.assert_array_equal(first, again)
+    assert np.any(first != other)
+
+
+def test_draws_of_an_empty_set_are_rows_of_a_store_all_the_same() -> None:
+    """They are gathered before it is known that they are not wanted."""
+    drawn = np.asarray(IndexSet.empty(5).draw(jax.random.key(0), 10))
+    np.testing.assert_array_equal(drawn, 0)
