@@ -30,8 +30,8 @@ from otpr.policies.policy import Policy
 from otpr.training import checkpoints
 from otpr.training.evaluate import Evaluation, evaluate
 from otpr.training.learning import end_round, learn_round, take_block
-from otpr.training.loop import LoopConfig, Progression
-from otpr.training.numbers import NotFiniteError, agent_arrays, bad_update, not_finite
+from otpr.training.loop import LoopConfig, Progression, next_block, next_step
+from otpr.training.numbers import NotFiniteError, bad_update, check_finite, not_finite
 from otpr.training.progress import Progress
 from otpr.training.rollout import acts_alike, compile_acting, run_episodes
 from otpr.training.run_directory import RunDirectory
@@ -96,7 +96,9 @@ class FineTuning:
             raise OtprError(f"--stop-on-divergence needs critics Q(s, a), and {agent.algorithm} has none.")
         self.files = ExperienceWriter(run.path / "experience", task=task, spec=env.spec)
         self.at = Progression()
-        if loop.no_base_evaluation and self._starts_from_base:
+        # whether the algorithm's first policy acts as the pre-trained one does
+        self._from_base = acts_alike(self.agent.deployed().single(), base.single(), env.num_envs)
+        if loop.no_base_evaluation and self._from_base:
             self.at.evaluated_at = 0
         self._stop = StopRequest()
 
@@ -112,11 +114,6 @@ class FineTuning:
     @property
     def _learns(self) -> bool:
         return isinstance(self.agent, OffPolicyAgent | OnPolicyAgent)
-
-    @property
-    def _starts_from_base(self) -> bool:
-        """Whether the algorithm's first policy acts as the pre-trained one does."""
-        return acts_alike(self.agent.deployed().single(), self.base.single(), self.env.num_envs)
 
     # ------------------------------------------------------------------------------------------- the machine
 
@@ -167,27 +164,12 @@ class FineTuning:
 
     def _next(self) -> Callable[[Progress], None] | None:
         """What the state calls for; None at the end."""
-        at, loop, agent = self.at, self.loop, self.agent
-        offline = at.offline_updates < agent.config.offline_updates
-        # the pre-trained policy, or the first policy of an algorithm that makes its own
-        if at.evaluated_at < 0 and not offline:
-            return self._evaluate
-        if not self._learns:
-            return None
-        if offline:
-            return self._learn
-        if at.env_steps >= loop.warmup_steps:
-            warming = at.warmup_updates < agent.config.warmup_updates
-            if warming or at.updates_due >= loop.update_block:
-                return self._learn
-            if at.round_due:
-                return self._end_round
-        over = at.env_steps >= loop.env_steps
-        # by multiples of `eval_every`: counted from the last evaluation, long rounds would lose some
-        due = at.env_steps // loop.eval_every > at.evaluated_at // loop.eval_every
-        if at.evaluated_at < at.env_steps and (over or due):
-            return self._evaluate
-        return None if over else self._collect
+        step = next_step(
+            self.at, self.loop, self.agent.config, learns=self._learns, from_base=self._from_base
+        )
+        steps = {"evaluate": self._evaluate, "learn": self._learn}
+        steps |= {"end_round": self._end_round, "collect": self._collect}
+        return None if step is None else steps[step]
 
     def _collect(self, progress: Progress) -> None:
         """One round of episodes, which goes to disk before anything is learnt from it."""
@@ -236,29 +218,21 @@ class FineTuning:
         """Let an on-policy algorithm learn from the round's episodes; its metrics."""
         agent, updates, plain = self._stop.do(learn_round, learner, data)
         number = self.at.updates + updates
-        self._check_finite(
-            plain,
-            agent,
-            f"Learning diverged in the gradient steps {self.at.updates + 1:,} to {number:,}",
-            f"round-{number}",
-        )
+        what = f"Learning diverged in the gradient steps {self.at.updates + 1:,} to {number:,}"
+        check_finite(plain, agent, learner, what, f"round-{number}")
         self.agent = agent
         self.at.updates += updates
         return {"updates": self.at.updates, **plain}
 
     def _learn(self, progress: Progress) -> None:
         """A block of gradient steps: offline, then of the critics alone, then of critics and policy."""
-        at, config, n = self.at, self.agent.config, self.loop.update_block
+        at = self.at
         assert isinstance(self.agent, OffPolicyAgent)
-        offline = at.offline_updates < config.offline_updates
-        warming = not offline and at.warmup_updates < config.warmup_updates
-        if offline:
-            n = min(n, config.offline_updates - at.offline_updates)
-        elif warming:
-            n = min(n, config.warmup_updates - at.warmup_updates)
-        agent, plain = self._stop.do(take_block, self.agent, self.experience, n, not warming)
+        phase, n = next_block(at, self.loop, self.agent.config)
+        update_policy = phase != "warm-up"
+        agent, plain = self._stop.do(take_block, self.agent, self.experience, n, update_policy)
         if not_finite(plain, agent):
-            raise bad_update(self.agent, self.experience, n, not warming, at.updates)
+            raise bad_update(self.agent, self.experience, n, update_policy, at.updates)
         if self.loop.stop_on_divergence and plain["critic/beyond_bound"] > 0.5:
             raise _DivergedError(
                 f"The critics diverged by gradient step {at.updates + n:,}: "
@@ -267,13 +241,7 @@ class FineTuning:
                 "rates in another run directory, or leave out --stop-on-divergence."
             )
         self.agent = agent
-        if offline:
-            at.offline_updates += n
-        elif warming:
-            at.warmup_updates += n
-        else:
-            at.updates_due -= n
-        at.updates += n
+        at.learned(phase, n)
         self._log({"updates": at.updates, **plain})
 
     def _end_round(self, progress: Progress) -> None:
@@ -282,17 +250,13 @@ class FineTuning:
         number = self.at.rounds + 1
         agent, plain = self._stop.do(end_round, self.agent, self.experience)
         what = f"The end of round {number}, after {self.at.updates:,} updates, went wrong"
-        self._check_finite(plain, agent, what, f"end-of-round-{number}")
+        check_finite(plain, agent, self.agent, what, f"end-of-round-{number}")
         self.agent = agent
         self.at.round_due = False
         self.at.rounds = number
         if plain:
             self.at.own = plain
             self._log({f"{self.agent.config.algorithm}/round": number, **plain})
-
-    def _check_finite(self, metrics: Mapping[str, float], after: Any, what: str, name: str) -> None:
-        if bad := not_finite(metrics, after):
-            raise NotFiniteError(f"{what}: {', '.join(bad)} not finite.", name, agent_arrays(self.agent))
 
     def _evaluate(self, progress: Progress) -> None:
         """The deployed policy and its single-sample self on the held-out initial conditions."""
@@ -334,7 +298,7 @@ class FineTuning:
         )
         name = "deployed" if single is None else f"single sample {single.success_rate:.0%}, deployed"
         if first:
-            name = "base policy" if self._starts_from_base else "first policy"
+            name = "base policy" if self._from_base else "first policy"
         progress.message(f"{at.env_steps:>7,} steps: {name} {chosen}")
 
     # -------------------------------------------------------------------------------------------- the record

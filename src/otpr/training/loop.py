@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any, Literal
 
+from otpr.agents.parts.agent import AgentConfig
 from otpr.errors import OtprError, check_at_least
 
 
@@ -84,6 +85,16 @@ class Progression:
     files: int = 0  # of experience, in the run directory
     files_digest: str = ""  # of them all
 
+    def learned(self, phase: Phase, n: int) -> None:
+        """Count `n` gradient steps of a phase."""
+        self.updates += n
+        if phase == "offline":
+            self.offline_updates += n
+        elif phase == "warm-up":
+            self.warmup_updates += n
+        else:
+            self.updates_due -= n
+
     @classmethod
     def of(cls, state: dict[str, Any]) -> Progression:
         """From what a checkpoint says; fields that are newer than it keep their defaults.
@@ -102,3 +113,53 @@ class Progression:
                     "otpr that the run's versions.json names."
                 )
         return cls(**state)
+
+
+Step = Literal["evaluate", "learn", "end_round", "collect"]
+"""What a run can do next."""
+
+
+def next_step(
+    at: Progression, loop: LoopConfig, agent: AgentConfig, *, learns: bool, from_base: bool
+) -> Step | None:
+    """What the state of a run calls for; None at the end.
+
+    Args:
+        at: where the run stands.
+        loop: its loop's settings.
+        agent: its algorithm's settings.
+        learns: whether the algorithm learns anything.
+        from_base: whether its first policy acts as the pre-trained one does.
+    """
+    offline = at.offline_updates < agent.offline_updates
+    # the pre-trained policy, or the first policy of an algorithm that makes its own
+    if at.evaluated_at < 0 and (from_base or not offline):
+        return "evaluate"
+    if not learns:
+        return None
+    if offline:
+        return "learn"
+    if at.env_steps >= loop.warmup_steps:
+        if at.warmup_updates < agent.warmup_updates or at.updates_due >= loop.update_block:
+            return "learn"
+        if at.round_due:
+            return "end_round"
+    over = at.env_steps >= loop.env_steps
+    # by multiples of `eval_every`: counted from the last evaluation, long rounds would lose some
+    due = at.env_steps // loop.eval_every > at.evaluated_at // loop.eval_every
+    if at.evaluated_at < at.env_steps and (over or due):
+        return "evaluate"
+    return None if over else "collect"
+
+
+def next_block(at: Progression, loop: LoopConfig, agent: AgentConfig) -> tuple[Phase, int]:
+    """Of which phase the next block of gradient steps is, and how many it has."""
+    if (left := agent.offline_updates - at.offline_updates) > 0:
+        return "offline", min(left, loop.update_block)
+    if (left := agent.warmup_updates - at.warmup_updates) > 0:
+        return "warm-up", min(left, loop.update_block)
+    return "online", loop.update_block
+
+
+Phase = Literal["offline", "warm-up", "online"]
+"""Gradient steps before the first environment step, of the critics alone, and of critics and policy."""

@@ -71,6 +71,23 @@ def not_finite(metrics: Mapping[str, float], agent: Any) -> list[str]:
     return odd if all_finite(agent) else [*odd, "the agent"]
 
 
+def check_finite(metrics: Mapping[str, float], after: Any, before: Any, what: str, name: str) -> None:
+    """Refuse metrics or an agent that are not finite.
+
+    Args:
+        metrics: of what was done.
+        after: the agent after it.
+        before: the agent before it, which goes into the file.
+        what: what was done, and went wrong.
+        name: of the file.
+
+    Raises:
+        NotFiniteError: names what is not finite.
+    """
+    if bad := not_finite(metrics, after):
+        raise NotFiniteError(f"{what}: {', '.join(bad)} not finite.", name, agent_arrays(before))
+
+
 def bad_update(
     agent: OffPolicyAgent, experience: Experience, updates: int, update_policy: bool, done: int
 ) -> NotFiniteError:
