@@ -5,14 +5,12 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, TypeVar, get_args, get_type_hints
+from typing import Any, TypeVar, cast, get_args, get_type_hints
 
 from otpr.errors import OtprError, unknown_name
 
-if TYPE_CHECKING:
-    from otpr.agents.parts.agent import AgentConfig
-
-Config = TypeVar("Config", bound="AgentConfig")
+Config = TypeVar("Config")
+"""Settings of an algorithm: a frozen dataclass."""
 
 Check = tuple[str, Callable[[Any], bool]]
 """What a value must be, in words that follow "must", and whether it is."""
@@ -75,8 +73,8 @@ def changed(config: Config, changes: Sequence[str]) -> Config:
         OtprError: a field is unknown (the message has the nearest name), or a value does not fit its field.
     """
     values: dict[str, Any] = {}
-    hints = get_type_hints(type(config))
-    fields = {field.name: hints[field.name] for field in dataclasses.fields(config)}
+    settings, hints = cast(Any, config), get_type_hints(type(config))
+    fields = {field.name: hints[field.name] for field in dataclasses.fields(settings)}
     for change in changes:
         name, equals, text = change.partition("=")
         if not equals:
@@ -85,7 +83,7 @@ def changed(config: Config, changes: Sequence[str]) -> Config:
             raise unknown_name("field", name, fields)
         values[name] = _parse(name, text, fields[name])
     try:
-        return dataclasses.replace(config, **values)
+        return dataclasses.replace(settings, **values)
     except ValueError as error:
         raise OtprError(f"--set: {error}") from error
 
