@@ -35,6 +35,7 @@ class DAWRConfig(ActorConfig):
     # width and number of the hidden layers of V
     critic_width: int = count(256)
     critic_depth: int = count(2)
+    # Adam's, of V
     learning_rate: float = positive(3e-4)
     # gradient steps for each environment step
     update_ratio: float = at_least_zero(0.5)
@@ -44,7 +45,7 @@ class DAWRConfig(ActorConfig):
     lookahead: int = count(16)
     # weights are exp(beta * advantage), advantages in standard deviations of the batch
     beta: float = positive(10.0)
-    # and at most this
+    # largest weight that a chunk gets
     largest_weight: float = positive(100.0)
 
 
@@ -85,8 +86,11 @@ class DAWR(OffPolicyAgent):
 
     def draw(self, experience: Experience, key: PRNGKeyArray) -> Paths:
         """Demonstrated and replayed transitions, each with what followed it in its episode."""
-        c, store = self.config, experience.store
-        rows = experience.rows_of_both(key, c.batch_size, c.demonstration_share)
+        c, n, store = self.config, self.config.batch_size, experience.store
+        demonstration_key, replay_key = jax.random.split(key)
+        theirs = experience.demonstrations.draw(demonstration_key, n)
+        own = (jnp.arange(n) >= round(n * c.demonstration_share)) & (experience.replay.size > 0)
+        rows = jnp.where(own, experience.replay.draw(replay_key, n), theirs)
         # the next chunk of an episode starts where this one ends
         path = rows[:, None] + self.actor.policy.spec.execute * jnp.arange(c.lookahead)
         last = store.last[rows][:, None]

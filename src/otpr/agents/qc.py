@@ -22,7 +22,7 @@ from otpr.agents.parts.agent import Metrics, OffPolicyAgent
 from otpr.agents.parts.settings import at_least_zero, count, share
 from otpr.data.experience import Experience
 from otpr.data.store import Transitions
-from otpr.policies.choosers import HighestQ
+from otpr.policies.choosers import HighestQ, candidate_values
 from otpr.policies.policy import Policy
 
 
@@ -36,7 +36,7 @@ class QCConfig(CriticsConfig, ActorConfig):
     update_ratio: float = at_least_zero(0.2)
     # sampled chunks to choose from when acting
     candidates: int = count(32)
-    # and in the next states of the critic's targets
+    # sampled chunks to choose from in the next states of the critic's targets
     target_candidates: int = count(4)
     # share of demonstrations in every batch
     demonstration_share: float = share(0.5)
@@ -59,10 +59,7 @@ class QC(OffPolicyAgent):
 
     def deployed(self) -> Policy:
         """The best of several samples, in training too."""
-        return self._best_of(self.config.candidates)
-
-    def _best_of(self, candidates: int) -> Policy:
-        return self.actor.policy.choosing(HighestQ(self.critics.q, "mean"), candidates)
+        return self.actor.policy.choosing(HighestQ(self.critics.q, "mean"), self.config.candidates)
 
     def draw(self, experience: Experience, key: PRNGKeyArray) -> Transitions:
         """Demonstrated and replayed transitions."""
@@ -75,10 +72,12 @@ class QC(OffPolicyAgent):
     def update(self, batch: Transitions, update_policy: bool = True) -> tuple[Self, Metrics]:
         """One gradient step of Q and (unless warming up) of the score network, from where both stand."""
         key, next_key, noise_key = jax.random.split(self.key, 3)
-        best = self._best_of(self.config.target_candidates)
+        policy = self.actor.policy
 
         def next_chunk(state: Array, key: PRNGKeyArray) -> Float[Array, " c"]:
-            return best.decide(state, key)[0][: best.spec.execute].ravel()
+            plans = policy.generator.propose(state, key, self.config.target_candidates)
+            chunks = plans[:, : policy.spec.execute].reshape(plans.shape[0], -1)
+            return chunks[jnp.argmax(candidate_values(self.critics.q, state, chunks, "mean"))]
 
         keys = jax.random.split(next_key, batch.reward.shape[0])
         next_chunks = jax.vmap(next_chunk)(batch.next_state, keys)

@@ -9,7 +9,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Float, PRNGKeyArray
 from numpy.typing import NDArray
 
 from otpr.data.episodes import Episode
@@ -105,15 +105,11 @@ class Experience(eqx.Module):
 
     def sample_both(self, key: PRNGKeyArray, n: int, demonstration_share: float) -> Transitions:
         """`n` transitions, a fixed share of them demonstrated; all of them while the replay is empty."""
-        return self.store.transitions(self.rows_of_both(key, n, demonstration_share))
-
-    def rows_of_both(self, key: PRNGKeyArray, n: int, demonstration_share: float) -> Int[Array, " n"]:
-        """The rows at which the transitions of `sample_both` start."""
         demonstration_key, replay_key, mix_key = jax.random.split(key, 3)
         theirs = self.demonstrations.draw(demonstration_key, n)
         own = self.replay.draw(replay_key, n)
         take_own = (jnp.arange(n) >= round(n * demonstration_share)) & (self.replay.size > 0)
-        return jnp.where(jax.random.permutation(mix_key, take_own), own, theirs)
+        return self.store.transitions(jnp.where(jax.random.permutation(mix_key, take_own), own, theirs))
 
     def return_bounds(self) -> tuple[Float[Array, ""], Float[Array, ""]]:
         """The least and the greatest Q that the rewards seen so far allow; 0, where critics begin, included.
