@@ -11,7 +11,6 @@ from typing import Any
 
 import equinox as eqx
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 import reference
@@ -105,7 +104,7 @@ def test_critics_learn_from_what_was_executed_and_the_policy_from_whole_plans(dr
     other, _ = update(agent, altered(batch, plan=last_turned))
     assert reference.same(critics_of(other), critics_of(updated))
     plans_are_learnt = agent.deployed().spec.horizon > execute
-    assert reference.same(other.deployed().generator, updated.deployed().generator) != plans_are_learnt
+    assert reference.same(other, updated) != plans_are_learnt  # something else than the critics differs
     # and what was executed does matter to Q
     if hasattr(agent, "critics"):
         other, _ = update(agent, altered(batch, chunk=lambda chunks: -chunks))
@@ -133,7 +132,12 @@ def test_a_batch_from_the_demonstrations_alone_is_of_them(algorithm: str):
     seen = small.experience((), config.acting_spec(small.BASE.spec), config.gamma)
     agent = small.created(config)
     batch = eqx.filter_jit(type(agent).draw)(agent, seen, jax.random.key(1))
+    shown = [
+        small.walked(each, t, seen.store.spec).state.tobytes()
+        for _, each, t in small.rows_of(small.DEMONSTRATIONS)
+    ]
     for data in transitions_in(batch):
+        states = {np.asarray(state).tobytes() for state in data.state}
+        assert states <= set(shown)
         # many of them, and not one over and over
-        assert len(np.unique(np.asarray(data.state), axis=0)) > len(data.reward) / 4
-        assert np.isfinite(jnp.sum(data.state))
+        assert len(states) > min(len(data.reward) / 4, len(shown) / 2)

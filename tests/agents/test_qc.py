@@ -38,8 +38,7 @@ def test_an_update_is_the_papers():
 
     # of several samples in the next state, the critics choose and the target critics judge
     def choice(state, key):
-        # the other key is for choosers that draw
-        plans = policy.generator.propose(state, jax.random.split(key)[0], CANDIDATES)
+        plans = policy.generator.propose(state, key, CANDIDATES)
         chunks = reference.executed(plans, policy.spec)
         states = jnp.tile(state, (CANDIDATES, 1))
         return chunks[jnp.argmax(reference.q(agent.critics.q, states, chunks).mean(0))]
