@@ -10,11 +10,11 @@ from pathlib import Path
 import jax
 import numpy as np
 from numpy.typing import NDArray
-from otpr.data.minari_io import read_dataset, write_dataset
 
 from benchmarks.rows import Row
 from benchmarks.sizes import Sizes
 from benchmarks.subjects import GAMMA, flat_spec
+from otpr.data.datasets import read_dataset, write_dataset
 from otpr.data.episodes import Episode
 from otpr.data.experience import Experience
 from otpr.policies.encoder import VectorEncoder, encode

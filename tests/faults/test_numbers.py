@@ -13,19 +13,17 @@ import numpy as np
 import pytest
 
 from otpr.agents import agent_config
-from otpr.data.episodes import Episode
-from otpr.data.experience import Collected, Experience
+from otpr.data.experience import Experience
 from otpr.data.seeds import evaluation_seed, training_seed
 from otpr.envs import ChunkedVectorEnv
 from otpr.errors import OtprError
-from otpr.policies.encoder import encode
 from otpr.training import checkpoints
 from otpr.training.learning import update_keys
 from otpr.training.numbers import NotFiniteError, bad_update, load_update
 from otpr.training.rollout import run_episodes
 from otpr.trees import read_arrays
 from tests.faults.small import BASE, CHUNK, LOOP, TASK, fine_tune, inject, rows
-from tiny import AGENT, experience
+from tiny import AGENT
 
 LEARNING = {"warmup_steps": 48, "warmup_updates": 250, "env_steps": 72}
 
@@ -226,72 +224,6 @@ def test_file_that_does_not_fit_is_refused(damage: str, learner: Any, tmp_path: 
 
 
 # --------------------------------------------------------------------------------- divergence of critics
-
-
-def episode(rewards: list[float], *, terminated: bool) -> Episode:
-    steps = len(rewards)
-    return Episode(
-        observations={"state": np.zeros((steps + 1, 3), np.float32)},
-        actions=np.zeros((steps, 2), np.float32),
-        rewards=np.asarray(rewards, np.float32),
-        terminated=terminated,
-        truncated=not terminated,
-        success=terminated,
-        seed=0,
-    )
-
-
-@pytest.mark.parametrize(
-    ("demonstrated", "done", "low", "high"),
-    [
-        # 1 at the end, which ends the episode: no more than that
-        (episode([0, 0, 0, 0, 1], terminated=True), [episode([0] * 9, terminated=False)], 0.0, 1.0),
-        # the same reward, but for ever: 1 / (1 - 0.9)
-        (episode([0, 1], terminated=True), [episode([1] * 9, terminated=False)], 0.0, 10.0),
-        # -1 a step, until it ends or for ever: -1 / (1 - 0.9), and 0 beyond the end
-        (episode([-1, -1], terminated=True), [episode([-1] * 9, terminated=False)], -10.0, 0.0),
-        # a cost, and a prize that outweighs it
-        (episode([-1, 5], terminated=True), [episode([-0.5] * 9, terminated=False)], -5.0, 5.0),
-        (episode([0, 0], terminated=True), [], 0.0, 0.0),
-    ],
-)
-def test_bounds_are_those_of_the_returns_that_rewards_allow(
-    demonstrated: Episode, done: list[Episode], low: float, high: float
-) -> None:
-    np.testing.assert_allclose(learnt_from([demonstrated], done, 0.9).return_bounds(), (low, high), rtol=1e-5)
-
-
-def learnt_from(demonstrated: list[Episode], done: list[Episode], gamma: float) -> Experience:
-    """Demonstrations and episodes of the agent's own, in decisions of four actions."""
-    spec = dataclasses.replace(BASE.spec, execute=4)
-    found = experience(BASE, demonstrated, gamma=gamma, room=100, spec=spec)
-    for each in done:
-        found = found.add(Collected(each, encode(BASE.encoder, each.observations)))
-    return found
-
-
-def test_no_return_is_beyond_the_bounds() -> None:
-    """Random rewards, random ends: the exact returns, bootstrapped from any value within, stay within."""
-    generator = np.random.default_rng(0)
-    for _ in range(20):
-        scale, shift = generator.uniform(0.1, 5), generator.uniform(-2, 2)
-        done = [
-            episode(list(generator.normal(shift, scale, 12)), terminated=bool(generator.integers(2)))
-            for _ in range(3)
-        ]
-        found = learnt_from([episode([0, 1], terminated=True)], done, 0.9)
-        low, high = map(float, found.return_bounds())
-        own = found.store.transitions(found.replay.rows[: int(found.replay.size)])
-        assert len(own.reward) == 36
-        for value in (low, high):
-            target = own.reward + own.discount * value
-            assert low - 1e-3 <= target.min() and target.max() <= high + 1e-3
-
-
-def test_without_discount_a_reward_bounds_nothing() -> None:
-    found = learnt_from([episode([0, 0, 1], terminated=True)], [episode([1] * 5, terminated=False)], 1.0)
-    low, high = found.return_bounds()
-    assert (float(low), float(high)) == (0.0, np.inf)
 
 
 def test_share_beyond_the_bounds_is_reported_and_stops_the_run_if_wanted(

@@ -15,7 +15,7 @@ from otpr.data.store import EpisodeStore
 from otpr.diffusion import NoiseSchedule
 from otpr.errors import OtprError
 from otpr.networks.mlp import NoiseNetwork
-from otpr.policies.acting import decision_keys
+from otpr.policies.acting import decision_keys, recent
 from otpr.policies.encoder import Normalizer, VectorEncoder, encode
 from otpr.policies.generators import Diffusion, plan_shape
 from otpr.policies.policy import Policy, load_policy
@@ -182,8 +182,21 @@ def test_decisions_of_an_episode_have_the_states_that_are_learnt_from():
     store = store.add(encode(REMEMBERING.encoder, episode.observations), episode)
     states = store.states(jnp.arange(8))
     for t in range(8):
-        window = np.stack([seen[max(t - i, 0)] for i in (2, 1, 0)])
+        window = recent(list(seen[: t + 1]), 3)
         np.testing.assert_allclose(states[t], REMEMBERING.state({"state": window}), atol=1e-6)
+
+
+def test_before_an_episodes_first_observation_it_repeats():
+    rows = RNG.normal(size=(4, 5))
+    np.testing.assert_array_equal(recent(list(rows), 1), rows[3])
+    for n, expected in [(1, [0, 0, 0]), (2, [0, 0, 1]), (3, [0, 1, 2]), (4, [1, 2, 3])]:
+        np.testing.assert_array_equal(recent(list(rows[:n]), 3), rows[expected])
+    seen = [observation(), observation()]
+    both = recent(seen, 2)
+    assert both.keys() == ENTRIES.keys()
+    for name in ENTRIES:
+        np.testing.assert_array_equal(both[name], [seen[0][name], seen[1][name]])
+    assert dictionary_policy(history=2).act(both, 1).shape == (4, 2)
 
 
 @pytest.mark.parametrize("acting", [PLAIN, REMEMBERING, HALF], ids=["plain", "remembering", "choosing"])
