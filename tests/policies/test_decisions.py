@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from otpr.data.store import EpisodeStore
 from otpr.diffusion import NoiseSchedule
 from otpr.errors import OtprError
 from otpr.networks.mlp import NoiseNetwork
-from otpr.policies.acting import decision_keys, recent
+from otpr.policies.acting import act_within, decision_keys, recent
 from otpr.policies.encoder import Normalizer, VectorEncoder, encode
 from otpr.policies.generators import Diffusion, plan_shape
 from otpr.policies.policy import Policy, load_policy
@@ -233,6 +234,29 @@ def test_a_policy_is_a_proposer(acting: Policy):
     np.testing.assert_array_equal(proposer.propose({"state": seen}, keys, n), plans)
     turned = proposer.propose({"state": seen[::-1]}, keys[::-1], n)
     np.testing.assert_allclose(turned[::-1], plans, atol=1e-5)
+
+
+class Fixed:
+    """A proposer that is no policy: it always offers the same plans, whoever asks."""
+
+    def __init__(self, spec: Spec, plans: np.ndarray):
+        self.spec, self.plans = spec, plans
+
+    def propose(self, observations: Any, keys: jax.Array, n: int) -> jax.Array:
+        return jnp.broadcast_to(jnp.asarray(self.plans[:n]), (len(keys), n, *self.plans.shape[1:]))
+
+
+def test_a_chooser_chooses_among_the_plans_of_any_proposer():
+    chooses = dataclasses.replace(policy(chooser=chooser()), candidates=4)
+    plans = RNG.uniform(-1, 1, (4, 8, 4)).astype(np.float32)
+    observation = {"state": RNG.normal(size=(1, 39)).astype(np.float32)}
+    found = act_within(chooses, observation, jax.random.key(0), 1e9, Fixed(chooses.spec, plans))
+    assert any(np.array_equal(found, plan) for plan in plans)
+    greedy = chooses.choosing(dataclasses.replace(chooser(), greedy=True), 4)
+    found = act_within(greedy, observation, jax.random.key(0), 1e9, Fixed(greedy.spec, plans))
+    assert greedy.chooser is not None
+    excess, _ = greedy.chooser.scores(greedy.state(observation), greedy.chunks(jnp.asarray(plans)))
+    np.testing.assert_array_equal(found, plans[int(jnp.argmax(excess))])
 
 
 # ------------------------------------------------------------------------------------------- parts of plans

@@ -107,7 +107,13 @@ def checked_actions(actions: np.ndarray) -> np.ndarray:
     return actions
 
 
-def act_within(policy: Policy, observation: Observation, key: PRNGKeyArray, seconds: float) -> np.ndarray:
+def act_within(
+    policy: Policy,
+    observation: Observation,
+    key: PRNGKeyArray,
+    seconds: float,
+    proposer: Proposer | None = None,
+) -> np.ndarray:
     """Actions chosen among the candidates that there is time for, `SLICE` at a time, at least one slice.
 
     Args:
@@ -115,12 +121,13 @@ def act_within(policy: Policy, observation: Observation, key: PRNGKeyArray, seco
         observation: checked.
         key: of the draw.
         seconds: no further slice is begun that would end later, if it takes as long as the one before it.
+        proposer: offers the candidates, for the same spec; None: the policy itself.
 
     Returns:
         (execute, action_dim) float32.
     """
     assert policy.chooser is not None
-    proposer: Proposer = policy
+    proposer = policy if proposer is None else proposer
     started = begun = time.perf_counter()
     propose_key, choose_key = jax.random.split(key)
     several = {name: entry[None] for name, entry in observation.items()}
