@@ -11,7 +11,7 @@ import pytest
 from bench_rows import run as made_up
 from benchmarks.arena import PAGE, balanced, studies, texts
 from benchmarks.tasks import page, picture_path, read_results
-from otpr.agents.otpr.keypoints import KeypointStrategy
+from otpr.agents.otpr.keypoint_strategies import KeypointStrategy
 from otpr.envs import list_tasks
 from otpr_bench.markdown import filled
 from otpr_bench.results import read_results as read_arena

@@ -17,7 +17,7 @@ from otpr.envs import ChunkedVectorEnv
 from otpr.policies.acting import decision_keys, recent
 from otpr.policies.policy import Policy
 from otpr.spec import Spec, zeros
-from otpr.training.numbers import NotFiniteError
+from otpr.training.faults import NotFiniteError
 
 
 class Rollout(NamedTuple):

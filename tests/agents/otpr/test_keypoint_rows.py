@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from otpr.agents.otpr.keypoints import KeypointStrategy, keypoint_rows
+from otpr.agents.otpr.keypoint_strategies import KeypointStrategy, keypoint_rows
 from otpr.data.episodes import Episode
 from otpr.data.store import EpisodeStore
 from otpr.spec import Spec

@@ -23,7 +23,7 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 from otpr.agents.otpr.batches import OTPRBatch, draw_batch, draw_problem, draw_rows, target_measure
 from otpr.agents.otpr.compatibility import Compatibility, TransportCost
 from otpr.agents.otpr.config import PRESETS, OTPRConfig
-from otpr.agents.otpr.keypoints import keypoint_rows
+from otpr.agents.otpr.keypoint_strategies import keypoint_rows
 from otpr.agents.parts.actor_critic import Actor, ImplicitCritics
 from otpr.agents.parts.agent import Metrics, OffPolicyAgent
 from otpr.data.experience import Experience

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import ClassVar, Literal
 
-from otpr.agents.otpr.keypoints import KeypointStrategy
+from otpr.agents.otpr.keypoint_strategies import KeypointStrategy
 from otpr.agents.parts.actor_critic import ActorConfig, CriticsConfig
 from otpr.agents.parts.settings import at_least_zero, count, positive, rate, share
 from otpr.ot.neural import Method
