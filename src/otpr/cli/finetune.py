@@ -102,6 +102,7 @@ class Finetune:
             "policy": str(self.policy),
             **self.demonstrations.record(sets),
             "task": task,
+            "spec": agent.acting_spec(base.spec).to_json(),
             "episode_limit": self.episode_limit,
             "algorithm": self.algorithm,
             "preset": self.preset,

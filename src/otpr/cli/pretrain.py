@@ -45,10 +45,11 @@ class Pretrain:
         """Train and save the policy."""
         check_seed(self.seed)
         sets, task = self.demonstrations.read(self.task)
-        self.config.policy_spec(task_spec(task).spec)  # refused before anything is written
+        spec = task_spec(task).spec
         config = {
             **self.demonstrations.record(sets),
             "task": task,
+            "spec": self.config.policy_spec(spec).to_json(),
             "seed": self.seed,
             **dataclasses.asdict(self.config),
         }
@@ -65,7 +66,7 @@ class Pretrain:
                 self.config,
                 run,
                 task=task,
-                spec=task_spec(task).spec,
+                spec=spec,
                 seed=self.seed,
                 resume=self.resume,
                 weights=self.demonstrations.weights,
