@@ -18,8 +18,8 @@ from otpr.data.seeds import evaluation_seed, training_seed
 from otpr.envs import ChunkedVectorEnv
 from otpr.errors import OtprError
 from otpr.training import checkpoints
-from otpr.training.learning import update_keys
 from otpr.training.faults import NotFiniteError, bad_update, load_update
+from otpr.training.learning import update_keys
 from otpr.training.rollout import run_episodes
 from otpr.trees import read_arrays
 from tests.faults.small import BASE, CHUNK, LOOP, TASK, fine_tune, inject, rows

@@ -29,9 +29,9 @@ from otpr.policies.encoder import encode
 from otpr.policies.policy import Policy
 from otpr.training import checkpoints
 from otpr.training.evaluate import Evaluation, evaluate
+from otpr.training.faults import NotFiniteError, bad_update, check_finite, not_finite
 from otpr.training.learning import end_round, learn_round, take_block
 from otpr.training.loop import LoopConfig, Progression, next_block, next_step
-from otpr.training.faults import NotFiniteError, bad_update, check_finite, not_finite
 from otpr.training.progress import Progress
 from otpr.training.rollout import acts_alike, compile_acting, run_episodes
 from otpr.training.run_directory import RunDirectory
