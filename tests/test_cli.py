@@ -523,7 +523,7 @@ def test_data_of_another_task_is_refused(place: Path, capsys: pytest.CaptureFixt
 
 
 def start(
-    arguments: list[str], script: str = "import sys; from otpr.cli.main import main; sys.exit(main())"
+    arguments: list[str], script: str = "from otpr.cli.main import entry; entry()"
 ) -> subprocess.Popen[str]:
     command = [sys.executable, "-c", script, *arguments]
     return subprocess.Popen(

@@ -13,6 +13,7 @@ from otpr.data.seeds import evaluation_seed, training_seed
 from otpr.envs import BrokenEnvironmentError, ChunkedVectorEnv
 from otpr.envs.chunked import RESTARTS
 from otpr.errors import OtprError
+from otpr.policies.encoder import encode
 from otpr.training import checkpoints
 from otpr.training.evaluate import evaluate
 from tests.faults.small import (
@@ -45,10 +46,15 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path
     return path, job
 
 
-def first_observations(job: Any) -> np.ndarray:
-    """Of the episodes in replay, in their order: each has six steps."""
+def replayed(job: Any) -> Any:
+    """The transitions in replay, in their order."""
     replay = job.experience.replay
-    return np.asarray(replay.data.observation)[: int(replay.size) : 6]
+    return job.experience.store.transitions(replay.rows[: int(replay.size)])
+
+
+def first_states(job: Any) -> np.ndarray:
+    """Of the episodes in replay, in their order: each has six steps."""
+    return np.asarray(replayed(job).state)[::6]
 
 
 @pytest.mark.parametrize(
@@ -69,8 +75,8 @@ def test_episodes_of_a_broken_process_are_dropped_and_counted_and_the_run_goes_o
     # episodes 4 and 6 shared the process; 5 and 7 went on; each starts where its seed says
     kept = [i for i in range(24) if i not in (4, 6)]
     starts = episode_starts([training_seed(0, i) for i in kept])
-    np.testing.assert_array_equal(first_observations(job), starts)
-    replay, expected = job.experience.replay.data, undisturbed[1].experience.replay.data
+    np.testing.assert_array_equal(first_states(job), encode(job.base.encoder, {"state": starts}))
+    replay, expected = replayed(job), replayed(undisturbed[1])
     both = 6 * 6  # round 0, and episodes 5 and 7, are bit for bit what they were: 4 + 2 episodes
     rows_before = [*range(24), *range(30, 36), *range(42, 48)]
     for name in replay._fields:
@@ -95,7 +101,7 @@ def test_run_is_the_same_with_one_and_with_two_processes(
         job = fine_tune(tmp_path / "run", env)
     assert rows(tmp_path / "run") == rows(undisturbed[0])
     assert_same_arrays(arrays(job.agent), arrays(undisturbed[1].agent))
-    assert_same_arrays(arrays(job.experience.replay), arrays(undisturbed[1].experience.replay))
+    assert_same_arrays(arrays(job.experience), arrays(undisturbed[1].experience))
 
 
 def test_run_that_learns_is_the_same_with_one_and_with_two_processes(
@@ -108,9 +114,9 @@ def test_run_that_learns_is_the_same_with_one_and_with_two_processes(
         with processes(monkeypatch, count) as env:
             assert len(env._groups) == count
             job = fine_tune(tmp_path / f"run-{count}", env, **learning)
-        runs[count] = rows(tmp_path / f"run-{count}"), arrays(job.agent), arrays(job.experience.replay)
+        runs[count] = rows(tmp_path / f"run-{count}"), arrays(job.agent), arrays(job.experience)
         # a block of the critics alone, one of critics and policy, and a round of potentials each time
-        assert (job.at.updates, job.at.follow_rounds) == (500, 3)
+        assert (job.at.updates, job.at.rounds) == (500, 3)
     assert runs[1][0] == runs[2][0]
     assert_same_arrays(runs[1][1], runs[2][1])
     assert_same_arrays(runs[1][2], runs[2][2])
@@ -129,7 +135,7 @@ def test_round_in_which_every_episode_breaks_adds_nothing(
     assert [row["rollout/broken_episodes"] for row in rounds] == [0, 4, 4, 4, 4, 4]
     assert rounds[1]["rollout/success_rate"] is None
     starts = episode_starts([training_seed(0, i) for i in range(24) if not 4 <= i < 8])
-    np.testing.assert_array_equal(first_observations(job), starts)
+    np.testing.assert_array_equal(first_states(job), encode(job.base.encoder, {"state": starts}))
 
 
 @pytest.mark.faults
@@ -161,7 +167,8 @@ def test_environment_that_keeps_breaking_ends_the_run_which_can_be_resumed(
     assert job.at.broken_episodes == 4
     kept = [i for i in range(24) if i not in (4, 6, 8, 10)]
     np.testing.assert_array_equal(
-        first_observations(job)[:20], episode_starts([training_seed(0, i) for i in kept])
+        first_states(job)[:20],
+        encode(job.base.encoder, {"state": episode_starts([training_seed(0, i) for i in kept])}),
     )
 
 

@@ -262,7 +262,7 @@ def test_every_metric_is_explained(whole: Whole):
 @pytest.mark.parametrize("algorithm", algorithm_names())
 def test_algorithm_has_a_page_and_tests(algorithm: str):
     own = (ROOT / "docs" / "algorithms" / f"{algorithm}.md").read_text()
-    assert f"--algorithm {algorithm}" in own
+    assert f"otpr finetune {algorithm}" in own
     tests = ROOT / "tests" / "agents"
     assert (tests / f"test_{algorithm}.py").is_file() or any((tests / algorithm).glob("test_*.py"))
 

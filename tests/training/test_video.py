@@ -53,7 +53,7 @@ class CountingEnv(gymnasium.Env):
 @pytest.fixture
 def env(monkeypatch: pytest.MonkeyPatch) -> CountingEnv:
     made = CountingEnv()
-    monkeypatch.setattr(video, "make_env", lambda task_id, render_mode: made)
+    monkeypatch.setattr(video, "make_env", lambda task_id, render_mode, episode_limit: made)
     return made
 
 
@@ -92,19 +92,35 @@ def test_film_has_every_episode_at_real_speed_with_its_outcome(env: CountingEnv,
     assert [file.name for file in path.parent.iterdir()] == ["film.mp4"]
 
 
-def test_policy_sees_the_observation_and_a_new_seed_every_chunk(env: CountingEnv, tmp_path: Path):
+def test_policy_sees_the_observation_and_a_new_seed_every_decision(env: CountingEnv, tmp_path: Path):
     seen = []
 
-    def act_chunk(observation: np.ndarray, seed: int) -> np.ndarray:
+    def act(observation: np.ndarray, seed: int) -> np.ndarray:
         seen.append((float(observation[0]), seed))
         return np.zeros((4, 1), np.float32)
 
-    video.record("fake", act_chunk, [9], tmp_path / "film.mp4")
-    assert seen == [(0.0, 9), (4.0, video.chunk_seed(9, 1)), (8.0, video.chunk_seed(9, 2))]
+    video.record("fake", act, [9], tmp_path / "film.mp4")
+    assert seen == [(0.0, 9), (4.0, video.decision_seed(9, 1)), (8.0, video.decision_seed(9, 2))]
 
 
-def test_chunk_seeds_are_distinct_and_in_range():
-    seeds = [video.chunk_seed(episode, chunk) for episode in range(2**31 - 50, 2**31) for chunk in range(100)]
+def test_policy_sees_as_many_observations_as_its_history(env: CountingEnv, tmp_path: Path):
+    """Those of the last steps, whether decided then or not; the first repeats before it."""
+    seen: list[list[float]] = []
+
+    def act(observations: np.ndarray, seed: int) -> np.ndarray:
+        seen.append(observations[:, 0].tolist())
+        return np.zeros((2, 1), np.float32)
+
+    video.record("fake", act, [9], tmp_path / "film.mp4", history=3)
+    assert seen[:3] == [[0.0, 0.0, 0.0], [0.0, 1.0, 2.0], [2.0, 3.0, 4.0]]
+
+
+def test_decision_seeds_are_distinct_and_in_range():
+    seeds = [
+        video.decision_seed(episode, decision)
+        for episode in range(2**31 - 50, 2**31)
+        for decision in range(100)
+    ]
     assert len(set(seeds)) == len(seeds)
     assert min(seeds) >= 0
     assert max(seeds) < 2**31
@@ -117,7 +133,7 @@ def test_where_rendering_fails_one_line_says_so_and_an_older_film_stays(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, error: Exception
 ):
     broken = CountingEnv(error)
-    monkeypatch.setattr(video, "make_env", lambda task_id, render_mode: broken)
+    monkeypatch.setattr(video, "make_env", lambda task_id, render_mode, episode_limit: broken)
     path = tmp_path / "film.mp4"
     path.write_bytes(b"older")
     line = video.record("fake", still, [5], path)
@@ -133,7 +149,7 @@ def test_where_rendering_fails_one_line_says_so_and_an_older_film_stays(
 def test_where_opengl_keeps_the_simulator_from_loading_one_line_says_so(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ):
-    def make_env(task_id: str, render_mode: str) -> gymnasium.Env:
+    def make_env(task_id: str, render_mode: str, episode_limit: None) -> gymnasium.Env:
         raise AttributeError("glGetError")
 
     monkeypatch.setattr(video, "make_env", make_env)
@@ -174,11 +190,11 @@ def test_failing_encoder_is_noticed(
 
 
 def test_failing_policy_is_not_mistaken_for_failing_rendering(env: CountingEnv, tmp_path: Path):
-    def act_chunk(observation: np.ndarray, seed: int) -> np.ndarray:
+    def act(observation: np.ndarray, seed: int) -> np.ndarray:
         raise RuntimeError("a fault of the policy")
 
     with pytest.raises(RuntimeError, match="a fault of the policy"):
-        video.record("fake", act_chunk, [5], tmp_path / "film.mp4")
+        video.record("fake", act, [5], tmp_path / "film.mp4")
     assert list(tmp_path.iterdir()) == []
     assert env.closed
 
