@@ -111,12 +111,22 @@ def make_base(folder: Path, task: str, recipe: Recipe) -> None:
     write_json(plan, _plan(task, recipe))
     seed = recipe.recipe_seed
     if not data.exists():
-        Collect(task, data, episodes=recipe.demonstrations, noise=recipe.noise, seed=seed).run()
+        Collect(
+            task,
+            data,
+            episodes=recipe.demonstrations,
+            noise=recipe.noise,
+            seed=seed,
+            episode_limit=recipe.episode_limit,
+        ).run()
     if not (pretrained / "policy").exists():
         config = PretrainConfig(horizon=recipe.chunk_length, updates=recipe.updates)
         sources = DataConfig((str(data),))
         Pretrain(sources, pretrained, config, seed=seed, resume=pretrained.exists()).run()
-    (result,) = Evaluate((pretrained / "policy",), task=task, episodes=recipe.base_episodes).results()
+    evaluation = Evaluate(
+        (pretrained / "policy",), task=task, episodes=recipe.base_episodes, episode_limit=recipe.episode_limit
+    )
+    (result,) = evaluation.results()
     finish_base(folder, task, recipe, success=result["success_rate"], seconds=time.monotonic() - started)
 
 

@@ -133,6 +133,8 @@ class Job:
             "checkpoint-every": budget.steps_between_evaluations,
             "single": "end",
         }
+        if self.task.recipe.episode_limit is not None:
+            options["episode-limit"] = self.task.recipe.episode_limit
         flags = ["--no-video"]
         # of an agent that learns nothing, that evaluation is the whole run
         if issubclass(agent_class(self.variant.algorithm), OffPolicyAgent | OnPolicyAgent):

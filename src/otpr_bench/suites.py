@@ -28,11 +28,15 @@ class Recipe:
     recipe_seed: int = 0
     # held-out episodes that measure the success of the base policy
     base_episodes: int = 100
+    # steps after which an episode is truncated, of demonstrations and runs; left out, the task's own limit
+    episode_limit: int | None = None
 
     def __post_init__(self) -> None:
         """Refuse numbers that make no policy."""
         check_at_least(1, self, "demonstrations", "chunk_length", "updates", "base_episodes")
         check_at_least(0, self, "noise", "recipe_seed")
+        if self.episode_limit is not None:
+            check_at_least(1, self, "episode_limit")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -8,7 +8,7 @@ import pytest
 from otpr.errors import OtprError
 from otpr_bench.bases import Base
 from otpr_bench.jobs import Job, Variant, make_jobs, parse_seeds, parse_variants
-from otpr_bench.suites import Budget, Recipe, named_suite, open_suite
+from otpr_bench.suites import BenchTask, Budget, Recipe, named_suite, open_suite
 
 PEG = "metaworld/peg-insert-side-v3"
 BASE = Base(PEG, Path("/data"), Path("/policy"), 0.3, 100, "b" * 12)
@@ -102,6 +102,11 @@ def test_the_command_of_a_run():
         "--eval-episodes 30 --final-eval-episodes 100 --checkpoint-every 10000 --single end "
         "--no-video --no-base-evaluation --set epsilon=0.1"
     )
+
+
+def test_an_episode_limit_is_that_of_the_runs_too():
+    limited = BenchTask(PEG, Recipe(10, noise=0.7, episode_limit=150), Budget())
+    assert "--episode-limit 150" in " ".join(job(task=limited).arguments(Path("run"), BASE))
 
 
 def test_a_method_that_does_not_learn_is_the_evaluation_of_its_base():
