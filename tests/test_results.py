@@ -58,6 +58,17 @@ def test_the_table_in_the_docs_is_of_these_runs(run):
     assert row in PAGE.read_text()
 
 
+def test_the_table_before_and_after_the_redesign_is_of_the_runs_that_are_kept():
+    after, text = kept("boundaries"), PAGE.read_text()
+    keys = ("base_success", "final_success", "final_success_single")
+    for old, new in zip(DEFAULT, after, strict=True):
+        assert old["seed"] == new["seed"]
+        cells = [f"{run[key]:.0%}" for run in (old, new) for key in keys]
+        assert f"| {old['seed']} | {' | '.join(cells)} |" in text
+    means = [f"{mean(runs, key):.0%}" for runs in (DEFAULT, after) for key in keys]
+    assert f"| mean | {' | '.join(means)} |" in text
+
+
 WITHOUT = kept("without-compatibility")
 
 
