@@ -9,7 +9,7 @@ from __future__ import annotations
 import abc
 import dataclasses
 from collections.abc import Callable, Mapping
-from typing import Any, ClassVar, Literal, Protocol, get_args
+from typing import Any, ClassVar, Literal, get_args
 
 import equinox as eqx
 import jax
@@ -48,27 +48,6 @@ class Generator(eqx.Module):
     @abc.abstractmethod
     def skeleton(cls, about: dict[str, Any], state_dim: int, spec: Spec, key: PRNGKeyArray) -> Generator:
         """A generator as `about` describes it; its arrays have the right shapes and types only."""
-
-
-class DenoisingNetwork(Protocol):
-    """What a diffusion generator asks of its network; `otpr.networks.mlp.NoiseNetwork` is one."""
-
-    @property
-    def plan_shape(self) -> tuple[int, int]:
-        """(horizon, action_dim)."""
-        ...
-
-    def __call__(
-        self, state: Float[Array, " s"], plan: Float[Array, "h a"], k: Int[Array, ""]
-    ) -> Float[Array, "h a"]:
-        """The prediction for one noisy plan."""
-        ...
-
-    def many(
-        self, state: Float[Array, " s"], plans: Float[Array, "n h a"], k: Int[Array, ""]
-    ) -> Float[Array, "n h a"]:
-        """The predictions for n noisy plans of one state, at one level."""
-        ...
 
 
 class Diffusion(Generator):
