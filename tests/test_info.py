@@ -21,6 +21,9 @@ def test_a_task_is_told_in_words(capsys: pytest.CaptureFixture[str]) -> None:
         "observation   state: vector (28,) float32",
         "action        4 dimensions, bounds [-1, 1]",
         "control rate  25 Hz",
+        "parts         observation (25), desired_goal (3)",
+        "environment   FetchPush-v4",
+        "robot         Fetch",
         "episode limit 50 steps",
         "expert        scripted",
         "simulator     installed",
@@ -38,7 +41,8 @@ def test_a_task_is_told_for_programs(capsys: pytest.CaptureFixture[str]) -> None
         "installed": True,
         "episode_limit": 50,
         "expert": True,
-        "observation_keys": ["observation", "desired_goal"],
+        "parts": [["observation", 25], ["desired_goal", 3]],
+        "facts": {"environment": "FetchPush-v4", "robot": "Fetch"},
     }
 
 

@@ -13,6 +13,9 @@ from otpr.errors import OtprError
 
 Kind = Literal["vector", "image"]
 
+Parts = tuple[tuple[str, int], ...]
+"""What a vector entry is made of: the name and the length of each part, in their order; empty: not known."""
+
 STATE = "state"
 """Name of the observation entry of a task whose observation is one vector."""
 

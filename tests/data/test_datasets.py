@@ -89,7 +89,7 @@ def test_spec_survives(tmp_path: Path) -> None:
     write(tmp_path / "demos", spec=replace(spec, history=2, horizon=8, execute=4))
     demonstrations = read_dataset(tmp_path / "demos")
     assert demonstrations.spec == spec  # a data set has the task's part alone
-    assert demonstrations.metadata["otpr_data_format"] == 2
+    assert demonstrations.metadata["otpr_data_format"] == 3
     write(tmp_path / "plain")
     assert read_dataset(tmp_path / "plain").spec == Spec.flat(3, 2)
 

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import tyro
 
+from otpr.data.agreement import of_task
 from otpr.data.collect import collect
 from otpr.data.datasets import check_free, write_dataset
 from otpr.envs import task_spec
@@ -65,6 +66,7 @@ class Collect:
             episodes,
             self.out,
             spec=task.spec,
+            meaning=of_task(task).meaning,
             task_id=self.task,
             expert=self.expert or "scripted expert",
             noise=self.noise,

@@ -65,10 +65,15 @@ class ConvertData:
     assume_success: bool = False
     # rewards become 1 on the step that succeeds and 0 elsewhere
     sparse_rewards: bool = False
-    # the action range's lower end in the file, mapped to -1: one number, or one a dimension
-    action_low: tuple[float, ...] = (-1.0,)
+    # the action range's lower end in the file, mapped to -1: one number, or one a dimension; left out, what
+    # the file states, else -1
+    action_low: tuple[float, ...] = ()
     # its upper end, mapped to 1
-    action_high: tuple[float, ...] = (1.0,)
+    action_high: tuple[float, ...] = ()
+    # numbers of the actions outside the range are clipped to it
+    clip_actions: bool = False
+    # names of differences between data and task that do not matter (docs/data-agreement.md)
+    accept: tuple[str, ...] = ()
     # replace the data set that is there
     overwrite: bool = False
 
@@ -79,9 +84,14 @@ class ConvertData:
             sparse_rewards=self.sparse_rewards,
             action_low=self.action_low,
             action_high=self.action_high,
+            clip_actions=self.clip_actions,
         )
-        source = open_source(self.source, self.format, keys=self.keys, filter_key=self.filter_key)
-        tally = convert(source, self.out, task=self.task, rules=rules, overwrite=self.overwrite)
+        source = open_source(
+            self.source, self.format, keys=self.keys, filter_key=self.filter_key, task=self.task
+        )
+        tally = convert(
+            source, self.out, task=self.task, rules=rules, accept=self.accept, overwrite=self.overwrite
+        )
         print(f"{source.path}: {source.format}" + "".join(f"; {note}" for note in source.notes))
         print("observation: " + ", ".join(f"{key} ({dim})" for key, dim in source.keys))
         for line in tally.lines():

@@ -12,12 +12,14 @@ import tyro
 from otpr.agents import agent_config, algorithm_names, preset_names
 from otpr.agents.parts.agent import AgentConfig
 from otpr.agents.parts.settings import changed
+from otpr.data.agreement import Side, agree, of_task
 from otpr.data.episodes import Episode
-from otpr.data.loading import DataConfig, comparable
+from otpr.data.loading import DataConfig
+from otpr.data.meaning import Meaning
 from otpr.data.seeds import evaluation_seed
 from otpr.envs import ChunkedVectorEnv, task_spec
 from otpr.errors import OtprError, check_seed
-from otpr.policies.policy import Policy, load_policy, policy_task
+from otpr.policies.policy import Policy, load_policy, policy_task, states_bounds
 from otpr.training.curve import learning_curve
 from otpr.training.finetune import FineTuning, LoopConfig
 from otpr.training.run_directory import RunDirectory
@@ -97,7 +99,7 @@ class Finetune:
         agent = self.settings()
         base = load_policy(self.policy)
         sets, task = self.demonstrations.read(self.task or policy_task(self.policy))
-        check_fits(base, self.policy, task, self.episode_limit)
+        check_fits(base, self.policy, task, self.episode_limit, self.demonstrations.accept)
         config = {
             "policy": str(self.policy),
             **self.demonstrations.record(sets),
@@ -236,16 +238,17 @@ FILMED = (evaluation_seed(0), evaluation_seed(1))
 """The initial conditions that are filmed: the first two of the evaluation."""
 
 
-def check_fits(policy: Policy, path: Path, task: str, episode_limit: int | None) -> None:
+def check_fits(
+    policy: Policy, path: Path, task: str, episode_limit: int | None, accept: tuple[str, ...] = ()
+) -> None:
     """Refuse a policy for a task that it cannot act in.
 
     Raises:
         OtprError: lists what differs between the two; or the task is unknown.
     """
-    spec = task_spec(task, episode_limit).spec
-    comparable(policy.spec.of_task(), spec).check(
-        spec,
-        f"The policy in {path}",
-        f"the task {task}",
-        "Give the policy's own task with --task, or another policy.",
+    side = Side(
+        f"the policy in {path}", policy.spec.of_task(), meaning=Meaning(bounds_stated=states_bounds(path))
     )
+    hint = "Give the policy's own task with --task, or another policy."
+    for line in agree(side, of_task(task_spec(task, episode_limit)), accept, hint):
+        print(line)

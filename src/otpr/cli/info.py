@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import tyro
 
+from otpr.data.agreement import of_task
 from otpr.envs import TaskSpec, list_tasks
 from otpr.envs.registry import known_task
 from otpr.spec import json_ready
@@ -64,6 +65,7 @@ def _described(task: TaskSpec) -> str:
         [
             task.id,
             *task.spec.lines(),
+            *of_task(task).meaning.lines(),
             f"episode limit {'none declared: give --episode-limit' if limit is None else f'{limit} steps'}",
             f"expert        {'scripted' if task.expert else 'none'}",
             f"simulator     {_simulator(task)}",

@@ -8,7 +8,7 @@ import os
 import re
 import tempfile
 from collections.abc import Generator, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +19,13 @@ from minari.data_collector import EpisodeBuffer
 from minari.dataset.minari_storage import METADATA_FILE_NAME, MinariStorage
 from numpy.typing import NDArray
 
+from otpr.data.actions import ActionRangeError, to_unit
 from otpr.data.episodes import Episode, seen_spec, validate_episode, validate_episodes
 from otpr.data.experience_files import is_experience, read_about, read_experience
-from otpr.data.minari_files import DATA_FOLDER, DATA_FORMAT, open_minari_file
+from otpr.data.meaning import Meaning
+from otpr.data.minari_files import DATA_FOLDER, DATA_FORMAT, MinariFile, open_minari_file
 from otpr.data.recorded import Recorded
+from otpr.envs import TaskSpec
 from otpr.envs.task_env import observation_space
 from otpr.errors import OtprError
 from otpr.spec import Spec
@@ -35,16 +38,20 @@ class Demonstrations:
     Attributes:
         episodes: at least one, valid in the sense of `validate_episodes`.
         spec: what they exchange, as it was written; of a set that otpr did not write, or in data format 1,
-            what the arrays tell, without bounds and control rate.
+            what the arrays tell, and the bounds that the set states for its actions; no control rate.
+        meaning: what else is known of their numbers.
         task_id: the task they were collected on; None for a data set that otpr did not write.
         metadata: Minari's metadata of the whole set; one of ours has `task_id`, `expert`, `noise`, `seed`,
-            `spec` and `otpr_data_format`.
+            `spec`, `meaning` and `otpr_data_format`.
+        told: what was done so that they fit the task, a sentence each.
     """
 
     episodes: list[Episode]
     spec: Spec
+    meaning: Meaning
     task_id: str | None
     metadata: dict[str, Any]
+    told: tuple[str, ...] = ()
 
 
 def write_dataset(
@@ -52,6 +59,7 @@ def write_dataset(
     path: str | os.PathLike[str],
     *,
     spec: Spec | None = None,
+    meaning: Meaning | None = None,
     task_id: str | None,
     expert: str,
     noise: float | None,
@@ -71,6 +79,7 @@ def write_dataset(
         episodes: at least one, all of the same spec; an iterator is read once.
         path: the folder to make; its parents are made where missing.
         spec: what they exchange; None: what the first one's arrays tell (`seen_spec`).
+        meaning: what else is known of their numbers; None: nothing, but that a given spec states the bounds.
         task_id: the task they were collected on; None where unknown.
         expert: who acted, e.g. `"scripted expert"`.
         noise: standard deviation of the action noise they were collected with; None where unknown.
@@ -93,6 +102,7 @@ def write_dataset(
     if first is None:
         raise OtprError(f"{source}: holds no episodes; at least one is needed.")
     validate_episode(first, where=f"{source}: episode 0", spec=spec)
+    meaning = meaning or Meaning(bounds_stated=spec is not None)
     spec = (spec or seen_spec(first)).of_task()
     if images := [name for name, entry in spec.observation.items() if entry.kind != "vector"]:
         raise OtprError(f"{source}: the observation entry {images[0]!r} is an image; data sets hold vectors.")
@@ -119,6 +129,7 @@ def write_dataset(
                 + ("." if noise is None else f" with action noise {noise:g}."),
                 "otpr_data_format": DATA_FORMAT,
                 "spec": spec.to_json(),
+                "meaning": meaning.to_json(),
                 "task_id": task_id,
                 "expert": expert,
                 "noise": noise,
@@ -189,41 +200,83 @@ def _to_buffer(episode: Episode, spec: Spec) -> EpisodeBuffer:
     )
 
 
-def read_dataset(path_or_id: str | os.PathLike[str], keys: tuple[str, ...] | None = None) -> Demonstrations:
+def read_dataset(
+    path_or_id: str | os.PathLike[str], keys: tuple[str, ...] | None = None, task: TaskSpec | None = None
+) -> Demonstrations:
     """Read a Minari data set with flat actions, ours or one of `minari download`, or a run's `experience`.
 
     A set of ours has the observation entries that it was written with. In any other, dict observations become
-    one vector, "state", their parts side by side; its numbers are converted to float32. An episode counts as
-    a success where any of its `infos["success"]` is true; in a data set that records no success, where it was
-    terminated with a positive last reward.
+    one vector, "state", their parts side by side; its numbers are converted to float32, and its actions are
+    mapped from the bounds of its action space to [-1, 1]. An episode counts as a success where any of its
+    `infos["success"]` is true; in a data set that records no success, where it was terminated with a positive
+    last reward.
 
     Args:
         path_or_id: the folder of a data set, or the id of one in Minari's own folder (`MINARI_DATASETS_PATH`,
             else `~/.minari/datasets`).
         keys: parts of dict observations in the order wanted, nested ones as `outer/inner`; the name of a dict
-            stands for all in it. None: all of them, in the order of the stored space (alphabetical). They do
-            not matter in a set of ours, nor where observations are stored as one vector.
+            stands for all in it. None: those that the task is made of, in its order, where the set has all of
+            them; else all of them, in the order of the stored space (alphabetical). They do not matter in a
+            set of ours, nor where observations are stored as one vector.
+        task: the task that the data are for.
 
     Raises:
         OtprError: there is none of that name; a file in it is missing, truncated or corrupt (it is named);
-            its observations or actions are not flat; or its episodes are not valid (`validate_episodes`).
+            its observations or actions are not flat; an action is outside the bounds that the set states; or
+            its episodes are not valid (`validate_episodes`).
     """
     if is_experience(path_or_id):
         return _read_experience(Path(path_or_id))
-    opened = open_minari_file(path_or_id, tuple(keys or ()), only_of_others=True)
-    spec = opened.spec or Spec.flat(opened.observation_dim, opened.action_dim)
-    episodes = [_to_episode(recorded, spec) for recorded in opened.episodes()]
+    opened = open_minari_file(path_or_id, tuple(keys or ()), task=task, only_of_others=True)
+    spec = _spec(opened)
+    try:
+        episodes = [_to_episode(recorded, spec, opened) for recorded in opened.episodes()]
+    except ActionRangeError as error:
+        raise OtprError(
+            f"{error} The set states these bounds for its actions. Where the environment clips what is "
+            f"outside, `otpr data convert {path_or_id} --clip-actions` does so too."
+        ) from error
     validate_episodes(episodes, source=str(opened.file), spec=spec)
     return Demonstrations(
-        episodes=episodes, spec=spec, task_id=opened.metadata.get("task_id"), metadata=opened.metadata
+        episodes=episodes,
+        spec=spec,
+        meaning=opened.meaning,
+        task_id=opened.metadata.get("task_id"),
+        metadata=opened.metadata,
+        told=opened.told,
     )
+
+
+def task_of(path_or_id: str | os.PathLike[str]) -> str | None:
+    """The task that a data set names, without reading its episodes; None where it names none.
+
+    Raises:
+        OtprError: as in `read_dataset`.
+    """
+    if is_experience(path_or_id):
+        return read_about(Path(path_or_id)).task
+    task = open_minari_file(path_or_id).metadata.get("task_id")
+    return None if task is None else str(task)
+
+
+def _spec(opened: MinariFile) -> Spec:
+    """What the episodes of a data set exchange when they are read."""
+    if opened.spec is None:
+        flat = Spec.flat(opened.observation_dim, opened.action_dim)
+        return Spec(flat.observation, *opened.bounds) if opened.bounds else flat
+    if opened.columns is None:
+        return opened.spec
+    ((name, entry),) = opened.spec.observation.items()  # a set with columns has one vector
+    return replace(opened.spec, observation={name: replace(entry, shape=(opened.observation_dim,))})
 
 
 def _read_experience(folder: Path) -> Demonstrations:
     about, episodes = read_about(folder), list(read_experience(folder))
     validate_episodes(episodes, source=str(folder), spec=about.spec)
     metadata = {"written_by": about.written_by}
-    return Demonstrations(episodes=episodes, spec=about.spec, task_id=about.task, metadata=metadata)
+    return Demonstrations(
+        episodes=episodes, spec=about.spec, meaning=Meaning(), task_id=about.task, metadata=metadata
+    )
 
 
 def _entries(observations: NDArray[Any], spec: Spec) -> dict[str, NDArray[Any]]:
@@ -236,14 +289,17 @@ def _entries(observations: NDArray[Any], spec: Spec) -> dict[str, NDArray[Any]]:
     }
 
 
-def _to_episode(recorded: Recorded, spec: Spec) -> Episode:
+def _to_episode(recorded: Recorded, spec: Spec, opened: MinariFile) -> Episode:
     assert recorded.rewards is not None  # Minari's format has them
     terminated = bool(recorded.terminated)
     success = recorded.success
     solved = terminated and recorded.rewards[-1] > 0 if success is None else success.any()
+    actions = recorded.actions
+    if opened.bounds is not None:
+        actions, _, _ = to_unit(actions, opened.bounds, recorded.place)
     return Episode(
         observations=_entries(recorded.observations, spec),
-        actions=np.asarray(recorded.actions, np.float32),
+        actions=np.asarray(actions, np.float32),
         rewards=np.asarray(recorded.rewards, np.float32),
         terminated=terminated,
         truncated=bool(recorded.truncated),

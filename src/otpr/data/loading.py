@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
-from otpr.data.datasets import read_dataset
+from otpr.data.actions import Bounds
+from otpr.data.agreement import Side, agree, assumed, check_names, of_task
+from otpr.data.datasets import Demonstrations, read_dataset, task_of
 from otpr.data.episodes import Episode
 from otpr.data.mixture import check_weights
 from otpr.envs import task_spec
 from otpr.errors import OtprError
-from otpr.spec import Spec
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,49 +32,53 @@ class DataConfig:
     first: int | None = None
     # use only the so many episodes of highest return of each data set, of equal ones the shorter
     best: int | None = None
+    # names of differences between data and task that do not matter (docs/data-agreement.md)
+    accept: tuple[str, ...] = ()
 
     def __post_init__(self):
         """Refuse numbers that select nothing, and two ways to count at once."""
         if not self.data:
             raise OtprError("Give at least one data set with --data.")
         check_weights(self.weights, len(self.data))
+        check_names(self.accept)
         if self.first is not None and self.best is not None:
             raise OtprError("Give --first or --best, not both.")
         for name in ("first", "best"):
             if (count := getattr(self, name)) is not None and count < 1:
                 raise OtprError(f"{name} must be at least 1, given {count}.")
 
-    def read(self, task: str | None) -> tuple[list[list[Episode]], str]:
+    def read(
+        self, task: str | None, tell: Callable[[str], object] = print
+    ) -> tuple[list[list[Episode]], str]:
         """The chosen episodes of each data set, and the task.
 
         Args:
             task: its name; None: the one that the data sets name.
+            tell: is given a sentence for all that is assumed, reordered or accepted.
 
         Raises:
-            OtprError: a set cannot be read, names another task, does not fit the task's spec (every entry
-                that differs is listed), or holds fewer episodes than asked for; or nothing names the task.
+            OtprError: a set cannot be read, or holds fewer episodes than asked for; it does not agree with
+                the task, or with another set (all differences are listed); or nothing names the task.
         """
-        sets: list[list[Episode]] = []
+        read: list[tuple[Demonstrations, Side]] = []
         for source in self.data:
-            # where observations are dictionaries the task says which of their entries are used
-            demonstrations = read_dataset(source, keys=task_spec(task).observation_keys if task else None)
-            own = demonstrations.task_id
-            if task is not None and own is not None and task != own:
-                raise OtprError(f"The demonstrations in {source} are of the task {own!r}, not of {task!r}.")
-            task = task or own
+            task = task or task_of(source)
             if task is None:
                 raise OtprError(f"The data set {source} does not name its task. Give it with --task.")
-            spec = task_spec(task).spec
-            comparable(demonstrations.spec, spec).check(
-                spec,
-                f"The data set {source}",
-                f"the task {task}",
-                "Give the data's own task with --task, or bring the data in again with `otpr data convert` "
-                "(--keys chooses the observation, --action-low and --action-high give the action bounds).",
-            )
-            sets.append(self.select(demonstrations.episodes, source))
+            known = of_task(task_spec(task))
+            demonstrations = read_dataset(source, task=task_spec(task))
+            side = _side(source, demonstrations)
+            accept = (*self.accept, *(side.meaning.accepted if side.task == task else ()))
+            hint = "Bring the data in again with `otpr data convert` where their original says more."
+            lines = [*demonstrations.told, *assumed(side, known), *agree(side, known, accept, hint)]
+            for other, there in read:
+                lines += agree(side, there, (*accept, *other.meaning.accepted))
+            for line in dict.fromkeys(lines):
+                tell(line)
+            read.append((demonstrations, side))
         assert task is not None  # there is at least one set
-        return sets, task
+        sets = zip(self.data, read, strict=True)
+        return [self.select(found.episodes, source) for source, (found, _) in sets], task
 
     def select(self, episodes: Sequence[Episode], source: str) -> list[Episode]:
         """The chosen ones of a data set's episodes, in their order; `source` names it in errors."""
@@ -91,18 +96,26 @@ class DataConfig:
 
     def record(self, sets: Sequence[Sequence[Episode]]) -> dict[str, Any]:
         """What a run's config.json says of its data, so that it is not resumed on other data."""
-        return {**dataclasses.asdict(self), "data_sha256": _digest(sets)}
+        chosen = dataclasses.asdict(self)
+        if not self.accept:
+            del chosen["accept"]  # as in runs that began before there was such an option
+        return {**chosen, "data_sha256": _digest(sets)}
 
 
-def comparable(seen: Spec, task: Spec) -> Spec:
-    """The spec of a data set as it is to be compared with a task's.
+def _side(source: str, demonstrations: Demonstrations) -> Side:
+    """What a data set says of itself."""
 
-    Bounds of [-1, 1] are those of every set that does not say what its actions stand for in the environment's
-    own units: they count as the task's.
-    """
-    if seen.action_dim != task.action_dim or {*seen.action_low, *seen.action_high} != {-1.0, 1.0}:
-        return seen
-    return dataclasses.replace(seen, action_low=task.action_low, action_high=task.action_high)
+    def action_range() -> Bounds:
+        actions = np.concatenate([episode.actions for episode in demonstrations.episodes])
+        return tuple(actions.min(axis=0).tolist()), tuple(actions.max(axis=0).tolist())
+
+    return Side(
+        f"the data set {source}",
+        demonstrations.spec,
+        demonstrations.task_id,
+        demonstrations.meaning,
+        action_range,
+    )
 
 
 def _digest(sets: Sequence[Sequence[Episode]]) -> str:

@@ -6,10 +6,12 @@ observations of a Dict space are groups within groups; `data/metadata.json` has 
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import math
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +23,8 @@ from minari.dataset.minari_storage import METADATA_FILE_NAME
 from minari.serialization import deserialize_space
 from numpy.typing import NDArray
 
+from otpr.data.actions import Bounds
+from otpr.data.meaning import Meaning, chosen, listed
 from otpr.data.recorded import (
     CORRUPT,
     Recorded,
@@ -35,11 +39,13 @@ from otpr.data.recorded import (
     stored,
     subgroup,
 )
+from otpr.envs import TaskSpec
 from otpr.errors import OtprError
-from otpr.spec import Spec
+from otpr.spec import STATE, Entry, Parts, Spec
 
-DATA_FORMAT = 2
-"""Of what otpr adds to a set's metadata; format 1, without a number there, had no spec."""
+DATA_FORMAT = 3
+"""Of what otpr adds to a set's metadata; format 2 did not say what the numbers mean (`otpr.data.meaning`);
+format 1, without a number there, had no spec."""
 DATA_FOLDER = "data"
 """Minari looks for its files in this folder inside the one a data set is named by."""
 _FILE_NAME = "main_data.hdf5"
@@ -53,16 +59,28 @@ class MinariFile:
     Attributes:
         file: the HDF5 file with the numbers.
         metadata: what `metadata.json` holds.
-        keys: the parts of the observation with their dimensions; one part named "" where it is no dict.
+        keys: the parts of the observation that are read, with their dimensions; one part named "" where
+            nothing is known of what it is made of.
         action_dim: length of the action.
+        own: whether otpr wrote it.
         spec: what the set was written with; None where otpr did not write it, or in data format 1.
+        meaning: what is known of its numbers.
+        bounds: the bounds of the stored actions; None where the set does not state them, and in a set of
+            ours, whose actions are in [-1, 1].
+        columns: which numbers of a set of ours with one vector are read, in their order; None: all.
+        told: what was chosen or reordered so that the set fits the task, a sentence each.
     """
 
     file: Path
     metadata: dict[str, Any]
-    keys: tuple[tuple[str, int], ...]
+    keys: Parts
     action_dim: int
+    own: bool
     spec: Spec | None
+    meaning: Meaning
+    bounds: Bounds | None = None
+    columns: tuple[int, ...] | None = None
+    told: tuple[str, ...] = ()
 
     @property
     def observation_dim(self) -> int:
@@ -85,18 +103,11 @@ class MinariFile:
                 yield recorded
 
     def _read(self, group: h5py.Group, place: str) -> Recorded:
-        parts = [
-            columns(
-                stored(group, f"observations/{key}" if key else "observations"),
-                f"{place}: observations {key}".rstrip(),
-            )
-            for key, _ in self.keys
-        ]
         actions = columns(stored(group, "actions"), f"{place}: actions")
         seed = group.attrs.get("seed")
         return Recorded(
             place=place,
-            observations=join(parts, [key for key, _ in self.keys], place),
+            observations=self._observations(group, place),
             actions=actions,
             rewards=by_step(stored(group, "rewards"), f"{place}: rewards"),
             success=_success(group, place, len(actions)),
@@ -105,16 +116,34 @@ class MinariFile:
             seed=None if seed is None else int(seed),
         )
 
+    def _observations(self, group: h5py.Group, place: str) -> NDArray[Any]:
+        """(T + 1, observation_dim)."""
+        names = [key for key, _ in self.keys]
+        if not isinstance(group.get("observations"), h5py.Group):
+            whole = columns(stored(group, "observations"), f"{place}: observations")
+            return whole if self.columns is None else whole[:, list(self.columns)]
+        parts = [
+            columns(stored(group, f"observations/{key}"), f"{place}: observations {key}") for key in names
+        ]
+        return join(parts, names, place)
+
 
 def open_minari_file(
-    path_or_id: str | os.PathLike[str], keys: tuple[str, ...] = (), *, only_of_others: bool = False
+    path_or_id: str | os.PathLike[str],
+    keys: tuple[str, ...] = (),
+    *,
+    task: TaskSpec | None = None,
+    only_of_others: bool = False,
 ) -> MinariFile:
     """Open a data set without reading it.
 
     Args:
         path_or_id: its folder, or the id of one in Minari's own folder.
         keys: parts of dict observations in the order wanted, nested ones as `outer/inner`; a name of a dict
-            stands for all in it. None: all, in the order of the stored space, which is the alphabet's.
+            stands for all in it. None: all that the task is made of, in its order, where the set has all of
+            that; else all, in the order of the stored space, which is the alphabet's. An order that was
+            accepted for this task when the set was converted stays.
+        task: the task that the data are for.
         only_of_others: the keys are for sets that otpr did not write, with dict observations: any other set
             is taken whole, whatever they are.
 
@@ -141,6 +170,8 @@ def open_minari_file(
                 f"{DATA_FORMAT}. Install a newer otpr."
             )
         spec = Spec.from_json(metadata["spec"]) if given >= 2 else None
+        own = "otpr_data_format" in metadata or "task_id" in metadata  # format 1 has but the task
+        meaning = Meaning.from_metadata(metadata, spec, task)
         observations, actions = (_space(metadata, name) for name in ("observation_space", "action_space"))
     except CORRUPT as error:
         raise OtprError(
@@ -149,29 +180,100 @@ def open_minari_file(
     leaves = _leaves(observations)
     if only_of_others and (spec is not None or list(leaves) == [""]):
         keys = ()
-    return MinariFile(
+    wanted = task.parts if task is not None else ()
+    if {"observation-order", "observation-parts"} & {*meaning.accepted} and task is not None:
+        wanted = () if metadata.get("task_id") == task.id else wanted
+    opened = MinariFile(
         file=folder / _FILE_NAME,
         metadata=metadata,
-        keys=tuple(
-            (key, _flat_dim(folder, f"observations {key}".rstrip(), leaves[key]))
-            for key in _choose(folder, leaves, keys)
-        ),
+        keys=(),
         action_dim=_flat_dim(folder, "actions", actions),
+        own=own,
         spec=spec,
+        meaning=meaning,
+    )
+    if meaning.parts and list(leaves) == [""]:  # one vector of ours, and it is known what is in it
+        if (dim := _flat_dim(folder, "observations", leaves[""])) != sum(n for _, n in meaning.parts):
+            raise OtprError(f"{metadata_file}: its parts do not make {dim} numbers; {_MEND}.")
+        names = chosen(keys, wanted, dict(meaning.parts), [name for name, _ in meaning.parts])
+        return _told(_with_columns(opened, names), opened.meaning.parts, keys)
+    parts = tuple(
+        (key, _flat_dim(folder, f"observations {key}".rstrip(), leaves[key]))
+        for key in _choose(folder, leaves, keys, wanted)
+    )
+    if own:
+        return dataclasses.replace(opened, keys=parts)
+    bounds = _bounds(actions)
+    named = () if list(leaves) == [""] else parts
+    meaning = Meaning(parts=named, facts=_facts(metadata), bounds_stated=bounds is not None)
+    found = dataclasses.replace(opened, keys=parts, meaning=meaning, bounds=bounds)
+    return _told(found, [(key, 0) for key in leaves], keys)
+
+
+def _told(opened: MinariFile, stored: Sequence[tuple[str, int]], keys: tuple[str, ...]) -> MinariFile:
+    """With a sentence, where the task chose other parts than are stored, or another order."""
+    if keys or [name for name, _ in stored] == [name for name, _ in opened.keys]:
+        return opened
+    line = f"{opened.file.parent}: of its observation these parts are read, as the task has them: "
+    return dataclasses.replace(opened, told=(line + listed(opened.keys),))
+
+
+def _with_columns(opened: MinariFile, names: list[str]) -> MinariFile:
+    """A set of ours, of whose vector those parts are read in that order."""
+    places: dict[str, range] = {}
+    start = 0
+    for name, length in opened.meaning.parts:
+        places[name] = range(start, start + length)
+        start += length
+    for name in names:
+        if name not in places:
+            raise missing(str(opened.file.parent), "observation key", name, places)
+    keys = tuple((name, len(places[name])) for name in names)
+    picked = tuple(column for name in names for column in places[name])
+    return dataclasses.replace(
+        opened,
+        keys=keys,
+        meaning=dataclasses.replace(opened.meaning, parts=keys),
+        columns=None if keys == opened.meaning.parts else picked,
     )
 
 
-def open_minari(path_or_id: str | os.PathLike[str], keys: tuple[str, ...] = ()) -> Source:
+def _facts(metadata: dict[str, Any]) -> dict[str, str]:
+    """The environment's id, where a set of others has it."""
+    try:
+        return {"environment": str(json.loads(metadata["env_spec"])["id"])}
+    except (KeyError, TypeError, ValueError):
+        return {}
+
+
+def _bounds(space: gymnasium.Space[Any]) -> Bounds | None:
+    """The bounds of an action space, where it has an interval for every dimension."""
+    assert isinstance(space, gymnasium.spaces.Box), "checked before"
+    low, high = (end.astype(np.float64) for end in (space.low, space.high))
+    if not (np.isfinite(low) & np.isfinite(high) & (low < high)).all():
+        return None
+    return tuple(low.tolist()), tuple(high.tolist())
+
+
+def open_minari(
+    path_or_id: str | os.PathLike[str], keys: tuple[str, ...] = (), task: TaskSpec | None = None
+) -> Source:
     """A Minari data set; see `open_minari_file`."""
-    opened = open_minari_file(path_or_id, keys)
-    folder = opened.file.parent
+    opened = open_minari_file(path_or_id, keys, task=task)
+    folder, own = opened.file.parent, opened.spec
+    if own is not None and (keys or opened.columns is not None):
+        own = dataclasses.replace(own, observation={STATE: Entry((opened.observation_dim,))})
     return Source(
         format="minari",
         path=folder.parent if folder.name == DATA_FOLDER else folder,
         keys=tuple((key or "observations", dim) for key, dim in opened.keys),
         episodes=opened.episodes,
         task_id=opened.metadata.get("task_id"),
-        own_spec=None if keys else opened.spec,
+        own_spec=own,
+        own_meaning=opened.meaning if opened.own else None,
+        facts=opened.meaning.facts,
+        bounds=opened.bounds,
+        notes=opened.told,
     )
 
 
@@ -223,18 +325,25 @@ def _leaves(space: gymnasium.Space[Any], prefix: str = "") -> dict[str, gymnasiu
     return leaves
 
 
-def _choose(folder: Path, leaves: dict[str, gymnasium.Space[Any]], keys: tuple[str, ...]) -> list[str]:
+def _choose(
+    folder: Path, leaves: dict[str, gymnasium.Space[Any]], keys: tuple[str, ...], wanted: Parts
+) -> list[str]:
     if not keys:
-        return list(leaves)
+        lengths = {
+            key: math.prod(leaf.shape)
+            for key, leaf in leaves.items()
+            if isinstance(leaf, gymnasium.spaces.Box) and len(leaf.shape) <= 1
+        }
+        return chosen((), wanted, lengths, list(leaves))
     if list(leaves) == [""]:
         raise OtprError(f"{folder}: observations are one vector without parts; leave out --keys.")
-    chosen: list[str] = []
+    found: list[str] = []
     for key in keys:
         inside = [leaf for leaf in leaves if leaf == key or leaf.startswith(f"{key}/")]
         if not inside:
             raise missing(str(folder), "observation key", key, leaves)
-        chosen += inside
-    return chosen
+        found += inside
+    return found
 
 
 def _flat_dim(folder: Path, field: str, space: gymnasium.Space[Any]) -> int:

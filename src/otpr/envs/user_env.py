@@ -9,7 +9,8 @@ import inspect
 import os
 import sys
 import traceback
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import gymnasium
@@ -19,7 +20,7 @@ from numpy.typing import NDArray
 
 from otpr.envs.task_env import Outcome, TaskEnv
 from otpr.errors import OtprError
-from otpr.spec import STATE, Entry, Spec
+from otpr.spec import STATE, Entry, Parts, Spec
 
 _GYM = "gym/"
 
@@ -29,8 +30,18 @@ def is_user_task(task_id: str) -> bool:
     return task_id.startswith(_GYM) or ":" in task_id
 
 
+@dataclass(frozen=True)
+class Declared:
+    """What an environment says of itself; the fields are those of `TaskSpec`."""
+
+    spec: Spec
+    episode_limit: int | None
+    parts: Parts
+    facts: Mapping[str, str]
+
+
 @functools.lru_cache
-def declared(task_id: str) -> tuple[Spec, int | None]:
+def declared(task_id: str) -> Declared:
     """What the environment exchanges, and its episode limit if it declares one; makes it once.
 
     Raises:
@@ -38,7 +49,7 @@ def declared(task_id: str) -> tuple[Spec, int | None]:
     """
     simulator = make_simulator(task_id, None)
     try:
-        return simulator.spec, simulator.episode_limit
+        return Declared(simulator.spec, simulator.episode_limit, simulator.parts, simulator.facts)
     finally:
         simulator.close()
 
@@ -137,6 +148,9 @@ class GymSimulator:
         spec: what it exchanges: the flat observation as the entry "state"; the bounds are the environment's
             own, the control rate is `metadata["render_fps"]`, if it is there.
         episode_limit: steps after which it truncates an episode; None where it declares no limit.
+        parts: the vectors that a dictionary or a tuple holds, in the order in which they are flattened,
+            nested ones as `outer/inner`; empty where the observation is one vector.
+        facts: `environment`, the id that it is registered by with Gymnasium, if it is.
         raw_observation: the environment's own observation, before it is flattened: what the user's expert
             sees.
 
@@ -149,14 +163,18 @@ class GymSimulator:
         self.raw_observation: Any = None
         self._task_id = task_id
         self._low, self._high = self._action_bounds(env.action_space)
-        state = Entry((self._observation_length(env.observation_space),))
+        leaves = self._observation_leaves(env.observation_space)
+        state = Entry((spaces.flatdim(env.observation_space),))
+        self.parts = () if "" in leaves else tuple((k, spaces.flatdim(leaf)) for k, leaf in leaves.items())
+        self.facts = {} if env.spec is None else {"environment": env.spec.id}
         rate = env.metadata.get("render_fps")
         bounds = tuple(self._low.tolist()), tuple(self._high.tolist())
         self.spec = Spec({STATE: state}, *bounds, control_rate=float(rate) if rate else None)
         self.episode_limit = self._limit()
 
-    def _observation_length(self, space: gymnasium.Space[Any]) -> int:
-        for part in _leaves(space):
+    def _observation_leaves(self, space: gymnasium.Space[Any]) -> dict[str, gymnasium.Space[Any]]:
+        leaves = _leaves(space)
+        for part in leaves.values():
             if not isinstance(part, gymnasium.spaces.Box):
                 raise OtprError(
                     f"{self._task_id}: observations must be made of Box spaces, and hold {part}. "
@@ -167,7 +185,7 @@ class GymSimulator:
                     f"{self._task_id}: observations must be vectors, and hold arrays of shape {part.shape}. "
                     "Images are not supported: give the state instead, or features of the image."
                 )
-        return spaces.flatdim(space)
+        return leaves
 
     def _action_bounds(self, space: gymnasium.Space[Any]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         if not isinstance(space, gymnasium.spaces.Box) or len(space.shape) != 1:
@@ -250,12 +268,18 @@ def _layers(env: Any) -> Iterator[Any]:
         env = getattr(env, "env", None)
 
 
-def _leaves(space: gymnasium.Space[Any]) -> list[gymnasium.Space[Any]]:
+def _leaves(space: gymnasium.Space[Any], path: str = "") -> dict[str, gymnasium.Space[Any]]:
+    """The spaces that hold no others, by their path, in the order in which `flatten` puts them."""
     if isinstance(space, gymnasium.spaces.Dict):
-        return [leaf for part in space.values() for leaf in _leaves(part)]
-    if isinstance(space, gymnasium.spaces.Tuple):
-        return [leaf for part in space for leaf in _leaves(part)]
-    return [space]
+        inside = space.spaces.items()
+    elif isinstance(space, gymnasium.spaces.Tuple):
+        inside = enumerate(space.spaces)
+    else:
+        return {path: space}
+    leaves: dict[str, gymnasium.Space[Any]] = {}
+    for name, part in inside:
+        leaves |= _leaves(part, f"{path}/{name}" if path else str(name))
+    return leaves
 
 
 class UserExpert:

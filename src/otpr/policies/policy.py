@@ -210,6 +210,11 @@ def policy_task(path: str | os.PathLike[str]) -> str:
     return files.read_document(files.folder(Path(path)))["task"]
 
 
+def states_bounds(path: str | os.PathLike[str]) -> bool:
+    """Whether the policy in `path` says what its actions stand for: before format 4 none did."""
+    return files.read_document(files.folder(Path(path)))["format"] >= 4
+
+
 def _skeleton(document: files.Document) -> Policy:
     """A policy as `Policy.save` describes it, its arrays yet to be filled in."""
     spec, key = Spec.from_json(document["spec"]), jax.random.key(0)

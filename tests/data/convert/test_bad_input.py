@@ -166,8 +166,8 @@ def misspelt_task(folder: Path) -> Path:
 
 @case(
     r"the task metaworld/reach-v3 do not fit together \(in this order\):"
-    r"\s+observation 'state': vector \(2,\) float32 against vector \(39,\) float32"
-    r"\s+action dimensions: 1 against 4\s+Choose the parts of the observation with --keys",
+    r"\s+observation 'state': vector \(2,\) float32 against vector \(39,\) float32\."
+    r"\s+action dimensions: 1 against 4\.\s+Choose the parts of the observation with --keys",
     task="metaworld/reach-v3",
 )
 def task_of_other_dimensions(folder: Path) -> Path:
@@ -175,7 +175,7 @@ def task_of_other_dimensions(folder: Path) -> Path:
 
 
 @case(
-    r"action bounds: \[-1, 2\] against \[-1, 1\]",
+    r"action-bounds: \[-1, 2\] against \[-1, 1\]",
     task="metaworld/reach-v3",
     action_high=(2.0,),
 )
@@ -255,13 +255,16 @@ def infinite_action(folder: Path) -> Path:
     return npz(folder, actions=np.array([[0], [0], [0], [0], [-np.inf], [0]]))
 
 
-@case(r"rows 0 to 2: actions leave \[-1, 1\]\. In the whole set they run from \[-3\] to \[2\].*--action-low")
+@case(
+    r"rows 0 to 2: actions leave \[-1, 1\]\. In the whole set they run over \[-3, 2\](?s:.*)"
+    r"--action-low(?s:.*)--clip-actions(?s:.*)absolute poses"
+)
 def actions_outside(folder: Path) -> Path:
     return npz(folder, actions=np.array([[0], [2], [0], [0], [-3], [0]]))
 
 
 @case(
-    r"actions leave \[-2\] to \[2 2\]\. In the whole set they run from \[0 -1\] to \[2\.5 0\]",
+    r"actions leave \[-2, 2\]\. In the whole set they run over \[0, 2\.5\] \[-1, 0\]",
     action_low=(-2.0,),
     action_high=(2.0, 2.0),
 )

@@ -414,7 +414,7 @@ def minari_spec_that_is_none(folder: Path) -> Path:
     return minari(folder, lambda metadata: metadata.update(spec="all of it"))
 
 
-@case("has otpr's data format 99; this version reads formats up to 2. Install a newer otpr")
+@case("has otpr's data format 99; this version reads formats up to 3. Install a newer otpr")
 def minari_of_a_later_version(folder: Path) -> Path:
     return minari(folder, lambda metadata: metadata.update(otpr_data_format=99))
 

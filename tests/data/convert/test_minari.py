@@ -15,6 +15,7 @@ from gymnasium.spaces import Box, Dict
 from otpr.data.convert.rules import Rules
 from otpr.data.convert.sources import convert, open_source
 from otpr.data.datasets import read_dataset
+from otpr.data.meaning import Meaning
 from otpr.errors import OtprError
 from otpr.spec import Entry, Spec
 
@@ -112,7 +113,9 @@ def test_action_range_is_told_and_mapped(tmp_path: Path, monkeypatch: pytest.Mon
     written = read_dataset(tmp_path / "out")
     assert (tally.episodes, tally.successes) == (4, 2)
     assert written.spec == Spec({"state": Entry((4,))}, (-2, -2), (2, 2))
-    assert written.metadata["observation_keys"] == list(KEYS)
+    assert written.meaning == Meaning(
+        parts=tuple((key, 2) for key in KEYS), facts={"environment": "OtprReach-v0"}
+    )
     for i, (episode, stored) in enumerate(zip(written.episodes, dataset, strict=True)):
         np.testing.assert_allclose(episode.actions, stored.actions / 2, atol=1e-7)
         np.testing.assert_array_equal(episode.observations["state"], flat(stored.observations))
@@ -144,10 +147,13 @@ def test_a_converted_set_keeps_its_spec_when_it_is_converted_again(
 ) -> None:
     collected(tmp_path, monkeypatch)
     source = open_source(tmp_path / "minari" / "test" / "reach-v0", keys=KEYS)
-    convert(source, tmp_path / "one", rules=Rules(action_low=(-2.0,), action_high=(2.0, 3.0)))
+    rules = Rules(action_low=(-2.0,), action_high=(2.0, 3.0))  # other bounds than those that are stored
+    with pytest.raises(OtprError, match=r"action-bounds: \[-2, 2\] against \[-2, 2\] \[-2, 3\]"):
+        convert(source, tmp_path / "one", rules=rules)
+    convert(source, tmp_path / "one", rules=rules, accept=("action-bounds",))
     convert(open_source(tmp_path / "one"), tmp_path / "two")
     one, two = (read_dataset(tmp_path / name) for name in ("one", "two"))
-    assert one.spec == two.spec
+    assert one.spec == two.spec == Spec({"state": Entry((4,))}, (-2, -2), (2, 3))
     np.testing.assert_array_equal(one.episodes[0].actions, two.episodes[0].actions)
 
 

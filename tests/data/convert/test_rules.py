@@ -6,7 +6,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from otpr.data.convert.rules import ActionRangeError, Rules, Tally, finish
+from otpr.data.actions import ActionRangeError
+from otpr.data.convert.rules import Rules, Tally, finish
 from otpr.data.episodes import Episode
 from otpr.data.recorded import Recorded
 from otpr.errors import OtprError
@@ -26,8 +27,9 @@ def recorded(**changes: Any) -> Recorded:
 
 
 def finished(episode: Recorded, last_observation: bool | None = True, **rules: Any) -> tuple[Episode, Tally]:
-    tally = Tally()
-    result = finish(episode, Rules(**rules), tally, last_observation=last_observation)
+    tally, decided = Tally(), Rules(**rules)
+    bounds = decided.bounds(episode.actions.shape[1])
+    result = finish(episode, decided, tally, last_observation=last_observation, bounds=bounds)
     assert result is not None
     return result, tally
 
@@ -39,7 +41,7 @@ def test_nothing_is_changed_where_all_is_known() -> None:
     np.testing.assert_array_equal(episode.actions, recorded().actions)
     assert episode.rewards.tolist() == [0, 0, 1]
     assert (episode.terminated, episode.truncated, episode.success, episode.seed) == (True, False, True, 7)
-    assert tally == Tally(episodes=1, steps=3, successes=1)
+    assert tally == Tally(episodes=1, steps=3, successes=1, numbers=3)
     assert tally.lines() == []
 
 
@@ -121,7 +123,7 @@ def test_action_range_is_mapped_a_dimension_at_a_time() -> None:
 def test_rounding_beyond_the_range_is_clipped_and_counted() -> None:
     episode, tally = finished(recorded(actions=np.array([[1 + 9e-7], [-1 - 9e-7], [0.3]])))
     assert episode.actions.tolist() == [[1.0], [-1.0], [pytest.approx(0.3)]]
-    assert tally.clipped == 2
+    assert (tally.rounded, tally.clipped) == (2, 0)
     with pytest.raises(ActionRangeError):
         finished(recorded(actions=np.array([[1 + 2e-6], [0.0], [0.3]])))
 
@@ -141,5 +143,5 @@ def test_bad_ranges_are_refused(low: tuple[float, ...], high: tuple[float, ...],
 
 
 def test_range_of_other_dimensions_is_refused() -> None:
-    with pytest.raises(OtprError, match="action range has 2 dimensions; file: here has 1"):
+    with pytest.raises(OtprError, match="action range has 2 dimensions; the data have 1"):
         finished(recorded(), action_low=(-1.0, -1.0), action_high=(2.0,))

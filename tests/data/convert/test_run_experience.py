@@ -85,7 +85,7 @@ def test_another_run_learns_from_it(tmp_path: Path):
     sets, task = DataConfig(data=(folder,), only_successes=True).read(None)
     assert task == TASK
     assert_same(sets[0], EPISODES[::2])
-    with pytest.raises(OtprError, match="are of the task 'metaworld/peg-insert-side-v3', not of"):
+    with pytest.raises(OtprError, match="task: metaworld/peg-insert-side-v3 against metaworld/box-close"):
         DataConfig(data=(folder,)).read("metaworld/box-close-v3")
 
 

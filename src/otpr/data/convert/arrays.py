@@ -18,6 +18,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
+from otpr.data.meaning import chosen
 from otpr.data.recorded import (
     Recorded,
     Source,
@@ -30,6 +31,7 @@ from otpr.data.recorded import (
     open_hdf5,
     reading,
 )
+from otpr.envs import TaskSpec
 from otpr.errors import OtprError
 from otpr.npz import open_npz
 
@@ -54,20 +56,25 @@ class Rows(Protocol):
         ...
 
 
-def open_arrays(path: Path, keys: tuple[str, ...] = (), *, ogbench: bool | None = None) -> Source:
+def open_arrays(
+    path: Path, keys: tuple[str, ...] = (), *, ogbench: bool | None = None, task: TaskSpec | None = None
+) -> Source:
     """A dictionary of arrays in an .npz or an HDF5 file.
 
     Args:
         path: the file.
-        keys: the arrays that make the observation, in this order; none: `observations`.
+        keys: the arrays that make the observation, in this order; none: the parts of the task, where all of
+            them are there, else `observations`.
         ogbench: whether terminals are OGBench's; None: they are where there is `qpos` and neither rewards,
             timeouts nor next observations.
+        task: the task that the data are for.
 
     Raises:
         OtprError: it is no such file; an array is missing, of another length or no numbers.
     """
-    keys = keys or ("observations",)
     with _arrays(path) as arrays:
+        lengths = {name: (*array.shape, 1)[1] for name, array in arrays.items() if len(array.shape) in (1, 2)}
+        keys = tuple(chosen(keys, task.parts if task else (), lengths, ("observations",)))
         if ogbench is None:
             ogbench = "qpos" in arrays and not {"rewards", "timeouts", "next_observations"} & set(arrays)
         for name in (*keys, "actions"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,8 +10,10 @@ import numpy as np
 
 from otpr.data.episodes import Episode
 from otpr.data.experience_files import read_about, read_experience
+from otpr.data.meaning import Meaning
 from otpr.data.recorded import Recorded, Source, join, missing
 from otpr.errors import OtprError
+from otpr.spec import STATE, Entry
 
 
 def open_experience(path: Path, keys: tuple[str, ...] = ()) -> Source:
@@ -36,6 +39,7 @@ def open_experience(path: Path, keys: tuple[str, ...] = ()) -> Source:
         for number, episode in enumerate(read_experience(path)):
             yield _recorded(episode, keys, f"{path}: episode {number}")
 
+    one = dataclasses.replace(about.spec, observation={STATE: Entry((sum(vectors[key] for key in keys),))})
     left_out = sorted(set(about.spec.observation) - set(vectors))
     return Source(
         format="otpr",
@@ -44,8 +48,8 @@ def open_experience(path: Path, keys: tuple[str, ...] = ()) -> Source:
         episodes=episodes,
         task_id=about.task,
         # where all entries are read, in their order
-        own_spec=about.spec if list(keys) == list(about.spec.observation) else None,
-        control_rate=about.spec.control_rate,
+        own_spec=about.spec if list(keys) == list(about.spec.observation) else one,
+        own_meaning=Meaning(parts=tuple((key, vectors[key]) for key in keys) if len(keys) > 1 else ()),
         notes=(f"images are left out: {', '.join(left_out)}",) if left_out else (),
     )
 

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from otpr.data.convert.rules import sparse_success
+from otpr.data.meaning import chosen
 from otpr.data.recorded import (
     Recorded,
     Source,
@@ -28,6 +29,7 @@ from otpr.data.recorded import (
     reading,
     reason,
 )
+from otpr.envs import TaskSpec
 from otpr.errors import OtprError
 
 _VERSION = "v3.0"
@@ -42,13 +44,14 @@ def is_lerobot(path: Path) -> bool:
     return (path / "meta" / "info.json").is_file()
 
 
-def open_lerobot(path: Path, keys: tuple[str, ...] = ()) -> Source:
+def open_lerobot(path: Path, keys: tuple[str, ...] = (), task: TaskSpec | None = None) -> Source:
     """A LeRobotDataset in a folder.
 
     Args:
         path: the folder that holds `meta` and `data`.
-        keys: features that make the observation, in this order; none: `observation.state` and
-            `observation.environment_state`, those that are there.
+        keys: features that make the observation, in this order; none: the parts of the task, where all of
+            them are there, else those of `observation.state` and `observation.environment_state` that are.
+        task: the task that the data are for.
 
     Raises:
         OtprError: it is no such folder or of another version, a feature or a file is missing, or pyarrow is.
@@ -56,7 +59,8 @@ def open_lerobot(path: Path, keys: tuple[str, ...] = ()) -> Source:
     info = _info(path)
     features: dict[str, dict[str, Any]] = info["features"]
     known = {name: dim for name, feature in features.items() if (dim := _dim(feature)) is not None}
-    keys = keys or tuple(key for key in _OBSERVATIONS if key in known)
+    default = [key for key in _OBSERVATIONS if key in known]
+    keys = tuple(chosen(keys, task.parts if task else (), known, default))
     if not keys:
         raise OtprError(
             f"{path}: has neither {' nor '.join(_OBSERVATIONS)}; give --keys, out of: {', '.join(known)}."

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from otpr.data.convert.rules import sparse_success
+from otpr.data.meaning import chosen
 from otpr.data.recorded import (
     Recorded,
     Source,
@@ -33,6 +34,7 @@ from otpr.data.recorded import (
     stored,
     subgroup,
 )
+from otpr.envs import TaskSpec
 from otpr.errors import OtprError
 
 _TASKS = {
@@ -57,13 +59,20 @@ def is_robomimic(file: h5py.File) -> bool:
     )
 
 
-def open_robomimic(path: Path, keys: tuple[str, ...] = (), filter_key: str | None = None) -> Source:
+def open_robomimic(
+    path: Path,
+    keys: tuple[str, ...] = (),
+    filter_key: str | None = None,
+    task: TaskSpec | None = None,
+) -> Source:
     """A robomimic file.
 
     Args:
         path: the HDF5 file.
-        keys: entries of `obs`, in the order wanted; none: robomimic's own low-dimensional ones.
+        keys: entries of `obs`, in the order wanted; none: the parts of the task, where all of them are there,
+            else robomimic's own low-dimensional ones.
         filter_key: the entry of `mask` that names the demonstrations to read; None: all.
+        task: the task that the data are for.
 
     Raises:
         OtprError: it is no such file, or a key is missing.
@@ -78,8 +87,8 @@ def open_robomimic(path: Path, keys: tuple[str, ...] = (), filter_key: str | Non
         demos = _demos(path, file, filter_key)
         first = _group(path, data, demos[0])
         known = _low_dimensional(path, first)
-        if not keys:
-            keys = (*_FIRST_ARM, *(key for key in _SECOND_ARM if key in known), "object")
+        default = (*_FIRST_ARM, *(key for key in _SECOND_ARM if key in known), "object")
+        keys = tuple(chosen(keys, task.parts if task else (), known, default))
         for key in keys:
             if key not in known:
                 raise missing(f"{path}: data/{demos[0]}/obs", "low-dimensional key", key, known)

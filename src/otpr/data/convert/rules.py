@@ -2,23 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from otpr.data.actions import Bounds, to_unit
 from otpr.data.episodes import Episode, validate_episode
 from otpr.data.recorded import Recorded, check_lengths
 from otpr.errors import OtprError
 from otpr.spec import STATE
-
-# An overshoot of the action range that is rounding, in units of the range's half width: it is clipped.
-_ROUNDING = 1e-6
-
-
-class ActionRangeError(OtprError):
-    """An action is outside the range; whoever reads on can tell the range of the whole set."""
 
 
 @dataclass(frozen=True)
@@ -28,18 +22,21 @@ class Rules:
     Attributes:
         assume_success: an episode counts as a success where the file does not say.
         sparse_rewards: rewards become 1 at the step that succeeds and 0 elsewhere, whatever was recorded.
-        action_low: what becomes -1: a number a dimension, or one for all.
+        action_low: what becomes -1: a number a dimension, or one for all; none: -1 where `action_high` is
+            given, else what the file states.
         action_high: what becomes 1; likewise.
+        clip_actions: numbers outside the range are clipped to it.
     """
 
     assume_success: bool = False
     sparse_rewards: bool = False
-    action_low: tuple[float, ...] = (-1.0,)
-    action_high: tuple[float, ...] = (1.0,)
+    action_low: tuple[float, ...] = ()
+    action_high: tuple[float, ...] = ()
+    clip_actions: bool = False
 
     def __post_init__(self) -> None:
         """Refuse a range that is none."""
-        low, high = self.action_low, self.action_high
+        low, high = self._range
         if not all(np.isfinite([*low, *high])):
             raise OtprError(f"The action range must be finite, given {low} to {high}.")
         if len(low) > 1 and len(high) > 1 and len(low) != len(high):
@@ -50,9 +47,22 @@ class Rules:
             raise OtprError(f"Each --action-low must be below its --action-high, given {low} and {high}.")
 
     @property
-    def maps_actions(self) -> bool:
-        """Whether the user gave an action range."""
-        return (self.action_low, self.action_high) != ((-1.0,), (1.0,))
+    def _range(self) -> Bounds:
+        return self.action_low or (-1.0,), self.action_high or (1.0,)
+
+    def bounds(self, action_dim: int) -> Bounds | None:
+        """The action range that the user gave, a number a dimension; None where there is none.
+
+        Raises:
+            OtprError: it has another number of dimensions.
+        """
+        if not self.action_low and not self.action_high:
+            return None
+        for end in self._range:
+            if len(end) not in (1, action_dim):
+                raise OtprError(f"The action range has {len(end)} dimensions; the data have {action_dim}.")
+        low, high = (end * action_dim if len(end) == 1 else end for end in self._range)
+        return low, high
 
 
 @dataclass
@@ -69,7 +79,10 @@ class Tally:
     rewards_made: int = 0
     assumed: int = 0
     dense: int = 0
+    rounded: int = 0  # numbers
     clipped: int = 0  # numbers
+    numbers: int = 0  # of all actions
+    told: list[str] = field(default_factory=list[str])  # of the data and the task, a sentence each
 
     def lines(self) -> list[str]:
         """A sentence for each thing that was done."""
@@ -94,11 +107,16 @@ class Tally:
             ),
         )
         lines = [sentence.format(_episodes(count)) for count, sentence in told if count]
+        if self.rounded:
+            lines.append(
+                f"{self.rounded:,} numbers of the actions overshot the range by rounding and were clipped"
+            )
         if self.clipped:
             lines.append(
-                f"{self.clipped:,} numbers of the actions overshot the range by rounding and were clipped"
+                f"{self.clipped:,} of {self.numbers:,} numbers of the actions were outside the range and "
+                "were clipped to it"
             )
-        return lines
+        return [*self.told, *lines]
 
 
 def _episodes(count: int) -> str:
@@ -106,7 +124,12 @@ def _episodes(count: int) -> str:
 
 
 def finish(
-    recorded: Recorded, rules: Rules, tally: Tally, *, last_observation: bool | None
+    recorded: Recorded,
+    rules: Rules,
+    tally: Tally,
+    *,
+    last_observation: bool | None,
+    bounds: Bounds | None = None,
 ) -> Episode | None:
     """Apply the rules to one episode.
 
@@ -115,6 +138,7 @@ def finish(
         rules: what the user decided.
         tally: counts what is done; changed in place.
         last_observation: see `Source`.
+        bounds: of the actions, a number a dimension; None: they are in [-1, 1].
 
     Returns:
         The episode, valid in the sense of `validate_episode`; None where nothing of it is left.
@@ -124,7 +148,6 @@ def finish(
         ActionRangeError: an action is outside the range.
     """
     check_lengths(recorded, last_observation)
-    actions, clipped = _to_unit_range(recorded, rules)
     recorded = _end_at_success(recorded, tally)
     steps = len(recorded.actions)
     observations, rewards, success = recorded.observations, recorded.rewards, recorded.success
@@ -151,9 +174,12 @@ def finish(
             terminated, truncated = True, False
     elif not np.isin(rewards, (0, 1)).all():
         tally.dense += 1
+    unit, rounded, clipped = to_unit(
+        recorded.actions[:steps], bounds, recorded.place, clip=rules.clip_actions
+    )
     episode = Episode(
         observations={STATE: _float32(observations)},
-        actions=_float32(actions[:steps]),
+        actions=_float32(unit),
         rewards=_float32(rewards),
         terminated=terminated,
         truncated=bool(truncated),
@@ -164,26 +190,10 @@ def finish(
     tally.episodes += 1
     tally.steps += steps
     tally.successes += solved
+    tally.rounded += rounded
     tally.clipped += clipped
+    tally.numbers += unit.size
     return episode
-
-
-def _to_unit_range(recorded: Recorded, rules: Rules) -> tuple[NDArray[np.float64], int]:
-    """The actions in [-1, 1], and how many of their numbers overshot by rounding."""
-    actions = recorded.actions.astype(np.float64)
-    for end in (rules.action_low, rules.action_high):
-        if len(end) not in (1, actions.shape[1]):
-            raise OtprError(
-                f"The action range has {len(end)} dimensions; {recorded.place} has {actions.shape[1]}."
-            )
-    if rules.maps_actions:  # else they stay as they are, bit for bit
-        low, high = np.asarray(rules.action_low), np.asarray(rules.action_high)
-        actions = 2 * (actions - low) / (high - low) - 1
-    over = (np.abs(actions) > 1) & np.isfinite(actions)  # what is not finite is refused by name later
-    if (np.abs(actions[over]) > 1 + _ROUNDING).any():
-        raise ActionRangeError(recorded.place)
-    actions[over] = np.sign(actions[over])
-    return actions, int(over.sum())
 
 
 def _end_at_success(recorded: Recorded, tally: Tally) -> Recorded:

@@ -2,27 +2,31 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Literal, get_args
 
 import h5py
 import numpy as np
 
+from otpr.data.actions import ActionRangeError, Bounds, shown
+from otpr.data.agreement import Side, agree, assumed, check_names, of_task
 from otpr.data.convert.arrays import open_arrays
 from otpr.data.convert.experience import open_experience
 from otpr.data.convert.lerobot import is_lerobot, open_lerobot
 from otpr.data.convert.robomimic import is_robomimic, open_robomimic
-from otpr.data.convert.rules import ActionRangeError, Rules, Tally, finish
+from otpr.data.convert.rules import Rules, Tally, finish
 from otpr.data.datasets import check_free, write_dataset
 from otpr.data.episodes import Episode
 from otpr.data.experience_files import is_experience
-from otpr.data.loading import comparable
 from otpr.data.minari_files import open_minari
 from otpr.data.recorded import Source, open_hdf5
-from otpr.envs import list_tasks
+from otpr.envs import TaskSpec, list_tasks
+from otpr.envs.registry import known_task
+from otpr.envs.user_env import is_user_task
 from otpr.errors import OtprError, unknown_name
 from otpr.spec import STATE, Entry, Spec
 
@@ -35,6 +39,7 @@ def open_source(
     *,
     keys: tuple[str, ...] = (),
     filter_key: str | None = None,
+    task: str | None = None,
 ) -> Source:
     """Open a data set of any format that otpr reads.
 
@@ -42,12 +47,53 @@ def open_source(
         path_or_id: a file or a folder; or the id of a Minari data set.
         format: its format; `auto`: what the file looks like. `npz` is any dictionary of arrays in a row, in
             an .npz or an HDF5 file.
-        keys: the parts of the observation in the order wanted; none: the format's own choice.
+        keys: the parts of the observation in the order wanted; none: those of the task, in its order, where
+            the set has all of them, else the format's own choice.
         filter_key: a named subset of demonstrations; robomimic's files alone have them.
+        task: the otpr task that the data are for; None: the one that the set names, if any.
 
     Raises:
-        OtprError: there is no such file, it has no format that is read, or not what was asked for.
+        OtprError: there is no such file, it has no format that is read, or not what was asked for; or the
+            task is unknown.
     """
+    if task is not None:
+        return _open(path_or_id, format, keys, filter_key, named(task))
+    found = _open(path_or_id, format, keys, filter_key, None)
+    own = _own(found)
+    return found if own is None else _open(path_or_id, format, keys, filter_key, own)
+
+
+def named(task: str) -> TaskSpec | None:
+    """What is known of a task that the user names; its simulator need not be installed.
+
+    Returns:
+        None where it is an environment of the user's that cannot be made here.
+
+    Raises:
+        OtprError: there is no such task.
+    """
+    try:
+        return known_task(task)
+    except OtprError:
+        if is_user_task(task):
+            return None
+        raise
+
+
+def _own(source: Source) -> TaskSpec | None:
+    """The task that a set names, where it is one of otpr's: reading a set never runs the code it names."""
+    if source.task_id is None or is_user_task(source.task_id):
+        return None
+    return {task.id: task for task in list_tasks()}.get(source.task_id)
+
+
+def _open(
+    path_or_id: str | Path,
+    format: Format,
+    keys: tuple[str, ...],
+    filter_key: str | None,
+    task: TaskSpec | None,
+) -> Source:
     if format not in get_args(Format):
         raise unknown_name("format", format, get_args(Format))
     path = Path(path_or_id)
@@ -58,7 +104,7 @@ def open_source(
             f"{path}: only robomimic's files have filter keys, this is {format}; leave out --filter-key."
         )
     if format == "minari":
-        return open_minari(path_or_id, keys)
+        return open_minari(path_or_id, keys, task)
     if not path.exists():
         raise OtprError(f"There is no {path}; give the file or the folder of a data set.")
     if format == "lerobot":
@@ -66,14 +112,14 @@ def open_source(
             raise OtprError(
                 f"{path} is a file; a LeRobotDataset is a folder: give the one that holds meta/info.json."
             )
-        return open_lerobot(path, keys)
+        return open_lerobot(path, keys, task)
     if format == "otpr":
         return open_experience(path, keys)
     if path.is_dir():
         raise OtprError(f"{path} is a folder; the format {format} is a file: give the file itself.")
     if format == "robomimic":
-        return open_robomimic(path, keys, filter_key)
-    return open_arrays(path, keys, ogbench=True if format == "ogbench" else None)
+        return open_robomimic(path, keys, filter_key, task)
+    return open_arrays(path, keys, ogbench=True if format == "ogbench" else None, task=task)
 
 
 def _recognised(path: Path) -> Format:
@@ -101,6 +147,7 @@ def convert(
     *,
     task: str | None = None,
     rules: Rules | None = None,
+    accept: tuple[str, ...] = (),
     overwrite: bool = False,
 ) -> Tally:
     """Bring a data set into ours, an episode at a time; whole, or nothing is written.
@@ -108,46 +155,126 @@ def convert(
     Args:
         source: an open data set.
         out: the folder to make.
-        task: the otpr task it belongs to; None: the one the file names, if any.
+        task: the otpr task it belongs to, as it was given to `open_source`; None: the one the file names, if
+            any.
         rules: what the user decides about success, rewards and the range of actions.
+        accept: names of differences from the task that do not matter; see `otpr.data.agreement`.
         overwrite: replace a data set that is already at `out`.
 
     Returns:
         What was done to the episodes.
 
     Raises:
-        OtprError: an episode cannot be trained on, or does not fit the task; it names the file and the place.
+        OtprError: the set does not agree with the task, or an episode cannot be trained on; it names the
+            differences, or the file and the place.
     """
     out, rules = Path(out), rules or Rules()
     check_free(out, overwrite)
+    check_names(accept)
     if (
         source.path.exists()
         and out.exists()
         and (out.samefile(source.path) or out.samefile(source.path.parent))
     ):
         raise OtprError(f"{out} is the data set that is read; give another folder.")
-    task = task or source.task_id
     tally = Tally()
-    stream = _episodes(source, rules, tally)
+    action_dim = _action_dim(source)
+    stored, given = _stored_bounds(source), rules.bounds(action_dim)
+    mapped, told = _mapped(source, stored, given, accept)
+    side = _side(source, action_dim, given or stored, _range(source))
+    known = named(task) if task is not None else _own(source)
+    if known is not None:
+        hint = "Choose the parts of the observation with --keys, or name another task with --task."
+        told += assumed(side, of_task(known)) + agree(side, of_task(known), accept, hint)
+    elif task is not None:
+        told.append(f"nothing was compared with the task {task}: its environment cannot be made here")
+    tally.told += told
+    stream = _episodes(source, rules, tally, mapped, known)
     first = next(stream)
-    spec = _spec(source, rules, first.actions.shape[1])
-    _check_task(task, source, spec)
     write_dataset(
         itertools.chain([first], stream),
         out,
-        spec=spec,
-        task_id=task,
+        spec=side.spec,
+        meaning=dataclasses.replace(side.meaning, accepted=accept),
+        task_id=task or source.task_id,
         expert=f"{source.format} data",
         noise=None,
         seed=None,
         overwrite=overwrite,
         description=f"Converted from {source.format} data, {source.path.name}.",
-        more={"observation_keys": [key for key, _ in source.keys]},
     )
     return tally
 
 
-def _episodes(source: Source, rules: Rules, tally: Tally) -> Iterator[Episode]:
+def _action_dim(source: Source) -> int:
+    for recorded in source.episodes():
+        return recorded.actions.shape[1]
+    raise _empty(source)
+
+
+def _empty(source: Source) -> OtprError:
+    return OtprError(f"{source.path}: holds no episodes of two observations or more; at least one is needed.")
+
+
+def _stored_bounds(source: Source) -> Bounds | None:
+    """What the set states of its actions: of one of ours in its spec."""
+    if source.own_spec is None:
+        return source.bounds
+    own = source.own_spec
+    return (own.action_low, own.action_high) if source.meaning.bounds_stated else None
+
+
+def _mapped(
+    source: Source, stored: Bounds | None, given: Bounds | None, accept: tuple[str, ...]
+) -> tuple[Bounds | None, list[str]]:
+    """What becomes [-1, 1], None where the actions lie there already; and what the user accepted of it.
+
+    Raises:
+        OtprError: the user gives other bounds than those that the set states.
+    """
+    told: list[str] = []
+    if stored is not None and given is not None:
+        told = agree(
+            Side(str(source.path), Spec({STATE: Entry((1,))}, *stored)),
+            Side("--action-low with --action-high", Spec({STATE: Entry((1,))}, *given)),
+            accept,
+            "Leave out --action-low and --action-high: the bounds that the set states are mapped to [-1, 1].",
+        )
+    ours = source.own_spec is not None and stored is not None  # mapped already
+    return (None if ours else given or stored), told
+
+
+def _side(source: Source, action_dim: int, bounds: Bounds | None, action_range: Callable[[], Bounds]) -> Side:
+    """What the converted set will say of itself: one vector, and the action bounds of the user or the set."""
+    own = source.spec(action_dim)
+    spec = Spec(
+        {STATE: Entry((source.observation_dim,))},
+        *(bounds or (own.action_low, own.action_high)),
+        control_rate=own.control_rate,
+    )
+    meaning = dataclasses.replace(source.meaning, bounds_stated=bounds is not None)
+    # the task that another format names is what its environment is taken for: that one is compared
+    task = source.task_id if source.own_meaning is not None else None
+    return Side(str(source.path), spec, task, meaning, action_range)
+
+
+def _range(source: Source) -> Callable[[], Bounds]:
+    """Reads all actions and tells the least and the greatest of each dimension, as they are stored."""
+
+    def read() -> Bounds:
+        low, high = np.inf, -np.inf
+        for recorded in source.episodes():
+            with np.errstate(invalid="ignore"):
+                low = np.fmin(low, np.fmin.reduce(recorded.actions, axis=0))
+                high = np.fmax(high, np.fmax.reduce(recorded.actions, axis=0))
+        return tuple(np.atleast_1d(low).tolist()), tuple(np.atleast_1d(high).tolist())
+
+    return read
+
+
+def _episodes(
+    source: Source, rules: Rules, tally: Tally, bounds: Bounds | None, task: TaskSpec | None
+) -> Iterator[Episode]:
     """The episodes by the rules, at least one."""
     first: tuple[int, int] | None = None
     for recorded in source.episodes():
@@ -159,61 +286,25 @@ def _episodes(source: Source, rules: Rules, tally: Tally) -> Iterator[Episode]:
                 "mend or leave out that episode."
             )
         try:
-            episode = finish(recorded, rules, tally, last_observation=source.last_observation)
+            episode = finish(recorded, rules, tally, last_observation=source.last_observation, bounds=bounds)
         except ActionRangeError as error:
-            raise _range_error(source, rules, recorded.place) from error
+            raise _range_error(source, error, task) from error
         if episode is None:
             continue
         yield episode
     if not tally.episodes:
-        raise OtprError(
-            f"{source.path}: holds no episodes of two observations or more; at least one is needed."
-        )
+        raise _empty(source)
 
 
-def _spec(source: Source, rules: Rules, action_dim: int) -> Spec:
-    """What the converted set exchanges: one vector, and the action range that the user or the set gives."""
-    own = source.spec(action_dim)
-    low, high = own.action_low, own.action_high
-    if rules.maps_actions:
-        low, high = (np.broadcast_to(end, action_dim) for end in (rules.action_low, rules.action_high))
-    entries = {STATE: Entry((source.observation_dim,))}
-    return Spec(entries, tuple(low), tuple(high), control_rate=own.control_rate)
-
-
-def _check_task(task: str | None, source: Source, have: Spec) -> None:
-    """Refuse a task that is not known, or that exchanges something else."""
-    if task is None:
-        return
-    tasks = {spec.id: spec for spec in list_tasks()}
-    if task not in tasks:
-        if task == source.task_id or ":" in task or task.startswith("gym/"):
-            return  # the user's own, or one whose simulator this version does not have
-        raise unknown_name("task", task, tasks)
-    spec = tasks[task].spec
-    comparable(have, spec).check(
-        spec,
-        str(source.path),
-        f"the task {task}",
-        "Choose the parts of the observation with --keys, or name another task with --task.",
-    )
-
-
-def _range_error(source: Source, rules: Rules, place: str) -> OtprError:
-    """Where actions leave the range, and the range of the whole set, for which the rest is read."""
-    low, high = np.inf, -np.inf
-    for recorded in source.episodes():
-        with np.errstate(invalid="ignore"):
-            low = np.fmin(low, np.fmin.reduce(recorded.actions, axis=0))
-            high = np.fmax(high, np.fmax.reduce(recorded.actions, axis=0))
-    given = f"[{_shown(rules.action_low)}] to [{_shown(rules.action_high)}]"
-    expected = given if rules.maps_actions else "[-1, 1]"
+def _range_error(source: Source, error: ActionRangeError, task: TaskSpec | None) -> OtprError:
+    """Where actions leave the range, the range of the whole set, and what may be the reason."""
+    whole = shown(_range(source)())
+    clips = "" if task is None or is_user_task(task.id) else f" (as {task.id} does)"
     return OtprError(
-        f"{place}: actions leave {expected}. In the whole set they run from [{_shown(low)}] to "
-        f"[{_shown(high)}]. Give the environment's own range with --action-low and --action-high, one number "
-        "or one a dimension: it is mapped to [-1, 1]."
+        f"{error} In the whole set they run over {whole}. What is right depends on what they are:\n"
+        "  in the environment's own units: give its own bounds, one number or one a dimension, with "
+        "--action-low and --action-high; they are mapped to [-1, 1]\n"
+        f"  commands that the environment clips{clips}: give --clip-actions\n"
+        "  something else than the task takes, e.g. absolute poses instead of displacements: neither is "
+        "right; record or extract the actions anew with the task's controller"
     )
-
-
-def _shown(values: object) -> str:
-    return " ".join(f"{value:.6g}" for value in np.atleast_1d(np.asarray(values, np.float64)))

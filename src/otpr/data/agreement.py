@@ -1,0 +1,244 @@
+"""The one comparison of data with a task, of data with data, and of a policy with a task."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from otpr.data.actions import Bounds, shown
+from otpr.data.meaning import FACTS, Meaning, listed
+from otpr.envs import TaskSpec
+from otpr.errors import OtprError, unknown_name
+from otpr.spec import Spec
+
+ACCEPTABLE = (
+    "task",
+    "observation-parts",
+    "observation-order",
+    "action-bounds",
+    "control-rate",
+    *FACTS,
+)
+"""The names of the differences that `--accept` overrides. Shapes and types are not among them."""
+
+
+@dataclass(frozen=True)
+class Side:
+    """What one of the two says of itself.
+
+    Attributes:
+        name: as errors call it, e.g. "the data set runs/demonstrations".
+        spec: what it exchanges, without history, horizon and execution.
+        task: the id of its task; None where it names none.
+        meaning: what is known of its numbers.
+        action_range: the least and the greatest number of each dimension of its actions, asked for where its
+            bounds are not stated; None: it has no actions.
+    """
+
+    name: str
+    spec: Spec
+    task: str | None = None
+    meaning: Meaning = field(default_factory=Meaning)
+    action_range: Callable[[], Bounds] | None = None
+
+
+class Difference(NamedTuple):
+    """In what two sides differ; its name is one of `ACCEPTABLE`, None where it cannot be accepted."""
+
+    name: str | None
+    text: str  # what differs, the first side first
+    advice: str = ""  # what to do, a whole sentence
+
+    def __str__(self) -> str:
+        """E.g. "control-rate: 20 Hz against 80 Hz. Record at the task's rate."."""
+        return f"{self.text}. {self.advice}" if self.advice else self.text
+
+
+def of_task(task: TaskSpec) -> Side:
+    """What a task says of itself."""
+    return Side(f"the task {task.id}", task.spec, task.id, Meaning(parts=task.parts, facts=task.facts))
+
+
+def compare(mine: Side, theirs: Side) -> list[Difference]:
+    """In what two sides differ, of what both know.
+
+    Args:
+        mine: e.g. a data set.
+        theirs: what it meets, e.g. a task.
+    """
+    found: list[Difference] = []
+    other_task = mine.task is not None and theirs.task is not None and mine.task != theirs.task
+    if other_task:
+        found.append(
+            Difference("task", f"task: {mine.task} against {theirs.task}", "Give the right task with --task")
+        )
+    found += _shapes(mine.spec, theirs.spec)
+    found += _parts(mine.meaning, theirs.meaning)
+    if mine.spec.action_dim == theirs.spec.action_dim:
+        found += _bounds(mine, theirs)
+    rates = mine.spec.control_rate, theirs.spec.control_rate
+    if None not in rates and rates[0] != rates[1]:
+        found.append(
+            Difference(
+                "control-rate",
+                f"control-rate: {rates[0]:g} Hz against {rates[1]:g} Hz",
+                "A policy that learns from it acts at another speed: record at the rate of the task",
+            )
+        )
+    for name, advice in FACTS.items():
+        if name == "environment" and other_task:
+            continue  # the same difference once more
+        words, others = mine.meaning.facts.get(name), theirs.meaning.facts.get(name)
+        if words is not None and others is not None and words.lower() != others.lower():
+            found.append(Difference(name, f"{name}: {words} against {others}", advice))
+    return found
+
+
+def assumed(mine: Side, theirs: Side) -> list[str]:
+    """What is taken for granted of data where neither side says it, a sentence each.
+
+    Args:
+        mine: the data set.
+        theirs: the task.
+    """
+    told: list[str] = []
+    here, there = mine.meaning.parts, theirs.meaning.parts
+    if there and here != there and (not here or _undivided(mine.meaning, theirs.meaning)):
+        told.append(
+            f"{mine.name} does not say what its observation is made of; it is taken for {listed(there)}"
+        )
+    ours, bounds = _of(mine.spec), _of(theirs.spec)
+    if not mine.meaning.bounds_stated and shown(ours) != shown(bounds):
+        told.append(
+            f"{mine.name} does not say what -1 and 1 stand for in its actions; they are taken for the bounds "
+            f"of {theirs.name}, {shown(bounds)}"
+        )
+    return told
+
+
+def agree(mine: Side, theirs: Side, accept: Sequence[str] = (), hint: str = "") -> list[str]:
+    """Refuse two sides that differ, but for what is accepted.
+
+    Args:
+        mine: e.g. a data set.
+        theirs: what it meets, e.g. a task.
+        accept: names of differences that do not matter.
+        hint: what else to do, whole sentences.
+
+    Returns:
+        A sentence for each difference that was accepted.
+
+    Raises:
+        OtprError: lists all differences, with both sides and what to do, and the `--accept` that overrides
+            them where that is possible.
+    """
+    found = compare(mine, theirs)
+    refused = [difference for difference in found if difference.name not in accept]
+    if not refused:
+        between = f"{mine.name} and {theirs.name}"
+        return [f"accepted between {between}: {difference.text}" for difference in found]
+    names = list(dict.fromkeys(difference.name for difference in refused if difference.name is not None))
+    lines = [f"  {difference}." for difference in refused]
+    if hint:
+        lines.append(hint)
+    if all(difference.name for difference in refused):
+        lines.append(f"To use it all the same, as if there were no difference: --accept {' '.join(names)}")
+    first = mine.name[0].upper() + mine.name[1:]
+    listing = "\n".join(lines)
+    raise OtprError(f"{first} and {theirs.name} do not fit together (in this order):\n{listing}")
+
+
+def check_names(accept: Sequence[str]) -> None:
+    """Refuse names that no difference has.
+
+    Raises:
+        OtprError: names the nearest ones.
+    """
+    for name in accept:
+        if name not in ACCEPTABLE:
+            raise unknown_name("difference to accept", name, ACCEPTABLE)
+
+
+def _shapes(mine: Spec, theirs: Spec) -> list[Difference]:
+    """Entries and dimensions, which nothing can override."""
+    found: list[Difference] = []
+    for name in sorted({*mine.observation, *theirs.observation}):
+        here, there = (str(spec.observation.get(name, "nothing")) for spec in (mine, theirs))
+        if here != there:
+            found.append(Difference(None, f"observation {name!r}: {here} against {there}"))
+    if mine.action_dim != theirs.action_dim:
+        found.append(Difference(None, f"action dimensions: {mine.action_dim} against {theirs.action_dim}"))
+    return found
+
+
+def _undivided(mine: Meaning, theirs: Meaning) -> bool:
+    """Whether one of the two has a single part that the other does not know: an array of everything."""
+    names = [{name for name, _ in side.parts} for side in (mine, theirs)]
+    return any(len(few) == 1 and not few & many for few, many in (names, reversed(names)))
+
+
+def _parts(mine: Meaning, theirs: Meaning) -> list[Difference]:
+    here, there = mine.parts, theirs.parts
+    if not here or not there or here == there or _undivided(mine, theirs):
+        return []
+    text = f"{listed(here)} against {listed(there)}"
+    if sorted(here) == sorted(there):
+        keys = " ".join(name for name, _ in there)
+        advice = f"Leave out --keys, or give --keys {keys}"
+        return [Difference("observation-order", f"observation-order: {text}", advice)]
+    return [
+        Difference(
+            "observation-parts", f"observation-parts: {text}", "Choose the parts and their order with --keys"
+        )
+    ]
+
+
+def _of(spec: Spec) -> Bounds:
+    return spec.action_low, spec.action_high
+
+
+def _bounds(mine: Side, theirs: Side) -> list[Difference]:
+    """Stated bounds that differ, or numbers without stated bounds that look like the other's units."""
+    here, there = _of(mine.spec), _of(theirs.spec)
+    if not theirs.meaning.bounds_stated or shown(here) == shown(there):
+        return []
+    if mine.meaning.bounds_stated:
+        return [
+            Difference(
+                "action-bounds",
+                f"action-bounds: {shown(here)} against {shown(there)}",
+                "The same action moves the robot by another amount: give both the same bounds",
+            )
+        ]
+    if mine.action_range is None:
+        return []
+    least, greatest = (np.asarray(end) for end in mine.action_range())
+    low, high = (np.asarray(end) for end in there)
+    if not _in_other_units(least, greatest, low, high):
+        return []
+    ends = " ".join(f"{x:.6g}" for x in there[0]), " ".join(f"{x:.6g}" for x in there[1])
+    return [
+        Difference(
+            "action-bounds",
+            f"action-bounds: not stated, and all actions are within the bounds {shown(there)} of "
+            f"{theirs.name}, as numbers in its own units are",
+            f"If they are in its units: otpr data convert ... --action-low {ends[0]} --action-high {ends[1]} "
+            "maps them to [-1, 1]. If they are in [-1, 1] already, accept it",
+        )
+    ]
+
+
+def _in_other_units(
+    least: NDArray[np.float64],
+    greatest: NDArray[np.float64],
+    low: NDArray[np.float64],
+    high: NDArray[np.float64],
+) -> bool:
+    """Whether actions said to be in [-1, 1] lie within bounds that are narrower than that somewhere."""
+    rounding = 1e-6 * (high - low)
+    inside = ((least >= low - rounding) & (greatest <= high + rounding)).all()
+    return bool(inside and ((low > -1) | (high < 1)).any())
