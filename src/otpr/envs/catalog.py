@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from otpr.envs.robosuite_objects import FORMER
 from otpr.spec import Parts
 
 _METAWORLD = """
@@ -208,7 +209,7 @@ SUITES: dict[str, Suite] = {
             "transport": _robosuite("TwoArmTransport", 41, 700, expert=False, arms=2),
             "tool-hang": _robosuite("ToolHang", 44, 700, expert=False),
         },
-        facts={"simulator": "robosuite", "controller": OSC_POSE},
+        facts={"simulator": "robosuite", "controller": OSC_POSE, "object": FORMER},
     ),
 }
 """Every simulator, by the part of its tasks' ids before the slash."""

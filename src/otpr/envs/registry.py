@@ -58,6 +58,11 @@ class TaskSpec:
     parts: Parts = ()
     facts: Mapping[str, str] = field(default_factory=dict[str, str])
 
+    @property
+    def observation_keys(self) -> tuple[str, ...]:
+        """The names of its parts."""
+        return tuple(name for name, _ in self.parts)
+
     def required_limit(self) -> int:
         """The episode limit of a task that is to be run.
 

@@ -30,6 +30,7 @@ from numpy.typing import NDArray
 
 from otpr.envs.catalog import SUITES
 from otpr.envs.robosuite_expert import RobosuiteExpert
+from otpr.envs.robosuite_objects import ENTRIES
 from otpr.envs.task_env import Outcome, TaskEnv, sparse
 from otpr.errors import OtprError
 
@@ -65,41 +66,6 @@ _ENVIRONMENTS = {
     "square": "NutAssemblySquare",
     "transport": "TwoArmTransport",
     "tool-hang": "ToolHang",
-}
-_TOOL_HANG_POSES = tuple(
-    f"{thing}_{value}"
-    for thing in ("base", "frame", "tool")
-    for value in ("pos", "quat", "to_robot0_eef_pos", "to_robot0_eef_quat")
-)
-# What `object` is made of in robosuite up to 1.4, with which robomimic's v1 files were made. robosuite 1.5
-# has another order: relative poses come before those they are computed from, so that they lag behind and are
-# zero in an episode's first observation.
-_OBJECT = {
-    "lift": ("cube_pos", "cube_quat", "gripper_to_cube_pos"),
-    "can": ("Can_pos", "Can_quat", "Can_to_robot0_eef_pos", "Can_to_robot0_eef_quat"),
-    "square": (
-        "SquareNut_pos",
-        "SquareNut_quat",
-        "SquareNut_to_robot0_eef_pos",
-        "SquareNut_to_robot0_eef_quat",
-    ),
-    "transport": (
-        "payload_pos",
-        "payload_quat",
-        "trash_pos",
-        "trash_quat",
-        "lid_handle_pos",
-        "lid_handle_quat",
-        "target_bin_pos",
-        "trash_bin_pos",
-        "gripper0_to_payload",
-        "gripper0_to_lid_handle",
-        "gripper1_to_payload",
-        "gripper1_to_trash",
-        "payload_in_target_bin",
-        "trash_in_trash_bin",
-    ),
-    "tool-hang": (*_TOOL_HANG_POSES, "frame_is_assembled", "tool_on_frame"),
 }
 _CAMERA = {
     "lift": "sideview",
@@ -145,7 +111,7 @@ class RobosuiteSimulator:
         self.env._update_observables = lambda force=False: None
         keys = SUITES["robosuite"].tasks[name].observation_keys
         self._proprioception = keys[:-1]
-        self._object = _OBJECT[name]
+        self._object = ENTRIES[name]
         self._sensors = {key: observable._sensor for key, observable in self.env._observables.items()}
         self._poses = [key for key in self._sensors if key.startswith("world_pose_in_")]
         self._camera = _CAMERA[name]

@@ -53,7 +53,7 @@ def ten_gigabytes(path: Path, demos: int, steps: int) -> None:
     generator = np.random.default_rng(0)
     size = round(np.sqrt(10e9 / (demos * steps * 3))) + 1
     with h5py.File(path, "w") as file:
-        file.create_group("data").attrs["env_args"] = json.dumps({"env_name": "Lift", "type": 1})
+        file.create_group("data").attrs["env_args"] = json.dumps({"env_name": "Stack", "type": 1})
         for i in range(demos):
             demo = file["data"].create_group(f"demo_{i}")
             dims = {"robot0_eef_pos": 3, "robot0_eef_quat": 4, "robot0_gripper_qpos": 2, "object": 10}

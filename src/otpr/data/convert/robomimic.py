@@ -1,4 +1,4 @@
-"""robomimic's HDF5 files, layout v1 (robomimic 0.1 to 0.3; Mandlekar et al., CoRL 2021).
+"""robomimic's HDF5 files, layout v1 (robomimic 0.1 to 0.5; Mandlekar et al., CoRL 2021).
 
 `data/demo_i/{obs/KEY, next_obs/KEY, actions, rewards, dones}`, the simulator in the JSON of
 `data.attrs["env_args"]`, and subsets of the demonstrations by name in `mask/NAME`.
@@ -16,6 +16,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
+from otpr.data.convert.robosuite_args import facts, order, version
 from otpr.data.convert.rules import sparse_success
 from otpr.data.meaning import chosen
 from otpr.data.recorded import (
@@ -35,6 +36,7 @@ from otpr.data.recorded import (
     subgroup,
 )
 from otpr.envs import TaskSpec
+from otpr.envs.robosuite_objects import FORMER, LATER, hand_entries, in_our_order, object_dim
 from otpr.errors import OtprError
 
 _TASKS = {
@@ -93,26 +95,58 @@ def open_robomimic(
             if key not in known:
                 raise missing(f"{path}: data/{demos[0]}/obs", "low-dimensional key", key, known)
         dims = tuple((key, known[key]) for key in keys)
+        said = facts(env_args)
+        ours = _TASKS.get(env_args.get("env_name", ""))
+        later: str | None = None
+        if "object" in keys and ours is not None:
+            if task is not None and task.id == ours and known["object"] == dict(task.parts)["object"]:
+                found = _order(path, first, demos[0], ours, env_args, known)
+                later = ours.partition("/")[2] if found == LATER else None
+                said["object"] = FORMER
+            elif (stated := version(env_args)) is not None:
+                said["object"] = LATER if stated >= (1, 5) else FORMER
         complete = {"next_obs" in _group(path, data, demo) for demo in demos}
 
     def episodes() -> Iterator[Recorded]:
         with open_hdf5(path) as file:
             for demo in demos:
                 with reading(path):
-                    recorded = _read(path, file, demo, keys, env_args)
+                    recorded = _read(path, file, demo, keys, env_args, later)
                 yield recorded
 
     shown = f"{len(demos)} demonstrations" + (f" of filter key {filter_key!r}" if filter_key else "")
+    notes = [f"{shown}, environment {env_args.get('env_name', 'not named')}"]
+    if later is not None:
+        notes.append(f"object brought from {LATER} into the task's, relative poses computed anew")
     return Source(
         format="robomimic",
         path=path,
         keys=dims,
         episodes=episodes,
-        task_id=_TASKS.get(env_args.get("env_name", "")),
+        task_id=ours,
+        facts=said,
         control_rate=rate(env_args.get("env_kwargs", {}).get("control_freq")),
         last_observation=complete.pop() if len(complete) == 1 else None,
-        notes=(f"{shown}, environment {env_args.get('env_name', 'not named')}",),
+        notes=tuple(notes),
     )
+
+
+def _order(
+    path: Path, demo: h5py.Group, name: str, task: str, env_args: dict[str, Any], known: dict[str, int]
+) -> str:
+    """The order of `object` in a file of the robosuite task, by the poses of its first demonstration."""
+    place, task_name = f"{path}: data/{name}", task.partition("/")[2]
+    hands = hand_entries(task_name)
+    if absent := [entry for entry in hands if entry not in known]:
+        if (stated := version(env_args)) is not None and stated < (1, 5):
+            return FORMER
+        raise OtprError(
+            f"{place}: what obs/object is made of cannot be told without {absent[0]}, which the file lacks; "
+            "extract the observations again with it, or leave `object` out with --keys."
+        )
+    objects = _columns(demo, place, "obs/object").astype(np.float64)
+    poses = {entry: _columns(demo, place, f"obs/{entry}").astype(np.float64) for entry in hands}
+    return order(task_name, env_args, objects, poses, place)
 
 
 def _env_args(path: Path, data: h5py.Group) -> dict[str, Any]:
@@ -188,14 +222,18 @@ def _low_dimensional(path: Path, demo: h5py.Group) -> dict[str, int]:
 
 
 def _read(
-    path: Path, file: h5py.File, demo: str, keys: tuple[str, ...], env_args: dict[str, Any]
+    path: Path,
+    file: h5py.File,
+    demo: str,
+    keys: tuple[str, ...],
+    env_args: dict[str, Any],
+    later: str | None,
 ) -> Recorded:
     group = _group(path, subgroup(file, "data"), demo)
     place = f"{path}: data/{demo}"
-    observations = join([_columns(group, place, f"obs/{key}") for key in keys], list(keys), place)
+    observations = _observations(group, place, keys, later, "obs")
     if "next_obs" in group:
-        last = [_columns(group, place, f"next_obs/{key}", last=True) for key in keys]
-        observations = np.concatenate([observations, join(last, list(keys), place)])
+        observations = np.concatenate([observations, _observations(group, place, keys, later, "next_obs")])
     rewards = by_step(stored(group, "rewards"), f"{place}/rewards") if "rewards" in group else None
     return Recorded(
         place=place,
@@ -204,6 +242,27 @@ def _read(
         rewards=rewards,
         success=_success(group, place, rewards, env_args),
     )
+
+
+def _observations(
+    group: h5py.Group, place: str, keys: tuple[str, ...], later: str | None, field: str
+) -> NDArray[Any]:
+    """All of `obs`, or the last of `next_obs`; of the task `later`, `object` is brought into our order."""
+    last = field == "next_obs"
+    parts = [_columns(group, place, f"{field}/{key}", last=last) for key in keys]
+    whole = join(parts, list(keys), place)
+    if later is None:
+        return whole
+    index = keys.index("object")
+    if parts[index].shape[1] != object_dim(later):
+        return whole  # whoever reads on refuses it
+    poses = {
+        entry: _columns(group, place, f"{field}/{entry}", last=last).astype(np.float64)
+        for entry in hand_entries(later)
+    }
+    join([parts[0], *poses.values()], [keys[0], *poses], place)
+    parts[index] = in_our_order(later, parts[index].astype(np.float64), poses)
+    return join(parts, list(keys), place)
 
 
 def _success(
