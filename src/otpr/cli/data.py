@@ -13,6 +13,7 @@ from otpr.data.convert.rules import Rules
 from otpr.data.convert.sources import Format, convert, open_source
 from otpr.data.inspect import SATURATED, inspect
 from otpr.data.picture import draw
+from otpr.data.recorded import Source
 from otpr.errors import OtprError
 from otpr.spec import Spec
 
@@ -27,6 +28,8 @@ class InspectData:
     picture: Path | None = None
     # parts of the observation to look at, in this order; left out, the format's own choice
     keys: tuple[str, ...] = ()
+    # numbers of a LeRobot set's own tasks to look at; left out, all
+    task_index: tuple[int, ...] = ()
     # the format; auto goes by what is in the file
     format: Format = "auto"
     # as JSON, for programs
@@ -36,9 +39,9 @@ class InspectData:
         """Read it once and print."""
         if self.picture is not None and self.picture.is_dir():
             raise OtprError(f"{self.picture} is a folder; give the name of a PNG file.")
-        found = inspect(open_source(self.data, self.format, keys=self.keys))
+        found = inspect(open_source(self.data, self.format, keys=self.keys, task_index=self.task_index))
         numbers = found.as_dict()
-        print(json.dumps(numbers, indent=2) if self.json else _described(numbers, found.spec))
+        print(json.dumps(numbers, indent=2) if self.json else _described(numbers, found.spec, found.source))
         if self.picture is not None:
             draw(found, self.picture)
             if not self.json:
@@ -61,6 +64,8 @@ class ConvertData:
     keys: tuple[str, ...] = ()
     # named subset of the demonstrations in a robomimic file
     filter_key: str | None = None
+    # numbers of a LeRobot set's own tasks, of which episodes are read; needed where it has several
+    task_index: tuple[int, ...] = ()
     # where the file does not say whether an episode succeeded, it did
     assume_success: bool = False
     # rewards become 1 on the step that succeeds and 0 elsewhere
@@ -87,7 +92,12 @@ class ConvertData:
             clip_actions=self.clip_actions,
         )
         source = open_source(
-            self.source, self.format, keys=self.keys, filter_key=self.filter_key, task=self.task
+            self.source,
+            self.format,
+            keys=self.keys,
+            filter_key=self.filter_key,
+            task=self.task,
+            task_index=self.task_index,
         )
         tally = convert(
             source, self.out, task=self.task, rules=rules, accept=self.accept, overwrite=self.overwrite
@@ -120,7 +130,7 @@ SUBCOMMANDS = {"inspect": InspectData, "convert": ConvertData}
 """What follows `otpr data`."""
 
 
-def _described(found: dict[str, Any], spec: Spec) -> str:
+def _described(found: dict[str, Any], spec: Spec, source: Source) -> str:
     """The numbers in words and a table."""
     length, paid = found["length"], found["return"]
     unknown = f", {found['success_unknown']:,} unknown" if found["success_unknown"] else ""
@@ -140,6 +150,8 @@ def _described(found: dict[str, Any], spec: Spec) -> str:
         "return        "
         + (f"{paid['min']:g} to {paid['max']:g}, median {paid['median']:g}" if paid else "no rewards"),
         *spec.lines(),
+        *source.meaning.lines(),
+        *(f"own task      {line}" for line in source.undecided),
     ]
     if found["actions_outside"]:
         lines.append(f"outside       {found['actions_outside']:,} numbers of the actions are outside [-1, 1]")

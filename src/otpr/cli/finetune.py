@@ -239,9 +239,16 @@ FILMED = (evaluation_seed(0), evaluation_seed(1))
 
 
 def check_fits(
-    policy: Policy, path: Path, task: str, episode_limit: int | None, accept: tuple[str, ...] = ()
+    policy: Policy, path: Path, task: str, episode_limit: int | None, accept: tuple[str, ...] | None = None
 ) -> None:
     """Refuse a policy for a task that it cannot act in.
+
+    Args:
+        policy: as it was read.
+        path: where from.
+        task: the task's name.
+        episode_limit: see `task_spec`.
+        accept: see `agree`.
 
     Raises:
         OtprError: lists what differs between the two; or the task is unknown.

@@ -54,8 +54,8 @@ class Difference(NamedTuple):
     advice: str = ""  # what to do, a whole sentence
 
     def __str__(self) -> str:
-        """E.g. "control-rate: 20 Hz against 80 Hz. Record at the task's rate."."""
-        return f"{self.text}. {self.advice}" if self.advice else self.text
+        """Two lines, or one without advice."""
+        return f"{self.text}\n    {self.advice}." if self.advice else self.text
 
 
 def of_task(task: TaskSpec) -> Side:
@@ -86,7 +86,7 @@ def compare(mine: Side, theirs: Side) -> list[Difference]:
             Difference(
                 "control-rate",
                 f"control-rate: {rates[0]:g} Hz against {rates[1]:g} Hz",
-                "A policy that learns from it acts at another speed: record at the rate of the task",
+                "At another rate the same actions move the robot faster or slower",
             )
         )
     for name, advice in FACTS.items():
@@ -120,14 +120,14 @@ def assumed(mine: Side, theirs: Side) -> list[str]:
     return told
 
 
-def agree(mine: Side, theirs: Side, accept: Sequence[str] = (), hint: str = "") -> list[str]:
+def agree(mine: Side, theirs: Side, accept: Sequence[str] | None = None, shapes: str = "") -> list[str]:
     """Refuse two sides that differ, but for what is accepted.
 
     Args:
         mine: e.g. a data set.
         theirs: what it meets, e.g. a task.
-        accept: names of differences that do not matter.
-        hint: what else to do, whole sentences.
+        accept: names of differences that do not matter; None: the command has no `--accept`.
+        shapes: what to do where shapes or types differ, a whole sentence.
 
     Returns:
         A sentence for each difference that was accepted.
@@ -137,18 +137,18 @@ def agree(mine: Side, theirs: Side, accept: Sequence[str] = (), hint: str = "") 
             them where that is possible.
     """
     found = compare(mine, theirs)
-    refused = [difference for difference in found if difference.name not in accept]
+    refused = [difference for difference in found if difference.name not in (accept or ())]
     if not refused:
         between = f"{mine.name} and {theirs.name}"
         return [f"accepted between {between}: {difference.text}" for difference in found]
     names = list(dict.fromkeys(difference.name for difference in refused if difference.name is not None))
-    lines = [f"  {difference}." for difference in refused]
-    if hint:
-        lines.append(hint)
-    if all(difference.name for difference in refused):
+    lines = [f"  {difference}" for difference in refused]
+    if len(names) < len(refused):
+        lines.append(shapes)
+    elif accept is not None:
         lines.append(f"To use it all the same, as if there were no difference: --accept {' '.join(names)}")
     first = mine.name[0].upper() + mine.name[1:]
-    listing = "\n".join(lines)
+    listing = "\n".join(lines).rstrip()
     raise OtprError(f"{first} and {theirs.name} do not fit together (in this order):\n{listing}")
 
 
@@ -211,7 +211,7 @@ def _bounds(mine: Side, theirs: Side) -> list[Difference]:
             Difference(
                 "action-bounds",
                 f"action-bounds: {shown(here)} against {shown(there)}",
-                "The same action moves the robot by another amount: give both the same bounds",
+                "The same action moves the robot by another amount",
             )
         ]
     if mine.action_range is None:

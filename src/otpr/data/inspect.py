@@ -117,6 +117,7 @@ class Inspection:
             "terminated": self.terminated,
             "truncated": self.truncated,
             "spec": self.spec.to_json(),
+            "meaning": self.source.meaning.to_json(),
             "observation": _dimensions(self.observations, parts),
             "action": [
                 {**row, "saturated": float(share)}

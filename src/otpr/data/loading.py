@@ -69,8 +69,12 @@ class DataConfig:
             demonstrations = read_dataset(source, task=task_spec(task))
             side = _side(source, demonstrations)
             accept = (*self.accept, *(side.meaning.accepted if side.task == task else ()))
-            hint = "Bring the data in again with `otpr data convert` where their original says more."
-            lines = [*demonstrations.told, *assumed(side, known), *agree(side, known, accept, hint)]
+            hint = (
+                "Give the data's own task with --task, or bring the data in again with `otpr data convert` "
+                "(--keys chooses the observation)."
+            )
+            lines = [f"{side.name}: {line}" for line in demonstrations.told]
+            lines += [*assumed(side, known), *agree(side, known, accept, hint)]
             for other, there in read:
                 lines += agree(side, there, (*accept, *other.meaning.accepted))
             for line in dict.fromkeys(lines):

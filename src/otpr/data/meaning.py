@@ -79,6 +79,8 @@ class Meaning:
     def lines(self) -> list[str]:
         """In words, a line each, for people."""
         lines = [f"parts         {listed(self.parts)}"] if self.parts else []
+        if not self.bounds_stated:
+            lines.append("bounds        not stated: what -1 and 1 stand for is unknown")
         lines += [f"{name:13} {words}" for name, words in self.facts.items()]
         return lines + ([f"accepted      {', '.join(self.accepted)}"] if self.accepted else [])
 

@@ -214,7 +214,7 @@ def _told(opened: MinariFile, stored: Sequence[tuple[str, int]], keys: tuple[str
     """With a sentence, where the task chose other parts than are stored, or another order."""
     if keys or [name for name, _ in stored] == [name for name, _ in opened.keys]:
         return opened
-    line = f"{opened.file.parent}: of its observation these parts are read, as the task has them: "
+    line = "of the observation these parts are read, as the task has them: "
     return dataclasses.replace(opened, told=(line + listed(opened.keys),))
 
 

@@ -85,6 +85,7 @@ class Source:
             not.
         control_rate: actions in a second, in Hz; None where the file does not say.
         last_observation: whether each episode has the observation after its last step; None: some have.
+        undecided: the set's own tasks, a line each, where there are several and the user chose none.
         notes: what the user should know of how the file was understood.
     """
 
@@ -99,6 +100,7 @@ class Source:
     bounds: Bounds | None = None
     control_rate: float | None = None
     last_observation: bool | None = True
+    undecided: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
 
     @property

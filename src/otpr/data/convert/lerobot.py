@@ -8,6 +8,7 @@ observation after the last action of an episode is nowhere.
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -44,7 +45,12 @@ def is_lerobot(path: Path) -> bool:
     return (path / "meta" / "info.json").is_file()
 
 
-def open_lerobot(path: Path, keys: tuple[str, ...] = (), task: TaskSpec | None = None) -> Source:
+def open_lerobot(
+    path: Path,
+    keys: tuple[str, ...] = (),
+    task: TaskSpec | None = None,
+    task_index: tuple[int, ...] = (),
+) -> Source:
     """A LeRobotDataset in a folder.
 
     Args:
@@ -52,9 +58,11 @@ def open_lerobot(path: Path, keys: tuple[str, ...] = (), task: TaskSpec | None =
         keys: features that make the observation, in this order; none: the parts of the task, where all of
             them are there, else those of `observation.state` and `observation.environment_state` that are.
         task: the task that the data are for.
+        task_index: which of the set's own tasks are read, by their numbers; none: all.
 
     Raises:
-        OtprError: it is no such folder or of another version, a feature or a file is missing, or pyarrow is.
+        OtprError: it is no such folder or of another version, a feature or a file is missing, or pyarrow is;
+            it has no episodes of a task that is asked for.
     """
     info = _info(path)
     features: dict[str, dict[str, Any]] = info["features"]
@@ -77,9 +85,16 @@ def open_lerobot(path: Path, keys: tuple[str, ...] = (), task: TaskSpec | None =
     dims = {name: known[name] for name in names}
     check_size((max(lengths), sum(dims.values())), np.dtype(float), f"{path}: its longest episode")
 
+    numbers = _task_numbers(path, lengths) if "task_index" in known else [0] * len(lengths)
+    words = _task_words(path)
+    tasks = _tasks(path, numbers, words, task_index)
+    wanted = set(task_index or numbers)
+    words = {number: words[number] for number in sorted(wanted) if number in words}
+
     def episodes() -> Iterator[Recorded]:
         for index, arrays in enumerate(_by_episode(path, dims, lengths)):
-            yield _recorded(f"{path}: episode {index}", arrays, keys)
+            if numbers[index] in wanted:
+                yield _recorded(f"{path}: episode {index}", arrays, keys)
 
     return Source(
         format="lerobot",
@@ -88,8 +103,72 @@ def open_lerobot(path: Path, keys: tuple[str, ...] = (), task: TaskSpec | None =
         episodes=episodes,
         control_rate=rate(info.get("fps")),
         last_observation=False,
-        notes=(f"{len(lengths)} episodes, robot {info.get('robot_type') or 'not named'}",),
+        facts=_facts(info, words),
+        notes=(
+            f"{sum(number in wanted for number in numbers)} of {len(lengths)} episodes, "
+            f"robot {info.get('robot_type') or 'not named'}",
+            *(f"task {number} of the set: {text}" for number, text in words.items()),
+        ),
+        undecided=tasks if len(tasks) > 1 and not task_index else (),
     )
+
+
+def _facts(info: dict[str, Any], words: dict[int, str]) -> dict[str, str]:
+    """The robot, where the set names it; what it was told to do, where it is one thing."""
+    robot = str(info.get("robot_type") or "unknown")
+    named = {} if robot.lower() == "unknown" else {"robot": robot}
+    return {**named, "instruction": next(iter(words.values()))} if len(words) == 1 else named
+
+
+def _task_numbers(path: Path, lengths: list[int]) -> list[int]:
+    """The `task_index` of each episode."""
+    numbers: list[int] = []
+    for index, arrays in enumerate(_by_episode(path, {"task_index": 1}, lengths)):
+        found = sorted(set(by_step(arrays["task_index"], f"{path}: episode {index}: task_index").tolist()))
+        if len(found) > 1:
+            raise OtprError(
+                f"{path}: episode {index} has several tasks ({', '.join(map(str, found))} by task_index), "
+                "and an episode of otpr has one; cut it into episodes of one task each."
+            )
+        numbers.append(int(found[0]))
+    return numbers
+
+
+def _tasks(path: Path, numbers: list[int], words: dict[int, str], wanted: tuple[int, ...]) -> tuple[str, ...]:
+    """The set's tasks, a line each.
+
+    Raises:
+        OtprError: one that is wanted is not there.
+    """
+    counts = Counter(numbers)
+    lines = tuple(
+        f"{number}: {words.get(number, 'without words')} ({count} episodes)"
+        for number, count in sorted(counts.items())
+    )
+    if absent := sorted({*wanted} - {*counts}):
+        listed = "".join(f"\n  {line}" for line in lines)
+        raise OtprError(f"{path}: has no episodes of task {absent[0]}; it has:{listed}")
+    return lines
+
+
+def _task_words(path: Path) -> dict[int, str]:
+    """What each task is called, by its number; a table of one column of numbers and one of words."""
+    file = path / "meta" / "tasks.parquet"
+    if not file.is_file():
+        return {}
+    parquet = _parquet()
+    with reading(file):
+        opened = parquet.ParquetFile(file)
+        if opened.metadata.num_rows > _MOST_EPISODES:
+            raise ValueError(f"it claims {opened.metadata.num_rows:,} tasks")
+        columns_of = opened.read().to_pydict()
+        opened.close()
+    others = [name for name in columns_of if name != "task_index"]
+    if "task_index" not in columns_of or not others:
+        return {}
+    return {
+        int(n): str(text) for n, text in zip(columns_of["task_index"], columns_of[others[0]], strict=True)
+    }
 
 
 def _parquet() -> Any:

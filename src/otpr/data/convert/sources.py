@@ -40,6 +40,7 @@ def open_source(
     keys: tuple[str, ...] = (),
     filter_key: str | None = None,
     task: str | None = None,
+    task_index: tuple[int, ...] = (),
 ) -> Source:
     """Open a data set of any format that otpr reads.
 
@@ -51,16 +52,17 @@ def open_source(
             the set has all of them, else the format's own choice.
         filter_key: a named subset of demonstrations; robomimic's files alone have them.
         task: the otpr task that the data are for; None: the one that the set names, if any.
+        task_index: numbers of a set's own tasks, of which episodes are read; LeRobot's sets alone have them.
 
     Raises:
         OtprError: there is no such file, it has no format that is read, or not what was asked for; or the
             task is unknown.
     """
     if task is not None:
-        return _open(path_or_id, format, keys, filter_key, named(task))
-    found = _open(path_or_id, format, keys, filter_key, None)
+        return _open(path_or_id, format, keys, filter_key, named(task), task_index)
+    found = _open(path_or_id, format, keys, filter_key, None, task_index)
     own = _own(found)
-    return found if own is None else _open(path_or_id, format, keys, filter_key, own)
+    return found if own is None else _open(path_or_id, format, keys, filter_key, own, task_index)
 
 
 def named(task: str) -> TaskSpec | None:
@@ -93,6 +95,7 @@ def _open(
     keys: tuple[str, ...],
     filter_key: str | None,
     task: TaskSpec | None,
+    task_index: tuple[int, ...],
 ) -> Source:
     if format not in get_args(Format):
         raise unknown_name("format", format, get_args(Format))
@@ -103,6 +106,10 @@ def _open(
         raise OtprError(
             f"{path}: only robomimic's files have filter keys, this is {format}; leave out --filter-key."
         )
+    if task_index and format != "lerobot":
+        raise OtprError(
+            f"{path}: only LeRobot's sets number their tasks, this is {format}; leave out --task-index."
+        )
     if format == "minari":
         return open_minari(path_or_id, keys, task)
     if not path.exists():
@@ -112,7 +119,7 @@ def _open(
             raise OtprError(
                 f"{path} is a file; a LeRobotDataset is a folder: give the one that holds meta/info.json."
             )
-        return open_lerobot(path, keys, task)
+        return open_lerobot(path, keys, task, task_index)
     if format == "otpr":
         return open_experience(path, keys)
     if path.is_dir():
@@ -177,6 +184,12 @@ def convert(
         and (out.samefile(source.path) or out.samefile(source.path.parent))
     ):
         raise OtprError(f"{out} is the data set that is read; give another folder.")
+    if source.undecided:
+        listed = "".join(f"\n  {line}" for line in source.undecided)
+        raise OtprError(
+            f"{source.path}: holds episodes of several tasks. Choose those that belong to yours with "
+            f"--task-index N [N ...]:{listed}"
+        )
     tally = Tally()
     action_dim = _action_dim(source)
     stored, given = _stored_bounds(source), rules.bounds(action_dim)
