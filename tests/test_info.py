@@ -39,6 +39,7 @@ def test_a_task_is_told_for_programs(capsys: pytest.CaptureFixture[str]) -> None
         "episode_limit": 50,
         "expert": True,
         "observation_keys": ["observation", "desired_goal"],
+        "resolution": 1e-4,
     }
 
 

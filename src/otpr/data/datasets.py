@@ -8,7 +8,7 @@ import os
 import re
 import tempfile
 from collections.abc import Generator, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,8 @@ from otpr.data.minari_files import DATA_FOLDER, DATA_FORMAT, open_minari_file
 from otpr.data.recorded import Recorded
 from otpr.envs.task_env import observation_space
 from otpr.errors import OtprError
-from otpr.spec import Spec
+from otpr.spec import STATE, Entry, Spec, vector_type
+from otpr.storage import writing
 
 
 @dataclass(frozen=True)
@@ -97,6 +98,7 @@ def write_dataset(
     if images := [name for name, entry in spec.observation.items() if entry.kind != "vector"]:
         raise OtprError(f"{source}: the observation entry {images[0]!r} is an image; data sets hold vectors.")
     with (
+        writing(path),
         _parents_of(path),
         tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as temporary,
     ):
@@ -193,9 +195,9 @@ def read_dataset(path_or_id: str | os.PathLike[str], keys: tuple[str, ...] | Non
     """Read a Minari data set with flat actions, ours or one of `minari download`, or a run's `experience`.
 
     A set of ours has the observation entries that it was written with. In any other, dict observations become
-    one vector, "state", their parts side by side; its numbers are converted to float32. An episode counts as
-    a success where any of its `infos["success"]` is true; in a data set that records no success, where it was
-    terminated with a positive last reward.
+    one vector, "state", their parts side by side, in float64 where a number of them would be rounded by
+    float32. An episode counts as a success where any of its `infos["success"]` is true; in a data set that
+    records no success, where it was terminated with a positive last reward.
 
     Args:
         path_or_id: the folder of a data set, or the id of one in Minari's own folder (`MINARI_DATASETS_PATH`,
@@ -211,8 +213,13 @@ def read_dataset(path_or_id: str | os.PathLike[str], keys: tuple[str, ...] | Non
     if is_experience(path_or_id):
         return _read_experience(Path(path_or_id))
     opened = open_minari_file(path_or_id, tuple(keys or ()), only_of_others=True)
-    spec = opened.spec or Spec.flat(opened.observation_dim, opened.action_dim)
-    episodes = [_to_episode(recorded, spec) for recorded in opened.episodes()]
+    recorded = list(opened.episodes())
+    spec = opened.spec
+    if spec is None:
+        flat = Spec.flat(opened.observation_dim, opened.action_dim)
+        dtype = vector_type(*(one.observations.dtype for one in recorded))
+        spec = replace(flat, observation={STATE: Entry((opened.observation_dim,), dtype)})
+    episodes = [_to_episode(one, spec) for one in recorded]
     validate_episodes(episodes, source=str(opened.file), spec=spec)
     return Demonstrations(
         episodes=episodes, spec=spec, task_id=opened.metadata.get("task_id"), metadata=opened.metadata

@@ -71,7 +71,8 @@ class DataConfig:
                 "Give the data's own task with --task, or bring the data in again with `otpr data convert` "
                 "(--keys chooses the observation, --action-low and --action-high give the action bounds).",
             )
-            sets.append(self.select(demonstrations.episodes, source))
+            episodes = [_rounded(episode, spec) for episode in demonstrations.episodes]
+            sets.append(self.select(episodes, source))
         assert task is not None  # there is at least one set
         return sets, task
 
@@ -103,6 +104,17 @@ def comparable(seen: Spec, task: Spec) -> Spec:
     if seen.action_dim != task.action_dim or {*seen.action_low, *seen.action_high} != {-1.0, 1.0}:
         return seen
     return dataclasses.replace(seen, action_low=task.action_low, action_high=task.action_high)
+
+
+def _rounded(episode: Episode, task: Spec) -> Episode:
+    """The episode with no more digits than the task's observations have: a policy for it sees no more."""
+    given = {
+        name: array.astype(entry.dtype) if array.itemsize > np.dtype(entry.dtype).itemsize else array
+        for (name, entry), array in zip(
+            task.observation.items(), [episode.observations[name] for name in task.observation], strict=True
+        )
+    }
+    return dataclasses.replace(episode, observations=given)
 
 
 def _digest(sets: Sequence[Sequence[Episode]]) -> str:

@@ -44,6 +44,8 @@ class TaskSpec:
         expert: whether `make_expert` has a scripted policy for it.
         observation_keys: where the simulator's own observation is a dictionary: the entries that are
             concatenated, in this order.
+        resolution: deviations of an observation up to this, in the task's units, count as none: 0.1 mm where
+            these are metres and radians, as in every named task; 0 where nobody knows them.
     """
 
     id: str
@@ -54,6 +56,7 @@ class TaskSpec:
     episode_limit: int | None
     expert: bool
     observation_keys: tuple[str, ...] | None = None
+    resolution: float = 0.0
 
     def required_limit(self) -> int:
         """The episode limit of a task that is to be run.
@@ -79,6 +82,7 @@ def _named_spec(task_id: str, suite: Suite, task: Task) -> TaskSpec:
         episode_limit=task.episode_limit,
         expert=task.expert,
         observation_keys=task.observation_keys,
+        resolution=1e-4,
     )
 
 
@@ -159,6 +163,16 @@ def make_env(task_id: str, render_mode: str | None = None, episode_limit: int | 
         suite, name = _find(task_id)
         simulator = importlib.import_module(suite.module).make_simulator(name, render_mode)
     return TaskEnv(simulator, task_id=task_id, spec=task.spec, episode_limit=limit, render_mode=render_mode)
+
+
+def check_filming(task_id: str, episode_limit: int | None = None) -> None:
+    """Refuse to film a task whose environment cannot be made for it; of a named task nothing is asked.
+
+    Raises:
+        OtprError: the user's environment takes no `render_mode`, or not "rgb_array".
+    """
+    if user_env.is_user_task(task_id):
+        user_env.make_simulator(task_id, "rgb_array", episode_limit).close()
 
 
 def make_expert(task_id: str, env: TaskEnv, user_class: str | None = None) -> Expert:

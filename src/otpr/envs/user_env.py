@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from otpr.envs.task_env import Outcome, TaskEnv
 from otpr.errors import OtprError
-from otpr.spec import STATE, Entry, Spec
+from otpr.spec import STATE, Entry, Spec, vector_type
 
 _GYM = "gym/"
 
@@ -125,9 +125,10 @@ class GymSimulator:
     """A Gymnasium environment as a `Simulator`.
 
     Dictionaries and tuples of vectors are flattened in the space's own order (`gymnasium.spaces.flatten`).
-    Actions in [-1, 1] are mapped linearly onto the bounds of the action space. Reward, termination and
-    truncation are the environment's own. Success is `info["success"]` or `info["is_success"]`: one of them
-    must be there when an episode ends, since nothing else tells success from failure.
+    Actions in [-1, 1] are mapped linearly onto the bounds of the action space; where that is of whole
+    numbers, to the nearest one. Reward, termination and truncation are the environment's own. Success is
+    `info["success"]` or `info["is_success"]`: one of them must be there when an episode ends, since nothing
+    else tells success from failure.
 
     Args:
         env: the environment.
@@ -149,7 +150,8 @@ class GymSimulator:
         self.raw_observation: Any = None
         self._task_id = task_id
         self._low, self._high = self._action_bounds(env.action_space)
-        state = Entry((self._observation_length(env.observation_space),))
+        length = self._observation_length(env.observation_space)
+        state = Entry((length,), vector_type(*(part.dtype for part in _leaves(env.observation_space))))
         rate = env.metadata.get("render_fps")
         bounds = tuple(self._low.tolist()), tuple(self._high.tolist())
         self.spec = Spec({STATE: state}, *bounds, control_rate=float(rate) if rate else None)
@@ -200,6 +202,8 @@ class GymSimulator:
         raw = self._low + (action.astype(np.float64) + 1.0) / 2.0 * (self._high - self._low)
         raw = np.clip(raw, self._low, self._high)  # rounding must not leave the bounds
         space = self.env.action_space
+        if np.issubdtype(space.dtype, np.integer):
+            raw = np.rint(raw)
         with self._blamed("step"):
             observation, reward, terminated, truncated, info = self.env.step(raw.astype(space.dtype))
             outcome = Outcome(

@@ -94,7 +94,9 @@ class FineTuning:
         self.agent = agent_class(agent.algorithm).create(base, self.experience, agent, jax.random.key(seed))
         if loop.stop_on_divergence and not self._has_q():
             raise OtprError(f"--stop-on-divergence needs critics Q(s, a), and {agent.algorithm} has none.")
-        self.files = ExperienceWriter(run.path / "experience", task=task, spec=env.spec)
+        # in the types of the policy, which may have fewer digits than the environment gives
+        seen = dataclasses.replace(env.spec, observation=base.spec.observation)
+        self.files = ExperienceWriter(run.path / "experience", task=task, spec=seen)
         self.at = Progression()
         # whether the algorithm's first policy acts as the pre-trained one does
         self._from_base = acts_alike(self.agent.deployed().single(), base.single(), env.num_envs)

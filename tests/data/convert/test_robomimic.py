@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -15,6 +16,7 @@ from otpr.data.convert.sources import convert, open_source
 from otpr.data.datasets import read_dataset
 from otpr.envs import task_spec
 from otpr.errors import OtprError
+from otpr.spec import Entry
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
 LIFT = FIXTURES / "lift.hdf5"
@@ -65,7 +67,10 @@ def test_converted_episodes_end_where_the_environment_would(tmp_path: Path, expe
     written = read_dataset(tmp_path / "out")
     assert written.task_id == "robosuite/lift"
     assert written.metadata["observation_keys"][-1] == "object"
-    assert written.spec == task_spec("robosuite/lift").spec  # the file has the control rate
+    # the file has the control rate, and observations in float64
+    task = task_spec("robosuite/lift").spec
+    assert written.spec == dataclasses.replace(task, observation={"state": Entry((19,), "float64")})
+    assert written.spec.differences(task) == []
     for episode, demo in zip(written.episodes, DEMOS, strict=True):
         read = expected[demo]
         solved = bool(read["rewards"].any())
@@ -74,10 +79,8 @@ def test_converted_episodes_end_where_the_environment_would(tmp_path: Path, expe
         assert (episode.success, episode.terminated, episode.truncated) == (solved, solved, not solved)
         np.testing.assert_array_equal(episode.rewards, [0.0] * (steps - 1) + [float(solved)])
         np.testing.assert_array_equal(episode.actions, as_float32(read["actions"][:steps]))
-        np.testing.assert_array_equal(episode.observations["state"][:-1], as_float32(read["obs"][:steps]))
-        np.testing.assert_array_equal(
-            episode.observations["state"][-1], as_float32(read["next_obs"][steps - 1])
-        )
+        np.testing.assert_array_equal(episode.observations["state"][:-1], read["obs"][:steps])
+        np.testing.assert_array_equal(episode.observations["state"][-1], read["next_obs"][steps - 1])
     assert (tally.episodes, tally.successes, tally.cut, tally.last_dropped) == (4, 3, 3, 0)
     assert tally.cut_steps == sum(len(expected[demo]["rewards"]) for demo in DEMOS) - tally.steps == 9
     assert any("9 later steps left out" in line for line in tally.lines())
@@ -149,7 +152,7 @@ def test_without_next_obs_the_last_transition_goes_and_its_success_stays(lift: P
     with h5py.File(lift) as file:
         steps = len(file["data/demo_0/actions"])
         np.testing.assert_array_equal(
-            episodes[0].observations["state"][:, -10:], as_float32(file["data/demo_0/obs/object"][()])
+            episodes[0].observations["state"][:, -10:], file["data/demo_0/obs/object"][()]
         )
         assert len(episodes[3]) == len(file["data/demo_11/actions"]) - 1
     assert len(episodes[0]) == steps - 1

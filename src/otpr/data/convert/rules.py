@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from otpr.data.episodes import Episode, validate_episode
 from otpr.data.recorded import Recorded, check_lengths
 from otpr.errors import OtprError
-from otpr.spec import STATE
+from otpr.spec import STATE, vector_type
 
 # An overshoot of the action range that is rounding, in units of the range's half width: it is clipped.
 _ROUNDING = 1e-6
@@ -152,9 +152,9 @@ def finish(
     elif not np.isin(rewards, (0, 1)).all():
         tally.dense += 1
     episode = Episode(
-        observations={STATE: _float32(observations)},
-        actions=_float32(actions[:steps]),
-        rewards=_float32(rewards),
+        observations={STATE: _as(vector_type(observations.dtype), observations)},
+        actions=_as("float32", actions[:steps]),
+        rewards=_as("float32", rewards),
         terminated=terminated,
         truncated=bool(truncated),
         success=solved,
@@ -223,9 +223,9 @@ def _solved(recorded: Recorded, rules: Rules, tally: Tally) -> bool:
     return False
 
 
-def _float32(values: NDArray[Any]) -> NDArray[np.float32]:
+def _as(dtype: str, values: NDArray[Any]) -> NDArray[Any]:
     with np.errstate(over="ignore"):  # a number too large becomes infinity, and is refused by name
-        return np.ascontiguousarray(values, np.float32)
+        return np.ascontiguousarray(values, dtype)
 
 
 def sparse_success(rewards: NDArray[Any]) -> NDArray[np.bool_] | None:

@@ -130,7 +130,7 @@ def convert(
     tally = Tally()
     stream = _episodes(source, rules, tally)
     first = next(stream)
-    spec = _spec(source, rules, first.actions.shape[1])
+    spec = _spec(source, rules, first)
     _check_task(task, source, spec)
     write_dataset(
         itertools.chain([first], stream),
@@ -150,6 +150,7 @@ def convert(
 def _episodes(source: Source, rules: Rules, tally: Tally) -> Iterator[Episode]:
     """The episodes by the rules, at least one."""
     first: tuple[int, int] | None = None
+    first_type = ""
     for recorded in source.episodes():
         dims = (recorded.observations.shape[1], recorded.actions.shape[1])
         first = first or dims
@@ -164,6 +165,13 @@ def _episodes(source: Source, rules: Rules, tally: Tally) -> Iterator[Episode]:
             raise _range_error(source, rules, recorded.place) from error
         if episode is None:
             continue
+        own_type = str(episode.observations[STATE].dtype)
+        first_type = first_type or own_type
+        if own_type != first_type:
+            raise OtprError(
+                f"{recorded.place}: has observations of {own_type}, the first episode of {first_type}; write "
+                "those of all episodes in one type."
+            )
         yield episode
     if not tally.episodes:
         raise OtprError(
@@ -171,13 +179,14 @@ def _episodes(source: Source, rules: Rules, tally: Tally) -> Iterator[Episode]:
         )
 
 
-def _spec(source: Source, rules: Rules, action_dim: int) -> Spec:
+def _spec(source: Source, rules: Rules, first: Episode) -> Spec:
     """What the converted set exchanges: one vector, and the action range that the user or the set gives."""
+    action_dim = first.actions.shape[1]
     own = source.spec(action_dim)
     low, high = own.action_low, own.action_high
     if rules.maps_actions:
         low, high = (np.broadcast_to(end, action_dim) for end in (rules.action_low, rules.action_high))
-    entries = {STATE: Entry((source.observation_dim,))}
+    entries = {STATE: Entry((source.observation_dim,), str(first.observations[STATE].dtype))}
     return Spec(entries, tuple(low), tuple(high), control_rate=own.control_rate)
 
 
