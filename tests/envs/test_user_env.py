@@ -243,7 +243,7 @@ def test_collect_with_an_expert_of_one_s_own(tmp_path: Path) -> None:
 BAD_ENVIRONMENTS = {
     "image_only": "arrays of shape (64, 64, 3). Images are not supported",
     "image_inside": "arrays of shape (8, 8, 3). Images are not supported",
-    "discrete_observation": "must be made of Box spaces, and hold Discrete(5)",
+    "discrete_observation": "must be made of Box spaces, and hold Discrete(5). Wrap the environment with",
     "text_observation": "must be made of Box spaces, and hold Text(",
     "discrete_action": "actions must be a vector of numbers (a Box of one axis), and are Discrete(4)",
     "binary_action": "actions must be a vector of numbers (a Box of one axis), and are MultiBinary(3)",

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from otpr.data.episodes import Episode, seen_spec, validate_episode, validate_episodes
 from otpr.data.experience_files import is_experience, read_about, read_experience
 from otpr.data.minari_files import DATA_FOLDER, DATA_FORMAT, open_minari_file
-from otpr.data.recorded import Recorded
+from otpr.data.recorded import Recorded, check_readable
 from otpr.envs.task_env import observation_space
 from otpr.errors import OtprError
 from otpr.spec import STATE, Entry, Spec, vector_type
@@ -210,6 +210,7 @@ def read_dataset(path_or_id: str | os.PathLike[str], keys: tuple[str, ...] | Non
         OtprError: there is none of that name; a file in it is missing, truncated or corrupt (it is named);
             its observations or actions are not flat; or its episodes are not valid (`validate_episodes`).
     """
+    check_readable(Path(path_or_id))
     if is_experience(path_or_id):
         return _read_experience(Path(path_or_id))
     opened = open_minari_file(path_or_id, tuple(keys or ()), only_of_others=True)

@@ -17,6 +17,7 @@ import numpy as np
 from gymnasium.spaces import utils as spaces
 from numpy.typing import NDArray
 
+from otpr.envs.space_advice import action_advice, leaves, observation_advice
 from otpr.envs.task_env import Outcome, TaskEnv
 from otpr.errors import OtprError
 from otpr.spec import STATE, Entry, Spec, vector_type
@@ -151,18 +152,18 @@ class GymSimulator:
         self._task_id = task_id
         self._low, self._high = self._action_bounds(env.action_space)
         length = self._observation_length(env.observation_space)
-        state = Entry((length,), vector_type(*(part.dtype for part in _leaves(env.observation_space))))
+        state = Entry((length,), vector_type(*(part.dtype for part in leaves(env.observation_space))))
         rate = env.metadata.get("render_fps")
         bounds = tuple(self._low.tolist()), tuple(self._high.tolist())
         self.spec = Spec({STATE: state}, *bounds, control_rate=float(rate) if rate else None)
         self.episode_limit = self._limit()
 
     def _observation_length(self, space: gymnasium.Space[Any]) -> int:
-        for part in _leaves(space):
+        for part in leaves(space):
             if not isinstance(part, gymnasium.spaces.Box):
                 raise OtprError(
                     f"{self._task_id}: observations must be made of Box spaces, and hold {part}. "
-                    "Wrap the environment with gymnasium.wrappers.TransformObservation."
+                    f"{observation_advice(space)}"
                 )
             if len(part.shape) > 1:
                 raise OtprError(
@@ -175,12 +176,12 @@ class GymSimulator:
         if not isinstance(space, gymnasium.spaces.Box) or len(space.shape) != 1:
             raise OtprError(
                 f"{self._task_id}: actions must be a vector of numbers (a Box of one axis), and are {space}. "
-                "Wrap the environment with gymnasium.wrappers.TransformAction."
+                f"{action_advice(space)}"
             )
         if not space.is_bounded() or not (space.high > space.low).all():
             raise OtprError(
                 f"{self._task_id}: actions must have finite bounds, low below high, and are {space}. "
-                "Wrap the environment with gymnasium.wrappers.TransformAction and say what the bounds are."
+                f"{action_advice(space)}"
             )
         return space.low.astype(np.float64), space.high.astype(np.float64)
 
@@ -252,14 +253,6 @@ def _layers(env: Any) -> Iterator[Any]:
     while env is not None:
         yield env
         env = getattr(env, "env", None)
-
-
-def _leaves(space: gymnasium.Space[Any]) -> list[gymnasium.Space[Any]]:
-    if isinstance(space, gymnasium.spaces.Dict):
-        return [leaf for part in space.values() for leaf in _leaves(part)]
-    if isinstance(space, gymnasium.spaces.Tuple):
-        return [leaf for part in space for leaf in _leaves(part)]
-    return [space]
 
 
 class UserExpert:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import math
 from collections.abc import Mapping, Sequence
 from typing import get_args
@@ -217,10 +218,9 @@ def pretrain(
 
 
 def _experience(sets: Sequence[Sequence[Episode]], weights: Sequence[float], policy: Policy) -> Experience:
-    def features(episode: Episode) -> NDArray[np.float32]:
-        return encode(policy.encoder, episode.observations)
-
-    return Experience.of(sets, weights, features, spec=policy.spec, gamma=1.0)
+    return Experience.of(
+        sets, weights, functools.partial(encode, policy.encoder), spec=policy.spec, gamma=1.0
+    )
 
 
 def _hold_out(

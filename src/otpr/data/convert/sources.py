@@ -21,7 +21,7 @@ from otpr.data.episodes import Episode
 from otpr.data.experience_files import is_experience
 from otpr.data.loading import comparable
 from otpr.data.minari_files import open_minari
-from otpr.data.recorded import Source, open_hdf5
+from otpr.data.recorded import Source, check_readable, open_hdf5
 from otpr.envs import list_tasks
 from otpr.errors import OtprError, unknown_name
 from otpr.spec import STATE, Entry, Spec
@@ -78,6 +78,7 @@ def open_source(
 
 def _recognised(path: Path) -> Format:
     """The format by what is in the file or the folder, whatever its name."""
+    check_readable(path)
     if is_experience(path):
         return "otpr"
     if path.is_dir():
