@@ -10,6 +10,7 @@ numbers cannot pass unnoticed: whoever changes them first raises the algorithm's
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import sys
 from collections.abc import Mapping, Sequence
@@ -88,10 +89,7 @@ def fingerprint(algorithm: str, changes: Sequence[str] = ()) -> dict[str, list[f
     config = agent_config(algorithm, "default", [*small, *changes])
     base = _base_policy()
     demonstrated = [each.episode for each in _episodes(base)]
-
-    def features(episode: Episode) -> np.ndarray:
-        return encode(base.encoder, episode.observations)
-
+    features = functools.partial(encode, base.encoder)
     spec = config.acting_spec(base.spec)
     experience = Experience.of([demonstrated], (), features, spec=spec, gamma=config.gamma, room=64)
     agent: Any = agent_class(algorithm).create(base, experience, config, jax.random.key(0))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -9,7 +10,6 @@ from pathlib import Path
 
 import jax
 import numpy as np
-from numpy.typing import NDArray
 
 from benchmarks.rows import Row
 from benchmarks.sizes import Sizes
@@ -56,11 +56,7 @@ def _put(episodes: list[Episode], sizes: Sizes) -> Experience:
     """As a run begins."""
     spec = flat_spec(sizes, sizes.default_chunk)
     seen = np.concatenate([episode.observations[STATE] for episode in episodes])
-    encoder = VectorEncoder.fit(spec, {STATE: seen})
-
-    def features(episode: Episode) -> NDArray[np.float32]:
-        return encode(encoder, episode.observations)
-
+    features = functools.partial(encode, VectorEncoder.fit(spec, {STATE: seen}))
     return jax.block_until_ready(Experience.of([episodes], (), features, spec=spec, gamma=GAMMA))
 
 

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import shutil
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 # In the environment, so that processes started by tests get it too.
@@ -31,3 +34,26 @@ def compiled_programs_do_not_pile_up():
     """Forget them after each module: Linux ends a process whose code takes more than 65,530 memory maps."""
     yield
     jax.clear_caches()
+
+
+@pytest.fixture
+def ordinary_user() -> Iterator[Path]:
+    """A folder that this process, for the time being as an ordinary user, may read and not write.
+
+    In it are the file "secret" and the folder "closed", which it may not read.
+    """
+    folder = Path(tempfile.mkdtemp())
+    (folder / "secret").write_text("")
+    (folder / "secret").chmod(0)
+    (folder / "closed").mkdir(0)
+    folder.chmod(0o555)
+    root = os.geteuid() == 0
+    if root:
+        os.seteuid(65534)
+    try:
+        yield folder
+    finally:
+        if root:
+            os.seteuid(0)
+        folder.chmod(0o755)
+        shutil.rmtree(folder)

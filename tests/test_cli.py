@@ -162,7 +162,7 @@ def test_evaluation_of_saved_policies_is_that_in_memory_and_differs_from_the_bas
         assert (result["episodes"], result["task"], result["episode_limit"]) == (3, TASK, 200)
         assert result["execute"] == base.spec.execute
         assert (result["sampler"], result["sampler_steps"]) == ("ddpm", POLICY["denoising_steps"])
-        assert line == f"{result['policy']}, {result['kind']}: {outcome}"
+        assert line == f"{result['policy']} on {TASK}, {result['kind']}: {outcome}"
     assert np.abs(tuned.single().act(start, 0) - base.act(start, 0)).max() > 1e-2
     # the run's own last evaluation was on the same conditions
     last = read_rows("tuned")[-1]

@@ -43,6 +43,7 @@ def test_a_task_is_told_for_programs(capsys: pytest.CaptureFixture[str]) -> None
         "expert": True,
         "parts": [["observation", 25], ["desired_goal", 3]],
         "facts": {"environment": "FetchPush-v4", "robot": "Fetch"},
+        "resolution": 1e-4,
     }
 
 

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from otpr.errors import OtprError
-from otpr.spec import Entry, Spec, zeros
+from otpr.spec import Entry, Spec, vector_type, zeros
 
 CAMERA = Entry((64, 48, 3), "uint8", "image")
 SPEC = Spec(
@@ -135,3 +135,33 @@ def test_zeros_have_the_leading_axes_and_each_entrys_type():
         "state": ((5, 2, 7), np.float32),
         "wrist": ((5, 2, 64, 48, 3), np.uint8),
     }
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ((), "float32"),
+        (("float32",), "float32"),
+        (("float16", "uint8", "bool"), "float32"),
+        (("int16",), "float32"),
+        (("float64",), "float64"),
+        (("float32", "float64"), "float64"),
+        (("int32",), "float64"),
+        (("uint8", "int64"), "float64"),
+        (("longdouble",), "float64"),
+    ],
+)
+def test_a_vector_is_float64_where_float32_would_round_it(given, expected):
+    assert vector_type(*map(np.dtype, given)) == expected
+
+
+def test_the_types_of_vectors_are_not_compared_and_kinds_are():
+    one, other = (
+        Spec.flat(7, 2),
+        dataclasses.replace(Spec.flat(7, 2), observation={"state": Entry((7,), "float64")}),
+    )
+    assert one.differences(other) == []
+    image = dataclasses.replace(one, observation={"state": Entry((7, 7, 3), "uint8", "image")})
+    assert one.differences(image) == [
+        "observation 'state': vector (7,) float32 against image (7, 7, 3) uint8"
+    ]

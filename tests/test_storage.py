@@ -9,7 +9,7 @@ import pytest
 
 from otpr.errors import OtprError
 from otpr.npz import read_npz
-from otpr.storage import DamagedFile, read_json, sealed_folder, write_json
+from otpr.storage import DamagedFile, check_writable, read_json, sealed_folder, write_json
 from otpr.trees import read_arrays, read_metadata
 
 
@@ -77,3 +77,46 @@ def test_value_that_is_no_json_changes_nothing(tmp_path: Path):
     assert read_json(tmp_path / "a.json") == 1
     with pytest.raises(OtprError, match=r"b\.json cannot be written \(No such file or directory\)"):
         write_json(tmp_path / "missing" / "b.json", 1)
+
+
+def test_places_that_can_be_written_are_accepted_and_nothing_is_made(tmp_path: Path):
+    (tmp_path / "file").write_text("old")
+    (tmp_path / "folder").mkdir()
+    before = sorted(tmp_path.rglob("*"))
+    check_writable(tmp_path / "a" / "b" / "new.json", "--out")
+    check_writable(tmp_path / "file", "--out")
+    check_writable(tmp_path / "folder", "--out", folder=True)
+    check_writable(tmp_path / "c" / "d", "--run-dir", folder=True)
+    assert sorted(tmp_path.rglob("*")) == before
+    assert (tmp_path / "file").read_text() == "old"
+
+
+def test_places_that_cannot_be_written_are_refused_with_the_option(tmp_path: Path):
+    (tmp_path / "file").write_text("old")
+    (tmp_path / "folder").mkdir()
+
+    def refusal(path: Path, *, folder: bool = False) -> str:
+        with pytest.raises(OtprError) as caught:
+            check_writable(path, "--out", folder=folder)
+        return str(caught.value)
+
+    advice = "Give another place with --out."
+    place = tmp_path / "file" / "x" / "y.json"
+    assert refusal(place) == (
+        f"{place} cannot be written: {tmp_path / 'file'} is a file, not a folder. {advice}"
+    )
+    place = tmp_path / "folder"
+    assert refusal(place) == f"{place} is a folder, and a file is to be written. {advice}"
+    place = tmp_path / "file"
+    assert refusal(place, folder=True) == f"{place} is a file, and a folder is to be written. {advice}"
+    place = Path("/proc/otpr/x.json")
+    assert refusal(place).startswith(f"{place} cannot be written (") and advice in refusal(place)
+
+
+def test_a_place_that_this_user_may_not_write_to_is_refused(ordinary_user: Path):
+    place = ordinary_user / "new" / "x.json"
+    with pytest.raises(OtprError) as caught:
+        check_writable(place, "--out")
+    assert str(caught.value) == (
+        f"{place} cannot be written (Permission denied). Give another place with --out."
+    )

@@ -101,10 +101,7 @@ def experience(
     policy: Policy, episodes: list[Episode], gamma: float = 0.99, room: int = 0, spec: Spec | None = None
 ) -> Experience:
     """Demonstrations as a policy sees them, one data set of them."""
-
-    def features(episode: Episode) -> np.ndarray:
-        return encode(policy.encoder, episode.observations)
-
+    features = functools.partial(encode, policy.encoder)
     return Experience.of([episodes], (), features, spec=spec or policy.spec, gamma=gamma, room=room)
 
 

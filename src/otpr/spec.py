@@ -153,15 +153,19 @@ class Spec:
     # ----------------------------------------------------------------------------------------- comparison
 
     def differences(self, other: Spec) -> list[str]:
-        """What of the two differs, a line each, this one's first: "action dimensions: 4 against 7"."""
+        """What of the two differs, a line each, this one's first: "action dimensions: 4 against 7".
+
+        The floating-point types of vectors are not compared: numbers take the policy's where they meet.
+        """
         return [
             f"{name}: {mine} against {theirs}" for name, mine, theirs in self._pairs(other) if mine != theirs
         ]
 
     def _pairs(self, other: Spec) -> Iterator[tuple[str, str, str]]:
         for name in sorted({*self.observation, *other.observation}):
-            mine, theirs = (str(spec.observation.get(name, "nothing")) for spec in (self, other))
-            yield f"observation {name!r}", mine, theirs
+            mine, theirs = (spec.observation.get(name) for spec in (self, other))
+            if mine is None or theirs is None or (mine.shape, mine.kind) != (theirs.shape, theirs.kind):
+                yield f"observation {name!r}", str(mine or "nothing"), str(theirs or "nothing")
         yield "action dimensions", str(self.action_dim), str(other.action_dim)
         if self.action_dim == other.action_dim:
             yield "action bounds", _bounds(self), _bounds(other)
@@ -231,6 +235,11 @@ class Spec:
             f"control rate  {rate}",
             *(plan if self != self.of_task() else []),
         ]
+
+
+def vector_type(*given: Any) -> str:
+    """The type of a vector entry whose numbers were of the given types: float64 where float32 would round."""
+    return "float64" if np.result_type(np.float32, *given).itemsize > 4 else "float32"
 
 
 def json_ready(value: Any) -> Any:

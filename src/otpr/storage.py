@@ -59,6 +59,35 @@ def writing(path: str | Path) -> Generator[None]:
         ) from error
 
 
+def check_writable(path: str | Path, option: str, *, folder: bool = False) -> None:
+    """Refuse a place for output, before any work, that could not be written to when the work is done.
+
+    Folders above it may be missing. Nothing is made that stays.
+
+    Args:
+        path: the file or folder that will be written.
+        option: by which the user may give another place, e.g. "--out".
+        folder: a folder will be written, not a file.
+
+    Raises:
+        OtprError: it is the other of the two, something above it is no folder, or the operating system does
+            not let this user write there.
+    """
+    path = Path(path).absolute()
+    advice = f"Give another place with {option}."
+    try:
+        if path.exists() and path.is_dir() != folder:
+            kinds = ("file", "folder") if folder else ("folder", "file")
+            raise OtprError(f"{path} is a {kinds[0]}, and a {kinds[1]} is to be written. {advice}")
+        above = next(parent for parent in path.parents if parent.exists())
+        if not above.is_dir():
+            raise OtprError(f"{path} cannot be written: {above} is a file, not a folder. {advice}")
+        with tempfile.TemporaryFile(dir=above):
+            pass
+    except OSError as error:
+        raise OtprError(f"{path} cannot be written ({error.strerror or error}). {advice}") from error
+
+
 @contextlib.contextmanager
 def sealed_folder(path: Path, aside: Path | None = None) -> Generator[Path]:
     """A new folder to write files into; when the block ends, it is sealed and takes the place of `path`.

@@ -12,6 +12,7 @@ import rich
 import tyro
 
 from otpr.errors import OtprError, check_at_least
+from otpr.storage import check_writable
 from otpr_bench.jobs import make_jobs, parse_seeds, parse_variants
 from otpr_bench.queue import Queue
 from otpr_bench.results import load_pyarrow
@@ -57,9 +58,13 @@ class Bench:
         load_pyarrow()
         variants, seeds, suite = parse_variants(self.algorithms), parse_seeds(self.seeds), self._suite()
         results = self.results or Path("results", "bench", f"{suite.name}.parquet")
+        folder = self.out or Path("runs", "bench", suite.name)
+        if not self.dry_run:
+            check_writable(folder / "lock", "--out")
+            check_writable(results, "--results")
         queue = Queue(
             make_jobs(suite, variants, seeds),
-            folder=self.out or Path("runs", "bench", suite.name),
+            folder=folder,
             results=results,
             workers=self.workers,
             budget=None if self.budget_minutes is None else 60 * self.budget_minutes,

@@ -6,6 +6,7 @@ The best mode is the one on the observation's side; half of the experts go to ei
 from __future__ import annotations
 
 import functools
+from collections.abc import Mapping
 from typing import Any
 
 import equinox as eqx
@@ -61,9 +62,9 @@ def demonstrated() -> tuple[np.ndarray, np.ndarray]:
     return observation.astype(np.float32), action.astype(np.float32)
 
 
-def features(episode: Episode) -> np.ndarray:
+def features(observations: Mapping[str, np.ndarray]) -> np.ndarray:
     """As `base` encodes them."""
-    return np.asarray(episode.observations["state"])
+    return np.asarray(observations["state"])
 
 
 @functools.cache
@@ -80,7 +81,7 @@ def experience() -> Experience:
 def added(experience: Experience, observation: np.ndarray, action: np.ndarray) -> Experience:
     """With so many episodes of an agent's own."""
     for episode in one_step(observation, action):
-        experience = experience.add(Collected(episode, features(episode)))
+        experience = experience.add(Collected(episode, features(episode.observations)))
     return experience
 
 

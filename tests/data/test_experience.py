@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -36,8 +38,8 @@ def labelled(label: float, steps: int) -> Episode:
     return episode([0.0] * steps, label=label)
 
 
-def features(episode: Episode) -> np.ndarray:
-    return episode.observations["state"]
+def features(observations: Mapping[str, np.ndarray]) -> np.ndarray:
+    return observations["state"]
 
 
 def experience(
@@ -50,7 +52,7 @@ def experience(
 ) -> Experience:
     made = Experience.of(sets, weights, features, spec=SPEC, gamma=gamma, room=room)
     for each in own:
-        made = made.add(Collected(each, features(each)))
+        made = made.add(Collected(each, features(each.observations)))
     return made
 
 
@@ -135,10 +137,10 @@ def test_room_is_kept_for_what_will_be_done() -> None:
     data = experience(SETS, [], room=3200)
     before = data.store.capacity, data.replay.rows.shape
     for i in range(16):
-        data = data.add(Collected(labelled(i, 200), features(labelled(i, 200))))
+        data = data.add(Collected(labelled(i, 200), features(labelled(i, 200).observations)))
     assert (data.store.capacity, data.replay.rows.shape) == before
     assert int(data.replay.size) == 3200
-    more = data.add(Collected(labelled(0, 3000), features(labelled(0, 3000))))
+    more = data.add(Collected(labelled(0, 3000), features(labelled(0, 3000).observations)))
     assert int(more.replay.size) == 6200
     assert more.store.capacity > before[0]
 
@@ -155,9 +157,7 @@ def test_a_store_takes_little_more_than_half_of_what_copies_of_transitions_took(
         {"state": np.zeros((2, o), np.float32)}, np.zeros((1, a), np.float32), np.zeros(1, np.float32),
         True, False, True, None,
     )  # fmt: skip
-    made = Experience.of(
-        [[demonstration]], (), lambda e: e.observations["state"], spec=spec, gamma=0.99, room=room
-    )
+    made = Experience.of([[demonstration]], (), features, spec=spec, gamma=0.99, room=room)
     here = sum(leaf.nbytes for leaf in jax.tree.leaves(made))
     copied = 4 * (2 * o + h * a + 3)  # observation, next observation, chunk, reward, discount, return
     assert made.store.capacity <= rows

@@ -11,7 +11,9 @@ import pytest
 from otpr.cli.main import main
 from otpr.data.datasets import read_dataset
 from otpr.envs import ChunkedVectorEnv, make_env, make_expert, task_spec
+from otpr.envs.user_env import GymSimulator
 from otpr.errors import OtprError
+from otpr.policies.encoder import VectorEncoder, encode
 from otpr.spec import Entry, Spec
 from tests.envs import user_envs
 
@@ -23,6 +25,45 @@ def test_spec_of_a_factory() -> None:
     task = task_spec(TASK)
     assert task.spec == Spec({"state": Entry((4,))}, (-0.1, 0.0), (0.3, 0.2))
     assert (task.episode_limit, task.installed, task.expert, task.extra) == (user_envs.LIMIT, True, False, "")
+
+
+def test_what_the_environment_shows_in_float64_keeps_its_digits_up_to_the_policy(tmp_path: Path) -> None:
+    far, near = f"{HERE}:far_away", TASK
+    assert task_spec(far).spec.observation == {"state": Entry((4,), "float64")}
+    for task, expert in ((far, "FarAwayExpert"), (near, "ReachExpert")):
+        out = tmp_path / task.rpartition(":")[2]
+        command = ["collect", task, "--expert", f"{HERE}:{expert}", "--episodes", "3", "--noise", "0.1"]
+        assert main([*command, "--out", str(out)]) == 0
+    found, plain = (read_dataset(tmp_path / name).episodes for name in ("far_away", "make_reach"))
+    offset = np.array([0, 0, 1e9, 1e9])
+    for one, other in zip(found, plain, strict=True):
+        # the same episodes but for rounding of 1e-7, which is that of float64 at 1e9
+        np.testing.assert_allclose(
+            one.observations["state"], other.observations["state"] + offset, atol=1e-6, rtol=0
+        )
+    encoders = [
+        VectorEncoder.fit(
+            task_spec(task).spec, {"state": np.concatenate([e.observations["state"] for e in of])}
+        )
+        for task, of in ((far, found), (near, plain))
+    ]
+    for one, other in zip(found, plain, strict=True):
+        features = [encode(e, of.observations) for e, of in zip(encoders, (one, other), strict=True)]
+        np.testing.assert_allclose(*features, atol=1e-5)
+
+
+def test_actions_of_whole_numbers_are_the_nearest_ones() -> None:
+    env = make_env(f"{HERE}:whole_numbers")
+    simulator = env.simulator
+    assert isinstance(simulator, GymSimulator)
+    env.reset(seed=0)
+    for wanted in range(-5, 11):
+        observation, *_ = env.step(simulator.to_unit([wanted, wanted % 2]))
+        assert observation[2:].tolist() == [wanted, wanted % 2]
+    # -5 + 15 * 0.93 / 2 = 1.975, and 0.465
+    observation, *_ = env.step(np.array([-0.07, -0.07], np.float32))
+    assert observation[2:].tolist() == [2, 0]
+    env.close()
 
 
 def test_the_control_rate_is_what_the_environment_says() -> None:
@@ -202,7 +243,7 @@ def test_collect_with_an_expert_of_one_s_own(tmp_path: Path) -> None:
 BAD_ENVIRONMENTS = {
     "image_only": "arrays of shape (64, 64, 3). Images are not supported",
     "image_inside": "arrays of shape (8, 8, 3). Images are not supported",
-    "discrete_observation": "must be made of Box spaces, and hold Discrete(5)",
+    "discrete_observation": "must be made of Box spaces, and hold Discrete(5). Wrap the environment with",
     "text_observation": "must be made of Box spaces, and hold Text(",
     "discrete_action": "actions must be a vector of numbers (a Box of one axis), and are Discrete(4)",
     "binary_action": "actions must be a vector of numbers (a Box of one axis), and are MultiBinary(3)",

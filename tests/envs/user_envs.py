@@ -51,6 +51,42 @@ def filmed(render_mode=None):
     return TimeLimit(env, LIMIT)
 
 
+class WholeNumbers(Reach):
+    """Its actions are whole numbers, those of its second dimension few."""
+
+    action_space = Box(np.array([-5, 0]), np.array([10, 1]), dtype=np.int64)
+
+    def step(self, action):
+        assert self.action_space.contains(action), action
+        self.point = action
+        return self.observe(), 0.0, False, False, {"success": False}
+
+
+def whole_numbers():
+    return TimeLimit(WholeNumbers(), LIMIT)
+
+
+class FarAway(Reach):
+    """Its observations have an offset beside which float32 has no digits."""
+
+    observation_space = Dict(
+        {"z_point": Box(-np.inf, np.inf, (2,), np.float64), "a_goal": Box(-9, 9, (2,), np.float32)}
+    )
+
+    def observe(self):
+        seen = super().observe()
+        return {**seen, "z_point": np.asarray(seen["z_point"], np.float64) + 1e9}
+
+
+def far_away():
+    return TimeLimit(FarAway(), LIMIT)
+
+
+class FarAwayExpert:
+    def act(self, observation):
+        return ReachExpert().act({**observation, "z_point": observation["z_point"] - 1e9})
+
+
 class EndsByItself(Reach):
     """Knows its own limit and truncates itself; success is reported on and on, and does not end it."""
 

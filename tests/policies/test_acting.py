@@ -3,6 +3,7 @@ from __future__ import annotations
 import dataclasses
 from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -180,3 +181,23 @@ def test_damaged_weights_are_an_error(budget: float | None):
     )
     with pytest.raises(OtprError, match="actions are not finite: its weights hold NaN"):
         bad.act(OBSERVATIONS[0], 0, budget_seconds=budget)
+
+
+def test_the_key_of_a_seed_holds_all_of_its_bits():
+    seeds = [0, 1, 2**31, 2**32 - 1, 2**32, 2**32 + 1, 2**33, 2**63, 2**64, 2**64 + 2**32, 2**96, 10**40]
+    keys = {tuple(np.asarray(jax.random.key_data(acting.act_key(seed))).tolist()) for seed in seeds}
+    assert len(keys) == len(seeds)
+    for seed in (0, 1, 2**31, 2**32 - 1):  # as JAX itself does below 2**32
+        np.testing.assert_array_equal(
+            jax.random.key_data(acting.act_key(seed)), jax.random.key_data(jax.random.key(seed))
+        )
+    np.testing.assert_array_equal(
+        jax.random.key_data(acting.act_key(np.int64(2**40 + 3))),  # pyright: ignore[reportArgumentType]
+        jax.random.key_data(acting.act_key(2**40 + 3)),
+    )
+
+
+@pytest.mark.parametrize(("seed", "message"), [(-1, "negative, given -1"), (1.5, "whole number, given 1.5")])
+def test_what_is_no_seed_is_refused(seed: Any, message: str):
+    with pytest.raises(ValueError, match=f"^seed must .*{message}"):
+        acting.act_key(seed)

@@ -33,7 +33,9 @@ def dictionary_policy(history: int = 1) -> Policy:
     spec = Spec(ENTRIES, (-1.0,) * 2, (1.0,) * 2, history=history, horizon=4, execute=4)
     normalizers = {
         name: Normalizer(
-            jnp.full(entry.shape, 0.1 * i, jnp.float32), jnp.full(entry.shape, 1.0 + i, jnp.float32)
+            jnp.full(entry.shape, 0.1 * i, jnp.float32),
+            jnp.full(entry.shape, 1.0 + i, jnp.float32),
+            jnp.zeros(entry.shape) if entry.dtype == "float64" else None,
         )
         for i, (name, entry) in enumerate(ENTRIES.items())
     }

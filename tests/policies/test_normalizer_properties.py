@@ -33,24 +33,26 @@ class TestNormalizer:
     @given(
         data=matrices,
         unit=st.sampled_from([1.0, 1e-4, 1e-8, 1e-9, 1e-10, 1e-12]),
+        resolution=st.sampled_from([0.0, 1e-4]),
         constant=finite,
         where=st.integers(0, DIMS - 1),
     )
-    @example(np.outer([1, -1] * 3, [0.99, 1.01, 50]).astype(np.float32), 1e-4, 0.0, 2)
+    @example(np.outer([1, -1] * 3, [0.99, 1.01, 50]).astype(np.float32), 1e-4, 1e-4, 0.0, 2)
     def test_fit_is_mean_and_deviation(
-        self, data: NDArray[np.float32], unit: float, constant: float, where: int
+        self, data: NDArray[np.float32], unit: float, resolution: float, constant: float, where: int
     ) -> None:
         data = data * np.float32(unit)
         data[:, where] = constant
-        normalizer = Normalizer.fit(data)
+        normalizer = Normalizer.fit(data, resolution=resolution)
         assert normalizer.mean.dtype == normalizer.scale.dtype == np.float32
         mean, deviation = as_stated(data)
         largest = np.abs(data).max(axis=0)
         np.testing.assert_allclose(normalizer.mean, mean, rtol=1e-6, atol=1e-12 * largest.max())
         assert float(normalizer.mean[where]) == constant and float(normalizer.scale[where]) == 1.0
-        # where rounding decides on which side of 1e-4 a deviation lies, either is right
-        sure = np.abs(deviation - 1e-4) > 1e-9 * largest + 1e-12
-        expected = np.where(deviation > 1e-4, deviation, 1.0)
+        # where rounding decides on which side of the bound a deviation lies, either is right
+        bound = np.maximum(largest * 2.0**-23, max(resolution, 1e-15))
+        sure = np.abs(deviation - bound) > 1e-9 * largest
+        expected = np.where(deviation > bound, deviation, 1.0)
         np.testing.assert_allclose(np.asarray(normalizer.scale)[sure], expected[sure], rtol=1e-5)
 
     @given(data=matrices, seen=matrices)

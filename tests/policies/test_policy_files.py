@@ -17,6 +17,7 @@ from otpr.errors import OtprError
 from otpr.policies import files as policy_files
 from otpr.policies.encoder import Normalizer, VectorEncoder
 from otpr.policies.policy import Policy, load_policy, policy_task
+from otpr.spec import Entry
 from tiny import TASK, arrays, assert_same_arrays, reseal
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
@@ -348,3 +349,35 @@ def test_later_format_asks_for_an_upgrade_whatever_else_it_holds(saved: Path):
     assert refusal_of_forged(saved) == (
         f"{saved / 'policy.json'} is of format 99; this otpr reads up to {policy_files.FORMAT}. Upgrade otpr."
     )
+
+
+def test_in_format_4_entries_of_float64_were_taken_as_float32(tmp_path: Path):
+    state = {"state": Entry((3,))}
+    narrow = dataclasses.replace(SMALL, spec=dataclasses.replace(SMALL.spec, observation=state))
+    narrow.save(tmp_path / "policy", task=TASK)
+    file = tmp_path / "policy" / "policy.json"
+    document = json.loads(file.read_text())
+    document["format"] = 4
+    document["spec"]["observation"]["state"]["dtype"] = "float64"
+    file.write_text(json.dumps(document))
+    reseal(tmp_path / "policy")
+    loaded = load_policy(tmp_path / "policy")
+    assert loaded.spec == narrow.spec
+    assert_same_arrays(arrays(loaded), arrays(narrow))
+    seen = np.array([1 / 3, 1e7 + 0.1, -2 / 3])
+    assert loaded.act(seen, 0).tobytes() == narrow.act(seen.astype(np.float32), 0).tobytes()
+
+
+def test_a_policy_with_an_entry_of_float64_comes_back_with_all_digits(tmp_path: Path):
+    rows = 1e7 + np.random.default_rng(0).normal(size=(50, 3))
+    spec = dataclasses.replace(SMALL.spec, observation={"state": Entry((3,), "float64")})
+    acting = dataclasses.replace(SMALL, spec=spec, encoder=VectorEncoder.fit(spec, {"state": rows}))
+    acting.save(tmp_path / "policy", task=TASK)
+    loaded = load_policy(tmp_path / "policy")
+    assert loaded.spec == spec
+    assert_same_arrays(arrays(loaded), arrays(acting))
+    # the same policy without the offset, in float32
+    plain = VectorEncoder.fit(SMALL.spec, {"state": (rows - 1e7).astype(np.float32)})
+    beside = dataclasses.replace(SMALL, encoder=plain)
+    for seed, row in enumerate(rows[:5]):
+        np.testing.assert_allclose(loaded.act(row, seed), beside.act(row - 1e7, seed), atol=1e-4)

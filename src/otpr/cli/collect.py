@@ -13,7 +13,9 @@ from otpr.data.collect import collect
 from otpr.data.datasets import check_free, write_dataset
 from otpr.envs import task_spec
 from otpr.errors import check_at_least, check_seed
+from otpr.storage import check_writable
 from otpr.training.progress import Progress
+from otpr.training.stopping import undone_by_sigterm
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,6 +39,7 @@ class Collect:
     # replace the data set that is there
     overwrite: bool = False
 
+    @undone_by_sigterm("nothing was written")
     def run(self) -> None:
         """Collect and write; nothing is written before all episodes are there."""
         check_at_least(1, self, "episodes")
@@ -45,6 +48,7 @@ class Collect:
         task = task_spec(self.task, self.episode_limit)
         limit = task.required_limit()
         check_free(self.out, self.overwrite)  # before the work, not after it
+        check_writable(self.out, "--out", folder=True)
         attempts = 0
         with Progress(self.episodes, f"demonstrations of {self.task}", "episodes") as progress:
 

@@ -11,11 +11,13 @@ import tyro
 
 from otpr.data.convert.rules import Rules
 from otpr.data.convert.sources import Format, convert, open_source
+from otpr.data.datasets import check_free
 from otpr.data.inspect import SATURATED, inspect
 from otpr.data.picture import draw
 from otpr.data.recorded import Source
-from otpr.errors import OtprError
 from otpr.spec import Spec
+from otpr.storage import check_writable
+from otpr.training.stopping import undone_by_sigterm
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,8 +39,8 @@ class InspectData:
 
     def run(self) -> None:
         """Read it once and print."""
-        if self.picture is not None and self.picture.is_dir():
-            raise OtprError(f"{self.picture} is a folder; give the name of a PNG file.")
+        if self.picture is not None:
+            check_writable(self.picture, "--picture")
         found = inspect(open_source(self.data, self.format, keys=self.keys, task_index=self.task_index))
         numbers = found.as_dict()
         print(json.dumps(numbers, indent=2) if self.json else _described(numbers, found.spec, found.source))
@@ -82,8 +84,11 @@ class ConvertData:
     # replace the data set that is there
     overwrite: bool = False
 
+    @undone_by_sigterm("nothing was written")
     def run(self) -> None:
         """Convert, whole or not at all, and say what was done."""
+        check_free(self.out, self.overwrite)
+        check_writable(self.out, "--out", folder=True)
         rules = Rules(
             assume_success=self.assume_success,
             sparse_rewards=self.sparse_rewards,

@@ -5,32 +5,42 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 import tyro
 
 from otpr.cli.finetune import FILMED, check_fits
 from otpr.diffusion.sampling import Sampler
-from otpr.envs import ChunkedVectorEnv, task_spec
+from otpr.envs import ChunkedVectorEnv, check_filming, task_spec
 from otpr.errors import check_at_least
 from otpr.policies.generators import Diffusion
 from otpr.policies.policy import Policy, load_policy, policy_task
-from otpr.storage import write_json
+from otpr.storage import check_writable, write_json, writing
 from otpr.training.evaluate import Evaluation, evaluate
 from otpr.training.progress import Progress
 from otpr.training.video import record
 
 
+class _Loaded(NamedTuple):
+    """A policy that is to be evaluated."""
+
+    path: Path
+    policy: Policy
+    own_task: str  # the one it was trained on
+    task: str  # the one it is to act in
+    limit: int  # steps of an episode there
+
+
 @dataclasses.dataclass(frozen=True)
 class Evaluate:
-    """Compare policies on the same held-out initial conditions; film them where rendering works."""
+    """Evaluate policies on held-out initial conditions, the same for all of a task; film them if wanted."""
 
     # folders of policies or of run directories, each evaluated
     policies: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="POLICY")] = (
         Path("runs/pretrain"),
         Path("runs/finetune"),
     )
-    # task to evaluate on; where left out, the first policy's
+    # task to evaluate all of them on; left out, each is evaluated on its own
     task: str | None = None
     # steps after which an episode is truncated; left out, the task's own limit
     episode_limit: int | None = None
@@ -60,49 +70,77 @@ class Evaluate:
             a dict a policy; two for a policy with a chooser: as deployed, then one sample.
         """
         check_at_least(1, self, "episodes", "num_envs")
-        task = self.task or policy_task(self.policies[0])
-        limit = task_spec(task, self.episode_limit).required_limit()
-        results = []
-        loaded = [(path, self._told(load_policy(path))) for path in self.policies]
-        for path, policy in loaded:
-            check_fits(policy, path, task, self.episode_limit)
-        with contextlib.ExitStack() as stack:
-            envs: dict[int, ChunkedVectorEnv] = {}  # starting simulators takes seconds
-            for path, policy in loaded:
-                n = policy.spec.execute
-                if n not in envs:
-                    env = ChunkedVectorEnv(
-                        task, self.num_envs, n, processes=True, episode_limit=self.episode_limit
-                    )
-                    envs[n] = stack.enter_context(env)
-                kinds = [("one sample", policy.single())]
-                if policy.chooser is not None:
-                    kinds.insert(0, (f"chosen of {policy.candidates}", policy))
-                for kind, variant in kinds:
-                    with Progress(
-                        self.episodes, f"evaluating {path}", "episodes", closing_line=False
-                    ) as progress:
-                        outcome = evaluate(variant, envs[n], self.episodes, on_wave=progress.advance)
-                    print(f"{path}, {kind}: {outcome}")
-                    about = {"policy": str(path), "kind": kind, "task": task, "episode_limit": limit}
-                    results.append({**about, **_sampling(variant), **_numbers(outcome)})
+        for path, option in ((self.out, "--out"), (self.video, "--video")):
+            if path is not None:
+                check_writable(path, option)
+        loaded = [self._loaded(path) for path in self.policies]
         if self.video is not None:
-            for number, (_, policy) in enumerate(loaded, start=1):
+            for task in {one.task for one in loaded}:
+                check_filming(task, self.episode_limit)
+        results: list[dict[str, Any]] = []
+        with contextlib.ExitStack() as stack:
+            envs: dict[tuple[str, int], ChunkedVectorEnv] = {}  # starting simulators takes seconds
+            for one in loaded:
+                kind_of_env = one.task, one.policy.spec.execute
+                if kind_of_env not in envs:
+                    env = ChunkedVectorEnv(
+                        one.task,
+                        self.num_envs,
+                        one.policy.spec.execute,
+                        processes=True,
+                        episode_limit=self.episode_limit,
+                    )
+                    envs[kind_of_env] = stack.enter_context(env)
+                results += self._evaluated(one, envs[kind_of_env])
+        if self.out is not None:  # before the films, which may fail
+            with writing(self.out):
+                self.out.parent.mkdir(parents=True, exist_ok=True)
+            write_json(self.out, results)
+        if self.video is not None:
+            for number, one in enumerate(loaded, start=1):
                 several = len(loaded) > 1
                 film = self.video.with_stem(f"{self.video.stem}-{number}") if several else self.video
                 print(
                     record(
-                        task,
-                        policy.act,
+                        one.task,
+                        one.policy.act,
                         FILMED,
                         film,
-                        history=policy.spec.history,
+                        history=one.policy.spec.history,
                         episode_limit=self.episode_limit,
                     )
                 )
-        if self.out is not None:
-            self.out.parent.mkdir(parents=True, exist_ok=True)
-            write_json(self.out, results)
+        return results
+
+    def _loaded(self, path: Path) -> _Loaded:
+        """A policy and the task it is to act in, checked."""
+        policy, own = self._told(load_policy(path)), policy_task(path)
+        task = self.task or own
+        limit = task_spec(task, self.episode_limit).required_limit()
+        check_fits(policy, path, task, self.episode_limit)
+        return _Loaded(path, policy, own, task, limit)
+
+    def _evaluated(self, one: _Loaded, env: ChunkedVectorEnv) -> list[dict[str, Any]]:
+        """The numbers of a policy, printed as they come."""
+        kinds = [("one sample", one.policy.single())]
+        if one.policy.chooser is not None:
+            kinds.insert(0, (f"chosen of {one.policy.candidates}", one.policy))
+        results: list[dict[str, Any]] = []
+        for kind, variant in kinds:
+            with Progress(
+                self.episodes, f"evaluating {one.path}", "episodes", closing_line=False
+            ) as progress:
+                outcome = evaluate(variant, env, self.episodes, on_wave=progress.advance)
+            trained = "" if one.task == one.own_task else f" (trained on {one.own_task})"
+            print(f"{one.path}{trained} on {one.task}, {kind}: {outcome}")
+            about = {
+                "policy": str(one.path),
+                "policy_task": one.own_task,
+                "kind": kind,
+                "task": one.task,
+                "episode_limit": one.limit,
+            }
+            results.append({**about, **_sampling(variant), **_numbers(outcome)})
         return results
 
     def _told(self, policy: Policy) -> Policy:

@@ -17,9 +17,10 @@ from otpr.data.episodes import Episode
 from otpr.data.loading import DataConfig
 from otpr.data.meaning import Meaning
 from otpr.data.seeds import evaluation_seed
-from otpr.envs import ChunkedVectorEnv, task_spec
+from otpr.envs import ChunkedVectorEnv, check_filming, task_spec
 from otpr.errors import OtprError, check_seed
 from otpr.policies.policy import Policy, load_policy, policy_task, states_bounds
+from otpr.storage import check_writable
 from otpr.training.curve import learning_curve
 from otpr.training.finetune import FineTuning, LoopConfig
 from otpr.training.run_directory import RunDirectory
@@ -96,9 +97,12 @@ class Finetune:
     def run(self) -> None:
         """Fine-tune, evaluate, save the policy and draw the learning curve."""
         check_seed(self.seed)
+        check_writable(self.run_dir, "--run-dir", folder=True)
         agent = self.settings()
-        base = load_policy(self.policy)
-        sets, task = self.demonstrations.read(self.task or policy_task(self.policy))
+        base, own = load_policy(self.policy), policy_task(self.policy)
+        sets, task = self.demonstrations.read(self.task or own)
+        if task != own:
+            print(f"The policy in {self.policy} was trained on {own}; it is fine-tuned on {task}.")
         check_fits(base, self.policy, task, self.episode_limit, self.demonstrations.accept)
         config = {
             "policy": str(self.policy),
@@ -191,7 +195,16 @@ def fine_tune(
     resume: bool,
     video: bool,
 ) -> dict[str, Any]:
-    """Fine-tune in an open run directory, draw the learning curve, film if wanted and return the summary."""
+    """Fine-tune in an open run directory, draw the learning curve, film if wanted and return the summary.
+
+    Where the task cannot be filmed, that is said before anything else, and the run goes on without.
+    """
+    if video:
+        try:
+            check_filming(task, episode_limit)
+        except OtprError as error:
+            print(f"No videos will be made: {error}")
+            video = False
     with ChunkedVectorEnv(
         task,
         loop.num_envs,

@@ -27,10 +27,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     Returns:
         The exit status: 0 done, or stopped by a signal with everything saved; 1 the output was cut off; 2
-        something the user can mend; 130 stopped by a signal at once.
+        something the user can mend; 130 stopped by Ctrl-C at once.
+
+    Raises:
+        SystemExit: with status 143, where SIGTERM stopped a command that cannot be resumed.
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     try:
+        if sys.platform == "win32":
+            raise OtprError("otpr does not run on Windows itself; install it in WSL 2, or on Linux or macOS.")
         return _run(arguments)
     except OtprError as error:
         print(f"otpr: {error}", file=sys.stderr)

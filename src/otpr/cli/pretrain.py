@@ -11,6 +11,7 @@ import tyro
 from otpr.data.loading import DataConfig
 from otpr.envs import task_spec
 from otpr.errors import check_seed
+from otpr.storage import check_writable
 from otpr.training.pretrain import PretrainConfig, pretrain
 from otpr.training.run_directory import RunDirectory
 from otpr.training.sinks import DEFAULT
@@ -44,8 +45,10 @@ class Pretrain:
     def run(self) -> None:
         """Train and save the policy."""
         check_seed(self.seed)
+        check_writable(self.run_dir, "--run-dir", folder=True)
         sets, task = self.demonstrations.read(self.task)
-        spec = task_spec(task).spec
+        known = task_spec(task)
+        spec = known.spec
         config = {
             **self.demonstrations.record(sets),
             "task": task,
@@ -70,5 +73,6 @@ class Pretrain:
                 seed=self.seed,
                 resume=self.resume,
                 weights=self.demonstrations.weights,
+                resolution=known.resolution,
             )
         print(f"Policy: {self.run_dir / 'policy'}")

@@ -27,6 +27,7 @@ from otpr.data.loading import DataConfig
 from otpr.envs import task_spec
 from otpr.errors import check_at_least, check_seed
 from otpr.policies.policy import load_policy
+from otpr.storage import check_writable
 from otpr.training.finetune import LoopConfig
 from otpr.training.run_directory import RunDirectory
 from otpr.training.sinks import DEFAULT
@@ -62,6 +63,7 @@ class Quickstart:
         """The four steps and a table of what came of them."""
         check_seed(self.seed)
         check_at_least(1, self, "demos")
+        check_writable(self.run_dir, "--run-dir", folder=True)
         task_spec(self.task, self.episode_limit)
         # a trial of few steps is to learn something too
         warmup_steps = min(LoopConfig.warmup_steps, self.env_steps // 5)

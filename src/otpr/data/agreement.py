@@ -167,9 +167,11 @@ def _shapes(mine: Spec, theirs: Spec) -> list[Difference]:
     """Entries and dimensions, which nothing can override."""
     found: list[Difference] = []
     for name in sorted({*mine.observation, *theirs.observation}):
-        here, there = (str(spec.observation.get(name, "nothing")) for spec in (mine, theirs))
-        if here != there:
-            found.append(Difference(None, f"observation {name!r}: {here} against {there}"))
+        here, there = (spec.observation.get(name) for spec in (mine, theirs))
+        # the floating-point types of vectors are not compared: numbers take the task's
+        if here is None or there is None or (here.shape, here.kind) != (there.shape, there.kind):
+            sides = f"{here or 'nothing'} against {there or 'nothing'}"
+            found.append(Difference(None, f"observation {name!r}: {sides}"))
     if mine.action_dim != theirs.action_dim:
         found.append(Difference(None, f"action dimensions: {mine.action_dim} against {theirs.action_dim}"))
     return found

@@ -24,11 +24,12 @@ from otpr.data.episodes import Episode, seen_spec, validate_episode, validate_ep
 from otpr.data.experience_files import is_experience, read_about, read_experience
 from otpr.data.meaning import Meaning
 from otpr.data.minari_files import DATA_FOLDER, DATA_FORMAT, MinariFile, open_minari_file
-from otpr.data.recorded import Recorded
+from otpr.data.recorded import Recorded, check_readable
 from otpr.envs import TaskSpec
 from otpr.envs.task_env import observation_space
 from otpr.errors import OtprError
-from otpr.spec import Spec
+from otpr.spec import STATE, Entry, Spec, vector_type
+from otpr.storage import writing
 
 
 @dataclass(frozen=True)
@@ -107,6 +108,7 @@ def write_dataset(
     if images := [name for name, entry in spec.observation.items() if entry.kind != "vector"]:
         raise OtprError(f"{source}: the observation entry {images[0]!r} is an image; data sets hold vectors.")
     with (
+        writing(path),
         _parents_of(path),
         tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as temporary,
     ):
@@ -206,10 +208,10 @@ def read_dataset(
     """Read a Minari data set with flat actions, ours or one of `minari download`, or a run's `experience`.
 
     A set of ours has the observation entries that it was written with. In any other, dict observations become
-    one vector, "state", their parts side by side; its numbers are converted to float32, and its actions are
-    mapped from the bounds of its action space to [-1, 1]. An episode counts as a success where any of its
-    `infos["success"]` is true; in a data set that records no success, where it was terminated with a positive
-    last reward.
+    one vector, "state", their parts side by side, in float64 where a number of them would be rounded by
+    float32; its actions are mapped from the bounds of its action space to [-1, 1]. An episode counts as a
+    success where any of its `infos["success"]` is true; in a data set that records no success, where it was
+    terminated with a positive last reward.
 
     Args:
         path_or_id: the folder of a data set, or the id of one in Minari's own folder (`MINARI_DATASETS_PATH`,
@@ -225,12 +227,14 @@ def read_dataset(
             its observations or actions are not flat; an action is outside the bounds that the set states; or
             its episodes are not valid (`validate_episodes`).
     """
+    check_readable(Path(path_or_id))
     if is_experience(path_or_id):
         return _read_experience(Path(path_or_id))
     opened = open_minari_file(path_or_id, tuple(keys or ()), task=task, only_of_others=True)
-    spec = _spec(opened)
+    recorded = list(opened.episodes())
+    spec = _spec(opened, vector_type(*(one.observations.dtype for one in recorded)))
     try:
-        episodes = [_to_episode(recorded, spec, opened) for recorded in opened.episodes()]
+        episodes = [_to_episode(one, spec, opened) for one in recorded]
     except ActionRangeError as error:
         raise OtprError(
             f"{error} The set states these bounds for its actions. Where the environment clips what is "
@@ -259,11 +263,11 @@ def task_of(path_or_id: str | os.PathLike[str]) -> str | None:
     return None if task is None else str(task)
 
 
-def _spec(opened: MinariFile) -> Spec:
-    """What the episodes of a data set exchange when they are read."""
+def _spec(opened: MinariFile, dtype: str) -> Spec:
+    """What the episodes of a data set exchange when they are read; `dtype` is asked for where it has no spec."""
     if opened.spec is None:
-        flat = Spec.flat(opened.observation_dim, opened.action_dim)
-        return Spec(flat.observation, *opened.bounds) if opened.bounds else flat
+        bounds = opened.bounds or ((-1.0,) * opened.action_dim, (1.0,) * opened.action_dim)
+        return Spec({STATE: Entry((opened.observation_dim,), dtype)}, *bounds)
     if opened.columns is None:
         return opened.spec
     ((name, entry),) = opened.spec.observation.items()  # a set with columns has one vector

@@ -115,11 +115,13 @@ def validate_episode(episode: Episode, *, where: str, spec: Spec | None = None) 
             f"{where}: rewards have length {len(episode.rewards)}, expected {steps}, as many as actions."
         )
     for field, array in {**named, "actions": episode.actions, "rewards": episode.rewards}.items():
-        bad = np.argwhere(~np.isfinite(array))
+        # states are computed in float32
+        bad = np.argwhere(~(np.abs(array) <= np.finfo(np.float32).max))
         if len(bad):
+            large = np.isfinite(array[tuple(bad[0])])
             raise OtprError(
-                f"{where}: {field} hold NaN or infinity, first at step {bad[0, 0]}; "
-                "mend or leave out that episode."
+                f"{where}: {field} hold {'numbers beyond 3.4e38' if large else 'NaN or infinity'}, first at "
+                f"step {bad[0, 0]}; mend or leave out that episode."
             )
     bad = np.argwhere(np.abs(episode.actions) > 1.0)
     if len(bad):

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
@@ -17,8 +17,8 @@ from otpr.data.mixture import Mixture
 from otpr.data.store import EpisodeStore, IndexSet, Transitions
 from otpr.spec import Spec
 
-Encode = Callable[[Episode], NDArray[np.float32]]
-"""From an episode to the features of its observations, (T + 1, f)."""
+Encode = Callable[[Mapping[str, NDArray[Any]]], NDArray[np.float32]]
+"""From n observations, by entry name, to their features, (n, f)."""
 
 
 class Collected(NamedTuple):
@@ -67,7 +67,7 @@ class Experience(eqx.Module):
         """
         # an episode has a row more than steps; one in sixteen allows for episodes of that length
         demonstrated = sum(len(episode) + 1 for episodes in sets for episode in episodes)
-        features = [[encode(episode) for episode in episodes] for episodes in sets]
+        features = [[encode(episode.observations) for episode in episodes] for episodes in sets]
         width = features[0][0].shape[1]
         store = EpisodeStore.empty(spec, gamma, width, demonstrated + room + room // 16)
         rows: list[list[NDArray[np.int32]]] = []

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from otpr.data.recorded import Recorded, Source, check_lengths
 from otpr.errors import OtprError
-from otpr.spec import Spec
+from otpr.spec import Spec, vector_type
 
 BINS = np.linspace(-1, 1, 42)
 """Edges of the action histograms; the middle bin is around 0."""
@@ -152,7 +152,7 @@ def inspect(source: Source) -> Inspection:
     action_dim = first.actions.shape[1]
     found = Inspection(
         source,
-        source.spec(action_dim),
+        source.spec(action_dim, vector_type(first.observations.dtype)),
         observations=Moments(first.observations.shape[1]),
         actions=Moments(action_dim),
         histograms=np.zeros((action_dim, len(BINS) - 1), np.int64),

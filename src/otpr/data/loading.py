@@ -16,6 +16,7 @@ from otpr.data.episodes import Episode
 from otpr.data.mixture import check_weights
 from otpr.envs import task_spec
 from otpr.errors import OtprError
+from otpr.spec import Spec
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,8 +82,11 @@ class DataConfig:
                 tell(line)
             read.append((demonstrations, side))
         assert task is not None  # there is at least one set
-        sets = zip(self.data, read, strict=True)
-        return [self.select(found.episodes, source) for source, (found, _) in sets], task
+        spec = task_spec(task).spec
+        return [
+            self.select([_rounded(episode, spec) for episode in found.episodes], source)
+            for source, (found, _) in zip(self.data, read, strict=True)
+        ], task
 
     def select(self, episodes: Sequence[Episode], source: str) -> list[Episode]:
         """The chosen ones of a data set's episodes, in their order; `source` names it in errors."""
@@ -120,6 +124,17 @@ def _side(source: str, demonstrations: Demonstrations) -> Side:
         demonstrations.meaning,
         action_range,
     )
+
+
+def _rounded(episode: Episode, task: Spec) -> Episode:
+    """The episode with no more digits than the task's observations have: a policy for it sees no more."""
+    given = {
+        name: array.astype(entry.dtype) if array.itemsize > np.dtype(entry.dtype).itemsize else array
+        for (name, entry), array in zip(
+            task.observation.items(), [episode.observations[name] for name in task.observation], strict=True
+        )
+    }
+    return dataclasses.replace(episode, observations=given)
 
 
 def _digest(sets: Sequence[Sequence[Episode]]) -> str:

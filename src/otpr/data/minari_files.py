@@ -1,7 +1,8 @@
-"""Minari's data sets (HDF5 storage, Minari 0.4 and 0.5): one episode, and only the wanted fields, at a time.
+"""Minari's data sets (HDF5 storage, Minari 0.3 to 0.5): one episode, and only the wanted fields, at a time.
 
 `data/main_data.hdf5` holds `episode_i/{observations, actions, rewards, terminations, truncations, infos}`;
-observations of a Dict space are groups within groups; `data/metadata.json` has the spaces.
+observations of a Dict space are groups within groups; `data/metadata.json` has the spaces, before Minari 0.5
+the attributes of `main_data.hdf5` (`otpr.data.minari_attributes`).
 """
 
 from __future__ import annotations
@@ -25,12 +26,14 @@ from numpy.typing import NDArray
 
 from otpr.data.actions import Bounds
 from otpr.data.meaning import Meaning, chosen, listed
+from otpr.data.minari_attributes import read_attributes
 from otpr.data.recorded import (
     CORRUPT,
     Recorded,
     Source,
     by_step,
     check_links,
+    check_readable,
     columns,
     join,
     missing,
@@ -40,6 +43,7 @@ from otpr.data.recorded import (
     subgroup,
 )
 from otpr.envs import TaskSpec
+from otpr.envs.space_advice import action_advice
 from otpr.errors import OtprError
 from otpr.spec import STATE, Entry, Parts, Spec
 
@@ -104,7 +108,7 @@ class MinariFile:
 
     def _read(self, group: h5py.Group, place: str) -> Recorded:
         actions = columns(stored(group, "actions"), f"{place}: actions")
-        seed = group.attrs.get("seed")
+        seed = group.attrs.get("seed")  # older versions of Minari stored the text "None"
         return Recorded(
             place=place,
             observations=self._observations(group, place),
@@ -113,7 +117,7 @@ class MinariFile:
             success=_success(group, place, len(actions)),
             terminated=bool(np.any(stored(group, "terminations"))),
             truncated=bool(np.any(stored(group, "truncations"))),
-            seed=None if seed is None else int(seed),
+            seed=int(seed) if isinstance(seed, np.integer) else None,
         )
 
     def _observations(self, group: h5py.Group, place: str) -> NDArray[Any]:
@@ -154,7 +158,10 @@ def open_minari_file(
     folder = _find(path_or_id)
     metadata_file = folder / METADATA_FILE_NAME
     try:
-        metadata = json.loads(metadata_file.read_text())
+        if metadata_file.exists():
+            metadata = json.loads(metadata_file.read_text())
+        else:
+            metadata = read_attributes(folder / _FILE_NAME)
         if int(metadata["total_episodes"]) < 0:
             raise ValueError("total_episodes is negative")
         if metadata.get("data_format", "hdf5") != "hdf5":
@@ -174,6 +181,7 @@ def open_minari_file(
         meaning = Meaning.from_metadata(metadata, spec, task)
         observations, actions = (_space(metadata, name) for name in ("observation_space", "action_space"))
     except CORRUPT as error:
+        check_readable(metadata_file)
         raise OtprError(
             f"{metadata_file}: not readable as a Minari data set ({reason(error)}); {_MEND}."
         ) from error
@@ -282,8 +290,9 @@ def _find(path_or_id: str | os.PathLike[str]) -> Path:
     root = Path(os.environ.get("MINARI_DATASETS_PATH", Path.home() / ".minari" / "datasets"))
     given = Path(path_or_id)
     for folder in (given / DATA_FOLDER, given, root / given / DATA_FOLDER):
-        if (folder / METADATA_FILE_NAME).exists():
-            return folder
+        with reading(folder):
+            if (folder / METADATA_FILE_NAME).exists() or (folder / _FILE_NAME).exists():
+                return folder
     if given.is_file():
         raise OtprError(f"{given} is a file, not a Minari data set; `otpr data convert` makes one of it.")
     if given.exists():
@@ -316,11 +325,15 @@ def _check_types(description: Any) -> None:
 
 
 def _leaves(space: gymnasium.Space[Any], prefix: str = "") -> dict[str, gymnasium.Space[Any]]:
-    """The spaces that are no dicts, by their path, in the space's own order."""
-    if not isinstance(space, gymnasium.spaces.Dict):
+    """The spaces that are no dicts and tuples, by their path in the file, in the space's own order."""
+    if isinstance(space, gymnasium.spaces.Tuple):
+        parts = {f"_index_{i}": inner for i, inner in enumerate(space)}
+    elif isinstance(space, gymnasium.spaces.Dict):
+        parts = space.spaces
+    else:
         return {prefix: space}
     leaves: dict[str, gymnasium.Space[Any]] = {}
-    for name, inner in space.spaces.items():
+    for name, inner in parts.items():
         leaves |= _leaves(inner, f"{prefix}/{name}" if prefix else str(name))
     return leaves
 
@@ -353,11 +366,12 @@ def _flat_dim(folder: Path, field: str, space: gymnasium.Space[Any]) -> int:
         or (field == "actions" and not space.shape)
     ):
         raise OtprError(
-            f"{folder}: {field} must be flat vectors, and are {space}; "
+            f"{folder}: {field} must be flat vectors, and are {space}. "
             + (
-                "no other actions are supported."
-                if field == "actions"
-                else "name those that are with --keys."
+                "Name parts of the observation that are vectors with --keys, or collect the set again, the "
+                "environment wrapped with gymnasium.wrappers.FlattenObservation(env)."
+                if field != "actions"
+                else f"Collect the set again. {action_advice(space)}"
             )
         )
     return space.shape[0] if space.shape else 1

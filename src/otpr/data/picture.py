@@ -13,6 +13,7 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from otpr.data.inspect import BINS, SATURATED, Inspection
+from otpr.storage import writing
 
 # Blue, orange and grey that the colour-blind tell apart (Okabe and Ito).
 _SOLVED, _FAILED, _UNKNOWN = "#0072B2", "#D55E00", "0.6"
@@ -24,6 +25,9 @@ def draw(found: Inspection, path: Path) -> None:
     Args:
         found: what `inspect` gave.
         path: where the PNG goes; the folder is made, an older picture is replaced.
+
+    Raises:
+        OtprError: it cannot be written.
     """
     # Not through pyplot: its figures are global, and it may open windows.
     figure = Figure(figsize=(10.0, 7.4), dpi=130, layout="constrained")
@@ -40,10 +44,11 @@ def draw(found: Inspection, path: Path) -> None:
     _draw_states(figure, states, found)
     for axes in (lengths, returns, actions, states):
         axes.spines[["top", "right"]].set_visible(False)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    scratch = path.with_name(f".{path.name}.part")
-    figure.savefig(scratch, format="png")
-    os.replace(scratch, path)
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        scratch = path.with_name(f".{path.name}.part")
+        figure.savefig(scratch, format="png")
+        os.replace(scratch, path)
 
 
 def _histogram(axes: Axes, values: NDArray[np.float64], found: Inspection, label: str) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import math
+import os
 import zipfile
 import zlib
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
@@ -108,8 +110,8 @@ class Source:
         """The length of the observation, all parts together."""
         return sum(dim for _, dim in self.keys)
 
-    def spec(self, action_dim: int) -> Spec:
-        """What its episodes exchange, which have actions of that length.
+    def spec(self, action_dim: int, dtype: str = "float32") -> Spec:
+        """What its episodes exchange, which have actions of that length and observations of that type.
 
         Of a set that otpr did not write the observation is one vector; where it does not state the bounds of
         its actions, these are [-1, 1].
@@ -119,9 +121,9 @@ class Source:
         """
         if self.own_spec is not None:
             return self.own_spec
-        if self.bounds is None:
-            return Spec.flat(self.observation_dim, action_dim, control_rate=self.control_rate)
-        return Spec({STATE: Entry((self.observation_dim,))}, *self.bounds, control_rate=self.control_rate)
+        bounds = self.bounds or ((-1.0,) * action_dim, (1.0,) * action_dim)
+        entries = {STATE: Entry((self.observation_dim,), dtype)}
+        return Spec(entries, *bounds, control_rate=self.control_rate)
 
     @property
     def meaning(self) -> Meaning:
@@ -133,11 +135,46 @@ class Source:
 
 @contextlib.contextmanager
 def reading(path: Path, mend: str = "copy or download it again") -> Generator[None]:
-    """Turn what the libraries raise on a broken file into an error that names the file and the mend."""
+    """Turn what the libraries raise on a file into an error that names the file and the mend.
+
+    Raises:
+        OtprError: this user may not read the file, another process has it open for writing, it was not closed
+            by the program that wrote it, or it is not whole.
+    """
     try:
         yield
     except CORRUPT as error:
+        if isinstance(error, PermissionError):
+            raise OtprError(
+                f"{path} may not be read by this user ({reason(error)}). Ask its owner for the right to read "
+                "it and to enter the folders above it, or for a copy."
+            ) from error
+        if isinstance(error, BlockingIOError) or "unable to lock file" in str(error):
+            raise OtprError(
+                f"{path} is locked: another process is writing it ({reason(error)}). Wait until that has "
+                "closed it, then start again. Where no process has it open, its file system has no locks: "
+                "set HDF5_USE_FILE_LOCKING=FALSE."
+            ) from error
+        if "already open for write" in str(error):
+            raise OtprError(
+                f"{path} was not closed by the program that wrote it, and its end may be missing "
+                f"({reason(error)}). If no process writes it, `h5clear --status` of HDF5's tools opens it."
+            ) from error
         raise OtprError(f"{path}: truncated or corrupt ({reason(error)}); {mend}.") from error
+
+
+def check_readable(path: Path) -> None:
+    """Refuse a file or folder that is there and that this user may not open; libraries take it for another.
+
+    Raises:
+        OtprError: it may not be read.
+    """
+    with reading(path), contextlib.suppress(FileNotFoundError):
+        if path.is_dir():
+            os.listdir(path)
+            os.stat(f"{path}/.")  # which needs the right to enter it
+        else:
+            open(path, "rb").close()
 
 
 def reason(error: BaseException) -> str:
@@ -151,6 +188,7 @@ def open_hdf5(path: Path) -> h5py.File:
     Raises:
         OtprError: it is no HDF5 file, not whole, or has links to other files.
     """
+    check_readable(path)
     with reading(path):
         if path.stat().st_size == 0:
             raise OtprError(f"{path} is empty; copy or download it again.")
@@ -218,6 +256,23 @@ def check_own(entry: h5py.Dataset) -> None:
         )
     if layout.get_layout() == h5py.h5d.CHUNKED and entry.ndim <= 2:  # pictures are not read
         check_size(layout.get_chunk(), entry.dtype, f"{where} (a chunk)")
+    _check_filters(layout, where)
+
+
+def _check_filters(layout: Any, where: str) -> None:
+    """Refuse numbers that were compressed in a way that HDF5 knows by no plugin here."""
+    for index in range(layout.get_nfilters()):
+        number, _, _, name = layout.get_filter(index)
+        if not h5py.h5z.filter_avail(number):
+            with contextlib.suppress(ImportError):
+                importlib.import_module("hdf5plugin")  # which registers the filters it brings
+        if not h5py.h5z.filter_avail(number):
+            called = name.decode(errors="replace") or "without a name"
+            raise OtprError(
+                f"{where}: is compressed with HDF5's filter {number} ({called}), which is not installed. "
+                "`pip install hdf5plugin` brings the usual ones, and is found without further ado; or write "
+                "the file again with compression='gzip'."
+            )
 
 
 def check_size(shape: tuple[int, ...] | None, dtype: np.dtype[Any], where: str) -> None:

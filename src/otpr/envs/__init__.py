@@ -8,7 +8,15 @@ from __future__ import annotations
 from otpr.envs.chunked import ChunkedVectorEnv
 from otpr.envs.env_group import ChunkStep
 from otpr.envs.env_process import BrokenEnvironmentError
-from otpr.envs.registry import Expert, TaskSpec, list_tasks, make_env, make_expert, task_spec
+from otpr.envs.registry import (
+    Expert,
+    TaskSpec,
+    check_filming,
+    list_tasks,
+    make_env,
+    make_expert,
+    task_spec,
+)
 
 __all__ = [
     "BrokenEnvironmentError",
@@ -16,6 +24,7 @@ __all__ = [
     "ChunkedVectorEnv",
     "Expert",
     "TaskSpec",
+    "check_filming",
     "list_tasks",
     "make_env",
     "make_expert",

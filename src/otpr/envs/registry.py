@@ -46,6 +46,8 @@ class TaskSpec:
         parts: where the simulator's own observation is a dictionary: the entries that are concatenated, in
             this order, with their lengths. Empty: it is one vector, of which nothing more is known.
         facts: what else is known of what its numbers mean, in words, by name; see `otpr.envs.catalog.Suite`.
+        resolution: deviations of an observation up to this, in the task's units, count as none: 0.1 mm where
+            these are metres and radians, as in every named task; 0 where nobody knows them.
     """
 
     id: str
@@ -57,6 +59,7 @@ class TaskSpec:
     expert: bool
     parts: Parts = ()
     facts: Mapping[str, str] = field(default_factory=dict[str, str])
+    resolution: float = 0.0
 
     @property
     def observation_keys(self) -> tuple[str, ...]:
@@ -88,6 +91,7 @@ def _named_spec(task_id: str, suite: Suite, task: Task) -> TaskSpec:
         expert=task.expert,
         parts=task.parts,
         facts={**suite.facts, **task.facts},
+        resolution=1e-4,
     )
 
 
@@ -178,6 +182,16 @@ def make_env(task_id: str, render_mode: str | None = None, episode_limit: int | 
         suite, name = _find(task_id)
         simulator = importlib.import_module(suite.module).make_simulator(name, render_mode)
     return TaskEnv(simulator, task_id=task_id, spec=task.spec, episode_limit=limit, render_mode=render_mode)
+
+
+def check_filming(task_id: str, episode_limit: int | None = None) -> None:
+    """Refuse to film a task whose environment cannot be made for it; of a named task nothing is asked.
+
+    Raises:
+        OtprError: the user's environment takes no `render_mode`, or not "rgb_array".
+    """
+    if user_env.is_user_task(task_id):
+        user_env.make_simulator(task_id, "rgb_array", episode_limit).close()
 
 
 def make_expert(task_id: str, env: TaskEnv, user_class: str | None = None) -> Expert:

@@ -18,9 +18,10 @@ import numpy as np
 from gymnasium.spaces import utils as spaces
 from numpy.typing import NDArray
 
+from otpr.envs.space_advice import action_advice, leaves, observation_advice
 from otpr.envs.task_env import Outcome, TaskEnv
 from otpr.errors import OtprError
-from otpr.spec import STATE, Entry, Parts, Spec
+from otpr.spec import STATE, Entry, Parts, Spec, vector_type
 
 _GYM = "gym/"
 
@@ -136,9 +137,10 @@ class GymSimulator:
     """A Gymnasium environment as a `Simulator`.
 
     Dictionaries and tuples of vectors are flattened in the space's own order (`gymnasium.spaces.flatten`).
-    Actions in [-1, 1] are mapped linearly onto the bounds of the action space. Reward, termination and
-    truncation are the environment's own. Success is `info["success"]` or `info["is_success"]`: one of them
-    must be there when an episode ends, since nothing else tells success from failure.
+    Actions in [-1, 1] are mapped linearly onto the bounds of the action space; where that is of whole
+    numbers, to the nearest one. Reward, termination and truncation are the environment's own. Success is
+    `info["success"]` or `info["is_success"]`: one of them must be there when an episode ends, since nothing
+    else tells success from failure.
 
     Args:
         env: the environment.
@@ -163,9 +165,10 @@ class GymSimulator:
         self.raw_observation: Any = None
         self._task_id = task_id
         self._low, self._high = self._action_bounds(env.action_space)
-        leaves = self._observation_leaves(env.observation_space)
-        state = Entry((spaces.flatdim(env.observation_space),))
-        self.parts = () if "" in leaves else tuple((k, spaces.flatdim(leaf)) for k, leaf in leaves.items())
+        boxes = self._observation_leaves(env.observation_space)
+        dtype = vector_type(*(box.dtype for box in boxes.values()))
+        state = Entry((spaces.flatdim(env.observation_space),), dtype)
+        self.parts = () if "" in boxes else tuple((k, spaces.flatdim(box)) for k, box in boxes.items())
         self.facts = {} if env.spec is None else {"environment": env.spec.id}
         rate = env.metadata.get("render_fps")
         bounds = tuple(self._low.tolist()), tuple(self._high.tolist())
@@ -173,30 +176,30 @@ class GymSimulator:
         self.episode_limit = self._limit()
 
     def _observation_leaves(self, space: gymnasium.Space[Any]) -> dict[str, gymnasium.Space[Any]]:
-        leaves = _leaves(space)
-        for part in leaves.values():
+        found = leaves(space)
+        for part in found.values():
             if not isinstance(part, gymnasium.spaces.Box):
                 raise OtprError(
                     f"{self._task_id}: observations must be made of Box spaces, and hold {part}. "
-                    "Wrap the environment with gymnasium.wrappers.TransformObservation."
+                    f"{observation_advice(space)}"
                 )
             if len(part.shape) > 1:
                 raise OtprError(
                     f"{self._task_id}: observations must be vectors, and hold arrays of shape {part.shape}. "
                     "Images are not supported: give the state instead, or features of the image."
                 )
-        return leaves
+        return found
 
     def _action_bounds(self, space: gymnasium.Space[Any]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         if not isinstance(space, gymnasium.spaces.Box) or len(space.shape) != 1:
             raise OtprError(
                 f"{self._task_id}: actions must be a vector of numbers (a Box of one axis), and are {space}. "
-                "Wrap the environment with gymnasium.wrappers.TransformAction."
+                f"{action_advice(space)}"
             )
         if not space.is_bounded() or not (space.high > space.low).all():
             raise OtprError(
                 f"{self._task_id}: actions must have finite bounds, low below high, and are {space}. "
-                "Wrap the environment with gymnasium.wrappers.TransformAction and say what the bounds are."
+                f"{action_advice(space)}"
             )
         return space.low.astype(np.float64), space.high.astype(np.float64)
 
@@ -218,6 +221,8 @@ class GymSimulator:
         raw = self._low + (action.astype(np.float64) + 1.0) / 2.0 * (self._high - self._low)
         raw = np.clip(raw, self._low, self._high)  # rounding must not leave the bounds
         space = self.env.action_space
+        if np.issubdtype(space.dtype, np.integer):
+            raw = np.rint(raw)
         with self._blamed("step"):
             observation, reward, terminated, truncated, info = self.env.step(raw.astype(space.dtype))
             outcome = Outcome(
@@ -266,20 +271,6 @@ def _layers(env: Any) -> Iterator[Any]:
     while env is not None:
         yield env
         env = getattr(env, "env", None)
-
-
-def _leaves(space: gymnasium.Space[Any], path: str = "") -> dict[str, gymnasium.Space[Any]]:
-    """The spaces that hold no others, by their path, in the order in which `flatten` puts them."""
-    if isinstance(space, gymnasium.spaces.Dict):
-        inside = space.spaces.items()
-    elif isinstance(space, gymnasium.spaces.Tuple):
-        inside = enumerate(space.spaces)
-    else:
-        return {path: space}
-    leaves: dict[str, gymnasium.Space[Any]] = {}
-    for name, part in inside:
-        leaves |= _leaves(part, f"{path}/{name}" if path else str(name))
-    return leaves
 
 
 class UserExpert:

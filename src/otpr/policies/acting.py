@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 import time
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, cast
@@ -17,6 +18,7 @@ from otpr.spec import Spec
 
 if TYPE_CHECKING:
     from otpr.policies.choosers import Chooser
+    from otpr.policies.encoder import Observations
     from otpr.policies.policy import Policy
     from otpr.policies.proposer import Proposer
 
@@ -107,6 +109,24 @@ def checked_actions(actions: np.ndarray) -> np.ndarray:
     return actions
 
 
+def act_key(seed: int) -> PRNGKeyArray:
+    """The key of a draw, from all bits of the seed.
+
+    Raises:
+        ValueError: the seed is no whole number, or negative.
+    """
+    try:
+        rest = operator.index(seed)
+    except TypeError as error:
+        raise ValueError(f"seed must be a whole number, given {seed!r}.") from error
+    if rest < 0:
+        raise ValueError(f"seed must not be negative, given {seed}.")
+    key = jax.random.key(np.uint32(rest & 0xFFFFFFFF))
+    while rest := rest >> 32:
+        key = jax.random.fold_in(key, np.uint32(rest & 0xFFFFFFFF))
+    return key
+
+
 def act_within(
     policy: Policy,
     observation: Observation,
@@ -131,11 +151,12 @@ def act_within(
     started = begun = time.perf_counter()
     propose_key, choose_key = jax.random.split(key)
     several = {name: entry[None] for name, entry in observation.items()}
+    seen = policy.encoder.on_device(observation)
     plans, scores = [], []
     for i in range(-(-policy.candidates // SLICE)):
         offered = proposer.propose(several, jax.random.fold_in(propose_key, i)[None], SLICE)[0]
         plans.append(np.asarray(offered))
-        scores.append(jax.device_get(_scores(policy, policy.chooser, observation, offered)))
+        scores.append(jax.device_get(_scores(policy, policy.chooser, seen, offered)))
         now = time.perf_counter()
         if now - started + (now - begun) > seconds:
             break
@@ -150,7 +171,7 @@ def act_within(
 
 @eqx.filter_jit
 def _scores(
-    policy: Policy, chooser: Chooser, observation: Observation, plans: Float[Array, "n h a"]
+    policy: Policy, chooser: Chooser, observation: Observations, plans: Float[Array, "n h a"]
 ) -> tuple[Float[Array, " n"], ...]:
     return chooser.scores(policy.state(observation), policy.chunks(plans))
 

@@ -8,7 +8,7 @@ or read, so that critics, transport and algorithms see vectors only.
 from __future__ import annotations
 
 import abc
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar, Self
 
 import equinox as eqx
@@ -33,7 +33,11 @@ class Encoder(eqx.Module):
 
     @abc.abstractmethod
     def __call__(self, observation: Observations) -> Float[Array, " f"]:
-        """The features of one observation, raw as the environment gives it."""
+        """The features of one observation, as `on_device` gives it."""
+
+    def on_device(self, observations: Observations) -> Observations:
+        """Raw observations, on the host, as compiled code takes them: here as they are."""
+        return observations
 
     @property
     @abc.abstractmethod
@@ -51,28 +55,128 @@ class Encoder(eqx.Module):
 
 
 class Normalizer(eqx.Module):
-    """A vector to about zero mean and unit scale, with the statistics of the demonstrations."""
+    """A vector to about zero mean and unit scale, with the statistics of the demonstrations.
+
+    Args:
+        mean: of each coordinate.
+        scale: its standard deviation; 1 for a coordinate that does not vary.
+        rest: of a float64 entry, what its mean has beyond float32: the mean is `mean + rest`. None for an
+            entry of another type.
+    """
 
     mean: Float[Array, " o"]
     scale: Float[Array, " o"]
+    rest: Float[Array, " o"] | None = None
 
     LIMIT: ClassVar[float] = (
         10.0  # in scales: a coordinate the demonstrations hardly moved must not drown all others
     )
 
     @classmethod
-    def fit(cls, rows: np.ndarray) -> Self:
-        """Statistics over the rows of (n, o). A coordinate that does not vary keeps its own unit."""
-        # in float64: a sum of many float32 drifts, and a constant coordinate would then seem to vary
-        std = rows.std(axis=0, dtype=np.float64)
-        return cls(
-            jnp.asarray(rows.mean(axis=0, dtype=np.float64), jnp.float32),
-            jnp.asarray(np.where(std > 1e-4, std, 1.0), jnp.float32),
-        )
+    def fit(cls, rows: np.ndarray, dtype: str = "float32", resolution: float = 0.0) -> Self:
+        """Statistics over the rows of (n, o). A coordinate that does not vary keeps its own unit.
 
-    def __call__(self, vector: Float[Array, "*n o"]) -> Float[Array, "*n o"]:
-        """The normalised vectors, clipped to `LIMIT`."""
-        return jnp.clip((vector - self.mean) / self.scale, -self.LIMIT, self.LIMIT)
+        Args:
+            rows: numbers as they were recorded.
+            dtype: type of the entry.
+            resolution: see `varies`.
+
+        Raises:
+            OtprError: a mean or a deviation is beyond the numbers of float32.
+        """
+        mean, deviation = _statistics(rows)
+        scale = np.where(varies(rows, dtype, resolution), deviation, 1.0)
+        if (beyond := ~(np.abs(mean) + scale <= np.finfo(np.float32).max)).any():
+            raise OtprError(
+                f"Coordinate {int(beyond.argmax())} of the observations has a mean or a spread beyond "
+                "3.4e38, the largest number of float32. Give it in another unit."
+            )
+        high = mean.astype(np.float32)
+        rest = jnp.asarray((mean - high).astype(np.float32)) if dtype == "float64" else None
+        return cls(jnp.asarray(high), jnp.asarray(scale, jnp.float32), rest)
+
+    def __call__(self, vector: Float[Array, "..."]) -> Float[Array, "*n o"]:
+        """The normalised vectors, clipped to `LIMIT`.
+
+        Args:
+            vector: (*n, o); of a float64 entry (*n, o, 2), as `VectorEncoder.on_device` gives it.
+        """
+        if self.rest is None:
+            centred = vector - self.mean
+        else:
+            assert vector.shape[-2:] == (*self.mean.shape, 2), "float64 is split by `on_device`"
+            # the two large parts are subtracted first, which is exact where they are close
+            centred = (vector[..., 0] - self.mean) + (vector[..., 1] - self.rest)
+        return jnp.clip(centred / self.scale, -self.LIMIT, self.LIMIT)
+
+
+def varies(rows: np.ndarray, dtype: str, resolution: float) -> NDArray[np.bool_]:
+    """Which coordinates of rows (n, o) vary by more than rounding: (o,).
+
+    Args:
+        rows: numbers as they were recorded. The coarser of their type and the entry's says what rounding is,
+            relative to the largest number of a coordinate: 2^-23 in float32, 2^-48 in float64, of which
+            states are computed with so many bits.
+        dtype: type of the entry.
+        resolution: deviations up to this, in the numbers' own unit, count as none either; in any case those
+            up to `_ROUNDING`, which is left where numbers of size 1 should cancel.
+    """
+    return _statistics(rows)[1] > np.maximum(_rounding(rows, dtype), max(resolution, _ROUNDING))
+
+
+_ROUNDING = 1e-15
+
+
+def told(spec: Spec, observations: Observations, resolution: float) -> list[str]:
+    """What is to be known of normalising by some observations, each entry (n, o): up to two sentences."""
+    still: list[str] = []
+    coarse: list[str] = []
+    for name, entry in spec.observation.items():
+        rows = np.asarray(observations[name])
+        deviation, moving = _statistics(rows)[1], varies(rows, entry.dtype, resolution)
+        few = (deviation > max(resolution, _ROUNDING)) & (deviation < 16 * _rounding(rows, entry.dtype))
+        still += _ranges(name, ~moving & ~few)
+        coarse += _ranges(name, few)
+    lines: list[str] = []
+    if still:
+        lines.append(f"Not varying in the demonstrations, and so left in their own unit: {', '.join(still)}.")
+    if coarse:
+        lines.append(
+            f"Varying by few steps of the type they are recorded in: {', '.join(coarse)}. Record and declare "
+            "them in float64, or take out their offset."
+        )
+    return lines
+
+
+def _ranges(name: str, chosen: NDArray[np.bool_]) -> Iterator[str]:
+    """The chosen coordinates of an entry, those side by side together: "state[3]", "state[7:18]"."""
+    edges = np.flatnonzero(np.diff(np.concatenate([[False], chosen, [False]])))
+    for start, end in edges.reshape(-1, 2).tolist():
+        yield f"{name}[{start}]" if end == start + 1 else f"{name}[{start}:{end}]"
+
+
+def _rounding(rows: np.ndarray, dtype: str) -> NDArray[np.float64]:
+    """How much a coordinate may seem to vary by rounding alone; see `varies`."""
+    step = max(2.0**-48, *(float(np.finfo(of).eps) for of in (rows.dtype, dtype)))
+    return step * np.abs(rows).max(axis=0).astype(np.float64)
+
+
+def _statistics(rows: np.ndarray) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Mean and standard deviation of each coordinate.
+
+    In float64, and from the first row on: so an offset costs no digits, and what is constant has none.
+    """
+    first = rows[0].astype(np.float64)
+    with np.errstate(over="ignore", invalid="ignore"):  # a spread near the end of float64 is refused later
+        from_first = rows - first
+        return first + from_first.mean(axis=0), from_first.std(axis=0)
+
+
+def _split(array: NDArray[Any]) -> NDArray[np.float32]:
+    largest = np.finfo(np.float32).max  # what is beyond is clipped by the normaliser in any case
+    wide = np.clip(np.asarray(array, np.float64), -largest, largest)
+    high = wide.astype(np.float32)
+    return np.stack([high, (wide - high).astype(np.float32)], axis=-1)
 
 
 class VectorEncoder(Encoder):
@@ -86,19 +190,33 @@ class VectorEncoder(Encoder):
     kind: ClassVar[str] = "vector"
 
     @classmethod
-    def fit(cls, spec: Spec, observations: Observations) -> Self:
-        """With the statistics of some observations, each entry (n, o).
+    def fit(cls, spec: Spec, observations: Observations, resolution: float = 0.0) -> Self:
+        """With the statistics of some observations, each entry (n, o); of `resolution` see `varies`.
 
         Raises:
-            OtprError: the spec has an entry that is no vector.
+            OtprError: the spec has an entry that is no vector, or numbers are beyond those of float32.
         """
         _check_vectors(spec)
-        return cls({name: Normalizer.fit(np.asarray(observations[name])) for name in spec.observation})
+        return cls(
+            {
+                name: Normalizer.fit(np.asarray(observations[name]), entry.dtype, resolution)
+                for name, entry in spec.observation.items()
+            }
+        )
 
     @property
     def feature_dim(self) -> int:
         """The lengths of all entries together."""
         return sum(normalizer.mean.shape[0] for normalizer in self.normalizers.values())
+
+    def on_device(self, observations: Observations) -> Observations:
+        """See `Encoder.on_device`. Compiled code has no float64.
+
+        An entry of float64 becomes two float32 in a last axis, each number and what is left of it: together
+        they have 48 of its 53 bits.
+        """
+        wide = {name for name, normalizer in self.normalizers.items() if normalizer.rest is not None}
+        return {name: _split(x) if name in wide else x for name, x in observations.items()}
 
     def __call__(self, observation: Observations) -> Float[Array, " f"]:
         """See `Encoder.__call__`."""
@@ -113,8 +231,11 @@ class VectorEncoder(Encoder):
     def skeleton(cls, about: dict[str, Any], spec: Spec) -> VectorEncoder:
         """See `Encoder.skeleton`."""
         _check_vectors(spec)
-        shapes = {name: entry.shape for name, entry in spec.observation.items()}
-        return cls({name: Normalizer(jnp.zeros(shape), jnp.ones(shape)) for name, shape in shapes.items()})
+        normalizers: dict[str, Normalizer] = {}
+        for name, entry in spec.observation.items():
+            rest = jnp.zeros(entry.shape) if entry.dtype == "float64" else None
+            normalizers[name] = Normalizer(jnp.zeros(entry.shape), jnp.ones(entry.shape), rest)
+        return cls(normalizers)
 
 
 def _check_vectors(spec: Spec) -> None:
@@ -133,8 +254,9 @@ def encode(encoder: Encoder, observations: Observations) -> NDArray[np.float32]:
     size, so that an episode read back from disk is encoded to the same bits.
     """
     n = len(next(iter(observations.values())))
+    given = encoder.on_device(observations)
     blocks = [
-        np.asarray(_encode_block(encoder, {name: _block(x, start) for name, x in observations.items()}))
+        np.asarray(_encode_block(encoder, {name: _block(x, start) for name, x in given.items()}))
         for start in range(0, n, _ROWS)
     ]
     return np.concatenate(blocks)[:n]

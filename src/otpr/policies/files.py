@@ -11,6 +11,7 @@ import importlib
 import importlib.util
 import re
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -26,12 +27,12 @@ from otpr.policies.generators import GENERATORS, Entry, Generator
 from otpr.spec import Spec
 from otpr.storage import DamagedFile
 
-FORMAT = 4
+FORMAT = 5
 """Version of the files; it rises when older code could no longer read them.
 
 1 had no checksums; 2 knew diffusion policies with OTPR's chooser only, and named neither; 3 had no spec, but
 the lengths of one observation vector, of an action and of a chunk that was executed whole, and its arrays lay
-in `weights.npz`.
+in `weights.npz`; 4 took float64 entries of an observation as float32.
 """
 
 Document = dict[str, Any]
@@ -180,6 +181,8 @@ def read_document(where: Path) -> Document:
             document = _third(document)
         if document["format"] < 4:
             document = _fourth(document)
+        if document["format"] < 5:
+            document = _fifth(document)
         _check(document)
     except (KeyError, TypeError, ValueError) as error:
         raise _damaged(file, error) from error
@@ -221,6 +224,16 @@ def _fourth(document: Document) -> Document:
         "generator": generator,
         "chooser": chooser,
     }
+
+
+def _fifth(document: Document) -> Document:
+    """A document of format 4 as one of format 5, but for the number."""
+    spec = Spec.from_json(document["spec"])
+    entries = {
+        name: replace(entry, dtype="float32") if entry.dtype == "float64" else entry
+        for name, entry in spec.observation.items()
+    }
+    return {**document, "spec": replace(spec, observation=entries).to_json()}
 
 
 _LENGTHS = ("observation_dim", "action_dim", "chunk_length")

@@ -18,7 +18,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from otpr.diffusion.sampling import Sampler
 from otpr.errors import OtprError
 from otpr.policies import files
-from otpr.policies.acting import act_within, checked_actions, checked_observation
+from otpr.policies.acting import act_key, act_within, checked_actions, checked_observation
 from otpr.policies.choosers import Chooser, Metrics
 from otpr.policies.encoder import Encoder, Observations
 from otpr.policies.generators import Diffusion, Generator
@@ -93,17 +93,15 @@ class Policy(eqx.Module):
     # ------------------------------------------------------------------------------------------- decisions
 
     def state(self, observations: Observations) -> Float[Array, " s"]:
-        """The state of one decision: its last observations, each entry (history, *shape), encoded."""
+        """The state of one decision: its last observations, each entry (history, *shape), encoded.
+
+        They are as `Encoder.on_device` gives them.
+        """
         return jax.vmap(self.encoder)(observations).ravel()
 
-    @eqx.filter_jit
     def propose(self, observations: Observations, keys: PRNGKeyArray, n: int) -> Float[Array, "b n h a"]:
         """`n` sampled plans for each of b decisions; see `otpr.policies.proposer.Proposer`."""
-
-        def of_one(seen: Observations, key: PRNGKeyArray) -> Float[Array, "n h a"]:
-            return self.generator.propose(self.state(seen), key, n)
-
-        return jax.vmap(of_one)(observations, keys)
+        return _propose(self, self.encoder.on_device(observations), keys, n)
 
     def chunks(self, plans: Float[Array, "n h a"]) -> Float[Array, "n c"]:
         """What the chooser scores of plans: their first actions, flattened."""
@@ -119,7 +117,6 @@ class Policy(eqx.Module):
         index, metrics = self.chooser.choose(state, self.chunks(plans), choose_key)
         return plans[index], metrics
 
-    @eqx.filter_jit
     def act_batch(
         self, observations: Observations, keys: PRNGKeyArray
     ) -> tuple[Float[Array, "n e a"], dict[str, Float[Array, " n"]]]:
@@ -132,6 +129,13 @@ class Policy(eqx.Module):
         Returns:
             (n, execute, action_dim), entries in [-1, 1]; and the chooser's metrics of each decision.
         """
+        return self.decide_batch(self.encoder.on_device(observations), keys)
+
+    @eqx.filter_jit
+    def decide_batch(
+        self, observations: Observations, keys: PRNGKeyArray
+    ) -> tuple[Float[Array, "n e a"], dict[str, Float[Array, " n"]]]:
+        """As `act_batch`, of observations as `Encoder.on_device` gives them; works in compiled code."""
 
         def decide(seen: Observations, key: PRNGKeyArray) -> tuple[Float[Array, "h a"], Metrics]:
             return self.decide(self.state(seen), key)
@@ -148,7 +152,7 @@ class Policy(eqx.Module):
             observation: raw, as the environment gives it: an array where the spec has but one vector entry,
                 else a dictionary by entry name. With `history` > 1 each has a leading axis of so many
                 observations, oldest first; where an episode is younger, its first observation is repeated.
-            seed: of the draw; the same seed gives the same actions.
+            seed: of the draw, a whole number of any size, not negative; the same seed gives the same actions.
             budget_seconds: where there is a chooser, choose among the candidates that there is time for (at
                 least `otpr.policies.acting.SLICE`): then the time decides too, and the draws are others than
                 without. The first call compiles, whatever the budget: make one beforehand.
@@ -157,11 +161,12 @@ class Policy(eqx.Module):
             (execute, action_dim) float32, entries in [-1, 1]: execute them, observe, ask again.
 
         Raises:
-            ValueError: the observation has other entries or another shape, or is not finite.
+            ValueError: the observation has other entries or another shape, or is not finite; or the seed is
+                negative or no whole number.
             OtprError: the actions are not finite, because the weights are not.
         """
         given = checked_observation(observation, self.spec)
-        key = jax.random.key(seed)
+        key = act_key(seed)
         if budget_seconds is not None and self.chooser is not None:
             return checked_actions(act_within(self, given, key, budget_seconds))
         actions, _ = self.act_batch({name: entry[None] for name, entry in given.items()}, key[None])
@@ -191,6 +196,16 @@ class Policy(eqx.Module):
             "chooser": chooser,
         }
         files.write(self, Path(path), task, document)
+
+
+@eqx.filter_jit
+def _propose(
+    policy: Policy, observations: Observations, keys: PRNGKeyArray, n: int
+) -> Float[Array, "b n h a"]:
+    def of_one(seen: Observations, key: PRNGKeyArray) -> Float[Array, "n h a"]:
+        return policy.generator.propose(policy.state(seen), key, n)
+
+    return jax.vmap(of_one)(observations, keys)
 
 
 def load_policy(path: str | os.PathLike[str]) -> Policy:

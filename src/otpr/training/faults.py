@@ -6,6 +6,7 @@ the run directory's folder `faults` (docs/run-directory.md says what each kind h
 
 from __future__ import annotations
 
+import functools
 import math
 import os
 from collections.abc import Mapping
@@ -211,11 +212,8 @@ def _made_up(base: Policy, config: AgentConfig) -> Experience:
     spec = config.acting_spec(base.spec)
     actions, rewards = np.zeros((1, spec.action_dim), np.float32), np.ones(1, np.float32)
     episode = Episode(zeros(spec, 2), actions, rewards, True, False, True, None)
-
-    def features(episode: Episode) -> np.ndarray:
-        return encode(base.encoder, episode.observations)
-
-    return Experience.of([[episode]], (), features, spec=spec, gamma=config.gamma)
+    encoding = functools.partial(encode, base.encoder)
+    return Experience.of([[episode]], (), encoding, spec=spec, gamma=config.gamma)
 
 
 def _filled(name: str, like: Any, arrays: Mapping[str, np.ndarray]) -> Any:

@@ -9,13 +9,12 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import time
 from collections.abc import Callable, Generator, Mapping, Sequence
 from typing import Any
 
 import jax
-import numpy as np
-from numpy.typing import NDArray
 
 from otpr.agents import agent_class
 from otpr.agents.parts.agent import AgentConfig, OffPolicyAgent, OnPolicyAgent, Round
@@ -81,6 +80,7 @@ class FineTuning:
     ):
         self.base, self.task, self.preset, self.seed = base, task, preset, seed
         self.loop, self.run, self.env = loop, run, env
+        self._features = functools.partial(encode, base.encoder)
         # the last round may overshoot by as much
         longest = env.episode_limit * loop.num_envs
         self.experience = Experience.of(
@@ -94,16 +94,15 @@ class FineTuning:
         self.agent = agent_class(agent.algorithm).create(base, self.experience, agent, jax.random.key(seed))
         if loop.stop_on_divergence and not self._has_q():
             raise OtprError(f"--stop-on-divergence needs critics Q(s, a), and {agent.algorithm} has none.")
-        self.files = ExperienceWriter(run.path / "experience", task=task, spec=env.spec)
+        # in the types of the policy, which may have fewer digits than the environment gives
+        seen = dataclasses.replace(env.spec, observation=base.spec.observation)
+        self.files = ExperienceWriter(run.path / "experience", task=task, spec=seen)
         self.at = Progression()
         # whether the algorithm's first policy acts as the pre-trained one does
         self._from_base = acts_alike(self.agent.deployed().single(), base.single(), env.num_envs)
         if loop.no_base_evaluation and self._from_base:
             self.at.evaluated_at = 0
         self._stop = StopRequest()
-
-    def _features(self, episode: Episode) -> NDArray[np.float32]:
-        return encode(self.base.encoder, episode.observations)
 
     def _has_q(self) -> bool:
         agent, experience = self.agent, self.experience
@@ -185,7 +184,7 @@ class FineTuning:
             action_seed=self.seed,
             on_chunk=self._stop.abandon,  # episodes of a slow simulator take minutes
         )
-        collected = [Collected(episode, self._features(episode)) for episode in rollout.episodes]
+        collected = [Collected(episode, self._features(episode.observations)) for episode in rollout.episodes]
         learnt = {}
         if isinstance(self.agent, OnPolicyAgent):
             learnt = self._learn_round(self.agent, Round(collected, self.seed))
@@ -326,7 +325,7 @@ class FineTuning:
             self.agent, state = checkpoints.load(self.run.checkpoints, step, self.agent)
             self.at = Progression.of(state)
         for episode in self.files.back_to(self.at.files, self.at.files_digest):
-            self.experience = self.experience.add(Collected(episode, self._features(episode)))
+            self.experience = self.experience.add(Collected(episode, self._features(episode.observations)))
         self.run.rewind("row", self.at.rows)
 
     def summary(self) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import math
 from collections.abc import Mapping, Sequence
 from typing import get_args
@@ -24,7 +25,7 @@ from otpr.diffusion import NoiseSchedule
 from otpr.diffusion.parametrization import Prediction
 from otpr.errors import OtprError, check_at_least, unknown_name
 from otpr.networks.mlp import NoiseNetwork
-from otpr.policies.encoder import VectorEncoder, encode
+from otpr.policies.encoder import VectorEncoder, encode, told
 from otpr.policies.generators import Diffusion, plan_shape
 from otpr.policies.policy import Policy
 from otpr.scanning import scan_state
@@ -95,12 +96,17 @@ class Imitation(eqx.Module):
 
     @classmethod
     def create(
-        cls, episodes: Sequence[Episode], task: Spec, config: PretrainConfig, key: PRNGKeyArray
+        cls,
+        episodes: Sequence[Episode],
+        task: Spec,
+        config: PretrainConfig,
+        key: PRNGKeyArray,
+        resolution: float = 0.0,
     ) -> Imitation:
         """The state before the first step; observations are normalised by the statistics of `episodes`."""
         network_key, key = jax.random.split(key)
         spec = config.policy_spec(task)
-        encoder = VectorEncoder.fit(spec, _all_observations(episodes))
+        encoder = VectorEncoder.fit(spec, _all_observations(episodes), resolution)
         state_dim = spec.history * encoder.feature_dim
         sizes = {"width": config.width, "depth": config.depth}
         network = NoiseNetwork(state_dim, plan_shape(spec), **sizes, key=network_key)
@@ -162,6 +168,7 @@ def pretrain(
     seed: int,
     resume: bool,
     weights: Sequence[float] = (),
+    resolution: float = 0.0,
 ) -> Policy:
     """Train a policy by imitation and save it as `policy` in the run directory.
 
@@ -172,10 +179,13 @@ def pretrain(
         task: the task's name, stored beside the policy.
         spec: what the task takes and gives.
         resume: go on from the newest checkpoint in the run directory.
+        resolution: deviations of an observation up to this count as none; see `otpr.envs.TaskSpec`.
     """
     sets, held_out = _hold_out(sets, config, seed)
     episodes = [episode for part in sets for episode in part]
-    state, done = Imitation.create(episodes, spec, config, jax.random.key(seed)), 0
+    for line in told(spec, _all_observations(episodes), resolution):
+        print(line)
+    state, done = Imitation.create(episodes, spec, config, jax.random.key(seed), resolution), 0
     data = _experience(sets, weights, state.policy)
     held = None if not held_out else _experience([held_out], (), state.policy)
     if resume and (step := checkpoints.latest(run.checkpoints)) is not None:
@@ -208,10 +218,9 @@ def pretrain(
 
 
 def _experience(sets: Sequence[Sequence[Episode]], weights: Sequence[float], policy: Policy) -> Experience:
-    def features(episode: Episode) -> NDArray[np.float32]:
-        return encode(policy.encoder, episode.observations)
-
-    return Experience.of(sets, weights, features, spec=policy.spec, gamma=1.0)
+    return Experience.of(
+        sets, weights, functools.partial(encode, policy.encoder), spec=policy.spec, gamma=1.0
+    )
 
 
 def _hold_out(

@@ -77,7 +77,7 @@ def compile_acting(policy: Policy, env: ChunkedVectorEnv) -> None:
     """Compile what `run_episodes` asks of the policy, which takes seconds, where it has not been yet."""
     seen = zeros(policy.spec, env.num_envs, policy.spec.history)
     seeds = np.zeros(env.num_envs, np.uint32)
-    jax.block_until_ready(_decide(policy, seen, np.int32(0), seeds, np.uint32(0)))
+    jax.block_until_ready(_decide(policy, policy.encoder.on_device(seen), np.int32(0), seeds, np.uint32(0)))
 
 
 def acts_alike(one: Policy, other: Policy, n: int) -> bool:
@@ -86,8 +86,11 @@ def acts_alike(one: Policy, other: Policy, n: int) -> bool:
         return False
     seen = zeros(one.spec, n, one.spec.history)
     seeds = np.arange(n, dtype=np.uint32)
-    a, b = (_decide(policy, seen, np.int32(0), seeds, np.uint32(0))[0] for policy in (one, other))
-    return bool(np.allclose(a, b, atol=1e-3))
+
+    def decided(policy: Policy) -> Float[Array, "n e a"]:
+        return _decide(policy, policy.encoder.on_device(seen), np.int32(0), seeds, np.uint32(0))[0]
+
+    return bool(np.allclose(decided(one), decided(other), atol=1e-3))
 
 
 class _Trace:
@@ -155,7 +158,8 @@ def _run_wave(
         for i in running:
             for name, rows in seen.items():
                 rows[i] = wave[i].last(name)
-        on_device = _decide(policy, seen, np.int32(action_seed), seeds, np.uint32(decision))
+        given = policy.encoder.on_device(seen)
+        on_device = _decide(policy, given, np.int32(action_seed), seeds, np.uint32(decision))
         chunks, metrics = jax.device_get(on_device)
         if not np.isfinite(chunks[running]).all():
             raise _bad_action(env, wave, running, chunks)
@@ -226,4 +230,4 @@ def _decide(
     policy: Policy, seen: Any, action_seed: np.int32, seeds: np.ndarray, decision: np.uint32
 ) -> tuple[Float[Array, "n e a"], dict[str, Float[Array, " n"]]]:
     """Keys and actions in one compiled call: each call costs a third of a millisecond."""
-    return policy.act_batch(seen, decision_keys(action_seed, seeds, decision))
+    return policy.decide_batch(seen, decision_keys(action_seed, seeds, decision))

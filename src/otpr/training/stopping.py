@@ -1,12 +1,13 @@
-"""Ctrl-C and SIGTERM: leave the step at hand, save, and say how to go on."""
+"""Ctrl-C and SIGTERM: leave the step at hand, save, and say how to go on; or leave nothing half-written."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from concurrent.futures import Future, wait
 from types import FrameType, TracebackType
 from typing import Any, NoReturn, ParamSpec, Self, TypeVar
@@ -97,6 +98,35 @@ class StopRequest:
         for number, handler in self._before.items():
             signal.signal(number, handler)
         self._before = {}
+
+
+@contextlib.contextmanager
+def undone_by_sigterm(what: str) -> Generator[None]:
+    """While entered, SIGTERM ends the process as Ctrl-C does: what has begun to be written is removed first.
+
+    For work that cannot be resumed, and calls no compiled code, in which an exception would have to wait.
+    Outside the main thread the signal stays as it is.
+
+    Args:
+        what: what was not done, e.g. "nothing was converted"; it is printed.
+
+    Raises:
+        SystemExit: with status 143, at the signal.
+    """
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        signal.signal(number, signal.SIG_DFL)  # a second one ends the process at once
+        os.write(2, f"\notpr: terminated; {what}.\n".encode())
+        raise SystemExit(128 + number)
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, handle)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 _left_behind: list[threading.Thread] = []

@@ -18,6 +18,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from otpr.envs import make_env
 from otpr.policies.acting import recent
+from otpr.storage import writing
 from otpr.training.progress import Progress
 
 FRAMES_PER_SECOND = 30
@@ -73,13 +74,14 @@ def record(
         it.
 
     Raises:
-        OtprError: the task is unknown or its simulator is missing.
+        OtprError: the task is unknown or its simulator is missing, or the folder cannot be made.
         ValueError: no seeds are given.
     """
     if not seeds:
         raise ValueError("A film needs at least one seed.")
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
     scratch = path.with_name(f".part-{path.name}")  # ffmpeg knows the format by the ending
     outcomes: list[bool] = []
     try:

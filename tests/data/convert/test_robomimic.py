@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -15,6 +16,7 @@ from otpr.data.convert.sources import convert, open_source
 from otpr.data.datasets import read_dataset
 from otpr.envs import task_spec
 from otpr.errors import OtprError
+from otpr.spec import Entry
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
 LIFT = FIXTURES / "lift.hdf5"
@@ -42,7 +44,7 @@ def as_float32(array: np.ndarray) -> np.ndarray:
 
 def in_task_order(observations: np.ndarray) -> np.ndarray:
     """The file is of robosuite 1.5: `gripper_to_cube_pos`, the last of it, is turned round in our task."""
-    return as_float32(observations * np.repeat([1, -1], [16, 3]))
+    return observations * np.repeat([1, -1], [16, 3])
 
 
 def test_every_number_is_what_robomimic_reads(expected) -> None:
@@ -58,8 +60,8 @@ def test_every_number_is_what_robomimic_reads(expected) -> None:
     assert [episode.place for episode in recorded] == [f"{LIFT}: data/{demo}" for demo in DEMOS]
     for episode, demo in zip(recorded, DEMOS, strict=True):
         read = expected[demo]
-        np.testing.assert_array_equal(as_float32(episode.observations[:-1]), in_task_order(read["obs"]))
-        np.testing.assert_array_equal(as_float32(episode.observations[1:]), in_task_order(read["next_obs"]))
+        np.testing.assert_array_equal(episode.observations[:-1], in_task_order(read["obs"]))
+        np.testing.assert_array_equal(episode.observations[1:], in_task_order(read["next_obs"]))
         np.testing.assert_array_equal(as_float32(episode.actions), as_float32(read["actions"]))
         np.testing.assert_array_equal(episode.rewards, read["rewards"])
         np.testing.assert_array_equal(episode.success, read["rewards"] > 0)
@@ -70,7 +72,10 @@ def test_converted_episodes_end_where_the_environment_would(tmp_path: Path, expe
     written = read_dataset(tmp_path / "out")
     assert written.task_id == "robosuite/lift"
     assert written.meaning.parts[-1] == ("object", 10)
-    assert written.spec == task_spec("robosuite/lift").spec  # the file has the control rate
+    # the file has the control rate, and observations in float64
+    task = task_spec("robosuite/lift").spec
+    assert written.spec == dataclasses.replace(task, observation={"state": Entry((19,), "float64")})
+    assert written.spec.differences(task) == []
     for episode, demo in zip(written.episodes, DEMOS, strict=True):
         read = expected[demo]
         solved = bool(read["rewards"].any())
@@ -156,7 +161,7 @@ def test_without_next_obs_the_last_transition_goes_and_its_success_stays(lift: P
     with h5py.File(lift) as file:
         steps = len(file["data/demo_0/actions"])
         np.testing.assert_array_equal(
-            episodes[0].observations["state"][:, -10:-3], as_float32(file["data/demo_0/obs/object"][:, :7])
+            episodes[0].observations["state"][:, -10:-3], file["data/demo_0/obs/object"][:, :7]
         )
         assert len(episodes[3]) == len(file["data/demo_11/actions"]) - 1
     assert len(episodes[0]) == steps - 1

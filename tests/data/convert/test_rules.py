@@ -36,7 +36,7 @@ def finished(episode: Recorded, last_observation: bool | None = True, **rules: A
 
 def test_nothing_is_changed_where_all_is_known() -> None:
     episode, tally = finished(recorded(seed=7))
-    assert (episode.observations["state"].dtype, episode.actions.dtype) == (np.float32, np.float32)
+    assert (episode.observations["state"].dtype, episode.actions.dtype) == (np.float64, np.float32)
     np.testing.assert_array_equal(episode.observations["state"], recorded().observations)
     np.testing.assert_array_equal(episode.actions, recorded().actions)
     assert episode.rewards.tolist() == [0, 0, 1]

@@ -23,6 +23,7 @@ from otpr.data.recorded import (
     Source,
     by_step,
     check_numbers,
+    check_readable,
     check_size,
     columns,
     missing,
@@ -185,6 +186,7 @@ def _info(path: Path) -> dict[str, Any]:
         raise OtprError(
             f"{path} is not a LeRobotDataset: it holds no meta/info.json; give the folder that does."
         )
+    check_readable(file)
     try:
         info = json.loads(file.read_text())
         version = info["codebase_version"]

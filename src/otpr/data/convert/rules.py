@@ -12,7 +12,7 @@ from otpr.data.actions import Bounds, to_unit
 from otpr.data.episodes import Episode, validate_episode
 from otpr.data.recorded import Recorded, check_lengths
 from otpr.errors import OtprError
-from otpr.spec import STATE
+from otpr.spec import STATE, vector_type
 
 
 @dataclass(frozen=True)
@@ -178,9 +178,9 @@ def finish(
         recorded.actions[:steps], bounds, recorded.place, clip=rules.clip_actions
     )
     episode = Episode(
-        observations={STATE: _float32(observations)},
-        actions=_float32(unit),
-        rewards=_float32(rewards),
+        observations={STATE: _as(vector_type(observations.dtype), observations)},
+        actions=_as("float32", unit),
+        rewards=_as("float32", rewards),
         terminated=terminated,
         truncated=bool(truncated),
         success=solved,
@@ -233,9 +233,9 @@ def _solved(recorded: Recorded, rules: Rules, tally: Tally) -> bool:
     return False
 
 
-def _float32(values: NDArray[Any]) -> NDArray[np.float32]:
+def _as(dtype: str, values: NDArray[Any]) -> NDArray[Any]:
     with np.errstate(over="ignore"):  # a number too large becomes infinity, and is refused by name
-        return np.ascontiguousarray(values, np.float32)
+        return np.ascontiguousarray(values, dtype)
 
 
 def sparse_success(rewards: NDArray[Any]) -> NDArray[np.bool_] | None:

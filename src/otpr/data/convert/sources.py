@@ -23,7 +23,7 @@ from otpr.data.datasets import check_free, write_dataset
 from otpr.data.episodes import Episode
 from otpr.data.experience_files import is_experience
 from otpr.data.minari_files import open_minari
-from otpr.data.recorded import Source, open_hdf5
+from otpr.data.recorded import Source, check_readable, open_hdf5
 from otpr.envs import TaskSpec, list_tasks
 from otpr.envs.registry import known_task
 from otpr.envs.user_env import is_user_task
@@ -131,6 +131,7 @@ def _open(
 
 def _recognised(path: Path) -> Format:
     """The format by what is in the file or the folder, whatever its name."""
+    check_readable(path)
     if is_experience(path):
         return "otpr"
     if path.is_dir():
@@ -204,10 +205,11 @@ def convert(
     tally.told += told
     stream = _episodes(source, rules, tally, mapped, known)
     first = next(stream)
+    state = Entry((source.observation_dim,), str(first.observations[STATE].dtype))
     write_dataset(
         itertools.chain([first], stream),
         out,
-        spec=side.spec,
+        spec=dataclasses.replace(side.spec, observation={STATE: state}),
         meaning=dataclasses.replace(side.meaning, accepted=accept),
         task_id=task or source.task_id,
         expert=f"{source.format} data",
@@ -290,6 +292,7 @@ def _episodes(
 ) -> Iterator[Episode]:
     """The episodes by the rules, at least one."""
     first: tuple[int, int] | None = None
+    first_type = ""
     for recorded in source.episodes():
         dims = (recorded.observations.shape[1], recorded.actions.shape[1])
         first = first or dims
@@ -304,6 +307,13 @@ def _episodes(
             raise _range_error(source, error, task) from error
         if episode is None:
             continue
+        own_type = str(episode.observations[STATE].dtype)
+        first_type = first_type or own_type
+        if own_type != first_type:
+            raise OtprError(
+                f"{recorded.place}: has observations of {own_type}, the first episode of {first_type}; write "
+                "those of all episodes in one type."
+            )
         yield episode
     if not tally.episodes:
         raise _empty(source)
