@@ -264,7 +264,7 @@ def task_of(path_or_id: str | os.PathLike[str]) -> str | None:
 
 
 def _spec(opened: MinariFile, dtype: str) -> Spec:
-    """What the episodes of a data set exchange when they are read; `dtype` is asked for where it has no spec."""
+    """What the episodes of a set exchange when they are read; `dtype` counts where it has no spec."""
     if opened.spec is None:
         bounds = opened.bounds or ((-1.0,) * opened.action_dim, (1.0,) * opened.action_dim)
         return Spec({STATE: Entry((opened.observation_dim,), dtype)}, *bounds)
