@@ -45,6 +45,8 @@ class Pretrain:
         """Train and save the policy."""
         check_seed(self.seed)
         sets, task = self.demonstrations.read(self.task)
+        if not self.resume:
+            self.demonstrations.check(sets, task)
         spec = task_spec(task).spec
         config = {
             **self.demonstrations.record(sets),

@@ -17,11 +17,13 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from numpy.typing import NDArray
 
 from otpr.agents.parts.actor_critic import followed
+from otpr.data.agreement import of_task
 from otpr.data.episodes import Episode
 from otpr.data.experience import Experience
 from otpr.data.mixture import split
 from otpr.diffusion import NoiseSchedule
 from otpr.diffusion.parametrization import Prediction
+from otpr.envs import task_spec
 from otpr.errors import OtprError, check_at_least, unknown_name
 from otpr.networks.mlp import NoiseNetwork
 from otpr.policies.encoder import VectorEncoder, encode
@@ -203,7 +205,8 @@ def pretrain(
             if stop.requested or done == config.updates:
                 checkpoints.save(run.checkpoints, done, state, {})
                 stop.leave_if_requested(f"pretraining stopped at {done:,} updates")
-    state.policy.save(run.path / "policy", task=task)
+    meaning = of_task(task_spec(task)).meaning.to_json()
+    state.policy.save(run.path / "policy", task=task, meaning=meaning)
     return state.policy
 
 

@@ -23,6 +23,7 @@ from otpr.data.datasets import check_free, write_dataset
 from otpr.data.episodes import Episode
 from otpr.data.experience_files import is_experience
 from otpr.data.minari_files import open_minari
+from otpr.data.overlap import Sample
 from otpr.data.recorded import Source, open_hdf5
 from otpr.envs import TaskSpec, list_tasks
 from otpr.envs.registry import known_task
@@ -155,6 +156,7 @@ def convert(
     task: str | None = None,
     rules: Rules | None = None,
     accept: tuple[str, ...] = (),
+    check: bool = True,
     overwrite: bool = False,
 ) -> Tally:
     """Bring a data set into ours, an episode at a time; whole, or nothing is written.
@@ -166,6 +168,7 @@ def convert(
             any.
         rules: what the user decides about success, rewards and the range of actions.
         accept: names of differences from the task that do not matter; see `otpr.data.agreement`.
+        check: compare the episodes with resets and replays of the task (`otpr.data.overlap`).
         overwrite: replace a data set that is already at `out`.
 
     Returns:
@@ -202,7 +205,8 @@ def convert(
     elif task is not None:
         told.append(f"nothing was compared with the task {task}: its environment cannot be made here")
     tally.told += told
-    stream = _episodes(source, rules, tally, mapped, known)
+    sample = Sample()
+    stream = _episodes(source, rules, tally, mapped, known, sample)
     first = next(stream)
     write_dataset(
         itertools.chain([first], stream),
@@ -216,6 +220,8 @@ def convert(
         overwrite=overwrite,
         description=f"Converted from {source.format} data, {source.path.name}.",
     )
+    if known is not None and check:
+        tally.warnings += sample.compared(known, side.meaning.parts)
     return tally
 
 
@@ -286,7 +292,12 @@ def _range(source: Source) -> Callable[[], Bounds]:
 
 
 def _episodes(
-    source: Source, rules: Rules, tally: Tally, bounds: Bounds | None, task: TaskSpec | None
+    source: Source,
+    rules: Rules,
+    tally: Tally,
+    bounds: Bounds | None,
+    task: TaskSpec | None,
+    sample: Sample,
 ) -> Iterator[Episode]:
     """The episodes by the rules, at least one."""
     first: tuple[int, int] | None = None
@@ -304,6 +315,7 @@ def _episodes(
             raise _range_error(source, error, task) from error
         if episode is None:
             continue
+        sample.add(episode)
         yield episode
     if not tally.episodes:
         raise _empty(source)
