@@ -8,6 +8,7 @@ from typing import Annotated
 
 import tyro
 
+from otpr.data.agreement import of_task
 from otpr.data.loading import DataConfig
 from otpr.envs import task_spec
 from otpr.errors import check_seed
@@ -72,5 +73,6 @@ class Pretrain:
                 seed=self.seed,
                 resume=self.resume,
                 weights=self.demonstrations.weights,
+                meaning=of_task(task_spec(task)).meaning.to_json(),
             )
         print(f"Policy: {self.run_dir / 'policy'}")

@@ -31,6 +31,7 @@ _STARTS = 1000
 # Of the range that a number has in an episode: chaotic contacts do not repeat exactly on another machine.
 _APART = 0.05
 _SMALL = 1e-4
+_NARROW = 0.02
 _TOLD = 5
 
 
@@ -61,7 +62,7 @@ class Sample:
         """
         if not task.installed:
             return [f"not compared with resets of {task.id}: its simulator is not installed ({task.install})"]
-        names = _names(task.spec, parts or task.parts)
+        names = _names(task.spec, task.parts or parts)
         try:
             env = make_env(task.id, episode_limit=max(self._longest, task.episode_limit or 1))
             try:
@@ -115,7 +116,11 @@ class Sample:
         return "" if solved == episode.success else f"ends {ends[solved]}, the stored {ends[episode.success]}"
 
     def _started(self, env: TaskEnv, spec: Spec, names: list[str]) -> list[str]:
-        """Which numbers of first observations are apart from those of the task's own resets."""
+        """Which numbers of first observations are elsewhere than those of the task's own resets.
+
+        That is, where more than a quarter of the episodes start outside the range of the resets, by more than
+        a quarter of it; or where the episodes' range is less than a fiftieth of it.
+        """
         resets: list[NDArray[np.float64]] = []
         deadline = time.monotonic() + SECONDS
         while len(resets) < _RESETS and time.monotonic() < deadline:
@@ -124,19 +129,21 @@ class Sample:
         if len(resets) < _FEWEST:
             return [f"its starts are not compared: {len(resets)} resets took {SECONDS:g} s, too few to tell"]
         data, task = np.array(self._starts), np.array(resets)
-        low, high = data.min(axis=0), data.max(axis=0)
-        task_low, task_high = task.min(axis=0), task.max(axis=0)
-        # few resets do not show the whole range
-        share = 0.5 if len(resets) == _RESETS else 1.0
-        margin = share * np.maximum(high - low, task_high - task_low) + 1e-3 * np.abs(task_high) + _SMALL
-        apart = np.flatnonzero(np.maximum(low - task_high, task_low - high) > margin)
+        low, high, floor, ceiling = data.min(axis=0), data.max(axis=0), task.min(axis=0), task.max(axis=0)
+        # a few resets do not show the whole range; one start says little of where the others are
+        share = 0.25 if len(resets) == _RESETS and len(data) > 1 else 1.0
+        margin = share * (ceiling - floor) + 1e-3 * np.abs(task).max(axis=0) + _SMALL
+        outside = ((data < floor - margin) | (data > ceiling + margin)).sum(axis=0)
+        # in smaller units, all of it is inside
+        narrow = (high - low > 0) & (high - low < _NARROW * (ceiling - floor)) & (len(data) >= 4)
+        odd = np.flatnonzero((outside > len(data) / 4) | narrow)
         told = [
-            f"at the start of episodes {names[i]} does not overlap: data {low[i]:.4g} to {high[i]:.4g}, "
-            f"{len(resets)} resets of the task {task_low[i]:.4g} to {task_high[i]:.4g}"
-            for i in apart[:_TOLD]
+            f"at the start of episodes {names[i]} is not as in the task: data {low[i]:.4g} to {high[i]:.4g}, "
+            f"{len(resets)} resets {floor[i]:.4g} to {ceiling[i]:.4g}"
+            for i in odd[:_TOLD]
         ]
-        if len(apart) > _TOLD:
-            told.append(f"so do {len(apart) - _TOLD} further numbers of the observation")
+        if len(odd) > _TOLD:
+            told.append(f"nor are {len(odd) - _TOLD} further numbers of the observation")
         return told
 
 

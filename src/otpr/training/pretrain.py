@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 import math
 from collections.abc import Mapping, Sequence
-from typing import get_args
+from typing import Any, get_args
 
 import equinox as eqx
 import jax
@@ -17,13 +17,11 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from numpy.typing import NDArray
 
 from otpr.agents.parts.actor_critic import followed
-from otpr.data.agreement import of_task
 from otpr.data.episodes import Episode
 from otpr.data.experience import Experience
 from otpr.data.mixture import split
 from otpr.diffusion import NoiseSchedule
 from otpr.diffusion.parametrization import Prediction
-from otpr.envs import task_spec
 from otpr.errors import OtprError, check_at_least, unknown_name
 from otpr.networks.mlp import NoiseNetwork
 from otpr.policies.encoder import VectorEncoder, encode
@@ -164,6 +162,7 @@ def pretrain(
     seed: int,
     resume: bool,
     weights: Sequence[float] = (),
+    meaning: Mapping[str, Any] | None = None,
 ) -> Policy:
     """Train a policy by imitation and save it as `policy` in the run directory.
 
@@ -174,6 +173,7 @@ def pretrain(
         task: the task's name, stored beside the policy.
         spec: what the task takes and gives.
         resume: go on from the newest checkpoint in the run directory.
+        meaning: what the task says of its numbers; see `Policy.save`.
     """
     sets, held_out = _hold_out(sets, config, seed)
     episodes = [episode for part in sets for episode in part]
@@ -205,7 +205,6 @@ def pretrain(
             if stop.requested or done == config.updates:
                 checkpoints.save(run.checkpoints, done, state, {})
                 stop.leave_if_requested(f"pretraining stopped at {done:,} updates")
-    meaning = of_task(task_spec(task)).meaning.to_json()
     state.policy.save(run.path / "policy", task=task, meaning=meaning)
     return state.policy
 

@@ -324,11 +324,19 @@ def _episodes(
 def _range_error(source: Source, error: ActionRangeError, task: TaskSpec | None) -> OtprError:
     """Where actions leave the range, the range of the whole set, and what may be the reason."""
     whole = shown(_range(source)())
+    own = (
+        "in the environment's own units: give its own bounds, one number or one a dimension, with "
+        "--action-low and --action-high; they are mapped to [-1, 1]"
+    )
+    if source.bounds is not None:
+        own = (
+            "of an environment with other bounds than the set states: give those with --action-low and "
+            "--action-high, and --accept action-bounds"
+        )
     clips = "" if task is None or is_user_task(task.id) else f" (as {task.id} does)"
     return OtprError(
         f"{error} In the whole set they run over {whole}. What is right depends on what they are:\n"
-        "  in the environment's own units: give its own bounds, one number or one a dimension, with "
-        "--action-low and --action-high; they are mapped to [-1, 1]\n"
+        f"  {own}\n"
         f"  commands that the environment clips{clips}: give --clip-actions\n"
         "  something else than the task takes, e.g. absolute poses instead of displacements: neither is "
         "right; record or extract the actions anew with the task's controller"
