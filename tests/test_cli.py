@@ -256,7 +256,8 @@ def test_info_for_programs_is_json(capsys: pytest.CaptureFixture[str]):
         "spec": task_spec(TASK).spec.to_json(),
         "episode_limit": 200,
         "expert": True,
-        "observation_keys": None,
+        "parts": [],
+        "facts": {"simulator": "metaworld", "robot": "Sawyer"},
     }
 
 
@@ -515,7 +516,9 @@ def test_data_of_another_task_is_refused(place: Path, capsys: pytest.CaptureFixt
     write_dataset(demonstrations(), "reach", task_id="metaworld/reach-v3", expert="e", noise=0.1, seed=0)
     arguments = ["reach" if argument == "demos" else argument for argument in FINETUNE]
     assert refusal([*arguments, "--run-dir", "x"], capsys) == (
-        f"The demonstrations in reach are of the task 'metaworld/reach-v3', not of {TASK!r}."
+        f"The data set reach and the task {TASK} do not fit together (in this order):\n"
+        f"  task: metaworld/reach-v3 against {TASK}\n    Give the right task with --task.\n"
+        "To use it all the same, as if there were no difference: --accept task"
     )
 
 

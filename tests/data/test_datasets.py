@@ -16,6 +16,7 @@ from minari.dataset.minari_storage import MinariStorage
 
 from otpr.data.datasets import read_dataset, write_dataset
 from otpr.data.episodes import Episode
+from otpr.data.meaning import Meaning
 from otpr.data.minari_files import open_minari_file
 from otpr.errors import OtprError
 from otpr.spec import Entry, Spec
@@ -144,13 +145,20 @@ def test_images_are_not_written(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("version", "spec"), [(1, Spec.flat(3, 2)), (2, make_datasets.SPEC)], ids=["format 1", "format 2"]
+    ("version", "spec", "meaning"),
+    [
+        (1, Spec.flat(3, 2), Meaning(bounds_stated=False)),
+        (2, make_datasets.SPEC, Meaning()),
+        (3, make_datasets.SPEC, make_datasets.MEANING),
+    ],
+    ids=["format 1", "format 2", "format 3"],
 )
-def test_a_set_that_was_written_long_ago_is_read(version: int, spec: Spec) -> None:
+def test_a_set_that_was_written_long_ago_is_read(version: int, spec: Spec, meaning: Meaning) -> None:
     """As tests/data/fixtures/make_datasets.py says; format 1 has no spec, so the arrays tell it."""
     demonstrations = read_dataset(make_datasets.HERE / f"dataset-{version}")
     assert_same(make_datasets.episodes(), demonstrations.episodes)
     assert demonstrations.spec == spec
+    assert demonstrations.meaning == meaning
     assert demonstrations.task_id == "my_robot:make_env"
     assert make_datasets.ABOUT.items() <= demonstrations.metadata.items()
 

@@ -81,6 +81,8 @@ class ConvertData:
     clip_actions: bool = False
     # names of differences between data and task that do not matter (docs/data-agreement.md)
     accept: tuple[str, ...] = ()
+    # do not compare the data with resets and replays of the task, e.g. where it is a real robot
+    skip_check: bool = False
     # replace the data set that is there
     overwrite: bool = False
 
@@ -105,7 +107,13 @@ class ConvertData:
             task_index=self.task_index,
         )
         tally = convert(
-            source, self.out, task=self.task, rules=rules, accept=self.accept, overwrite=self.overwrite
+            source,
+            self.out,
+            task=self.task,
+            rules=rules,
+            accept=self.accept,
+            check=not self.skip_check,
+            overwrite=self.overwrite,
         )
         print(f"{source.path}: {source.format}" + "".join(f"; {note}" for note in source.notes))
         print("observation: " + ", ".join(f"{key} ({dim})" for key, dim in source.keys))

@@ -19,7 +19,7 @@ from otpr.data.meaning import Meaning
 from otpr.data.seeds import evaluation_seed
 from otpr.envs import ChunkedVectorEnv, check_filming, task_spec
 from otpr.errors import OtprError, check_seed
-from otpr.policies.policy import Policy, load_policy, policy_task, states_bounds
+from otpr.policies.policy import Policy, load_policy, policy_meaning, policy_task
 from otpr.storage import check_writable
 from otpr.training.curve import learning_curve
 from otpr.training.finetune import FineTuning, LoopConfig
@@ -266,9 +266,8 @@ def check_fits(
     Raises:
         OtprError: lists what differs between the two; or the task is unknown.
     """
-    side = Side(
-        f"the policy in {path}", policy.spec.of_task(), meaning=Meaning(bounds_stated=states_bounds(path))
-    )
+    meaning = Meaning.from_metadata({"meaning": policy_meaning(path)}, policy.spec)
+    side = Side(f"the policy in {path}", policy.spec.of_task(), meaning=meaning)
     hint = "Give the policy's own task with --task, or another policy."
     for line in agree(side, of_task(task_spec(task, episode_limit)), accept, hint):
         print(line)

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import tyro
 
+from otpr.data.agreement import of_task
 from otpr.data.loading import DataConfig
 from otpr.envs import task_spec
 from otpr.errors import check_seed
@@ -47,6 +48,8 @@ class Pretrain:
         check_seed(self.seed)
         check_writable(self.run_dir, "--run-dir", folder=True)
         sets, task = self.demonstrations.read(self.task)
+        if not self.resume:
+            self.demonstrations.check(sets, task)
         known = task_spec(task)
         spec = known.spec
         config = {
@@ -74,5 +77,6 @@ class Pretrain:
                 resume=self.resume,
                 weights=self.demonstrations.weights,
                 resolution=known.resolution,
+                meaning=of_task(known).meaning.to_json(),
             )
         print(f"Policy: {self.run_dir / 'policy'}")

@@ -147,7 +147,7 @@ def agree(mine: Side, theirs: Side, accept: Sequence[str] | None = None, shapes:
         lines.append(shapes)
     elif accept is not None:
         lines.append(f"To use it all the same, as if there were no difference: --accept {' '.join(names)}")
-    first = mine.name[0].upper() + mine.name[1:]
+    first = f"The {mine.name[4:]}" if mine.name.startswith("the ") else mine.name
     listing = "\n".join(lines).rstrip()
     raise OtprError(f"{first} and {theirs.name} do not fit together (in this order):\n{listing}")
 

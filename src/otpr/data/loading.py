@@ -14,6 +14,7 @@ from otpr.data.agreement import Side, agree, assumed, check_names, of_task
 from otpr.data.datasets import Demonstrations, read_dataset, task_of
 from otpr.data.episodes import Episode
 from otpr.data.mixture import check_weights
+from otpr.data.overlap import Sample
 from otpr.envs import task_spec
 from otpr.errors import OtprError
 from otpr.spec import Spec
@@ -35,6 +36,8 @@ class DataConfig:
     best: int | None = None
     # names of differences between data and task that do not matter (docs/data-agreement.md)
     accept: tuple[str, ...] = ()
+    # do not compare the data with resets and replays of the task, e.g. where it is a real robot
+    skip_check: bool = False
 
     def __post_init__(self):
         """Refuse numbers that select nothing, and two ways to count at once."""
@@ -88,6 +91,25 @@ class DataConfig:
             for source, (found, _) in zip(self.data, read, strict=True)
         ], task
 
+    def check(
+        self, sets: Sequence[Sequence[Episode]], task: str, tell: Callable[[str], object] = print
+    ) -> None:
+        """Compare each set with resets and replays of the task, and tell what differs; see `overlap`.
+
+        Args:
+            sets: the chosen episodes of each data set.
+            task: the task's name.
+            tell: is given a sentence for each difference.
+        """
+        if self.skip_check:
+            return
+        for source, episodes in zip(self.data, sets, strict=True):
+            sample = Sample()
+            for episode in episodes:
+                sample.add(episode)
+            for line in sample.compared(task_spec(task)):
+                tell(f"warning: {source}: {line}")
+
     def select(self, episodes: Sequence[Episode], source: str) -> list[Episode]:
         """The chosen ones of a data set's episodes, in their order; `source` names it in errors."""
         kept = [episode for episode in episodes if episode.success or not self.only_successes]
@@ -105,6 +127,7 @@ class DataConfig:
     def record(self, sets: Sequence[Sequence[Episode]]) -> dict[str, Any]:
         """What a run's config.json says of its data, so that it is not resumed on other data."""
         chosen = dataclasses.asdict(self)
+        del chosen["skip_check"]  # nothing depends on it
         if not self.accept:
             del chosen["accept"]  # as in runs that began before there was such an option
         return {**chosen, "data_sha256": _digest(sets)}

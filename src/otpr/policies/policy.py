@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -174,12 +175,15 @@ class Policy(eqx.Module):
 
     # ----------------------------------------------------------------------------------------------- files
 
-    def save(self, path: str | os.PathLike[str], *, task: str) -> None:
+    def save(
+        self, path: str | os.PathLike[str], *, task: str, meaning: Mapping[str, Any] | None = None
+    ) -> None:
         """Write the policy to the folder `path`, whole or not at all; a policy already there is replaced.
 
         Args:
             path: the folder; its parents are made.
             task: the task it was trained on, for whoever finds the file.
+            meaning: what is known of the numbers it exchanges, a JSON document (`otpr.data.meaning`).
 
         Raises:
             OtprError: something else than a policy is at `path`, or it cannot be written; what was there
@@ -195,6 +199,8 @@ class Policy(eqx.Module):
             "generator": files.described(self.generator),
             "chooser": chooser,
         }
+        if meaning is not None:
+            document["meaning"] = dict(meaning)
         files.write(self, Path(path), task, document)
 
 
@@ -225,9 +231,15 @@ def policy_task(path: str | os.PathLike[str]) -> str:
     return files.read_document(files.folder(Path(path)))["task"]
 
 
-def states_bounds(path: str | os.PathLike[str]) -> bool:
-    """Whether the policy in `path` says what its actions stand for: before format 4 none did."""
-    return files.read_document(files.folder(Path(path)))["format"] >= 4
+def policy_meaning(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """What is known of the numbers that the policy in `path` exchanges, as `Policy.save` was given it.
+
+    Of a policy that was saved without it: whether its spec states the bounds of its actions, which before
+    format 4 none did.
+    """
+    document = files.read_document(files.folder(Path(path)))
+    silent = {"parts": [], "facts": {}, "bounds_stated": document["format"] >= 4, "accepted": []}
+    return document.get("meaning", silent)
 
 
 def _skeleton(document: files.Document) -> Policy:

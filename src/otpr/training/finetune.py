@@ -18,11 +18,12 @@ import jax
 
 from otpr.agents import agent_class
 from otpr.agents.parts.agent import AgentConfig, OffPolicyAgent, OnPolicyAgent, Round
+from otpr.data.agreement import of_task
 from otpr.data.episodes import Episode
 from otpr.data.experience import Collected, Experience
 from otpr.data.experience_files import ExperienceWriter
 from otpr.data.seeds import training_seed
-from otpr.envs import BrokenEnvironmentError, ChunkedVectorEnv
+from otpr.envs import BrokenEnvironmentError, ChunkedVectorEnv, task_spec
 from otpr.errors import OtprError
 from otpr.policies.encoder import encode
 from otpr.policies.policy import Policy
@@ -141,7 +142,8 @@ class FineTuning:
                     self.save()
                     stop.leave_if_requested(f"fine-tuning stopped at {self.at.env_steps:,} environment steps")
             self.save()
-        self.agent.deployed().save(self.run.path / "policy", task=self.task)
+        meaning = of_task(task_spec(self.task)).meaning.to_json()
+        self.agent.deployed().save(self.run.path / "policy", task=self.task, meaning=meaning)
         summary = self.summary()
         self.run.write_summary(summary)
         return summary

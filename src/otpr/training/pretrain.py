@@ -7,7 +7,7 @@ import dataclasses
 import functools
 import math
 from collections.abc import Mapping, Sequence
-from typing import get_args
+from typing import Any, get_args
 
 import equinox as eqx
 import jax
@@ -169,6 +169,7 @@ def pretrain(
     resume: bool,
     weights: Sequence[float] = (),
     resolution: float = 0.0,
+    meaning: Mapping[str, Any] | None = None,
 ) -> Policy:
     """Train a policy by imitation and save it as `policy` in the run directory.
 
@@ -180,6 +181,7 @@ def pretrain(
         spec: what the task takes and gives.
         resume: go on from the newest checkpoint in the run directory.
         resolution: deviations of an observation up to this count as none; see `otpr.envs.TaskSpec`.
+        meaning: what the task says of its numbers; see `Policy.save`.
     """
     sets, held_out = _hold_out(sets, config, seed)
     episodes = [episode for part in sets for episode in part]
@@ -213,7 +215,7 @@ def pretrain(
             if stop.requested or done == config.updates:
                 checkpoints.save(run.checkpoints, done, state, {})
                 stop.leave_if_requested(f"pretraining stopped at {done:,} updates")
-    state.policy.save(run.path / "policy", task=task)
+    state.policy.save(run.path / "policy", task=task, meaning=meaning)
     return state.policy
 
 

@@ -166,8 +166,8 @@ def misspelt_task(folder: Path) -> Path:
 
 @case(
     r"the task metaworld/reach-v3 do not fit together \(in this order\):"
-    r"\s+observation 'state': vector \(2,\) float64 against vector \(39,\) float32\."
-    r"\s+action dimensions: 1 against 4\.\s+Choose the parts of the observation with --keys",
+    r"\s+observation 'state': vector \(2,\) float64 against vector \(39,\) float32"
+    r"\s+action dimensions: 1 against 4\s+Choose the parts of the observation with --keys",
     task="metaworld/reach-v3",
 )
 def task_of_other_dimensions(folder: Path) -> Path:

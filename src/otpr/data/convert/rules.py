@@ -83,6 +83,7 @@ class Tally:
     clipped: int = 0  # numbers
     numbers: int = 0  # of all actions
     told: list[str] = field(default_factory=list[str])  # of the data and the task, a sentence each
+    warnings: list[str] = field(default_factory=list[str])  # from resets and replays of the task
 
     def lines(self) -> list[str]:
         """A sentence for each thing that was done."""
@@ -116,7 +117,7 @@ class Tally:
                 f"{self.clipped:,} of {self.numbers:,} numbers of the actions were outside the range and "
                 "were clipped to it"
             )
-        return [*self.told, *lines]
+        return [*self.told, *lines, *(f"warning: {line}" for line in self.warnings)]
 
 
 def _episodes(count: int) -> str:

@@ -23,6 +23,7 @@ from otpr.data.datasets import check_free, write_dataset
 from otpr.data.episodes import Episode
 from otpr.data.experience_files import is_experience
 from otpr.data.minari_files import open_minari
+from otpr.data.overlap import Sample
 from otpr.data.recorded import Source, check_readable, open_hdf5
 from otpr.envs import TaskSpec, list_tasks
 from otpr.envs.registry import known_task
@@ -156,6 +157,7 @@ def convert(
     task: str | None = None,
     rules: Rules | None = None,
     accept: tuple[str, ...] = (),
+    check: bool = True,
     overwrite: bool = False,
 ) -> Tally:
     """Bring a data set into ours, an episode at a time; whole, or nothing is written.
@@ -167,6 +169,7 @@ def convert(
             any.
         rules: what the user decides about success, rewards and the range of actions.
         accept: names of differences from the task that do not matter; see `otpr.data.agreement`.
+        check: compare the episodes with resets and replays of the task (`otpr.data.overlap`).
         overwrite: replace a data set that is already at `out`.
 
     Returns:
@@ -203,7 +206,8 @@ def convert(
     elif task is not None:
         told.append(f"nothing was compared with the task {task}: its environment cannot be made here")
     tally.told += told
-    stream = _episodes(source, rules, tally, mapped, known)
+    sample = Sample()
+    stream = _episodes(source, rules, tally, mapped, known, sample)
     first = next(stream)
     state = Entry((source.observation_dim,), str(first.observations[STATE].dtype))
     write_dataset(
@@ -218,6 +222,8 @@ def convert(
         overwrite=overwrite,
         description=f"Converted from {source.format} data, {source.path.name}.",
     )
+    if known is not None and check:
+        tally.warnings += sample.compared(known, side.meaning.parts)
     return tally
 
 
@@ -288,7 +294,12 @@ def _range(source: Source) -> Callable[[], Bounds]:
 
 
 def _episodes(
-    source: Source, rules: Rules, tally: Tally, bounds: Bounds | None, task: TaskSpec | None
+    source: Source,
+    rules: Rules,
+    tally: Tally,
+    bounds: Bounds | None,
+    task: TaskSpec | None,
+    sample: Sample,
 ) -> Iterator[Episode]:
     """The episodes by the rules, at least one."""
     first: tuple[int, int] | None = None
@@ -314,6 +325,7 @@ def _episodes(
                 f"{recorded.place}: has observations of {own_type}, the first episode of {first_type}; write "
                 "those of all episodes in one type."
             )
+        sample.add(episode)
         yield episode
     if not tally.episodes:
         raise _empty(source)
@@ -322,11 +334,19 @@ def _episodes(
 def _range_error(source: Source, error: ActionRangeError, task: TaskSpec | None) -> OtprError:
     """Where actions leave the range, the range of the whole set, and what may be the reason."""
     whole = shown(_range(source)())
+    own = (
+        "in the environment's own units: give its own bounds, one number or one a dimension, with "
+        "--action-low and --action-high; they are mapped to [-1, 1]"
+    )
+    if source.bounds is not None:
+        own = (
+            "of an environment with other bounds than the set states: give those with --action-low and "
+            "--action-high, and --accept action-bounds"
+        )
     clips = "" if task is None or is_user_task(task.id) else f" (as {task.id} does)"
     return OtprError(
         f"{error} In the whole set they run over {whole}. What is right depends on what they are:\n"
-        "  in the environment's own units: give its own bounds, one number or one a dimension, with "
-        "--action-low and --action-high; they are mapped to [-1, 1]\n"
+        f"  {own}\n"
         f"  commands that the environment clips{clips}: give --clip-actions\n"
         "  something else than the task takes, e.g. absolute poses instead of displacements: neither is "
         "right; record or extract the actions anew with the task's controller"

@@ -1,0 +1,177 @@
+"""Whether the numbers of a data set look like those of its task: resets and replays, within a few seconds.
+
+What two sides say of themselves can agree while their numbers do not: nobody states every unit. So where the
+episodes have reset seeds, a few are replayed; else their first observations are compared with the task's own.
+What is found is told and hinders nothing: simulators differ from version to version, and an environment may
+start where it likes.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from otpr.data.episodes import Episode
+from otpr.data.seeds import evaluation_seed
+from otpr.envs import TaskSpec, make_env
+from otpr.envs.task_env import TaskEnv, by_name
+from otpr.errors import OtprError
+from otpr.spec import Parts, Spec
+
+SECONDS = 3.0
+"""For replays, and once more for resets; the episode or the reset that has begun is finished."""
+_REPLAYS = 3
+_RESETS = 20
+_FEWEST = 8
+_STARTS = 1000
+# Of the range that a number has in an episode: chaotic contacts do not repeat exactly on another machine.
+_APART = 0.05
+_SMALL = 1e-4
+_NARROW = 0.02
+_TOLD = 5
+
+
+class Sample:
+    """What is kept of a data set's episodes for the check; they may pass one by one."""
+
+    def __init__(self) -> None:
+        self._starts: list[NDArray[np.float64]] = []
+        self._seeded: list[tuple[int, Episode]] = []
+        self._longest = 1
+        self._count = 0
+
+    def add(self, episode: Episode) -> None:
+        """Take in an episode."""
+        if len(self._starts) < _STARTS:
+            self._starts.append(_flat(episode.observations)[0])
+        if episode.seed is not None and len(self._seeded) < _REPLAYS:
+            self._seeded.append((self._count, episode))
+        self._longest = max(self._longest, len(episode))
+        self._count += 1
+
+    def compared(self, task: TaskSpec, parts: Parts = ()) -> list[str]:
+        """Reset and step the task's environment, and tell what differs, a sentence each.
+
+        Args:
+            task: whose observations are those of the episodes.
+            parts: what the observation is made of, where that is known.
+        """
+        if not task.installed:
+            return [f"not compared with resets of {task.id}: its simulator is not installed ({task.install})"]
+        names = _names(task.spec, task.parts or parts)
+        try:
+            env = make_env(task.id, episode_limit=max(self._longest, task.episode_limit or 1))
+            try:
+                told, starts_differ = self._replayed(env, task.spec, names)
+                if starts_differ or not self._seeded:
+                    told += self._started(env, task.spec, names)
+            finally:
+                env.close()
+        except OtprError as error:
+            return [f"not compared with resets of {task.id}: {error}"]
+        return told
+
+    def _replayed(self, env: TaskEnv, spec: Spec, names: list[str]) -> tuple[list[str], bool]:
+        """What differs in replays of the episodes with seeds; and whether it is their first observation."""
+        told: list[str] = []
+        deadline = time.monotonic() + SECONDS
+        for index, episode in self._seeded:
+            if time.monotonic() > deadline:
+                break
+            stored = _flat(episode.observations)
+            scale = _APART * np.ptp(stored, axis=0) + _SMALL
+            observation, _ = env.reset(seed=episode.seed)
+            if found := _first_gap(_now(spec, observation), stored[0], scale, names):
+                told.append(f"reset with the seed of episode {index}, {episode.seed}: {found}")
+                return told, True
+            if found := self._stepped(env, spec, names, episode, scale, deadline):
+                told.append(f"replay of episode {index} from its seed {found}")
+        return told, False
+
+    def _stepped(
+        self,
+        env: TaskEnv,
+        spec: Spec,
+        names: list[str],
+        episode: Episode,
+        scale: NDArray[np.float64],
+        deadline: float,
+    ) -> str:
+        """How the replay of an episode that was reset differs; nothing where it does not, or time is up."""
+        stored, info = _flat(episode.observations), {"success": False}
+        for step, action in enumerate(episode.actions, start=1):
+            if time.monotonic() > deadline:
+                return ""
+            observation, _, terminated, truncated, info = env.step(action)
+            if found := _first_gap(_now(spec, observation), stored[step], scale, names):
+                return f"leaves the stored observations at step {step}: {found}"
+            if (terminated or truncated) and step < len(episode):
+                return f"ends at step {step}, the stored one at {len(episode)}"
+        ends = ("without success", "with success")
+        solved = bool(info["success"])
+        return "" if solved == episode.success else f"ends {ends[solved]}, the stored {ends[episode.success]}"
+
+    def _started(self, env: TaskEnv, spec: Spec, names: list[str]) -> list[str]:
+        """Which numbers of first observations are elsewhere than those of the task's own resets.
+
+        That is, where more than a quarter of the episodes start outside the range of the resets, by more than
+        a quarter of it; or where the episodes' range is less than a fiftieth of it.
+        """
+        resets: list[NDArray[np.float64]] = []
+        deadline = time.monotonic() + SECONDS
+        while len(resets) < _RESETS and time.monotonic() < deadline:
+            observation, _ = env.reset(seed=evaluation_seed(len(resets)))
+            resets.append(_now(spec, observation))
+        if len(resets) < _FEWEST:
+            return [f"its starts are not compared: {len(resets)} resets took {SECONDS:g} s, too few to tell"]
+        data, task = np.array(self._starts), np.array(resets)
+        low, high, floor, ceiling = data.min(axis=0), data.max(axis=0), task.min(axis=0), task.max(axis=0)
+        # a few resets do not show the whole range; one start says little of where the others are
+        share = 0.25 if len(resets) == _RESETS and len(data) > 1 else 1.0
+        margin = share * (ceiling - floor) + 1e-3 * np.abs(task).max(axis=0) + _SMALL
+        outside = ((data < floor - margin) | (data > ceiling + margin)).sum(axis=0)
+        # in smaller units, all of it is inside
+        narrow = (high - low > 0) & (high - low < _NARROW * (ceiling - floor)) & (len(data) >= 4)
+        odd = np.flatnonzero((outside > len(data) / 4) | narrow)
+        told = [
+            f"at the start of episodes {names[i]} is not as in the task: data {low[i]:.4g} to {high[i]:.4g}, "
+            f"{len(resets)} resets {floor[i]:.4g} to {ceiling[i]:.4g}"
+            for i in odd[:_TOLD]
+        ]
+        if len(odd) > _TOLD:
+            told.append(f"nor are {len(odd) - _TOLD} further numbers of the observation")
+        return told
+
+
+def _flat(observations: Mapping[str, NDArray[Any]]) -> NDArray[np.float64]:
+    """The vector entries side by side, (T + 1, dim)."""
+    vectors = [observations[name] for name in sorted(observations) if observations[name].ndim == 2]
+    return np.concatenate([np.zeros((len(vectors[0]), 0)), *vectors], axis=1) if vectors else np.zeros((1, 0))
+
+
+def _now(spec: Spec, observation: Any) -> NDArray[np.float64]:
+    """The vector entries of one observation of the environment side by side, (dim,)."""
+    return _flat({name: entry[None] for name, entry in by_name(spec, observation).items()})[0]
+
+
+def _names(spec: Spec, parts: Parts) -> list[str]:
+    """A name for each number."""
+    if spec.only_vector is not None and parts:
+        return [f"{name}[{i}]" for name, length in parts for i in range(length)]
+    vectors = {name: entry for name, entry in spec.observation.items() if entry.kind == "vector"}
+    return [f"{name}[{i}]" for name, entry in vectors.items() for i in range(entry.shape[0])]
+
+
+def _first_gap(
+    now: NDArray[np.float64], stored: NDArray[np.float64], scale: NDArray[np.float64], names: list[str]
+) -> str:
+    """The number that is farthest off, in words; nothing where all are near."""
+    off = np.abs(now - stored) / scale
+    worst = int(np.argmax(off)) if off.size else 0
+    if not off.size or off[worst] <= 1:
+        return ""
+    return f"{names[worst]} is {now[worst]:.4g}, stored {stored[worst]:.4g}"
