@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -157,11 +157,12 @@ def open_minari_file(
     leaves = _leaves(observations)
     if only_of_others and (spec is not None or list(leaves) == [""]):
         keys = ()
+    vectors = [key for key, space in leaves.items() if key and _is_flat(space)]
     return MinariFile(
         file=folder / _FILE_NAME,
         metadata=metadata,
         keys=tuple(
-            (key, _flat_dim(folder, f"observations {key}".rstrip(), leaves[key]))
+            (key, _flat_dim(folder, f"observations {key}".rstrip(), leaves[key], vectors))
             for key in _choose(folder, leaves, keys)
         ),
         action_dim=_flat_dim(folder, "actions", actions),
@@ -250,22 +251,24 @@ def _choose(folder: Path, leaves: dict[str, gymnasium.Space[Any]], keys: tuple[s
     return chosen
 
 
-def _flat_dim(folder: Path, field: str, space: gymnasium.Space[Any]) -> int:
-    if (
-        not isinstance(space, gymnasium.spaces.Box)
-        or len(space.shape) > 1
-        or (field == "actions" and not space.shape)
-    ):
-        raise OtprError(
-            f"{folder}: {field} must be flat vectors, and are {space}. "
-            + (
-                "Name parts of the observation that are vectors with --keys, or collect the set again, the "
-                "environment wrapped with gymnasium.wrappers.FlattenObservation(env)."
-                if field != "actions"
-                else f"Collect the set again. {action_advice(space)}"
-            )
+def _flat_dim(folder: Path, field: str, space: gymnasium.Space[Any], vectors: Sequence[str] = ()) -> int:
+    """The length of a vector or a number; `vectors` are the parts of the observation that are."""
+    if _is_flat(space) and (field != "actions" or space.shape):
+        assert space.shape is not None
+        return space.shape[0] if space.shape else 1
+    if field == "actions":
+        advice = f"Collect the set again. {action_advice(space)}"
+    else:
+        chosen = f"Choose parts that are, with --keys {' '.join(vectors)}; or c" if vectors else "C"
+        advice = (
+            f"{chosen}ollect the set again, the environment wrapped with "
+            "gymnasium.wrappers.FlattenObservation(env)."
         )
-    return space.shape[0] if space.shape else 1
+    raise OtprError(f"{folder}: {field} must be flat vectors, and are {space}. {advice}")
+
+
+def _is_flat(space: gymnasium.Space[Any]) -> bool:
+    return isinstance(space, gymnasium.spaces.Box) and len(space.shape) <= 1
 
 
 def _success(group: h5py.Group, place: str, steps: int) -> NDArray[np.bool_] | None:
