@@ -50,7 +50,10 @@ def test_a_set_that_is_half_written_goes(tmp_path: Path, arguments: list[str], n
         assert line, process.communicate()
     assert list((tmp_path / "new").glob(".set.*"))
     process.send_signal(number)
-    _, said = process.communicate(timeout=60)
+    try:
+        _, said = process.communicate(timeout=60)
+    finally:
+        process.kill()
     if number == signal.SIGTERM:
         assert (process.returncode, said) == (143, "\notpr: terminated; nothing was written.\n")
     else:

@@ -388,10 +388,42 @@ def test_success_by_step_with_or_without_an_entry_for_the_reset(
 
 
 def test_observations_that_are_not_flat_are_refused(tmp_path: Path) -> None:
-    space = gymnasium.spaces.Dict({"pixels": gymnasium.spaces.Box(0, 1, (4, 3), np.float64)})
-    foreign_dataset(tmp_path / "set", space, {"pixels": np.zeros((3, 4, 3))}, [0.0, 1.0], {})
-    with pytest.raises(OtprError, match=r"set/data: observations pixels must be flat vectors.*--keys"):
+    place = gymnasium.spaces.Box(0, 1, (2,), np.float64)
+    space = gymnasium.spaces.Dict({"pixels": gymnasium.spaces.Box(0, 1, (4, 3), np.float64), "place": place})
+    seen = {"pixels": np.zeros((3, 4, 3)), "place": np.zeros((3, 2))}
+    foreign_dataset(tmp_path / "set", space, seen, [0.0, 1.0], {})
+    with pytest.raises(OtprError, match=r"observations pixels must be flat vectors.*--keys place; "):
         read_dataset(tmp_path / "set")
+
+
+@pytest.mark.parametrize(
+    ("space", "observations"),
+    [
+        (gymnasium.spaces.Discrete(4), np.zeros(3, np.int64)),
+        (gymnasium.spaces.MultiDiscrete([2, 3]), np.zeros((3, 2), np.int64)),
+        (gymnasium.spaces.MultiBinary(3), np.zeros((3, 3), np.int8)),
+    ],
+)
+def test_choices_are_refused_with_the_wrapper_that_makes_vectors_of_them(
+    tmp_path: Path, space: gymnasium.Space, observations: np.ndarray
+) -> None:
+    foreign_dataset(tmp_path / "set", space, observations, [0.0, 1.0], {})
+    with pytest.raises(OtprError) as caught:
+        read_dataset(tmp_path / "set")
+    assert str(caught.value).endswith(
+        f"observations must be flat vectors, and are {space}. Collect the set again, the environment wrapped "
+        "with gymnasium.wrappers.FlattenObservation(env)."
+    )
+
+
+def test_tuples_of_vectors_are_read_side_by_side(tmp_path: Path) -> None:
+    parts = tuple(np.arange(3.0 * n).reshape(3, n) for n in (2, 1))
+    space = gymnasium.spaces.Tuple(gymnasium.spaces.Box(-9, 9, part.shape[1:], np.float64) for part in parts)
+    foreign_dataset(tmp_path / "set", space, parts, [0.0, 1.0], {})
+    (episode,) = read_dataset(tmp_path / "set").episodes
+    np.testing.assert_array_equal(episode.observations["state"], np.concatenate(parts, axis=1))
+    (second,) = read_dataset(tmp_path / "set", keys=("_index_1",)).episodes
+    np.testing.assert_array_equal(second.observations["state"], parts[1])
 
 
 def kitchen_like() -> tuple[gymnasium.spaces.Dict, dict]:

@@ -248,3 +248,16 @@ def test_more_actions_cannot_be_executed_than_a_plan_has():
     assert PretrainConfig(horizon=4, execute=3, history=2).policy_spec(SPEC) == dataclasses.replace(
         SPEC, history=2, horizon=4, execute=3
     )
+
+
+def test_what_does_not_vary_is_told_first(
+    episodes: list[Episode], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    still = [
+        dataclasses.replace(each, observations={"state": each.observations["state"] * np.float32([1, 0, 1])})
+        for each in episodes
+    ]
+    run(tmp_path / "run", still, dataclasses.replace(CONFIG, updates=1))
+    assert capsys.readouterr().out.splitlines()[0] == (
+        "Not varying in the demonstrations, and so left in their own unit: state[1]."
+    )

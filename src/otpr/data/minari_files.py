@@ -188,6 +188,7 @@ def open_minari_file(
     leaves = _leaves(observations)
     if only_of_others and (spec is not None or list(leaves) == [""]):
         keys = ()
+    vectors = [key for key, space in leaves.items() if key and _is_flat(space)]
     wanted = task.parts if task is not None else ()
     if {"observation-order", "observation-parts"} & {*meaning.accepted} and task is not None:
         wanted = () if metadata.get("task_id") == task.id else wanted
@@ -206,7 +207,7 @@ def open_minari_file(
         names = chosen(keys, wanted, dict(meaning.parts), [name for name, _ in meaning.parts])
         return _told(_with_columns(opened, names), opened.meaning.parts, keys)
     parts = tuple(
-        (key, _flat_dim(folder, f"observations {key}".rstrip(), leaves[key]))
+        (key, _flat_dim(folder, f"observations {key}".rstrip(), leaves[key], vectors))
         for key in _choose(folder, leaves, keys, wanted)
     )
     if own:
@@ -359,22 +360,24 @@ def _choose(
     return found
 
 
-def _flat_dim(folder: Path, field: str, space: gymnasium.Space[Any]) -> int:
-    if (
-        not isinstance(space, gymnasium.spaces.Box)
-        or len(space.shape) > 1
-        or (field == "actions" and not space.shape)
-    ):
-        raise OtprError(
-            f"{folder}: {field} must be flat vectors, and are {space}. "
-            + (
-                "Name parts of the observation that are vectors with --keys, or collect the set again, the "
-                "environment wrapped with gymnasium.wrappers.FlattenObservation(env)."
-                if field != "actions"
-                else f"Collect the set again. {action_advice(space)}"
-            )
+def _flat_dim(folder: Path, field: str, space: gymnasium.Space[Any], vectors: Sequence[str] = ()) -> int:
+    """The length of a vector or a number; `vectors` are the parts of the observation that are."""
+    if _is_flat(space) and (field != "actions" or space.shape):
+        assert space.shape is not None
+        return space.shape[0] if space.shape else 1
+    if field == "actions":
+        advice = f"Collect the set again. {action_advice(space)}"
+    else:
+        chosen = f"Choose parts that are, with --keys {' '.join(vectors)}; or c" if vectors else "C"
+        advice = (
+            f"{chosen}ollect the set again, the environment wrapped with "
+            "gymnasium.wrappers.FlattenObservation(env)."
         )
-    return space.shape[0] if space.shape else 1
+    raise OtprError(f"{folder}: {field} must be flat vectors, and are {space}. {advice}")
+
+
+def _is_flat(space: gymnasium.Space[Any]) -> bool:
+    return isinstance(space, gymnasium.spaces.Box) and len(space.shape) <= 1
 
 
 def _success(group: h5py.Group, place: str, steps: int) -> NDArray[np.bool_] | None:

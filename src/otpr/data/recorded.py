@@ -270,7 +270,7 @@ def _check_filters(layout: Any, where: str) -> None:
             called = name.decode(errors="replace") or "without a name"
             raise OtprError(
                 f"{where}: is compressed with HDF5's filter {number} ({called}), which is not installed. "
-                "`pip install hdf5plugin` brings the usual ones, and is found without further ado; or write "
+                "`pip install hdf5plugin` brings the usual ones, and otpr finds it; or write "
                 "the file again with compression='gzip'."
             )
 
