@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import shlex
 import sys
 from pathlib import Path
@@ -62,7 +63,7 @@ class Bench:
             folder=self.out or Path("runs", "bench", suite.name),
             results=results,
             workers=self.workers,
-            budget=None if self.budget_minutes is None else 60 * self.budget_minutes,
+            budget=math.inf if self.budget_minutes is None else 60 * self.budget_minutes,
             retry_failed=self.retry_failed,
         )
         plan = queue.plan()

@@ -1,12 +1,10 @@
-"""The processes of a queue: how they are started and ended, and the directories they leave."""
+"""The processes of a queue: how they are started, and the directories they leave."""
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import subprocess
 import sys
-import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,6 +12,7 @@ from otpr.errors import OtprError
 from otpr.storage import DamagedFile, read_json
 from otpr.training.lock import RunLock
 from otpr.training.run_directory import read_rows
+from otpr_bench.bases import Base
 
 COMMAND = (sys.executable, "-m", "otpr_bench.child")
 """The command of a process, before the core, our process id and the arguments of `otpr`."""
@@ -21,66 +20,34 @@ COMMAND = (sys.executable, "-m", "otpr_bench.child")
 _ONE_THREAD = "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1"
 
 
-@dataclasses.dataclass(frozen=True)
-class Child:
-    """A process that works in a directory.
+def start(
+    command: Sequence[str], arguments: Sequence[str], *, slot: int, out: Path, errors: Path
+) -> subprocess.Popen[bytes]:
+    """Start a process on one core.
 
-    Attributes:
-        process: the process.
-        slot: its place among those that run side by side.
-        directory: where it works.
+    Args:
+        command: `COMMAND`, or what replaces it in tests.
+        arguments: arguments of `otpr`.
+        slot: the place of the process among those that run side by side, which selects its core.
+        out: the file that its output is appended to; the folder is created if missing.
         errors: the file of its standard error.
-        started: when it was started, in seconds since the epoch.
     """
-
-    process: subprocess.Popen[bytes]
-    slot: int
-    directory: Path
-    errors: Path
-    started: float
-
-    @classmethod
-    def start(
-        cls, command: Sequence[str], arguments: Sequence[str], *, slot: int, directory: Path, log: Path
-    ) -> Child:
-        """Start a process on one core.
-
-        Args:
-            command: `COMMAND`, or what replaces it in tests.
-            arguments: arguments of `otpr`.
-            slot: the place of the process, which selects its core.
-            directory: where it works.
-            log: the file for its output, with `.out` and `.err` added; the folder is created if missing.
-        """
-        cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else [0]
-        log.parent.mkdir(parents=True, exist_ok=True)
-        errors = log.with_name(f"{log.name}.err")
-        one_thread = {
-            "OMP_NUM_THREADS": "1",
-            "OPENBLAS_NUM_THREADS": "1",
-            "XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} {_ONE_THREAD}".strip(),
-        }
-        with open(log.with_name(f"{log.name}.out"), "ab") as out, open(errors, "wb") as err:
-            process = subprocess.Popen(
-                [*command, str(cores[slot % len(cores)]), str(os.getpid()), *arguments],
-                stdin=subprocess.DEVNULL,
-                stdout=out,
-                stderr=err,
-                env=os.environ | one_thread,
-                start_new_session=True,  # Ctrl-C reaches the queue alone, which passes on one signal
-            )
-        return cls(process, slot, directory, errors, time.time())
-
-    @property
-    def silent(self) -> float:
-        """Seconds since the process wrote metrics, or since its start."""
-        file = self.directory / "metrics.jsonl"
-        return time.time() - max(self.started, file.stat().st_mtime if file.exists() else 0.0)
-
-    def kill(self) -> None:
-        """End the process at once; its simulators end with it, because their pipes break."""
-        self.process.kill()
-        self.process.wait()
+    cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else [0]
+    one_thread = {
+        "OMP_NUM_THREADS": "1",
+        "OPENBLAS_NUM_THREADS": "1",
+        "XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} {_ONE_THREAD}".strip(),
+    }
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with open(out, "ab") as stdout, open(errors, "wb") as stderr:
+        return subprocess.Popen(
+            [*command, str(cores[slot % len(cores)]), str(os.getpid()), *arguments],
+            stdin=subprocess.DEVNULL,
+            stdout=stdout,
+            stderr=stderr,
+            env=os.environ | one_thread,
+            start_new_session=True,  # Ctrl-C reaches the queue alone, which passes on one signal
+        )
 
 
 def is_busy(directory: Path) -> bool:
@@ -94,19 +61,21 @@ def is_busy(directory: Path) -> bool:
     return False
 
 
-def stored_paths(directory: Path) -> tuple[str, list[str]]:
-    """The policy and the data that the run in a directory started from.
+def check_continuable(directory: Path, base: Base) -> None:
+    """Refuse a run directory whose run cannot be continued.
 
     Raises:
-        OtprError: the run is damaged and cannot be continued.
+        OtprError: it is damaged, or its run started from another place than the one where the base is now.
     """
     try:
         read_json(directory / "versions.json")
         read_rows(directory)
         config = read_json(directory / "config.json")["config"]
-        return config["policy"], config["data"]
+        paths = config["policy"], config["data"]
     except (LookupError, TypeError) as error:
         raise DamagedFile(directory / "config.json", error) from error
+    if paths != (str(base.policy), [str(base.data)]):
+        raise OtprError(f"It started from {paths[0]}, and its base is now in {base.policy}.")
 
 
 def set_aside(directory: Path) -> Path:

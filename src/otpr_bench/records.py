@@ -48,22 +48,15 @@ def done_rows(job: Job, base: Base, run_dir: Path) -> list[Row]:
     if which != (job.task.id, job.seed):
         raise DamagedFile(run_dir / "summary.json", "it belongs to another run")
     row_of = _row_of(job, base, run_dir, status="done", error="")
-    single = base.success
-    first = row_of(
-        env_steps=0,
-        eval_at=0,
-        wall_seconds=0.0,
-        success=single,
-        success_single=single,
-        episodes=base.episodes,
-    )
-    rows = {0: first}
+    measured = {"success": base.success, "success_single": base.success, "episodes": base.episodes}
+    rows = {0: row_of(env_steps=0, eval_at=0, wall_seconds=0.0, execute=base.execute, **measured)}
     end = job.task.budget.env_steps
     for metrics in read_rows(run_dir):
         if "eval/success_rate" not in metrics:
             continue
         try:
-            steps, single = int(metrics["env_steps"]), metrics.get("eval/success_rate_single")
+            steps = int(metrics["env_steps"])
+            single, execute = metrics.get("eval/success_rate_single"), metrics.get("eval/execute")
             row = row_of(
                 env_steps=steps,
                 # the last evaluation belongs to the end, however far the last round went beyond it
@@ -73,6 +66,7 @@ def done_rows(job: Job, base: Base, run_dir: Path) -> list[Row]:
                 success=float(metrics["eval/success_rate"]),
                 success_single=None if single is None else float(single),
                 episodes=int(metrics["eval/episodes"]),
+                execute=None if execute is None else int(execute),
             )
         except (KeyError, TypeError, ValueError) as error:
             raise DamagedFile(run_dir / "metrics.jsonl", error) from error
@@ -86,9 +80,9 @@ def done_rows(job: Job, base: Base, run_dir: Path) -> list[Row]:
 def failed_row(job: Job, base: Base, run_dir: Path, error: str) -> Row:
     """The only row of a run that failed with `error`."""
     steps, seconds = progress(run_dir)
-    row_of = _row_of(job, base, run_dir, status="failed", error=error or "it reported nothing")
-    measured = {"success": None, "success_single": None, "episodes": 0, "wall_seconds": round(seconds, 1)}
-    return row_of(env_steps=steps, eval_at=_nominal(job, steps), **measured)
+    row_of = _row_of(job, base, run_dir, status="failed", error=error)
+    nothing = {"success": None, "success_single": None, "episodes": 0, "execute": None}
+    return row_of(env_steps=steps, eval_at=_nominal(job, steps), wall_seconds=round(seconds, 1), **nothing)
 
 
 def progress(run_dir: Path) -> tuple[int, float]:

@@ -42,7 +42,7 @@ def base(folder: str, task: str, recipe: str, success: float | str) -> int:
         file = Path(folder, name)
         file.parent.mkdir(parents=True)
         file.write_bytes(f"{task} {recipe}".encode())
-    finish_base(Path(folder), task, Recipe(**json.loads(recipe)), success=float(success), seconds=1.0)
+    finish_base(Path(folder), task, Recipe(**json.loads(recipe)), success=float(success), execute=4)
     return 0
 
 
@@ -72,10 +72,13 @@ def finetune(options: dict[str, str], behaviour: str, resume: bool) -> int:
             return 0
         if behaviour == "quit" and done >= total // 2:
             return 0
+        if behaviour == "die" and done >= total // 2:
+            os.kill(os.getpid(), signal.SIGKILL)
         done += ROUND
         row = {"env_steps": done, "row": done // ROUND, "seconds": done / 100}
         if done % every == 0:
             row |= {"eval/success_rate": done / total, "eval/episodes": 10, "eval/seconds": 0.5}
+            row["eval/execute"] = 2
             row["eval/success_rate_single"] = 0.25 if done == total else None
         with open(run / "metrics.jsonl", "a") as file:
             file.write(json.dumps(row) + "\n")
