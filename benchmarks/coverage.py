@@ -136,7 +136,8 @@ def all_tasks(truth: Truth, seeds: int, rng: np.random.Generator) -> dict[str, s
         [FinalRates(list(one.rates(task, 4000, rng)), EPISODES) for task in range(6)]
         for one in (truth, other)
     )
-    middle, mean = aggregates.interquartile_mean(many), float(np.mean([group.mean for group in many]))
+    middle = float(_trimmed(np.concatenate([group.rates for group in many])[None])[0])
+    mean = float(np.mean([group.mean for group in many]))
     wins = [
         stats.mannwhitneyu(one.rates, two.rates).statistic / 4000**2
         for one, two in zip(many, others, strict=True)
@@ -146,7 +147,7 @@ def all_tasks(truth: Truth, seeds: int, rng: np.random.Generator) -> dict[str, s
         groups = truth.study(seeds, rng)
         tally.add("bootstrap over seeds", *bootstrap(groups, _trimmed, seeds), middle)
         tally.add("one seed less drawn", *bootstrap(groups, _trimmed, seeds - 1), middle)
-        tally.add("ours", *aggregates.interquartile_estimate(groups)[1:], middle)
+        tally.add("ours", *aggregates.interquartile_mean(groups)[1:], middle)
         tally.add("mean over tasks", *aggregates.task_mean([group.rates for group in groups])[1:], mean)
         improvement = aggregates.probability_of_improvement(groups, other.study(seeds, rng))
         tally.add("P(improvement)", *improvement[1:], float(np.mean(wins)))

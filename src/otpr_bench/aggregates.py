@@ -16,11 +16,8 @@ from scipy import stats
 
 from otpr_bench.spread import Array, Estimate, FinalRates, draw_studies, interval_of
 
-RESAMPLES = 10_000
-"""Bootstrap samples. The ends of an interval vary by about a hundredth of its width between draws."""
-
-PROFILE_RESAMPLES = 2000
-"""Bootstrap samples for each point of a performance profile."""
+RESAMPLES = 10_000  # bootstrap samples; the ends of an interval vary by about a hundredth of its width
+PROFILE_RESAMPLES = 2000  # for each point of a performance profile
 
 
 # ------------------------------------------------------------------------------------------- one run
@@ -29,9 +26,7 @@ PROFILE_RESAMPLES = 2000
 def area_under_curve(steps: Sequence[int], rates: Sequence[float]) -> float:
     """Mean success over the environment steps of a run, in [0, 1], by the trapezoidal rule.
 
-    Args:
-        steps: steps of the evaluations, ascending from 0.
-        rates: success rates there. A single rate counts as constant.
+    A single evaluation counts as constant.
 
     Raises:
         ValueError: the steps do not ascend from 0.
@@ -42,25 +37,16 @@ def area_under_curve(steps: Sequence[int], rates: Sequence[float]) -> float:
 
 
 def steps_to(steps: Sequence[int], rates: Sequence[float], threshold: float) -> int | None:
-    """The step of the first evaluation at or above a threshold, without interpolation; None if none is.
-
-    Args:
-        steps: steps of the evaluations, ascending.
-        rates: success rates there, in [0, 1].
-        threshold: in [0, 1].
-    """
+    """The step of the first evaluation at or above a threshold, without interpolation; None if none is."""
     # 45 of 50 episodes are 90%, although 45 / 50 need not equal the float 0.9
     return next((step for step, rate in zip(steps, rates, strict=True) if rate >= threshold - 1e-9), None)
 
 
 def time_to_reach(steps: Sequence[int | None]) -> tuple[int | None, int]:
-    """When half of the runs had reached a threshold, from the results of `steps_to` for each run.
+    """The step by which half of the runs had reached a threshold (None if fewer did), and how many did.
 
-    A run that ended below the threshold counts as later than all others. A higher threshold is therefore
-    never reached earlier, whatever the lengths of the runs.
-
-    Returns:
-        The step, None if fewer than half of the runs reached the threshold, and how many did.
+    A run that ended below the threshold (None in `steps`) counts as later than all others. A higher threshold
+    is therefore never reached earlier, whatever the lengths of the runs.
 
     Raises:
         ValueError: there is no run.
@@ -76,18 +62,13 @@ def time_to_reach(steps: Sequence[int | None]) -> tuple[int | None, int]:
 # Each function takes the final rates of a method by task, and raises ValueError if a task has no run.
 
 
-def interquartile_mean(by_task: Sequence[FinalRates]) -> float:
+def interquartile_mean(by_task: Sequence[FinalRates]) -> Estimate:
     """Mean of the middle half of all runs, with tasks weighing alike; in [0, 1].
 
     This is the mean of the quantile function between 1/4 and 3/4: a run on the border counts in part. With
     equally many runs on each task and a number of runs divisible by four it equals
     `scipy.stats.trim_mean(runs, 0.25)`.
     """
-    return float(_interquartile(_found(by_task))[0])
-
-
-def interquartile_estimate(by_task: Sequence[FinalRates]) -> Estimate:
-    """`interquartile_mean` with its interval."""
     return _estimate(_interquartile, by_task)
 
 
@@ -120,10 +101,8 @@ def performance_profile(by_task: Sequence[FinalRates], thresholds: Sequence[floa
 def task_mean(by_task: Sequence[Sequence[float]]) -> Estimate:
     """Mean over tasks of the mean over runs, with Student's interval and Satterthwaite's freedom.
 
-    There is no interval if a task has a single run, or if the runs of every task agree.
-
-    Args:
-        by_task: for each task a number of each run in [0, 1], such as its area under the curve.
+    There is no interval if a task has a single run, or if the runs of every task agree. The numbers lie in
+    [0, 1], one for each run of each task, such as its area under the curve.
     """
     if not by_task or not all(by_task):
         raise ValueError("Every task needs at least one run.")

@@ -2,34 +2,25 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
+from typing import NamedTuple
 
-from otpr_bench.aggregates import interquartile_difference, interquartile_estimate
+from otpr_bench.aggregates import interquartile_difference, interquartile_mean
 from otpr_bench.spread import Estimate, difference
 from otpr_bench.study import OURS, Study
 from otpr_bench.tables import percent, points
 
 
-@dataclasses.dataclass(frozen=True)
-class Comparison:
-    """Our method compared with another one on one task.
-
-    Attributes:
-        task: name of the task.
-        method: the other method.
-        ours: mean final success of our method, in [0, 1].
-        theirs: mean final success of the other method.
-        difference: ours minus theirs.
-        counts: whether the other method is an opponent on the task: it ends above the pre-trained policy or
-            above ours. A win over a method that lost what it started from says nothing.
-    """
+class Comparison(NamedTuple):
+    """Our method compared with another one on one task."""
 
     task: str
-    method: str
-    ours: float
-    theirs: float
-    difference: Estimate
+    method: str  # the other one
+    ours: float  # mean final success of our method, in [0, 1]
+    theirs: float  # mean final success of the other method
+    difference: Estimate  # ours minus theirs
+    # whether the other method is an opponent on the task: it ends above the pre-trained policy or above ours;
+    # a win over a method that lost what it started from says nothing
     counts: bool
 
     @property
@@ -96,19 +87,12 @@ def _over_all_tasks(study: Study) -> str:
         if (theirs := study.rates_by_task(method))
     }
     behind = sorted((item for item in gaps.items() if item[1].value > 0), key=lambda item: -item[1].value)
-    lacking = len(study.others) - len(gaps)
-    left_out = (
-        f" Left out: {lacking} of {len(study.others)} methods, without a finished run on some task."
-        if lacking
-        else ""
-    )
-    mean = f"Over all tasks ({percent(interquartile_estimate(ours))})"
-    if not gaps:
-        return f"{mean} there is nothing to compare.{left_out}"
-    if not behind:
-        return f"{mean} no method has a higher interquartile mean.{left_out}"
     names = "; ".join(f"{study.labels[method]} by {_gap(gap)}" for method, gap in behind)
-    return f"{mean} {OURS} is behind {names} in interquartile mean.{left_out}"
+    said = f"{OURS} is behind {names} in" if behind else "no method has a higher"
+    said = f"{said} interquartile mean." if gaps else "there is nothing to compare."
+    if lacking := len(study.others) - len(gaps):
+        said += f" Left out: {lacking} of {len(study.others)} methods, without a finished run on some task."
+    return f"Over all tasks ({percent(interquartile_mean(ours))}) {said}"
 
 
 def _behind(study: Study, one: Comparison) -> str:

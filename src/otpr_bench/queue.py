@@ -38,16 +38,6 @@ _LOOK = 0.1
 _say = functools.partial(print, flush=True)  # people follow the log while the queue works
 
 
-@dataclasses.dataclass(frozen=True)
-class Patience:
-    """How long a queue waits, in seconds."""
-
-    # a run that has logged nothing for this long is ended; the longest evaluations take ten minutes
-    stall: float = 1800.0
-    # a run that was asked to stop and is still going on after this long is ended
-    stop: float = 120.0
-
-
 class Queue:
     """The runs of one benchmark; `run` does those that are left.
 
@@ -58,7 +48,8 @@ class Queue:
         workers: runs side by side, each on a core of its own if there are as many.
         budget: seconds after which the running ones are stopped, as by a signal.
         retry_failed: whether runs that failed begin anew.
-        patience: how long the queue waits.
+        stall: seconds after which a run that has logged nothing is ended; the longest evaluations take 600.
+        grace: seconds after which a run that was asked to stop and is still going on is ended.
         command: replaces `processes.COMMAND` in tests.
 
     Raises:
@@ -74,19 +65,18 @@ class Queue:
         workers: int = 1,
         budget: float = math.inf,
         retry_failed: bool = False,
-        patience: Patience | None = None,
+        stall: float = 1800.0,
+        grace: float = 120.0,
         command: Sequence[str] = processes.COMMAND,
     ) -> None:
         self._jobs, self._folder, self._results = list(jobs), folder.resolve(), results
         self._workers, self._budget, self._end = workers, budget, math.inf
-        self._patience, self._command, self._machine = patience or Patience(), command, machine()
+        self._stall, self._grace, self._command, self._machine = stall, grace, command, machine()
         self._rows: list[Row] = read_results(results) if results.exists() else []
         self._to_retry = {row.run for row in self._rows if retry_failed and row.status == "failed"}
         self._tasks = {job.task.id: job.task for job in self._jobs}
-        self._bases: dict[str, Base] = {}
-        for name, task in self._tasks.items():
-            if (base := load_base(self._base_folder(task), name, task.recipe)) is not None:
-                self._bases[name] = base
+        found = {name: self._load_base(task) for name, task in self._tasks.items()}
+        self._bases = {name: base for name, base in found.items() if base is not None}
         self._base_errors: list[str] = []
         self._stop, self._broken = StopRequest(), False
         self._recording = threading.Lock()
@@ -159,7 +149,7 @@ class Queue:
         if why := self._process(["base", str(folder), task.id, recipe], folder, stall=math.inf):
             self._base_errors.append(f"The base of {task.id} was not made: {why}")
             _say(self._base_errors[-1])
-        elif (base := load_base(folder, task.id, task.recipe)) is None:
+        elif (base := self._load_base(task)) is None:
             _say(f"The base of {task.id}: stopped before it was complete.")
         else:
             self._bases[task.id] = base
@@ -184,7 +174,7 @@ class Queue:
         if not is_finished(directory):
             resume = ["--resume"] if self._can_resume(job, base, directory) else []
             arguments = [*job.arguments(directory, base), *resume]
-            if why := self._process(arguments, directory, stall=self._patience.stall):
+            if why := self._process(arguments, directory, stall=self._stall):
                 self._record(job, base, [failed_row(job, base, directory, why)])
                 return
         if not is_finished(directory):
@@ -234,7 +224,7 @@ class Queue:
                 asked = time.time()
             silent = time.time() - max(began, metrics.stat().st_mtime if metrics.exists() else 0.0)
             hangs = silent > stall and math.isinf(asked)
-            if hangs or time.time() - asked > self._patience.stop:
+            if hangs or time.time() - asked > self._grace:
                 process.kill()  # its simulators end with it, because their pipes break
                 process.wait()
         self._slots.put(slot)
@@ -271,3 +261,6 @@ class Queue:
 
     def _base_folder(self, task: BenchTask) -> Path:
         return self._folder / "bases" / plain_name(task.id)
+
+    def _load_base(self, task: BenchTask) -> Base | None:
+        return load_base(self._base_folder(task), task.id, task.recipe)

@@ -19,12 +19,6 @@ from otpr_bench.jobs import Job
 from otpr_bench.result_versions import package_versions
 from otpr_bench.results import Row
 
-ERROR_LINES = 5
-"""How many of the last lines of a failed run's standard error are kept."""
-
-ERROR_LENGTH = 1000
-"""How many characters of these lines are kept at most."""
-
 
 def is_finished(run_dir: Path) -> bool:
     """Whether the run in the directory was completed: a run writes its summary last."""
@@ -34,19 +28,16 @@ def is_finished(run_dir: Path) -> bool:
 def done_rows(job: Job, base: Base, run_dir: Path) -> list[Row]:
     """The rows of a completed run, one for each evaluation.
 
-    A run that starts from the base policy does not evaluate it again: the first row holds the success that
-    was measured when the base was made.
+    The first row holds the success of the base policy, which such a run does not measure again.
 
     Raises:
         OtprError: the directory is not as a run leaves it.
     """
     summary = read_json(run_dir / "summary.json")
     try:
-        which, steps_in_all = (summary["task"], summary["seed"]), summary["env_steps"]
-    except (LookupError, TypeError) as error:
+        steps_in_all = int(summary["env_steps"])
+    except (LookupError, TypeError, ValueError) as error:
         raise DamagedFile(run_dir / "summary.json", error) from error
-    if which != (job.task.id, job.seed):
-        raise DamagedFile(run_dir / "summary.json", "it belongs to another run")
     row_of = _row_of(job, base, run_dir, status="done", error="")
     measured = {"success": base.success, "success_single": base.success, "episodes": base.episodes}
     rows = {0: row_of(env_steps=0, eval_at=0, wall_seconds=0.0, execute=base.execute, **measured)}
@@ -104,7 +95,7 @@ def started(run_dir: Path) -> str:
 
 
 def last_words(file: Path, status: int) -> str:
-    """Why a process failed, from its exit status and the end of its standard error.
+    """Why a process failed: its exit status and the end of its standard error, at most five lines.
 
     Colours are removed, and folders of this machine as well, because results are kept in the repository.
     """
@@ -112,9 +103,9 @@ def last_words(file: Path, status: int) -> str:
     text = re.sub(r"\x1b\[[0-9;]*[A-Za-z]", "", text)
     for folder in (sys.prefix, os.getcwd(), str(Path(__file__).resolve().parents[2]), str(Path.home())):
         text = text.replace(folder.rstrip("/") + "/", "")
-    lines = [line.rstrip() for line in text.splitlines() if line.strip()][-ERROR_LINES:]
+    lines = [line.rstrip() for line in text.splitlines() if line.strip()][-5:]
     ended = f"ended by signal {-status}" if status < 0 else f"exit status {status}"
-    return f"{ended}: " + "\n".join(lines)[-ERROR_LENGTH:] if lines else ended
+    return f"{ended}: " + "\n".join(lines)[-1000:] if lines else ended
 
 
 def machine() -> str:

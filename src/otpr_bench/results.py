@@ -21,8 +21,8 @@ from otpr.errors import OtprError
 from otpr.storage import write_bytes, writing
 
 SCHEMA = 3
-"""Number of the columns' meaning, kept in the file. Schema 2 had no `execute`; schema 1 had no `packages` either,
-and called the result version `code_version`."""
+"""Number of the columns' meaning, kept in the file. Schema 2 had no `execute`; schema 1 had no `packages` and
+called the result version `code_version`."""
 
 RunKey: TypeAlias = tuple[str, str, str, str, int, str, str, str]
 

@@ -28,15 +28,10 @@ class Estimate(NamedTuple):
 
 
 class FinalRates(NamedTuple):
-    """The final success rates, in [0, 1], of one method's runs on one task.
+    """The final success rates of one method's runs on one task."""
 
-    Attributes:
-        rates: one for each seed.
-        episodes: number of episodes behind each rate.
-    """
-
-    rates: Sequence[float]
-    episodes: int
+    rates: Sequence[float]  # one for each seed, in [0, 1]
+    episodes: int  # behind each rate
 
     @property
     def mean(self) -> float:
@@ -45,27 +40,20 @@ class FinalRates(NamedTuple):
 
 
 class Spread(NamedTuple):
-    """The variance between a method's runs.
+    """The variance between a method's runs."""
 
-    Attributes:
-        share: variance of a run's success rate as a share of mean * (1 - mean): 1/n if runs differ only by
-            chance in n episodes, 1 if every run succeeds either always or never.
-        freedom: degrees of freedom of this estimate; 0 if nothing is known.
-    """
-
+    # variance of a run's success rate as a share of mean * (1 - mean): 1/n if runs differ only by chance in n
+    # episodes, 1 if every run succeeds either always or never
     share: float
-    freedom: float
+    freedom: float  # degrees of freedom of this estimate; 0 if nothing is known
 
 
 def spread_over_seeds(by_task: Sequence[FinalRates]) -> Spread:
-    """The spread between seeds, estimated from the runs of all tasks together.
+    """The spread between seeds from all tasks; unknown if no task has several seeds that succeed in part.
 
     The variances within tasks are divided by their largest possible values (Fleiss, Levin, Paik, "Statistical
     Methods for Rates and Proportions", 2003, ch. 15, on intraclass correlation). The degrees of freedom are
     Satterthwaite's, since a task on which every run fails says nothing about the spread elsewhere.
-
-    Returns:
-        The spread. Its freedom is 0 if no task has several seeds that succeed in part.
     """
     several = [task for task in by_task if len(task.rates) > 1]
     freedom = np.array([len(task.rates) - 1 for task in several])
@@ -80,15 +68,11 @@ def spread_over_seeds(by_task: Sequence[FinalRates]) -> Spread:
 
 
 def success(task: FinalRates, spread: Spread) -> Estimate:
-    """Mean success over seeds with a score interval that includes the spread between seeds.
+    """Mean success of a method on one task, with a score interval that includes the spread between seeds.
 
     The interval is Wilson's for as many episodes as the seeds are worth, with a quantile of Student's t. It
     is never narrower than Wilson's interval of one evaluation: all seeds are evaluated on the same initial
-    conditions, and more seeds say nothing about other conditions.
-
-    Args:
-        task: the runs of one method on one task.
-        spread: of the method's runs on all tasks. If it is unknown, the interval is that of one evaluation.
+    conditions, and more seeds say nothing about other conditions. If the spread is unknown, it is that one.
 
     Raises:
         ValueError: there is no run.
@@ -105,10 +89,6 @@ def success(task: FinalRates, spread: Spread) -> Estimate:
 
 def difference(task: FinalRates, spread: Spread, other: FinalRates, other_spread: Spread) -> Estimate:
     """Difference of the mean success of two methods on one task, with Newcombe's interval.
-
-    Args:
-        task: the runs of the first method, and `spread` the spread of that method on all tasks.
-        other: the runs of the second method, and `other_spread` its spread.
 
     Raises:
         ValueError: one of the methods has no run.

@@ -9,7 +9,7 @@ from statistics import fmean
 from otpr_bench.aggregates import (
     area_under_curve,
     interquartile_difference,
-    interquartile_estimate,
+    interquartile_mean,
     probability_of_improvement,
     steps_to,
     task_mean,
@@ -172,4 +172,4 @@ def _aggregate_row(study: Study, method: str) -> tuple[str, ...]:
         half, arrived = time_to_reach([steps_to(run.steps, run.success, threshold) for run in runs])
         waits.append(f"{'-' if half is None else f'{half:,}'} ({arrived} of {len(runs)})")
     minutes = fmean(fmean(run.minutes[-1] for run in task) for task in by_task)
-    return (method, percent(interquartile_estimate(rates)), _number(area), *waits, f"{minutes:.1f}", *counts)
+    return (method, percent(interquartile_mean(rates)), _number(area), *waits, f"{minutes:.1f}", *counts)

@@ -22,14 +22,14 @@ from otpr.training.lock import RunLock
 from otpr_bench import result_versions
 from otpr_bench.jobs import Job, make_jobs, parse_seeds, parse_variants, plain_name
 from otpr_bench.plan import durations
-from otpr_bench.queue import Patience, Queue
+from otpr_bench.queue import Queue
 from otpr_bench.results import Row, add_rows, read_results
 from otpr_bench.suites import Budget, Recipe, open_suite
 
 FAKE = Path(fake_finetune.__file__)
 PEG, PUSH = "metaworld/peg-insert-side-v3", "metaworld/push-v3"
 BUDGET = Budget(env_steps=1000, eval_every=200, eval_episodes=10, final_eval_episodes=10)
-QUICK = Patience(stall=60.0, stop=0.6)
+QUICK = {"stall": 60.0, "grace": 0.6}
 
 
 @dataclasses.dataclass
@@ -60,7 +60,7 @@ class Bench:
             folder = self.folder / "bench" / "bases" / plain_name(job.task.id)
             if self.has_bases and not folder.exists():
                 fake_finetune.base(str(folder), job.task.id, json.dumps(dataclasses.asdict(self.recipe)), 0.3)
-        settings = {"patience": QUICK, "command": self.command} | settings
+        settings = QUICK | {"command": self.command} | settings
         return Queue(
             self.jobs(algorithms, seeds), folder=self.folder / "bench", results=self.results, **settings
         )
@@ -213,7 +213,7 @@ def test_a_failed_run_is_tried_again_only_when_asked_for(bench):
 
 def test_a_run_that_failed_on_its_way_begins_anew(bench):
     bench.behaviour = {"0": "hang"}
-    bench.queue(patience=dataclasses.replace(QUICK, stall=1.5)).run()
+    bench.queue(stall=1.5).run()
     (failed,) = bench.rows()
     assert (failed.env_steps, failed.eval_at) == (500, 400)
     assert failed.error == "it hung: no metrics for 0 minutes"
@@ -264,9 +264,9 @@ DRIVER = """
 import sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
-from test_queue import Bench, Patience
+from test_queue import Bench
 bench = Bench(Path(sys.argv[2]), {"0": "slow", "1": "slow"})
-print("complete", bench.queue(seeds="0..1", workers=2, patience=Patience()).run())
+print("complete", bench.queue(seeds="0..1", workers=2, grace=120.0).run())
 """
 
 

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
+from typing import NamedTuple
 
 from otpr.training.intervals import newcombe_interval
 from otpr_bench.report.otpr_words import transport_health
 from otpr_bench.report.run_files import Document, Rate, RunFiles, number, success
 
 
-@dataclasses.dataclass(frozen=True)
-class Story:
-    """Numbers, as name, value and detail, and sentences, the first of them the most important."""
+class Story(NamedTuple):
+    """What happened in a run."""
 
-    numbers: list[tuple[str, str, str]]
-    sentences: list[str]
+    numbers: list[tuple[str, str, str]]  # name, value, detail
+    sentences: list[str]  # the most important first
 
 
 def headline(run: RunFiles) -> tuple[str, str]:
@@ -91,19 +90,14 @@ def _imitation(rows: Sequence[Document]) -> Iterator[str]:
     if losses:
         steps = max(number(row, "updates") or 0 for row in rows if number(row, "pretrain/loss") is not None)
         tail = f", {held_out[-1]:.3g} on held-out episodes" if held_out else ""
-        yield (
-            f"Imitation: the loss went from {losses[0]:.3g} to {losses[-1]:.3g} in {steps:,.0f} gradient "
-            f"steps{tail}."
-        )
+        change = f"from {losses[0]:.3g} to {losses[-1]:.3g} in {steps:,.0f} gradient steps"
+        yield f"Imitation: the loss went {change}{tail}."
 
 
 def _health(last: Mapping[str, float]) -> Iterator[str]:
     """What a reader should check before trusting the rest."""
     if (beyond := last.get("critic/beyond_bound", 0.0)) > 0.05:
-        yield (
-            f"The critic's values are beyond what rewards allow for {beyond:.0%} of pairs: they are not to "
-            "be trusted."
-        )
+        yield f"The critic's values are beyond what rewards allow for {beyond:.0%} of pairs. Distrust them."
     if broken := last.get("rollout/broken_episodes"):
         yield f"{broken:.0f} training episodes were lost to an environment that broke."
 
