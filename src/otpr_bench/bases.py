@@ -40,9 +40,8 @@ class Base:
             return ""
         lack, cure = ("build on", "more") if self.success < BAND[0] else ("gain", "fewer")
         return (
-            f"WARNING: the base policy of {self.task} succeeds in {self.success:.0%} of {self.episodes} "
-            f"episodes, outside {BAND[0]:.0%} to {BAND[1]:.0%}: there is little to {lack}. Change its "
-            f"recipe: use {cure} demonstrations."
+            f"WARNING: that is outside {BAND[0]:.0%} to {BAND[1]:.0%}, so there is little to {lack}. Change "
+            f"the recipe of {self.task}: use {cure} demonstrations."
         )
 
 
@@ -103,9 +102,8 @@ def make_base(folder: Path, task: str, recipe: Recipe) -> None:
     seed = recipe.recipe_seed
     if not data.exists():
         limit = recipe.episode_limit
-        Collect(
-            task, data, episodes=recipe.demonstrations, noise=recipe.noise, seed=seed, episode_limit=limit
-        ).run()
+        n, noise = recipe.demonstrations, recipe.noise
+        Collect(task, data, episodes=n, noise=noise, seed=seed, episode_limit=limit).run()
     if not (pretrained / "policy").exists():
         config = PretrainConfig(horizon=recipe.chunk_length, updates=recipe.updates)
         sources = DataConfig((str(data),))

@@ -17,8 +17,7 @@ from otpr_bench.aggregates import interquartile_mean, performance_profile
 from otpr_bench.plots import Plot, Series, figure_of, styles
 from otpr_bench.study import OURS, Study
 
-THRESHOLDS = tuple(range(0, 101, 2))
-"""Thresholds of performance profiles, in percent."""
+THRESHOLDS = tuple(range(0, 101, 2))  # of performance profiles, in percent
 
 
 def draw_all(study: Study, folder: Path) -> list[Path]:

@@ -9,7 +9,6 @@ from pathlib import Path
 from otpr.errors import OtprError
 from otpr.storage import write_text
 from otpr_bench import tables
-from otpr_bench.comparisons import where_ours_loses
 from otpr_bench.study import Study
 
 
@@ -31,7 +30,7 @@ def blocks(study: Study) -> dict[str, str]:
     texts = {name: f"{markdown(table)}\n\n{table.note}" for name, table in found.items()}
     if not study.failures:
         texts["failures"] = "No run failed."
-    texts["losses"] = "\n".join(f"- {line}" for line in where_ours_loses(study))
+    texts["losses"] = "\n".join(f"- {line}" for line in tables.where_ours_loses(study))
     return {f"{study.suite}:{name}": text for name, text in texts.items()}
 
 

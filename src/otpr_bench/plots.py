@@ -18,8 +18,7 @@ from matplotlib.ticker import EngFormatter, PercentFormatter
 
 from otpr_bench.tables import Table
 
-FEW = 50
-"""The points of a series of at most so many are marked."""
+FEW = 50  # the points of a series of at most so many are marked
 
 
 class Style(NamedTuple):

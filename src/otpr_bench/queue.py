@@ -10,7 +10,10 @@ import dataclasses
 import functools
 import json
 import math
+import os
 import shutil
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -22,7 +25,6 @@ from typing import TypeVar
 from otpr.errors import OtprError
 from otpr.training.lock import RunLock
 from otpr.training.stopping import StopRequest
-from otpr_bench import processes
 from otpr_bench.bases import Base, load_base
 from otpr_bench.jobs import Job, plain_name
 from otpr_bench.plan import Plan, State, durations
@@ -32,9 +34,11 @@ from otpr_bench.suites import BenchTask
 
 T = TypeVar("T")
 
-_LOOK = 0.1
-"""Seconds between two looks at a process."""
+COMMAND = (sys.executable, "-m", "otpr_bench.child")
+"""The command of a process, before the core, our process id and the arguments of `otpr`."""
 
+_ONE_THREAD = "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1"
+_LOOK = 0.1  # seconds between two looks at a process
 _say = functools.partial(print, flush=True)  # people follow the log while the queue works
 
 
@@ -50,7 +54,7 @@ class Queue:
         retry_failed: whether runs that failed begin anew.
         stall: seconds after which a run that has logged nothing is ended; the longest evaluations take 600.
         grace: seconds after which a run that was asked to stop and is still going on is ended.
-        command: replaces `processes.COMMAND` in tests.
+        command: replaces `COMMAND` in tests.
 
     Raises:
         OtprError: a base changed or was made by another recipe, or the results cannot be read.
@@ -67,7 +71,7 @@ class Queue:
         retry_failed: bool = False,
         stall: float = 1800.0,
         grace: float = 120.0,
-        command: Sequence[str] = processes.COMMAND,
+        command: Sequence[str] = COMMAND,
     ) -> None:
         self._jobs, self._folder, self._results = list(jobs), folder.resolve(), results
         self._workers, self._budget, self._end = workers, budget, math.inf
@@ -163,16 +167,16 @@ class Queue:
         directory = job.directory(self._folder, base)
         if self._recorded(job, base) in ("done", "failed"):
             return
-        while processes.is_busy(directory) and not self._is_over():
+        while _is_busy(directory) and not self._is_over():
             time.sleep(_LOOK)  # a queue was killed, and its run is about to save
         if self._is_over():
             return
-        began = started(directory)
-        failed = any(row.run == job.key(base) and row.started == began for row in self._rows)
-        if failed and directory.exists():
-            shutil.rmtree(directory)
+        key, began = job.key(base), started(directory)
+        if key in self._to_retry and began in (None, *(row.started for row in self._rows if row.run == key)):
+            shutil.rmtree(directory, ignore_errors=True)  # otherwise it is a retry that was stopped
         if not is_finished(directory):
-            resume = ["--resume"] if self._can_resume(job, base, directory) else []
+            directory.parent.mkdir(parents=True, exist_ok=True)
+            resume = ["--resume"] if directory.exists() else []
             arguments = [*job.arguments(directory, base), *resume]
             if why := self._process(arguments, directory, stall=self._stall):
                 self._record(job, base, [failed_row(job, base, directory, why)])
@@ -188,19 +192,6 @@ class Queue:
         # nobody will resume from them, and a whole benchmark would keep tens of gigabytes
         shutil.rmtree(directory / "checkpoints", ignore_errors=True)
 
-    def _can_resume(self, job: Job, base: Base, directory: Path) -> bool:
-        """Whether the run in a directory can be continued; if not, the directory is free afterwards."""
-        directory.parent.mkdir(parents=True, exist_ok=True)
-        if not directory.exists():
-            return False
-        try:
-            processes.check_continuable(directory, base)
-        except OtprError as error:
-            aside = processes.set_aside(directory)
-            _say(f"{job}: the run cannot be continued and begins anew. {error} It is kept in {aside}.")
-            return False
-        return True
-
     def _process(self, arguments: Sequence[str], directory: Path, stall: float) -> str:
         """Let a process work in a directory until it ends or the queue does.
 
@@ -215,7 +206,7 @@ class Queue:
         log = self._folder / "logs" / directory.relative_to(self._folder)
         out, errors = log.with_name(f"{log.name}.out"), log.with_name(f"{log.name}.err")
         metrics, slot = directory / "metrics.jsonl", self._slots.get()
-        process = processes.start(self._command, arguments, slot=slot, out=out, errors=errors)
+        process = self._start(arguments, slot, out, errors)
         began, asked, hangs = time.time(), math.inf, False
         while process.poll() is None:
             time.sleep(_LOOK)
@@ -232,6 +223,25 @@ class Queue:
             return ""
         hung = f"it hung: no metrics for {stall / 60:.0f} minutes"
         return hung if hangs else last_words(errors, process.returncode)
+
+    def _start(self, arguments: Sequence[str], slot: int, out: Path, errors: Path) -> subprocess.Popen[bytes]:
+        """Start a process on the core of a slot, with its output in files."""
+        cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else [0]
+        one_thread = {
+            "OMP_NUM_THREADS": "1",
+            "OPENBLAS_NUM_THREADS": "1",
+            "XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} {_ONE_THREAD}".strip(),
+        }
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with open(out, "ab") as stdout, open(errors, "wb") as stderr:
+            return subprocess.Popen(
+                [*self._command, str(cores[slot % len(cores)]), str(os.getpid()), *arguments],
+                stdin=subprocess.DEVNULL,
+                stdout=stdout,
+                stderr=stderr,
+                env=os.environ | one_thread,
+                start_new_session=True,  # Ctrl-C reaches the queue alone, which passes on one signal
+            )
 
     def _is_over(self) -> bool:
         """Whether to stop: because of a signal, the end of the budget, or an error in another thread."""
@@ -264,3 +274,14 @@ class Queue:
 
     def _load_base(self, task: BenchTask) -> Base | None:
         return load_base(self._base_folder(task), task.id, task.recipe)
+
+
+def _is_busy(directory: Path) -> bool:
+    """Whether a process works in a run directory."""
+    if not (directory / "lock").exists():
+        return False
+    try:
+        RunLock.take(directory).release()
+    except OtprError:
+        return True
+    return False

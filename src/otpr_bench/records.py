@@ -85,13 +85,13 @@ def progress(run_dir: Path) -> tuple[int, float]:
         return 0, 0.0
 
 
-def started(run_dir: Path) -> str:
-    """When the run was first started; the present time if it did not record it."""
+def started(run_dir: Path) -> str | None:
+    """When the run was first started; None if it did not record it."""
     try:
         first: Any = read_json(run_dir / "versions.json")[0]["started"]
         return datetime.datetime.fromisoformat(first).isoformat(timespec="seconds")
     except (OtprError, LookupError, TypeError, ValueError):
-        return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+        return None
 
 
 def last_words(file: Path, status: int) -> str:
@@ -136,7 +136,7 @@ def _row_of(job: Job, base: Base, run_dir: Path, **fields: Any) -> functools.par
         settings=job.settings,
         result_version=job.result_version,
         machine=machine(),
-        started=started(run_dir),
+        started=started(run_dir) or datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         packages=package_versions(job.task.id),
         **fields,
     )

@@ -52,9 +52,20 @@ def finetune(options: dict[str, str], behaviour: str, resume: bool) -> int:
     if behaviour == "fail":
         print("Traceback of\n\x1b[31mValueError\x1b[0m: no luck", file=sys.stderr)
         return 1
-    if not resume:
+    config = {"policy": options["--policy"], "data": [options["--data"]]}
+    if resume:
+        for name in ("config.json", "versions.json", "metrics.jsonl"):
+            for text in (run / name).read_text().splitlines():
+                try:
+                    document = json.loads(text)
+                except ValueError:
+                    print(f"otpr: {name} is damaged", file=sys.stderr)
+                    return 2
+                if name == "config.json" and document["config"] != config:
+                    print("otpr: the run was configured otherwise", file=sys.stderr)
+                    return 2
+    else:
         run.mkdir()  # an error where there is one
-        config = {"policy": options["--policy"], "data": [options["--data"]]}
         (run / "config.json").write_text(json.dumps({"command": "finetune", "config": config}))
         started = time.strftime("%Y-%m-%dT%H:%M:%S+00:00", time.gmtime())
         (run / "versions.json").write_text(json.dumps([{"started": started}]))

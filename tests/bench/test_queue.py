@@ -348,7 +348,7 @@ def test_a_run_that_ended_unseen_is_taken_in(bench):
 
 
 @pytest.mark.parametrize("file", ["config.json", "versions.json", "metrics.jsonl"])
-def test_a_damaged_run_is_set_aside_and_begun_anew(bench, capsys, file):
+def test_a_damaged_run_fails_and_is_begun_anew_when_asked_for(bench, file):
     bench.queue().run()
     (run,) = bench.runs()
     (run / "summary.json").unlink()
@@ -356,10 +356,12 @@ def test_a_damaged_run_is_set_aside_and_begun_anew(bench, capsys, file):
     bench.results.unlink()
     bench.calls()
     bench.queue().run()
-    assert "damaged" in capsys.readouterr().out
-    assert ["--resume" in call for call in bench.calls()] == [False]
-    assert [path.name for path in bench.runs()] == [run.name, f"{run.name}.damaged1"]
-    assert bench.rows()[-1].status == "done"
+    (failed,) = bench.rows()
+    assert file in failed.error
+    bench.queue(retry_failed=True).run()
+    assert ["--resume" in call for call in bench.calls()] == [True, False]
+    assert bench.runs() == [run]
+    assert {row.status for row in bench.rows()} == {"done"}
 
 
 def test_a_damaged_summary_is_a_failed_run(bench):
@@ -372,16 +374,16 @@ def test_a_damaged_summary_is_a_failed_run(bench):
     assert "summary.json is damaged" in failed.error
 
 
-def test_a_moved_benchmark_begins_its_unfinished_runs_anew(bench):
+def test_an_unfinished_run_of_a_moved_benchmark_fails_and_says_why(bench):
     bench.queue().run()
     bench.results.unlink()
     (run,) = bench.runs()
     (run / "summary.json").unlink()
     shutil.move(bench.folder / "bench", bench.folder / "elsewhere")
     (bench.folder / "bench").symlink_to(bench.folder / "elsewhere")
-    bench.calls()
     bench.queue().run()
-    assert ["--resume" in call for call in bench.calls()] == [False]
+    (failed,) = bench.rows()
+    assert "configured otherwise" in failed.error
 
 
 # ------------------------------------------------------------------------------------------------------ bases
@@ -404,7 +406,7 @@ def test_a_base_outside_the_band_is_said_loudly(bench, capsys, success, cure):
     bench.has_bases, bench.behaviour = False, {"base": success}
     bench.queue().run()
     output = capsys.readouterr().out
-    assert f"WARNING: the base policy of {PEG} succeeds in {success:.0%} of 100 episodes" in output
+    assert f"The base of {PEG} succeeds in {success:.0%} of 100 episodes.\nWARNING: that is outside" in output
     assert f"{cure} demonstrations" in output
 
 

@@ -12,21 +12,16 @@ from otpr_bench.plots import PALETTE, Chart, Level, Plot, Series, chart
 from otpr_bench.report import otpr_words
 from otpr_bench.report.run_files import Document, Rate, number, success
 
-POINTS = 200
-"""A series of more points is shown as means over equal stretches of it."""
+POINTS = 200  # a series of more is shown as means over equal stretches of it
 
+# sections of the metrics that any algorithm may have, by the first part of their names, in this order
 _SECTIONS = {
-    "critic": "Critic",
-    "policy": "Policy",
-    "rollout": "Interaction",
-    "eval": "Evaluation",
-    "pretrain": "Imitation",
+    **{"critic": "Critic", "policy": "Policy", "rollout": "Interaction"},
+    **{"eval": "Evaluation", "pretrain": "Imitation"},
 }
-"""Sections of the metrics that any algorithm may have, by the first part of their names, in this order."""
-
+# charts whose vertical axis is in percent
 _SHARES = frozenset({"critic/beyond_bound", "rollout/success_rate", "rollout/success_rate_recent"})
-"""Charts whose vertical axis is in percent."""
-
+# what is told elsewhere, or only counts
 _NO_CURVES = frozenset(
     {
         *("env_steps", "row", "seconds", "updates", "otpr/round"),
@@ -34,7 +29,6 @@ _NO_CURVES = frozenset(
         *("rollout/episodes", "rollout/broken_episodes", "critic/bound_low", "critic/bound_high"),
     }
 )
-"""What is told elsewhere, or only counts."""
 
 _REMARKS = {
     "Critic": "With a reward of 1 at the end of an episode, values lie between 0 and 1 when things go well.",

@@ -7,7 +7,6 @@ from pathlib import Path
 
 from otpr.errors import OtprError
 from otpr_bench import tables
-from otpr_bench.comparisons import where_ours_loses
 from otpr_bench.figures import interquartile_means, learning_curves, profiles, whole
 from otpr_bench.plots import Chart, chart, svg
 from otpr_bench.report.page import render
@@ -51,7 +50,7 @@ def bench_page(results: Path) -> str:
         title=f"{study.suite}: {len(study.methods)} methods on {len(study.tasks)} tasks",
         ours=OURS,
         left_out=len(rows) - len(kept),
-        losses=where_ours_loses(study),
+        losses=tables.where_ours_loses(study),
         curves=[chart(plot, f"task {plot.title}") for plot in curves],
         unfinished=[task for task in study.tasks if task not in drawn],
         success=tables.success_table(study),

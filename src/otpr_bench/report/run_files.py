@@ -14,8 +14,9 @@ from otpr.training.run_directory import read_rows
 
 Document = dict[str, Any]
 
-LIMIT = 1e300
-"""What is not smaller is no measurement, and would overflow an axis; what is below its inverse is zero."""
+LIMIT = (
+    1e300  # what is not smaller would overflow an axis and is no measurement; below its inverse all is zero
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,10 +105,7 @@ def _document(file: Path) -> Document:
 
 
 def _documents(file: Path) -> list[Document]:
-    if not file.exists():
-        return []
-    value = read_json(file)
-    items = cast(list[object], value) if isinstance(value, list) else [None]
-    if not all(isinstance(item, dict) for item in items):
+    items = read_json(file) if file.exists() else []
+    if not isinstance(items, list) or not all(isinstance(item, dict) for item in cast(list[object], items)):
         raise DamagedFile(file, "it is no list of JSON objects")
     return cast(list[Document], items)
