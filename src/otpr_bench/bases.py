@@ -118,12 +118,8 @@ def make_base(folder: Path, task: str, recipe: Recipe) -> None:
 def finish_base(folder: Path, task: str, recipe: Recipe, *, success: float, execute: int) -> None:
     """Write `base.json` beside demonstrations and a policy that are complete.
 
-    Args:
-        folder: folder of the base.
-        task: name of the task.
-        recipe: how the base was made.
-        success: success rate of the policy over `recipe.base_episodes` episodes, in [0, 1].
-        execute: how many actions of a plan were executed in these episodes.
+    The policy's `success`, in [0, 1], is over `recipe.base_episodes` episodes, with `execute` actions of each
+    plan executed.
     """
     measured = {"success": success, "episodes": recipe.base_episodes, "execute": execute}
     write_json(folder / "base.json", _plan(task, recipe) | measured | {"files": _files(folder)})

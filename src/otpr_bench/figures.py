@@ -1,4 +1,4 @@
-"""Figures of a study: learning curves, interquartile means, performance profiles."""
+"""Figures of a study: learning curves and interquartile means."""
 
 from __future__ import annotations
 
@@ -13,15 +13,13 @@ from numpy.typing import NDArray
 
 from otpr.errors import OtprError
 from otpr.storage import write_bytes
-from otpr_bench.aggregates import interquartile_mean, performance_profile
+from otpr_bench.estimates import interquartile_mean
 from otpr_bench.plots import Plot, Series, figure_of, styles
-from otpr_bench.study import OURS, Study
-
-THRESHOLDS = tuple(range(0, 101, 2))  # of performance profiles, in percent
+from otpr_bench.study import Study
 
 
 def draw_all(study: Study, folder: Path) -> list[Path]:
-    """Write every figure of a study as `curves.png`, `interquartile.png` and `profiles.png`.
+    """Write every figure of a study as `curves.png` and `interquartile.png`.
 
     Args:
         study: the runs. Figures over all tasks show the methods that have a finished run on each.
@@ -38,7 +36,6 @@ def draw_all(study: Study, folder: Path) -> list[Path]:
     figures = {"curves": figure_of(learning_curves(study), titles=True)}
     if whole(study):
         figures["interquartile"] = interquartile_means(study)
-        figures["profiles"] = figure_of([profiles(study)], titles=True)
     folder.mkdir(parents=True, exist_ok=True)
     for name, figure in figures.items():
         content = io.BytesIO()
@@ -92,7 +89,7 @@ def interquartile_means(study: Study) -> Figure:
     """A bar for each method: the interquartile mean of final success with its 95% interval."""
     means = {method: interquartile_mean(study.rates_by_task(method) or []) for method in whole(study)}
     order = sorted(means, key=lambda method: means[method].value)
-    figure = Figure(figsize=(5.5, 0.36 * len(order) + 1.0), dpi=150, layout="constrained")
+    figure = Figure(figsize=(7.0, 0.36 * len(order) + 1.2), dpi=150, layout="constrained")
     axes, looks = figure.subplots(), styles(study.methods)
     for place, method in enumerate(order):
         value, low, high = means[method]
@@ -104,29 +101,12 @@ def interquartile_means(study: Study) -> Figure:
         right = value if math.isnan(high) else high
         axes.text(right + 0.012, place, f"{value:.0%}{note}", va="center", fontsize="small")
     axes.set_yticks(range(len(order)), [study.labels[method] for method in order])
-    for text, method in zip(axes.get_yticklabels(), order, strict=True):
-        text.set_fontweight("bold" if method == OURS else "normal")
     axes.set(xlabel="interquartile mean of final success (95% interval)", xlim=(0, 1.08))
     axes.set_xticks(np.linspace(0, 1, 5))
     axes.xaxis.set_major_formatter(PercentFormatter(1.0))
     axes.grid(axis="x", alpha=0.25)
-    axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
     return figure
-
-
-def profiles(study: Study) -> Plot:
-    """Share of runs whose final success is above a threshold, by threshold; ours with a 95% band."""
-    looks, series = styles(study.methods), list[Series]()
-    for method in whole(study):
-        rates = study.rates_by_task(method) or []
-        found = performance_profile(rates, [threshold / 100 for threshold in THRESHOLDS])
-        values, low, high = np.array(found).T.tolist()
-        # a band for every method would hide them all
-        band = (low, high) if method == OURS and not math.isnan(low[0]) else ()
-        series.append(Series(study.labels[method], THRESHOLDS, values, looks[method], *band))
-    note = f"share of runs that end above a threshold of success; {OURS} with a 95% band"
-    return Plot("Performance profiles", "threshold of success in percent", series, note, share=True)
 
 
 def _seeds(rates: NDArray[np.float64]) -> str:

@@ -15,7 +15,8 @@ from otpr_bench.study import Study
 def markdown(table: tables.Table) -> str:
     """The table in GitHub's Markdown, without its note."""
     lines = [table.header, ("---",) * len(table.header), *table.rows]
-    return "\n".join("| " + " | ".join(_cell(text) for text in line) + " |" for line in lines)
+    cells = [[" ".join(text.split()).replace("|", "\\|") for text in line] for line in lines]
+    return "\n".join(f"| {' | '.join(line)} |" for line in cells)
 
 
 def blocks(study: Study) -> dict[str, str]:
@@ -74,7 +75,3 @@ def filled(text: str, texts: Mapping[str, str], page: Path) -> str:
 _CLOSE = "<!-- /bench -->"
 _OPEN = re.compile(r"<!-- bench:([\w:.-]+) -->")
 _BLOCK = re.compile(r"<!-- bench:([\w:.-]+) -->(?:(?!<!-- bench:).)*?<!-- /bench -->", re.DOTALL)
-
-
-def _cell(text: str) -> str:
-    return " ".join(text.split()).replace("|", "\\|")

@@ -13,8 +13,7 @@ from otpr_bench.bases import Base
 from otpr_bench.jobs import Job
 from otpr_bench.results import Row
 
-START_SECONDS = 20.0
-"""What a run takes beside its own clock: to import, to load, to make environments and to compile."""
+START_SECONDS = 20.0  # what a run takes beside its own clock: to import, load, make environments, compile
 
 State = Literal["done", "failed", "started", "to do"]
 

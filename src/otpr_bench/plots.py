@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import matplotlib
@@ -138,7 +138,12 @@ def figure_of(plots: Sequence[Plot], *, titles: bool = False) -> Figure:
         figure.suptitle(plots[0].note, fontsize="small")
     key = {one.name: one.style for plot in plots for one in plot.series}
     if list(key) != [plots[0].title]:
-        _add_key(figure, key)
+        # a character is about 0.075 inches wide, and the line before it takes 0.6
+        fitting = int(figure.get_figwidth() / (0.6 + 0.075 * max(map(len, key))))
+        columns = max(1, min(6, fitting))
+        handles = [_line((), (), style) for style in key.values()]
+        figure.legend(handles, list(key), loc="outside lower center", ncols=columns, frameon=False)
+        figure.set_figheight(figure.get_figheight() + 0.2 * math.ceil(len(key) / columns))
     return figure
 
 
@@ -192,15 +197,6 @@ def _draw(axes: Axes, plot: Plot) -> None:
         axes.yaxis.set_major_formatter(PercentFormatter(1.0))
     axes.grid(alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)
-
-
-def _add_key(figure: Figure, key: Mapping[str, Style]) -> None:
-    handles = [_line((), (), style) for style in key.values()]
-    # a character is about 0.075 inches wide, and the line before it takes 0.6
-    fitting = int(figure.get_figwidth() / (0.6 + 0.075 * max(map(len, key))))
-    columns = max(1, min(6, fitting))
-    figure.legend(handles, list(key), loc="outside lower center", ncols=columns, frameon=False)
-    figure.set_figheight(figure.get_figheight() + 0.2 * math.ceil(len(key) / columns))
 
 
 def _line(x: Sequence[float], y: Sequence[float], style: Style) -> Line2D:

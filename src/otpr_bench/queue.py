@@ -133,8 +133,6 @@ class Queue:
             raise OtprError("\n".join(self._base_errors))
         return not self.plan().left
 
-    # ----------------------------------------------------------------------------------- bases and runs
-
     def _side_by_side(self, do: Callable[[T], None], items: Iterable[T]) -> None:
         """Call `do` for each item in order, as many at a time as there are workers."""
         with ThreadPoolExecutor(self._workers) as pool:
@@ -193,12 +191,7 @@ class Queue:
         shutil.rmtree(directory / "checkpoints", ignore_errors=True)
 
     def _process(self, arguments: Sequence[str], directory: Path, stall: float) -> str:
-        """Let a process work in a directory until it ends or the queue does.
-
-        Args:
-            arguments: of the command `otpr`.
-            directory: where the process works, below the queue's folder.
-            stall: seconds without metrics after which the process is ended.
+        """Let `otpr` work in a directory until it ends, is silent for `stall` seconds, or the queue stops.
 
         Returns:
             Why it failed; empty if it ended well or was stopped.
@@ -246,8 +239,6 @@ class Queue:
     def _is_over(self) -> bool:
         """Whether to stop: because of a signal, the end of the budget, or an error in another thread."""
         return self._stop.requested or self._broken or time.monotonic() >= self._end
-
-    # ----------------------------------------------------------------------------------- what comes of it
 
     def _recorded(self, job: Job, base: Base) -> State | None:
         """What the results say of a run, which is "to do" if it failed and begins anew; None if nothing."""

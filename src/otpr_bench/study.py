@@ -4,21 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 import re
+from collections import Counter
 from collections.abc import Iterable
 from typing import NamedTuple
 
 from otpr.errors import OtprError
+from otpr_bench.estimates import FinalRates, Spread, spread_over_seeds
 from otpr_bench.results import Row
-from otpr_bench.spread import FinalRates, Spread, spread_over_seeds
 
-OURS = "otpr"
-"""The method that the others are compared with."""
-
-IMITATION = "bc"
-"""The method that leaves the pre-trained policy as it is."""
-
-ORDER = ("otpr", "bc", "idql", "dql", "dawr", "qsm", "dppo", "rlpd", "fql", "qc")
-"""The order in which algorithms are listed."""
+OURS = "otpr"  # the method that the others are compared with
+IMITATION = "bc"  # the method that leaves the pre-trained policy as it is
+ORDER = ("otpr", "bc", "idql", "dql", "dawr", "qsm", "dppo", "rlpd", "fql", "qc")  # as algorithms are listed
 
 
 class Run(NamedTuple):
@@ -64,8 +60,14 @@ class Study:
 
     @property
     def labels(self) -> dict[str, str]:
-        """A shorter name of each method for figures and sentences: "otpr epsilon=0.1"."""
-        return {method: re.sub(r":(default:)?(?=\w+=)", " ", method) for method in self.methods}
+        """A shorter name of each method for figures and sentences: "otpr epsilon=0.1".
+
+        Of more than two changed fields the first and the last are shown, unless methods would share a label.
+        """
+        words = {method: re.split(r":(?:default:)?(?=\w+=)", method) for method in self.methods}
+        short = {m: " ".join(w if len(w) <= 3 else (*w[:2], "...", w[-1])) for m, w in words.items()}
+        uses = Counter(short.values())
+        return {method: label if uses[label] == 1 else method for method, label in short.items()}
 
     def end(self, task: str) -> int:
         """The step at which the runs on a task end."""

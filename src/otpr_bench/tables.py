@@ -6,16 +6,18 @@ import math
 from statistics import fmean
 from typing import NamedTuple
 
-from otpr_bench.aggregates import (
+from otpr_bench.estimates import (
+    Estimate,
     area_under_curve,
+    difference,
     interquartile_difference,
     interquartile_mean,
     probability_of_improvement,
     steps_to,
+    success,
     task_mean,
     time_to_reach,
 )
-from otpr_bench.spread import Estimate, difference, success
 from otpr_bench.study import OURS, Study
 
 THRESHOLDS = (0.5, 0.75, 0.9)  # success rates for which the steps until a run reaches them are counted
@@ -171,9 +173,6 @@ def _aggregate_row(study: Study, method: str) -> tuple[str, ...]:
         waits.append(f"{'-' if half is None else f'{half:,}'} ({arrived} of {len(runs)})")
     minutes = fmean(fmean(run.minutes[-1] for run in task) for task in by_task)
     return (method, percent(interquartile_mean(rates)), _number(area), *waits, f"{minutes:.1f}", *counts)
-
-
-# ------------------------------------------------------------------------------ where ours is behind
 
 
 class Comparison(NamedTuple):

@@ -8,18 +8,17 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from otpr_bench import aggregates
-from otpr_bench.aggregates import (
+from otpr_bench import estimates
+from otpr_bench.estimates import (
+    FinalRates,
     area_under_curve,
     interquartile_difference,
     interquartile_mean,
-    performance_profile,
     probability_of_improvement,
     steps_to,
     task_mean,
     time_to_reach,
 )
-from otpr_bench.spread import FinalRates
 
 RNG = np.random.default_rng(0)
 GROUPS = [FinalRates(list(rates), 100) for rates in RNG.integers(0, 101, (4, 3)) / 100]
@@ -104,7 +103,7 @@ def test_interquartile_mean_of_unequal_groups_is_that_of_groups_made_equal():
 
 
 def test_interquartile_mean_covers_the_truth_where_a_bootstrap_over_seeds_does_not(monkeypatch):
-    monkeypatch.setattr(aggregates, "RESAMPLES", 1000)
+    monkeypatch.setattr(estimates, "RESAMPLES", 1000)
     rng = np.random.default_rng(2)
     tasks, n, runs, covered, usual = 6, 2, 300, 0, 0
     for _ in range(runs):
@@ -157,24 +156,12 @@ def test_probability_of_improvement_at_its_ends():
     assert probability_of_improvement(high, high).value == 0.5
 
 
-def test_performance_profile_is_the_share_above_each_threshold():
-    groups, thresholds = of([0.3, 0.5], [0.5, 0.6, 0.7]), [0.0, 3 * 0.1, 0.5, 0.65, 1.0]
-    profile = performance_profile(groups, thresholds)
-    by_hand = [
-        np.mean([np.mean([run > t + 1e-12 for run in group.rates]) for group in groups]) for t in thresholds
-    ]
-    assert [estimate.value for estimate in profile] == pytest.approx(by_hand)
-    assert [estimate.value for estimate in profile] == pytest.approx([1, 0.75, 1 / 3, 1 / 6, 0])
-    assert all(estimate.low <= estimate.value <= estimate.high for estimate in profile)
-
-
 @pytest.mark.parametrize("one", [of([0.3], [0.6]), of([0.0, 0.0], [1.0, 1.0]), of([0.0, 0.0], [0.6])])
 def test_no_interval_is_made_where_no_task_tells_the_spread_between_seeds(one):
     for estimate in (
         interquartile_mean(one),
         interquartile_difference(one, one),
         probability_of_improvement(one, one),
-        performance_profile(one, [0.5])[0],
         task_mean([[0.3], [0.5, 0.6]]),
         task_mean([[0.5, 0.5], [0.7, 0.7]]),
     ):
@@ -194,9 +181,8 @@ def test_the_same_numbers_give_the_same_interval():
 @pytest.mark.parametrize("rates", [[], [[0.5], []]])
 def test_a_task_without_runs_is_refused(rates):
     groups = of(*rates)
-    for statistic in (interquartile_mean, lambda groups: performance_profile(groups, [0.5])):
-        with pytest.raises(ValueError, match="at least one run"):
-            statistic(groups)
+    with pytest.raises(ValueError, match="at least one run"):
+        interquartile_mean(groups)
     with pytest.raises(ValueError, match="at least one run"):
         probability_of_improvement(groups, groups)
     with pytest.raises(ValueError, match="at least one run"):

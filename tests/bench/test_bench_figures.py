@@ -15,7 +15,6 @@ from otpr_bench.figures import (
     draw_all,
     interquartile_means,
     learning_curves,
-    profiles,
 )
 from otpr_bench.plots import Plot
 from otpr_bench.study import Study, gather
@@ -77,14 +76,9 @@ def test_bars_are_interquartile_means_in_order_and_skip_who_lacks_a_task():
     assert widths == pytest.approx([0.3, 0.35, 0.85])
 
 
-def test_profiles_fall_from_one_to_zero():
-    by_threshold = dict(zip(*points(profiles(study()), "otpr"), strict=True))
-    assert [by_threshold[t] for t in (0, 68, 70, 80, 88, 90)] == pytest.approx([1, 1, 0.75, 0.5, 0.5, 0])
-
-
 def test_every_picture_is_drawn_whole_or_not_at_all(tmp_path: Path):
     paths = draw_all(study(), tmp_path / "figures")
-    assert [path.name for path in paths] == ["curves.png", "interquartile.png", "profiles.png"]
+    assert [path.name for path in paths] == ["curves.png", "interquartile.png"]
     assert sorted(path.name for path in (tmp_path / "figures").iterdir()) == sorted(p.name for p in paths)
     for path in paths:
         with Image.open(path) as image:

@@ -10,9 +10,8 @@ import pytest
 
 from bench_rows import arena, failed, row, run
 from otpr.errors import OtprError
-from otpr_bench.aggregates import interquartile_difference
+from otpr_bench.estimates import interquartile_difference, success
 from otpr_bench.markdown import blocks, markdown, update_page
-from otpr_bench.spread import success
 from otpr_bench.study import gather, method_name, newest
 from otpr_bench.tables import (
     Table,
@@ -236,9 +235,12 @@ def test_labels_show_what_differs_from_the_default():
         "otpr",
         "otpr:paper",
         "otpr a=1",
-        "otpr a=1 b=2 c=3",
+        "otpr a=1 ... c=3",
         "fql a=1 b=2",
     ]
+    alike = ("otpr:default:a=1:b=2:c=3", "otpr:default:a=1:b=4:c=3")
+    study = gather([one for name in alike for one in run(name, [0.3, 0.5])])
+    assert study.labels == {name: name for name in alike}
 
 
 def test_a_method_that_is_better_everywhere_is_told_over_all_tasks():

@@ -468,15 +468,6 @@ def test_page_of_results_holds_their_numbers(tmp_path: Path):
     assert f"{mean:.1%} ({seeds})" in shown(parsed, "50,000", under="fql")
 
 
-def test_the_table_of_the_profiles_weighs_tasks_alike(tmp_path: Path):
-    """Above 50% end one of two runs on one task, and the only one on the other."""
-    other = {"task": "robosuite/can"}
-    rows = [*run("otpr", [0.3, 0.5]), *run("otpr", [0.3, 0.8], seed=1), *run("otpr", [0.1, 0.9], **other)]
-    parsed = Parsed(bench_page(bench(tmp_path, rows)))
-    assert ["50", "75.00%"] in parsed.cells
-    assert ["80", "50.00%"] in parsed.cells
-
-
 def test_older_rows_are_left_out_and_counted(tmp_path: Path):
     rows = [
         *run("otpr", [0.3, 0.1], result_version="1.0", started="2026-11-20T10:00:00+00:00"),

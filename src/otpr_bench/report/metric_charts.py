@@ -45,12 +45,7 @@ class Section(NamedTuple):
 
 
 def success_chart(rows: Sequence[Document], base: Rate | None) -> Chart | None:
-    """Success over environment steps with Wilson intervals: as deployed, and of one sample.
-
-    Args:
-        rows: of the run.
-        base: before fine-tuning, drawn as a level.
-    """
+    """Success over environment steps, as deployed and of one sample; that before fine-tuning is a level."""
     names = {"eval/success_rate": "as deployed", "eval/success_rate_single": "one sample"}
     found: list[Series] = []
     for (metric, name), style in zip(names.items(), PALETTE, strict=False):
@@ -74,10 +69,7 @@ def metric_sections(rows: Sequence[Document]) -> Iterator[Section]:
     """The sections that the metrics have something for: the algorithm's own first, unknown ones last.
 
     `prefix/name` has a chart; the metrics `prefix/name/one`, `prefix/name/other` share one. An algorithm's
-    own metrics are those under a prefix of its own.
-
-    Args:
-        rows: of the run, and of the imitation before it.
+    own metrics are those under a prefix of its own. The rows are the run's and those of its imitation.
     """
     charts: dict[str, dict[str, str]] = {}
     for metric in sorted({name for row in rows for name in row} - _NO_CURVES):

@@ -19,14 +19,11 @@ REMARK = (
 
 
 def transport_health(last: Mapping[str, float], config: Mapping[str, Any]) -> Iterator[str]:
-    """Sentences on whether the potentials of a run can be trusted; none for a run that has no potentials.
+    """Sentences on whether the potentials of a run can be trusted, from the last value of each metric.
 
     The rows are always judged. The columns are judged only where they are kept, that is with a
     `column_relaxation` of 0; the mean of both errors would hide half of the rows' where columns are relaxed.
-
-    Args:
-        last: the last value of each metric of the run.
-        config: configuration of the run's command.
+    A run that has no potentials has no sentence.
     """
     settings = config.get("agent")
     relaxed = isinstance(settings, dict) and bool(settings.get("column_relaxation"))

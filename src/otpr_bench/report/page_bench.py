@@ -1,13 +1,12 @@
-"""The page of many runs: where ours loses, curves of every task, tables, profiles, what failed."""
+"""The page of many runs: where ours loses, curves of every task, tables, what failed."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 from otpr.errors import OtprError
 from otpr_bench import tables
-from otpr_bench.figures import interquartile_means, learning_curves, profiles, whole
+from otpr_bench.figures import interquartile_means, learning_curves, whole
 from otpr_bench.plots import Chart, chart, svg
 from otpr_bench.report.page import render
 from otpr_bench.results import Row, read_results
@@ -55,7 +54,7 @@ def bench_page(results: Path) -> str:
         unfinished=[task for task in study.tasks if task not in drawn],
         success=tables.success_table(study),
         choices=tables.choice_table(study),
-        everywhere=list(_over_all_tasks(study)) if everywhere else [],
+        means=_means(study) if everywhere else None,
         elsewhere=[method for method in study.methods if method not in everywhere],
         aggregates=tables.aggregate_table(study),
         improvements=tables.improvement_table(study),
@@ -66,10 +65,9 @@ def bench_page(results: Path) -> str:
     )
 
 
-def _over_all_tasks(study: Study) -> Iterator[Chart]:
+def _means(study: Study) -> Chart:
     note = "of final success over tasks and seeds, with 95% intervals"
-    yield Chart("Interquartile mean", note, svg(interquartile_means(study), "interquartile"))
-    yield chart(profiles(study), "profiles")
+    return Chart("Interquartile mean", note, svg(interquartile_means(study), "interquartile"))
 
 
 def _provenance(study: Study) -> tables.Table:
