@@ -19,8 +19,8 @@ import numpy as np
 from scipy import stats
 
 from otpr.training.intervals import score_interval
-from otpr_bench import aggregates
-from otpr_bench.spread import Array, FinalRates, difference, spread_over_seeds, success
+from otpr_bench import estimates
+from otpr_bench.estimates import Array, FinalRates, difference, spread_over_seeds, success
 
 EPISODES = 50
 STUDIES = 1000
@@ -136,7 +136,8 @@ def all_tasks(truth: Truth, seeds: int, rng: np.random.Generator) -> dict[str, s
         [FinalRates(list(one.rates(task, 4000, rng)), EPISODES) for task in range(6)]
         for one in (truth, other)
     )
-    middle, mean = aggregates.interquartile_mean(many), float(np.mean([group.mean for group in many]))
+    middle = float(_trimmed(np.concatenate([group.rates for group in many])[None])[0])
+    mean = float(np.mean([group.mean for group in many]))
     wins = [
         stats.mannwhitneyu(one.rates, two.rates).statistic / 4000**2
         for one, two in zip(many, others, strict=True)
@@ -146,9 +147,9 @@ def all_tasks(truth: Truth, seeds: int, rng: np.random.Generator) -> dict[str, s
         groups = truth.study(seeds, rng)
         tally.add("bootstrap over seeds", *bootstrap(groups, _trimmed, seeds), middle)
         tally.add("one seed less drawn", *bootstrap(groups, _trimmed, seeds - 1), middle)
-        tally.add("ours", *aggregates.interquartile_estimate(groups)[1:], middle)
-        tally.add("mean over tasks", *aggregates.task_mean([group.rates for group in groups])[1:], mean)
-        improvement = aggregates.probability_of_improvement(groups, other.study(seeds, rng))
+        tally.add("ours", *estimates.interquartile_mean(groups)[1:], middle)
+        tally.add("mean over tasks", *estimates.task_mean([group.rates for group in groups])[1:], mean)
+        improvement = estimates.probability_of_improvement(groups, other.study(seeds, rng))
         tally.add("P(improvement)", *improvement[1:], float(np.mean(wins)))
     return tally.cells()
 
@@ -163,7 +164,7 @@ def _trimmed(runs: Array) -> Array:
 
 def main() -> None:
     """Print the tables."""
-    aggregates.RESAMPLES = 1000
+    estimates.RESAMPLES = 1000
     rng = np.random.default_rng(0)
     for title, table in (("One task", one_task), ("Difference", differences), ("All tasks", all_tasks)):
         print(f"\n{title}\n")

@@ -54,6 +54,7 @@ def row(**changes: Any) -> Row:
         "error": "",
         "started": "2026-11-22T10:00:00+00:00",
         "packages": "jax 0.0.1, numpy 0.0.2",
+        "execute": 4,
     }
     return Row(**{**fields, **changes})
 
@@ -85,6 +86,7 @@ def failed(method: str, error: str, **changes: Any) -> Row:
         status="failed",
         success=None,
         episodes=0,
+        execute=None,
         error=error,
         **{"settings": f"{method:.^12}", **changes},
     )

@@ -13,7 +13,6 @@ import dataclasses
 import hashlib
 import json
 import shutil
-import time
 from pathlib import Path
 from typing import Any
 
@@ -24,23 +23,15 @@ from otpr_bench.suites import BAND, Recipe
 
 @dataclasses.dataclass(frozen=True)
 class Base:
-    """A finished base.
-
-    Attributes:
-        task: name of the task.
-        data: folder of the demonstrations.
-        policy: folder of the policy.
-        success: success rate of the policy, in [0, 1], over the held-out episodes that runs are evaluated on.
-        episodes: number of these episodes.
-        hash: 12 hexadecimal digits that identify the demonstrations and the policy.
-    """
+    """A finished base."""
 
     task: str
-    data: Path
-    policy: Path
-    success: float
-    episodes: int
-    hash: str
+    data: Path  # folder of the demonstrations
+    policy: Path  # folder of the policy
+    success: float  # of the policy, in [0, 1], over the held-out episodes that runs are evaluated on
+    episodes: int  # number of these episodes
+    execute: int | None  # how many actions of a plan were executed in them; None if that was not recorded
+    hash: str  # 12 hexadecimal digits that identify the demonstrations and the policy
 
     @property
     def warning(self) -> str:
@@ -49,9 +40,8 @@ class Base:
             return ""
         lack, cure = ("build on", "more") if self.success < BAND[0] else ("gain", "fewer")
         return (
-            f"WARNING: the base policy of {self.task} succeeds in {self.success:.0%} of {self.episodes} "
-            f"episodes, outside {BAND[0]:.0%} to {BAND[1]:.0%}: there is little to {lack}. Change its "
-            f"recipe: use {cure} demonstrations."
+            f"WARNING: that is outside {BAND[0]:.0%} to {BAND[1]:.0%}, so there is little to {lack}. Change "
+            f"the recipe of {self.task}: use {cure} demonstrations."
         )
 
 
@@ -69,6 +59,7 @@ def load_base(folder: Path, task: str, recipe: Recipe) -> Base | None:
     try:
         made, kept = {name: stored[name] for name in ("task", "recipe")}, dict[str, str](stored["files"])
         success, episodes = float(stored["success"]), int(stored["episodes"])
+        execute = int(stored["execute"]) if "execute" in stored else None
     except (LookupError, TypeError, ValueError) as error:
         raise DamagedFile(file, error) from error
     if made != (wanted := _plan(task, recipe)):
@@ -84,9 +75,9 @@ def load_base(folder: Path, task: str, recipe: Recipe) -> Base | None:
             f"{folder} is not as it was made: {', '.join(names[:3])}{more} changed. New runs would not "
             "compare with those before. Restore the files, or delete the folder to make the base again."
         )
-    digest = hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()
-    policy = folder / "pretrain" / "policy"
-    return Base(task, folder / "demonstrations", policy, success, episodes, digest[:12])
+    digest = hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()[:12]
+    data, policy = folder / "demonstrations", folder / "pretrain" / "policy"
+    return Base(task, data, policy, success, episodes, execute, digest)
 
 
 def make_base(folder: Path, task: str, recipe: Recipe) -> None:
@@ -103,7 +94,6 @@ def make_base(folder: Path, task: str, recipe: Recipe) -> None:
     from otpr.training.pretrain import PretrainConfig
 
     data, pretrained, plan = folder / "demonstrations", folder / "pretrain", folder / "plan.json"
-    started = time.monotonic()
     # an unfinished base of another recipe cannot be continued
     if folder.exists() and (not plan.exists() or read_json(plan) != _plan(task, recipe)):
         shutil.rmtree(folder)
@@ -111,14 +101,9 @@ def make_base(folder: Path, task: str, recipe: Recipe) -> None:
     write_json(plan, _plan(task, recipe))
     seed = recipe.recipe_seed
     if not data.exists():
-        Collect(
-            task,
-            data,
-            episodes=recipe.demonstrations,
-            noise=recipe.noise,
-            seed=seed,
-            episode_limit=recipe.episode_limit,
-        ).run()
+        limit = recipe.episode_limit
+        n, noise = recipe.demonstrations, recipe.noise
+        Collect(task, data, episodes=n, noise=noise, seed=seed, episode_limit=limit).run()
     if not (pretrained / "policy").exists():
         config = PretrainConfig(horizon=recipe.chunk_length, updates=recipe.updates)
         sources = DataConfig((str(data),))
@@ -127,20 +112,16 @@ def make_base(folder: Path, task: str, recipe: Recipe) -> None:
         (pretrained / "policy",), task=task, episodes=recipe.base_episodes, episode_limit=recipe.episode_limit
     )
     (result,) = evaluation.results()
-    finish_base(folder, task, recipe, success=result["success_rate"], seconds=time.monotonic() - started)
+    finish_base(folder, task, recipe, success=result["success_rate"], execute=result["execute"])
 
 
-def finish_base(folder: Path, task: str, recipe: Recipe, *, success: float, seconds: float) -> None:
+def finish_base(folder: Path, task: str, recipe: Recipe, *, success: float, execute: int) -> None:
     """Write `base.json` beside demonstrations and a policy that are complete.
 
-    Args:
-        folder: folder of the base.
-        task: name of the task.
-        recipe: how the base was made.
-        success: success rate of the policy over `recipe.base_episodes` episodes, in [0, 1].
-        seconds: duration of the last sitting.
+    The policy's `success`, in [0, 1], is over `recipe.base_episodes` episodes, with `execute` actions of each
+    plan executed.
     """
-    measured = {"success": success, "episodes": recipe.base_episodes, "seconds": round(seconds, 1)}
+    measured = {"success": success, "episodes": recipe.base_episodes, "execute": execute}
     write_json(folder / "base.json", _plan(task, recipe) | measured | {"files": _files(folder)})
 
 

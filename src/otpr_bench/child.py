@@ -14,8 +14,7 @@ import signal
 import sys
 from pathlib import Path
 
-_PR_SET_PDEATHSIG = 1
-"""The option of Linux's prctl(2) that sets the signal which a process gets when its parent dies."""
+_PR_SET_PDEATHSIG = 1  # the option of Linux's prctl(2) for the signal that the death of the parent sends
 
 
 def main(arguments: list[str]) -> int:
@@ -27,11 +26,11 @@ def main(arguments: list[str]) -> int:
         if os.getppid() != int(parent):  # the parent died before
             return 1
     os.nice(10)
+    if command[0] == "base":
+        return _make_base(*command[1:])
     from otpr.cli import main as cli
 
-    if command[0] != "base":
-        return cli.main(command)
-    return _make_base(*command[1:])
+    return cli.main(command)
 
 
 def _make_base(folder: str, task: str, recipe: str) -> int:

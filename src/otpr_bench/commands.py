@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import shlex
 import sys
 from pathlib import Path
@@ -67,7 +68,7 @@ class Bench:
             folder=folder,
             results=results,
             workers=self.workers,
-            budget=None if self.budget_minutes is None else 60 * self.budget_minutes,
+            budget=math.inf if self.budget_minutes is None else 60 * self.budget_minutes,
             retry_failed=self.retry_failed,
         )
         plan = queue.plan()
@@ -88,14 +89,12 @@ class Bench:
     def _suite(self) -> BenchSuite:
         if self.suite == OPEN:
             return open_suite(self.tasks, self.recipe, self.budget)
-        given = [
-            field.name
-            for settings in (self.recipe, self.budget)
-            for field in dataclasses.fields(settings)
-            if getattr(settings, field.name) != getattr(type(settings)(), field.name)
-        ]
-        if given or self.tasks:
-            name = (given or ["tasks"])[0].replace("_", "-")
+        given = ["tasks"] if self.tasks else []
+        for settings in (self.recipe, self.budget):
+            usual = dataclasses.asdict(type(settings)())
+            given += [name for name, value in dataclasses.asdict(settings).items() if value != usual[name]]
+        if given:
+            name = given[0].replace("_", "-")
             raise OtprError(
                 f"--{name} belongs to the suite `{OPEN}`, because the fixed suites stay comparable. Leave it "
                 f"out, or use --suite {OPEN} --tasks ..."

@@ -9,14 +9,14 @@ from pathlib import Path
 from otpr.errors import OtprError
 from otpr.storage import write_text
 from otpr_bench import tables
-from otpr_bench.comparisons import where_ours_loses
 from otpr_bench.study import Study
 
 
 def markdown(table: tables.Table) -> str:
     """The table in GitHub's Markdown, without its note."""
     lines = [table.header, ("---",) * len(table.header), *table.rows]
-    return "\n".join("| " + " | ".join(_cell(text) for text in line) + " |" for line in lines)
+    cells = [[" ".join(text.split()).replace("|", "\\|") for text in line] for line in lines]
+    return "\n".join(f"| {' | '.join(line)} |" for line in cells)
 
 
 def blocks(study: Study) -> dict[str, str]:
@@ -31,7 +31,7 @@ def blocks(study: Study) -> dict[str, str]:
     texts = {name: f"{markdown(table)}\n\n{table.note}" for name, table in found.items()}
     if not study.failures:
         texts["failures"] = "No run failed."
-    texts["losses"] = "\n".join(f"- {line}" for line in where_ours_loses(study))
+    texts["losses"] = "\n".join(f"- {line}" for line in tables.where_ours_loses(study))
     return {f"{study.suite}:{name}": text for name, text in texts.items()}
 
 
@@ -75,7 +75,3 @@ def filled(text: str, texts: Mapping[str, str], page: Path) -> str:
 _CLOSE = "<!-- /bench -->"
 _OPEN = re.compile(r"<!-- bench:([\w:.-]+) -->")
 _BLOCK = re.compile(r"<!-- bench:([\w:.-]+) -->(?:(?!<!-- bench:).)*?<!-- /bench -->", re.DOTALL)
-
-
-def _cell(text: str) -> str:
-    return " ".join(text.split()).replace("|", "\\|")

@@ -19,12 +19,6 @@ from otpr_bench.jobs import Job
 from otpr_bench.result_versions import package_versions
 from otpr_bench.results import Row
 
-ERROR_LINES = 5
-"""How many of the last lines of a failed run's standard error are kept."""
-
-ERROR_LENGTH = 1000
-"""How many characters of these lines are kept at most."""
-
 
 def is_finished(run_dir: Path) -> bool:
     """Whether the run in the directory was completed: a run writes its summary last."""
@@ -34,36 +28,26 @@ def is_finished(run_dir: Path) -> bool:
 def done_rows(job: Job, base: Base, run_dir: Path) -> list[Row]:
     """The rows of a completed run, one for each evaluation.
 
-    A run that starts from the base policy does not evaluate it again: the first row holds the success that
-    was measured when the base was made.
+    The first row holds the success of the base policy, which such a run does not measure again.
 
     Raises:
         OtprError: the directory is not as a run leaves it.
     """
     summary = read_json(run_dir / "summary.json")
     try:
-        which, steps_in_all = (summary["task"], summary["seed"]), summary["env_steps"]
-    except (LookupError, TypeError) as error:
+        steps_in_all = int(summary["env_steps"])
+    except (LookupError, TypeError, ValueError) as error:
         raise DamagedFile(run_dir / "summary.json", error) from error
-    if which != (job.task.id, job.seed):
-        raise DamagedFile(run_dir / "summary.json", "it belongs to another run")
     row_of = _row_of(job, base, run_dir, status="done", error="")
-    single = base.success
-    first = row_of(
-        env_steps=0,
-        eval_at=0,
-        wall_seconds=0.0,
-        success=single,
-        success_single=single,
-        episodes=base.episodes,
-    )
-    rows = {0: first}
+    measured = {"success": base.success, "success_single": base.success, "episodes": base.episodes}
+    rows = {0: row_of(env_steps=0, eval_at=0, wall_seconds=0.0, execute=base.execute, **measured)}
     end = job.task.budget.env_steps
     for metrics in read_rows(run_dir):
         if "eval/success_rate" not in metrics:
             continue
         try:
-            steps, single = int(metrics["env_steps"]), metrics.get("eval/success_rate_single")
+            steps = int(metrics["env_steps"])
+            single, execute = metrics.get("eval/success_rate_single"), metrics.get("eval/execute")
             row = row_of(
                 env_steps=steps,
                 # the last evaluation belongs to the end, however far the last round went beyond it
@@ -73,6 +57,7 @@ def done_rows(job: Job, base: Base, run_dir: Path) -> list[Row]:
                 success=float(metrics["eval/success_rate"]),
                 success_single=None if single is None else float(single),
                 episodes=int(metrics["eval/episodes"]),
+                execute=None if execute is None else int(execute),
             )
         except (KeyError, TypeError, ValueError) as error:
             raise DamagedFile(run_dir / "metrics.jsonl", error) from error
@@ -86,9 +71,9 @@ def done_rows(job: Job, base: Base, run_dir: Path) -> list[Row]:
 def failed_row(job: Job, base: Base, run_dir: Path, error: str) -> Row:
     """The only row of a run that failed with `error`."""
     steps, seconds = progress(run_dir)
-    row_of = _row_of(job, base, run_dir, status="failed", error=error or "it reported nothing")
-    measured = {"success": None, "success_single": None, "episodes": 0, "wall_seconds": round(seconds, 1)}
-    return row_of(env_steps=steps, eval_at=_nominal(job, steps), **measured)
+    row_of = _row_of(job, base, run_dir, status="failed", error=error)
+    nothing = {"success": None, "success_single": None, "episodes": 0, "execute": None}
+    return row_of(env_steps=steps, eval_at=_nominal(job, steps), wall_seconds=round(seconds, 1), **nothing)
 
 
 def progress(run_dir: Path) -> tuple[int, float]:
@@ -100,17 +85,17 @@ def progress(run_dir: Path) -> tuple[int, float]:
         return 0, 0.0
 
 
-def started(run_dir: Path) -> str:
-    """When the run was first started; the present time if it did not record it."""
+def started(run_dir: Path) -> str | None:
+    """When the run was first started; None if it did not record it."""
     try:
         first: Any = read_json(run_dir / "versions.json")[0]["started"]
         return datetime.datetime.fromisoformat(first).isoformat(timespec="seconds")
     except (OtprError, LookupError, TypeError, ValueError):
-        return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+        return None
 
 
 def last_words(file: Path, status: int) -> str:
-    """Why a process failed, from its exit status and the end of its standard error.
+    """Why a process failed: its exit status and the end of its standard error, at most five lines.
 
     Colours are removed, and folders of this machine as well, because results are kept in the repository.
     """
@@ -118,9 +103,9 @@ def last_words(file: Path, status: int) -> str:
     text = re.sub(r"\x1b\[[0-9;]*[A-Za-z]", "", text)
     for folder in (sys.prefix, os.getcwd(), str(Path(__file__).resolve().parents[2]), str(Path.home())):
         text = text.replace(folder.rstrip("/") + "/", "")
-    lines = [line.rstrip() for line in text.splitlines() if line.strip()][-ERROR_LINES:]
+    lines = [line.rstrip() for line in text.splitlines() if line.strip()][-5:]
     ended = f"ended by signal {-status}" if status < 0 else f"exit status {status}"
-    return f"{ended}: " + "\n".join(lines)[-ERROR_LENGTH:] if lines else ended
+    return f"{ended}: " + "\n".join(lines)[-1000:] if lines else ended
 
 
 def machine() -> str:
@@ -151,7 +136,7 @@ def _row_of(job: Job, base: Base, run_dir: Path, **fields: Any) -> functools.par
         settings=job.settings,
         result_version=job.result_version,
         machine=machine(),
-        started=started(run_dir),
+        started=started(run_dir) or datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         packages=package_versions(job.task.id),
         **fields,
     )

@@ -10,19 +10,9 @@ from importlib import metadata
 
 from otpr.envs.catalog import SUITES as SIMULATORS
 
-ALGORITHM_VERSIONS = {
-    "bc": 1,
-    "dawr": 1,
-    "dppo": 1,
-    "dql": 1,
-    "fql": 1,
-    "idql": 1,
-    "otpr": 1,
-    "qc": 1,
-    "qsm": 1,
-    "rlpd": 1,
-}
-"""The result version of each algorithm; an algorithm that is not listed has version 1."""
+_ALGORITHMS: tuple[str, ...] = ("bc", "dawr", "dppo", "dql", "fql", "idql", "otpr", "qc", "qsm", "rlpd")
+ALGORITHM_VERSIONS: dict[str, int] = dict.fromkeys(_ALGORITHMS, 1)
+"""The result version of each algorithm; `| {"otpr": 2}` raises one. One that is not listed has version 1."""
 
 SIMULATOR_VERSIONS = dict.fromkeys(SIMULATORS, 1)
 """The result version of the tasks of each simulator, by the part of a task's name before the slash."""
@@ -32,12 +22,9 @@ PACKAGES = ("jax", "jaxlib", "equinox", "optax", "numpy", "scipy", "gymnasium", 
 
 
 def result_version(algorithm: str, task: str) -> str:
-    """The result version of a run as `ALGORITHM.TASK`, for example `"2.1"`.
+    """The result version of a run as `ALGORITHM.SIMULATOR`, for example `"2.1"`.
 
-    Args:
-        algorithm: name of the algorithm.
-        task: name of one of our tasks, `SIMULATOR/TASK`. Benchmarks take no others, because a task of a
-            user's own has no scripted expert to make a base policy with.
+    The task is one of ours, `SIMULATOR/TASK`; a user's own has no scripted expert to make a base policy with.
     """
     simulator = task.partition("/")[0]
     return f"{ALGORITHM_VERSIONS.get(algorithm, 1)}.{SIMULATOR_VERSIONS[simulator]}"

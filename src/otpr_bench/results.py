@@ -10,6 +10,7 @@ import contextlib
 import dataclasses
 import fcntl
 import importlib
+import io
 import math
 import os
 from collections.abc import Generator, Sequence
@@ -17,61 +18,43 @@ from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 from otpr.errors import OtprError
-from otpr.storage import writing
+from otpr.storage import write_bytes, writing
 
-SCHEMA = 2
-"""Number of the columns' meaning, kept in the file. Schema 1 called the result version `code_version`."""
+SCHEMA = 3
+"""Number of the columns' meaning, kept in the file. Schema 2 had no `execute`; schema 1 had no `packages` and
+called the result version `code_version`."""
 
 RunKey: TypeAlias = tuple[str, str, str, str, int, str, str, str]
 
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """One evaluation of one run, or the only row of a run that failed.
+    """One evaluation of one run, or the only row of a run that failed."""
 
-    Attributes:
-        suite: name of the suite, such as `"arena-6"`.
-        task: name of the task, such as `"metaworld/assembly-v3"`.
-        algorithm: name of the algorithm, such as `"otpr"`.
-        preset: name of its preset and its changed fields, such as `"default:epsilon=0.1"`.
-        seed: seed of the run, >= 0.
-        env_steps: environment steps taken when the run was evaluated or failed, >= 0.
-        eval_at: nominal step 0, E, 2E, ... of the evaluation. A run is evaluated after the round of episodes
-            that passes this step, so `env_steps` is slightly larger.
-        wall_seconds: duration of the run, over all its sittings, when the evaluation ended, >= 0.
-        success: share of successful episodes, in [0, 1], of the policy as deployed; None if the run failed.
-        success_single: the same for one sample without a choice among candidates; None if not measured.
-        episodes: number of episodes of the evaluation; 0 if the run failed.
-        base: hash of the base policy, 12 hexadecimal digits.
-        settings: hash of the run's settings except its seed, 12 hexadecimal digits.
-        result_version: `otpr_bench.result_versions.result_version`, or the 12 hexadecimal digits of the
-            sources' hash that identified a version in files of schema 1.
-        machine: CPU model and number of cores.
-        status: whether the run was completed or failed.
-        error: why the run failed; empty if it did not.
-        started: when the run was first started, UTC, `YYYY-MM-DDTHH:MM:SS+00:00`.
-        packages: names and versions of the packages that can change a number; empty in schema 1.
-    """
-
-    suite: str
-    task: str
-    algorithm: str
-    preset: str
-    seed: int
-    env_steps: int
+    suite: str  # its name, such as "arena-6"
+    task: str  # its name, such as "metaworld/assembly-v3"
+    algorithm: str  # its name, such as "otpr"
+    preset: str  # its name and its changed fields, such as "default:epsilon=0.1"
+    seed: int  # of the run, >= 0
+    env_steps: int  # environment steps taken when the run was evaluated or failed, >= 0
+    # nominal step 0, E, 2E, ... of the evaluation; a run is evaluated after the round of episodes that passes
+    # this step, so `env_steps` is slightly larger
     eval_at: int
-    wall_seconds: float
-    success: float | None
-    success_single: float | None
-    episodes: int
-    base: str
-    settings: str
+    wall_seconds: float  # duration of the run, over all its sittings, when the evaluation ended, >= 0
+    success: float | None  # share of successful episodes of the policy as deployed; None if the run failed
+    success_single: float | None  # the same without a choice among candidates; None if not measured
+    episodes: int  # of the evaluation; 0 if the run failed
+    base: str  # hash of the base policy, 12 hexadecimal digits
+    settings: str  # hash of the run's settings except its seed, 12 hexadecimal digits
+    # `otpr_bench.result_versions.result_version`, or the 12 hexadecimal digits of the sources' hash that
+    # identified a version in files of schema 1
     result_version: str
-    machine: str
+    machine: str  # CPU model and number of cores
     status: Literal["done", "failed"]
-    error: str
-    started: str
-    packages: str
+    error: str  # why the run failed; empty if it did not
+    started: str  # when the run was first started, UTC, "YYYY-MM-DDTHH:MM:SS+00:00"
+    packages: str  # names and versions of those that can change a number; empty in rows of schema 1
+    execute: int | None  # how many actions of a plan were executed; None if it failed or in schemas 1 and 2
 
     def __post_init__(self) -> None:
         """Refuse values that no run can produce.
@@ -86,6 +69,7 @@ class Row:
             "success_single": self.success_single is None or 0 <= self.success_single <= 1,
             "episodes": self.episodes >= (0 if failed else 1),
             "wall_seconds": 0 <= self.wall_seconds < math.inf,
+            "execute": self.execute is None or self.execute >= 1,
         } | {name: getattr(self, name) >= 0 for name in ("seed", "env_steps", "eval_at")}
         for name, holds in possible.items():
             if not holds:
@@ -152,12 +136,9 @@ def add_rows(path: str | Path, rows: Sequence[Row]) -> None:
             kept = [row for row in read_results(path) if row.run not in new] if path.exists() else []
             ordered = sorted([*kept, *rows], key=lambda row: (row.run, row.eval_at))
             table = pa.Table.from_pylist([dataclasses.asdict(row) for row in ordered], schema=_schema())
-            part = path.with_name(f".{path.name}.part")
-            with open(part, "wb") as stream:
-                pq.write_table(table, stream)
-                stream.flush()
-                os.fsync(stream.fileno())
-            os.replace(part, path)
+            content = io.BytesIO()
+            pq.write_table(table, content)
+            write_bytes(path, content.getvalue())
 
 
 _RESTORE = "Restore it from the repository or a backup, or name another file with --results."
@@ -166,11 +147,11 @@ _STAMP = b"otpr_results_schema"
 
 def _schema() -> Any:
     pa, _ = load_pyarrow()
-    kinds = {"int": pa.int64(), "float": pa.float64(), "float | None": pa.float64()}
-    columns = [
-        pa.field(field.name, kinds.get(str(field.type), pa.string()), nullable="None" in str(field.type))
-        for field in dataclasses.fields(Row)
-    ]
+    kinds = {"int": pa.int64(), "float": pa.float64()}
+    columns: list[Any] = []
+    for field in dataclasses.fields(Row):
+        kind, _, nothing = str(field.type).partition(" | ")
+        columns.append(pa.field(field.name, kinds.get(kind, pa.string()), nullable=bool(nothing)))
     return pa.schema(columns, metadata={_STAMP: str(SCHEMA).encode()})
 
 
@@ -189,6 +170,8 @@ def _as_current(table: Any, path: Path) -> Any:
         names = ["result_version" if name == "code_version" else name for name in table.column_names]
         table = table.rename_columns(names)
         table = table.append_column(wanted.field("packages"), pa.array([""] * len(table), pa.string()))
+    if int(stamp) < SCHEMA:
+        table = table.append_column(wanted.field("execute"), pa.nulls(len(table), pa.int64()))
     differing = sorted({field.name for field in set(table.schema) ^ set(wanted)})
     if differing:
         raise OtprError(f"{path} has other columns than results: {', '.join(differing)}. {_RESTORE}")

@@ -3,68 +3,31 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
+from typing import NamedTuple
 
 from otpr.errors import OtprError
+from otpr_bench.estimates import FinalRates, Spread, spread_over_seeds
 from otpr_bench.results import Row
-from otpr_bench.spread import FinalRates, Spread, spread_over_seeds
 
-OURS = "otpr"
-"""The method that the others are compared with."""
-
-IMITATION = "bc"
-"""The method that leaves the pre-trained policy as it is."""
-
-ORDER = ("otpr", "bc", "idql", "dql", "dawr", "qsm", "dppo", "rlpd", "fql", "qc")
-"""The order in which algorithms are listed."""
+OURS = "otpr"  # the method that the others are compared with
+IMITATION = "bc"  # the method that leaves the pre-trained policy as it is
+ORDER = ("otpr", "bc", "idql", "dql", "dawr", "qsm", "dppo", "rlpd", "fql", "qc")  # as algorithms are listed
 
 
-@dataclasses.dataclass(frozen=True)
-class Run:
+class Run(NamedTuple):
     """One run: its evaluations in the order of their steps, or the single row of a run that failed."""
 
-    rows: tuple[Row, ...]
-
-    @property
-    def row(self) -> Row:
-        """The last row."""
-        return self.rows[-1]
-
-    @property
-    def method(self) -> str:
-        """The algorithm, and its preset unless that is "default": "otpr", "otpr:paper"."""
-        return method_name(self.row.algorithm, self.row.preset)
-
-    @property
-    def task(self) -> str:
-        """Name of the task."""
-        return self.row.task
-
-    @property
-    def seed(self) -> int:
-        """Seed of the run."""
-        return self.row.seed
-
-    @property
-    def failed(self) -> bool:
-        """Whether the run failed. A failed run has no success rate, which is not the same as a rate of 0."""
-        return self.row.status == "failed"
-
-    @property
-    def steps(self) -> tuple[int, ...]:
-        """Nominal environment steps of the evaluations; empty if the run failed."""
-        return tuple(row.eval_at for row in self.rows if row.success is not None)
-
-    @property
-    def success(self) -> tuple[float, ...]:
-        """Success rates of the policy as deployed, one for each of `steps`, in [0, 1]."""
-        return tuple(row.success for row in self.rows if row.success is not None)
-
-    @property
-    def minutes(self) -> tuple[float, ...]:
-        """Wall-clock minutes of the run at the end of each evaluation."""
-        return tuple(row.wall_seconds / 60 for row in self.rows)
+    method: str  # the algorithm, and its preset unless that is "default": "otpr", "otpr:paper"
+    task: str
+    seed: int
+    row: Row  # the last one
+    failed: bool  # a failed run has no success rate, which is not the same as a rate of 0
+    steps: tuple[int, ...]  # nominal environment steps of the evaluations; empty if the run failed
+    success: tuple[float, ...]  # success rate of the policy as deployed at each of `steps`, in [0, 1]
+    minutes: tuple[float, ...]  # wall-clock minutes of the run at the end of each evaluation
 
     @property
     def final(self) -> float:
@@ -97,12 +60,12 @@ class Study:
 
     @property
     def labels(self) -> dict[str, str]:
-        """A short name of each method for figures and sentences.
+        """A shorter name of each method for figures and sentences: "otpr epsilon=0.1".
 
-        Of changed fields, more than two are shortened to the first and the last one. Methods that would then
-        share a label keep their full names.
+        Of more than two changed fields the first and the last are shown, unless methods would share a label.
         """
-        short = {method: _short(method) for method in self.methods}
+        words = {method: re.split(r":(?:default:)?(?=\w+=)", method) for method in self.methods}
+        short = {m: " ".join(w if len(w) <= 3 else (*w[:2], "...", w[-1])) for m, w in words.items()}
         uses = Counter(short.values())
         return {method: label if uses[label] == 1 else method for method, label in short.items()}
 
@@ -174,24 +137,12 @@ def gather(rows: Iterable[Row]) -> Study:
     by_run: dict[tuple[str, str, int], list[Row]] = {}
     for row in rows:
         by_run.setdefault((method_name(row.algorithm, row.preset), row.task, row.seed), []).append(row)
-    runs = [_checked_run(found) for found in by_run.values()]
+    runs = [_run(found) for found in by_run.values()]
     runs.sort(key=lambda run: (_rank(run.method), run.task, run.seed))
-    _check_alike(
-        runs, lambda run: (run.row.algorithm, run.task), lambda run: run.row.result_version, "versions"
-    )
-    _check_alike(runs, lambda run: (run.method, run.task), lambda run: run.row.settings, "settings")
-    _check_alike(runs, lambda run: (run.task,), lambda run: run.row.base, "base policies")
-    trained = [run for run in runs if len(run.steps) > 1]  # imitation alone has a single evaluation
-    _check_alike(trained, lambda run: (run.task,), lambda run: f"{run.steps[-1]:,}", "final steps")
+    _check_alike(run for run in runs if not run.failed)
     suite = ", ".join(dict.fromkeys(row.suite for row in rows))
     methods = tuple(dict.fromkeys(run.method for run in runs))
     return Study(suite, tuple(sorted({row.task for row in rows})), methods, tuple(runs))
-
-
-def _short(method: str) -> str:
-    algorithm, preset, *changes = method.split(":") if ":" in method else (method, "default")
-    shown = changes if len(changes) <= 2 else [changes[0], "...", changes[-1]]
-    return " ".join([algorithm if preset == "default" else f"{algorithm}:{preset}", *shown])
 
 
 def _rank(method: str) -> tuple[int, str]:
@@ -199,31 +150,34 @@ def _rank(method: str) -> tuple[int, str]:
     return (ORDER.index(algorithm) if algorithm in ORDER else len(ORDER), f"{algorithm}:{preset}")
 
 
-def _checked_run(rows: list[Row]) -> Run:
-    failed = [row for row in rows if row.status == "failed"]
-    if failed:
-        return Run((failed[-1],))
-    run = Run(tuple(rows))
-    what = f"{run.method} on {run.task}, seed {run.seed}"
-    if len(set(run.steps)) < len(rows):
+def _run(rows: list[Row]) -> Run:
+    """The run of these rows, which are ordered by step."""
+    last = rows[-1]
+    which = method_name(last.algorithm, last.preset), last.task, last.seed
+    if failures := [row for row in rows if row.success is None]:
+        return Run(*which, failures[-1], failed=True, steps=(), success=(), minutes=())
+    steps, minutes = [row.eval_at for row in rows], [row.wall_seconds / 60 for row in rows]
+    rates = tuple(row.success for row in rows if row.success is not None)
+    what = "{} on {}, seed {}".format(*which)
+    if len(set(steps)) < len(rows):
         raise OtprError(f"The results hold an evaluation of {what} twice. Keep one of them.")
-    if run.steps[0] != 0:
-        raise OtprError(
-            f"The results lack the evaluation of {what} at step 0; the first is at {run.steps[0]:,}."
-        )
-    return run
+    if steps[0] != 0:
+        raise OtprError(f"The results lack the evaluation of {what} at step 0; the first is at {steps[0]:,}.")
+    return Run(*which, last, False, tuple(steps), rates, tuple(minutes))
 
 
-def _check_alike(
-    runs: Iterable[Run], group: Callable[[Run], tuple[str, ...]], value: Callable[[Run], str], what: str
-) -> None:
-    found: dict[tuple[str, ...], set[str]] = {}
+def _check_alike(runs: Iterable[Run]) -> None:
+    found: dict[tuple[str, str], set[str]] = {}
     for run in runs:
-        if not run.failed:
-            found.setdefault(group(run), set()).add(value(run))
-    for names, values in found.items():
+        row = run.row
+        found.setdefault((f"{row.algorithm} on {run.task}", "versions"), set()).add(row.result_version)
+        found.setdefault((f"{run.method} on {run.task}", "settings"), set()).add(row.settings)
+        found.setdefault((run.task, "base policies"), set()).add(row.base)
+        if len(run.steps) > 1:  # imitation alone has a single evaluation
+            found.setdefault((run.task, "final steps"), set()).add(f"{run.steps[-1]:,}")
+    for (of, what), values in found.items():
         if len(values) > 1:
             raise OtprError(
-                f"Runs of {' on '.join(names)} have different {what} ({', '.join(sorted(values))}), which "
-                "one table must not mix. Select the rows of one of them, or complete the runs of the other."
+                f"Runs of {of} have different {what} ({', '.join(sorted(values))}), which one table must not "
+                "mix. Select the rows of one of them, or complete the runs of the other."
             )

@@ -8,8 +8,7 @@ from collections.abc import Sequence
 from otpr.envs import task_spec
 from otpr.errors import OtprError, check_at_least, unknown_name
 
-BAND = (0.2, 0.5)
-"""The success that a base policy should have, so that there is something to build on and to gain."""
+BAND = (0.2, 0.5)  # the success of a base policy that leaves something to build on and to gain
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,8 +113,7 @@ BENCH_SUITES = {
 }
 """The tasks of the fixed suites by name; `open_suite` makes a suite of any tasks."""
 
-OPEN = "open"
-"""Name of the suite whose tasks, recipe and budget are given on the command line."""
+OPEN = "open"  # the suite whose tasks, recipe and budget are given on the command line
 
 
 def named_suite(name: str) -> BenchSuite:

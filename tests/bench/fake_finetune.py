@@ -42,7 +42,7 @@ def base(folder: str, task: str, recipe: str, success: float | str) -> int:
         file = Path(folder, name)
         file.parent.mkdir(parents=True)
         file.write_bytes(f"{task} {recipe}".encode())
-    finish_base(Path(folder), task, Recipe(**json.loads(recipe)), success=float(success), seconds=1.0)
+    finish_base(Path(folder), task, Recipe(**json.loads(recipe)), success=float(success), execute=4)
     return 0
 
 
@@ -52,9 +52,20 @@ def finetune(options: dict[str, str], behaviour: str, resume: bool) -> int:
     if behaviour == "fail":
         print("Traceback of\n\x1b[31mValueError\x1b[0m: no luck", file=sys.stderr)
         return 1
-    if not resume:
+    config = {"policy": options["--policy"], "data": [options["--data"]]}
+    if resume:
+        for name in ("config.json", "versions.json", "metrics.jsonl"):
+            for text in (run / name).read_text().splitlines():
+                try:
+                    document = json.loads(text)
+                except ValueError:
+                    print(f"otpr: {name} is damaged", file=sys.stderr)
+                    return 2
+                if name == "config.json" and document["config"] != config:
+                    print("otpr: the run was configured otherwise", file=sys.stderr)
+                    return 2
+    else:
         run.mkdir()  # an error where there is one
-        config = {"policy": options["--policy"], "data": [options["--data"]]}
         (run / "config.json").write_text(json.dumps({"command": "finetune", "config": config}))
         started = time.strftime("%Y-%m-%dT%H:%M:%S+00:00", time.gmtime())
         (run / "versions.json").write_text(json.dumps([{"started": started}]))
@@ -72,10 +83,13 @@ def finetune(options: dict[str, str], behaviour: str, resume: bool) -> int:
             return 0
         if behaviour == "quit" and done >= total // 2:
             return 0
+        if behaviour == "die" and done >= total // 2:
+            os.kill(os.getpid(), signal.SIGKILL)
         done += ROUND
         row = {"env_steps": done, "row": done // ROUND, "seconds": done / 100}
         if done % every == 0:
             row |= {"eval/success_rate": done / total, "eval/episodes": 10, "eval/seconds": 0.5}
+            row["eval/execute"] = 2
             row["eval/success_rate_single"] = 0.25 if done == total else None
         with open(run / "metrics.jsonl", "a") as file:
             file.write(json.dumps(row) + "\n")

@@ -8,19 +8,17 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from otpr_bench import aggregates
-from otpr_bench.aggregates import (
+from otpr_bench import estimates
+from otpr_bench.estimates import (
+    FinalRates,
     area_under_curve,
     interquartile_difference,
-    interquartile_estimate,
     interquartile_mean,
-    performance_profile,
     probability_of_improvement,
     steps_to,
     task_mean,
     time_to_reach,
 )
-from otpr_bench.spread import FinalRates
 
 RNG = np.random.default_rng(0)
 GROUPS = [FinalRates(list(rates), 100) for rates in RNG.integers(0, 101, (4, 3)) / 100]
@@ -88,31 +86,31 @@ def of(*rates: list[float], episodes: int = 100) -> list[FinalRates]:
 
 def test_interquartile_mean_is_the_trimmed_mean_of_equal_groups():
     rates = np.concatenate([group.rates for group in GROUPS])
-    assert interquartile_mean(GROUPS) == pytest.approx(stats.trim_mean(rates, 0.25))
-    assert interquartile_mean(of([0.0, 0.1, 0.2, 1.0])) == pytest.approx(0.15)
+    assert interquartile_mean(GROUPS).value == pytest.approx(stats.trim_mean(rates, 0.25))
+    assert interquartile_mean(of([0.0, 0.1, 0.2, 1.0])).value == pytest.approx(0.15)
 
 
 def test_interquartile_mean_counts_part_of_a_run_on_the_border():
     # Six runs: the middle three of them, as the halves of the 2nd and 5th, and the 3rd and 4th.
     runs = [0.0, 0.1, 0.2, 0.4, 0.8, 1.0]
-    assert interquartile_mean(of(runs)) == pytest.approx((0.05 + 0.2 + 0.4 + 0.4) / 3)
+    assert interquartile_mean(of(runs)).value == pytest.approx((0.05 + 0.2 + 0.4 + 0.4) / 3)
 
 
 def test_interquartile_mean_of_unequal_groups_is_that_of_groups_made_equal():
     groups = [[0.1, 0.9], [0.3, 0.5, 0.4], [0.7]]
     repeated = [group * (6 // len(group)) for group in groups]
-    assert interquartile_mean(of(*groups)) == pytest.approx(interquartile_mean(of(*repeated)))
+    assert interquartile_mean(of(*groups)).value == pytest.approx(interquartile_mean(of(*repeated)).value)
 
 
 def test_interquartile_mean_covers_the_truth_where_a_bootstrap_over_seeds_does_not(monkeypatch):
-    monkeypatch.setattr(aggregates, "RESAMPLES", 1000)
+    monkeypatch.setattr(estimates, "RESAMPLES", 1000)
     rng = np.random.default_rng(2)
     tasks, n, runs, covered, usual = 6, 2, 300, 0, 0
     for _ in range(runs):
         # alike above and below a half, and so is their interquartile mean
         true = rng.beta(12, 12, (tasks, n)) + np.array([-0.2, -0.1, 0, 0, 0.1, 0.2])[:, None]
         groups = rng.binomial(50, np.clip(true, 0, 1)) / 50
-        _, low, high = interquartile_estimate(of(*[list(group) for group in groups], episodes=50))
+        _, low, high = interquartile_mean(of(*[list(group) for group in groups], episodes=50))
         covered += low <= 0.5 <= high
         drawn = np.take_along_axis(groups[None], rng.integers(0, n, (1000, tasks, n)), axis=2)
         low, high = np.quantile(stats.trim_mean(drawn.reshape(1000, -1), 0.25, axis=1), [0.025, 0.975])
@@ -123,7 +121,9 @@ def test_interquartile_mean_covers_the_truth_where_a_bootstrap_over_seeds_does_n
 
 def test_interquartile_difference():
     estimate = interquartile_difference(GROUPS, OTHERS)
-    assert estimate.value == pytest.approx(interquartile_mean(GROUPS) - interquartile_mean(OTHERS))
+    assert estimate.value == pytest.approx(
+        interquartile_mean(GROUPS).value - interquartile_mean(OTHERS).value
+    )
     back = interquartile_difference(OTHERS, GROUPS)
     assert (back.low, back.high) == pytest.approx((-estimate.high, -estimate.low), abs=0.02)
 
@@ -156,24 +156,12 @@ def test_probability_of_improvement_at_its_ends():
     assert probability_of_improvement(high, high).value == 0.5
 
 
-def test_performance_profile_is_the_share_above_each_threshold():
-    groups, thresholds = of([0.3, 0.5], [0.5, 0.6, 0.7]), [0.0, 3 * 0.1, 0.5, 0.65, 1.0]
-    profile = performance_profile(groups, thresholds)
-    by_hand = [
-        np.mean([np.mean([run > t + 1e-12 for run in group.rates]) for group in groups]) for t in thresholds
-    ]
-    assert [estimate.value for estimate in profile] == pytest.approx(by_hand)
-    assert [estimate.value for estimate in profile] == pytest.approx([1, 0.75, 1 / 3, 1 / 6, 0])
-    assert all(estimate.low <= estimate.value <= estimate.high for estimate in profile)
-
-
 @pytest.mark.parametrize("one", [of([0.3], [0.6]), of([0.0, 0.0], [1.0, 1.0]), of([0.0, 0.0], [0.6])])
 def test_no_interval_is_made_where_no_task_tells_the_spread_between_seeds(one):
     for estimate in (
-        interquartile_estimate(one),
+        interquartile_mean(one),
         interquartile_difference(one, one),
         probability_of_improvement(one, one),
-        performance_profile(one, [0.5])[0],
         task_mean([[0.3], [0.5, 0.6]]),
         task_mean([[0.5, 0.5], [0.7, 0.7]]),
     ):
@@ -182,20 +170,19 @@ def test_no_interval_is_made_where_no_task_tells_the_spread_between_seeds(one):
 
 def test_a_task_with_one_seed_has_the_spread_of_the_others():
     several = [[0.3, 0.5, 0.4]] * 4
-    _, low, high = interquartile_estimate(of(*several, [0.6]))
+    _, low, high = interquartile_mean(of(*several, [0.6]))
     assert 0.3 < low < 0.44 < high < 0.6
 
 
 def test_the_same_numbers_give_the_same_interval():
-    assert interquartile_estimate(GROUPS) == interquartile_estimate(GROUPS)
+    assert interquartile_mean(GROUPS) == interquartile_mean(GROUPS)
 
 
 @pytest.mark.parametrize("rates", [[], [[0.5], []]])
 def test_a_task_without_runs_is_refused(rates):
     groups = of(*rates)
-    for statistic in (interquartile_estimate, lambda groups: performance_profile(groups, [0.5])):
-        with pytest.raises(ValueError, match="at least one run"):
-            statistic(groups)
+    with pytest.raises(ValueError, match="at least one run"):
+        interquartile_mean(groups)
     with pytest.raises(ValueError, match="at least one run"):
         probability_of_improvement(groups, groups)
     with pytest.raises(ValueError, match="at least one run"):

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from matplotlib.figure import Figure
 from PIL import Image
 
 from bench_rows import failed, run
@@ -16,10 +15,8 @@ from otpr_bench.figures import (
     draw_all,
     interquartile_means,
     learning_curves,
-    over_time,
-    profiles,
-    success_over_time,
 )
+from otpr_bench.plots import Plot
 from otpr_bench.study import Study, gather
 
 PEG, CAN = "metaworld/peg-insert-side-v3", "robosuite/can"
@@ -36,20 +33,23 @@ def study(**more: list) -> Study:
     return gather([*rows, failed("qc", "broke", task=PEG), *more.get("rows", [])])
 
 
-def lines(figure: Figure, panel: int = 0) -> dict[str, tuple[list[float], list[float]]]:
-    """x and y of the lines of a panel by their colour."""
-    found = {}
-    for line in figure.axes[panel].get_lines():
-        found[line.get_color()] = (list(line.get_xdata()), list(line.get_ydata()))
-    return found
+def points(plot: Plot, name: str) -> tuple[list[float], list[float]]:
+    """x and y of the series of that name."""
+    (found,) = [one for one in plot.series if one.name == name]
+    return list(found.x), list(found.y)
 
 
 def test_curves_are_means_over_seeds():
     steps, rates = curve(study(), "otpr", PEG) or ([], np.zeros(0))
     assert steps == [0, 25_000, 50_000]
     assert rates.mean(axis=0) == pytest.approx([0.3, 0.5, 0.75])
-    x, y = lines(learning_curves(study()))["#0072B2"]
+    can, peg = sorted(learning_curves(study()), key=lambda plot: plot.title, reverse=True)
+    assert (can.title, peg.title) == (CAN, PEG)
+    x, y = points(peg, "otpr")
     assert (x, y) == (steps, pytest.approx([0.3, 0.5, 0.75]))
+    (ours,) = [one for one in peg.series if one.name == "otpr"]
+    assert (list(ours.low), list(ours.high)) == ([0.3, 0.5, 0.7], [0.3, 0.5, pytest.approx(0.8)])
+    assert ours.cells == ["30.0% (30%, 30%)", "50.0% (50%, 50%)", "75.0% (70%, 80%)"]
     assert curve(study(), "qc", PEG) is None
 
 
@@ -76,25 +76,9 @@ def test_bars_are_interquartile_means_in_order_and_skip_who_lacks_a_task():
     assert widths == pytest.approx([0.3, 0.35, 0.85])
 
 
-def test_profiles_fall_from_one_to_zero():
-    x, y = lines(profiles(study()))["#0072B2"]
-    by_threshold = dict(zip(np.round(x, 2), y, strict=True))
-    assert [by_threshold[t] for t in (0.0, 0.68, 0.7, 0.8, 0.88, 0.9)] == pytest.approx(
-        [1, 1, 0.75, 0.5, 0.5, 0]
-    )
-
-
-def test_success_over_time_weighs_tasks_alike():
-    minutes, success = over_time(study(), "otpr")
-    assert minutes[[0, -1]] == pytest.approx([0.5, 190 / 60])
-    assert success[[0, -1]] == pytest.approx([0.35, 0.825])
-    x, y = lines(success_over_time(study()))["#0072B2"]
-    assert (x[-1], y[-1]) == (pytest.approx(190 / 60), pytest.approx(0.825))
-
-
 def test_every_picture_is_drawn_whole_or_not_at_all(tmp_path: Path):
     paths = draw_all(study(), tmp_path / "figures")
-    assert [path.name for path in paths] == ["curves.png", "interquartile.png", "profiles.png", "time.png"]
+    assert [path.name for path in paths] == ["curves.png", "interquartile.png"]
     assert sorted(path.name for path in (tmp_path / "figures").iterdir()) == sorted(p.name for p in paths)
     for path in paths:
         with Image.open(path) as image:

@@ -64,6 +64,7 @@ def test_one_process_adds_at_a_time_or_the_rows_of_another_would_be_lost(tmp_pat
         {"seed": -1},
         {"episodes": 0},
         {"wall_seconds": float("inf")},
+        {"execute": 0},
     ],
 )
 def test_what_no_run_can_measure_is_no_row(changes):
@@ -104,7 +105,7 @@ def stamped(table: pa.Table, stamp: bytes) -> pa.Table:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda table: stamped(table, b"3"), "schema 3, and this otpr knows 2"),
+        (lambda table: stamped(table, b"4"), "schema 4, and this otpr knows 3"),
         (lambda table: stamped(table, b"many"), "states no schema"),
         (lambda table: table.replace_schema_metadata(None), "states no schema"),
         (lambda table: table.drop_columns(["machine"]), "other columns .*: machine"),
@@ -132,11 +133,19 @@ def test_rows_of_schema_1_keep_the_hash_that_identified_their_version(tmp_path):
     add_rows(file, [row(result_version="0123456789ab"), FAILED])
     table = pq.read_table(file)
     names = ["code_version" if name == "result_version" else name for name in table.column_names]
-    pq.write_table(stamped(table.rename_columns(names).drop_columns(["packages"]), b"1"), file)
+    old_table = table.rename_columns(names).drop_columns(["packages", "execute"])
+    pq.write_table(stamped(old_table, b"1"), file)
     first, *_ = old = read_results(file)
-    assert (first.result_version, first.packages) == ("0123456789ab", "")
+    assert (first.result_version, first.packages, first.execute) == ("0123456789ab", "", None)
     add_rows(file, [row(result_version="1.1", eval_at=0)])
     assert read_results(file) == sorted([*old, row(result_version="1.1", eval_at=0)], key=lambda row: row.run)
+
+
+def test_rows_of_schema_2_do_not_say_how_many_actions_were_executed(tmp_path):
+    file = tmp_path / "results.parquet"
+    add_rows(file, [row()])
+    pq.write_table(stamped(pq.read_table(file).drop_columns(["execute"]), b"2"), file)
+    assert read_results(file) == [row(execute=None)]
 
 
 def test_the_order_of_the_columns_does_not_matter(tmp_path):

@@ -10,19 +10,19 @@ import pytest
 
 from bench_rows import arena, failed, row, run
 from otpr.errors import OtprError
-from otpr_bench.aggregates import interquartile_difference
-from otpr_bench.comparisons import comparisons, where_ours_loses
+from otpr_bench.estimates import interquartile_difference, success
 from otpr_bench.markdown import blocks, markdown, update_page
-from otpr_bench.spread import success
 from otpr_bench.study import gather, method_name, newest
 from otpr_bench.tables import (
     Table,
     aggregate_table,
     choice_table,
+    comparisons,
     failure_table,
     improvement_table,
     points,
     success_table,
+    where_ours_loses,
 )
 
 PEG, CAN = "metaworld/peg-insert-side-v3", "robosuite/can"

@@ -11,7 +11,7 @@ from otpr_bench.jobs import Job, Variant, make_jobs, parse_seeds, parse_variants
 from otpr_bench.suites import BenchTask, Budget, Recipe, named_suite, open_suite
 
 PEG = "metaworld/peg-insert-side-v3"
-BASE = Base(PEG, Path("/data"), Path("/policy"), 0.3, 100, "b" * 12)
+BASE = Base(PEG, Path("/data"), Path("/policy"), 0.3, 100, 4, "b" * 12)
 
 
 @pytest.mark.parametrize(
@@ -32,7 +32,7 @@ def test_seeds(text, seeds):
         ("-1", "given '-1'"),
         ("1,,2", "given '1,,2'"),
         ("a", "given 'a'"),
-        ("0..99999", "more than 1000 seeds"),
+        ("0..99999", "given '0..99999'"),
     ],
 )
 def test_bad_seeds(text, message):

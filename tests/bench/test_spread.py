@@ -7,7 +7,7 @@ import pytest
 from scipy import stats
 
 from otpr.training.intervals import newcombe_interval, wilson_interval
-from otpr_bench.spread import FinalRates, Spread, difference, draw_studies, spread_over_seeds, success
+from otpr_bench.estimates import FinalRates, Spread, difference, draw_studies, spread_over_seeds, success
 
 UNKNOWN = Spread(0.0, 0.0)
 

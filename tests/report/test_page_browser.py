@@ -56,13 +56,13 @@ def marks(browser: Page, title: str, colour: str = "#0072b2") -> list[tuple[floa
         const titled = (one) => one.querySelector("figcaption").innerText.startsWith({json.dumps(title)});
         const chart = all.find(titled);
         chart.scrollIntoView({{ block: "center" }});
-        return [...chart.querySelectorAll(":scope > svg use[stroke='{colour}']")].map((one) => {{
+        return [...chart.querySelectorAll(":scope svg use[style*='stroke: {colour}']")].map((one) => {{
             const at = new DOMPoint(one.x.baseVal.value, one.y.baseVal.value);
             const there = at.matrixTransform(one.getScreenCTM());
             return [there.x, there.y];
         }});
     }})()"""
-    return [(x, y) for x, y in browser.run(script)]
+    return [(x, y) for x, y in browser.run(script)][:-1]  # the last one is in the key
 
 
 def is_drawn(browser: Page, x: float, y: float, colour: tuple[int, int, int] = (0x00, 0x72, 0xB2)) -> bool:

@@ -38,7 +38,6 @@ class Report:
         if self.source.is_dir() and is_run(self.source):
             text = run_page(self.source)
         else:
-            results, directory = find_results(self.source)
-            text = bench_page(results, directory, out)
+            text = bench_page(find_results(self.source))
         write_page(out, text)
         print(f"Report: {out} ({len(text.encode()) / 2**20:.1f} MiB; open it in a browser)")

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -13,21 +11,18 @@ from markupsafe import Markup
 
 from otpr.errors import OtprError
 from otpr.storage import write_text
-from otpr_bench.report.style import dark_rules
 
-_FIRST_LINE = "<!doctype html><!-- a report of otpr -->"
-"""Of every page; a file that begins otherwise is not overwritten."""
+_FIRST_LINE = "<!doctype html><!-- a report of otpr -->"  # a file that begins otherwise is not overwritten
 
 
 def render(template: str, **content: Any) -> str:
     """A whole page from a template of `templates/`, which extends `page.html`.
 
-    Every text is escaped; only `Markup`, which `otpr_bench.report.charts` makes, is not. The page's content
-    security policy forbids every request, every script and every style sheet but its own: were something of
-    a run's files to become HTML against all care, it could neither run nor call home.
+    Every text is escaped; only `Markup`, which `otpr_bench.plots` makes, is not. The page's content security
+    policy forbids every request and every script: were something of a run's files to become HTML against all
+    care, it could neither run nor call home. Styles within the page are allowed, since pictures have them.
     """
-    style = (files("otpr_bench.report") / "page.css").read_text(encoding="utf-8") + dark_rules()
-    digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
+    style = (files("otpr_bench.report") / "page.css").read_text(encoding="utf-8")
     environment = Environment(
         loader=PackageLoader("otpr_bench.report"),
         autoescape=True,
@@ -35,7 +30,7 @@ def render(template: str, **content: Any) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    text = environment.get_template(template).render(style=Markup(style), style_hash=digest, **content)
+    text = environment.get_template(template).render(style=Markup(style), **content)
     return f"{_FIRST_LINE}\n{text}\n"
 
 
@@ -57,9 +52,8 @@ def write_page(path: Path, text: str) -> None:
     """Write a page whole or not at all; its folder is made.
 
     Raises:
-        OtprError: it cannot be written, or would overwrite what is not a report.
+        OtprError: it cannot be written.
     """
-    check_out(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:

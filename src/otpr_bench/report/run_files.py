@@ -11,12 +11,12 @@ from otpr.errors import OtprError
 from otpr.storage import DamagedFile, read_json
 from otpr.training.intervals import Interval, wilson_interval
 from otpr.training.run_directory import read_rows
-from otpr_bench.report.otpr_words import with_present_names
 
 Document = dict[str, Any]
 
-LIMIT = 1e300
-"""What is not smaller is no measurement, and would overflow an axis; what is below its inverse is zero."""
+LIMIT = (
+    1e300  # what is not smaller would overflow an axis and is no measurement; below its inverse all is zero
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,7 +27,7 @@ class RunFiles:
     command: str  # that made it, e.g. "finetune"
     config: Document  # of the command
     starts: list[Document]  # versions of every start
-    rows: list[Document]  # metrics under their present names, oldest first
+    rows: list[Document]  # metrics, oldest first
     imitation: list[Document]  # those of the imitation before, where it is a folder of this run
     summary: Document | None  # the outcome; None where the run has not ended
     evaluations: list[Document]  # of evaluation.json; empty where there is none
@@ -58,7 +58,7 @@ def read_run(path: Path) -> RunFiles:
         command,
         cast(Document, config),
         _documents(path / "versions.json"),
-        with_present_names(read_rows(path)),
+        read_rows(path),
         read_rows(pretrain) if is_run(pretrain) else [],
         _document(summary) if summary.exists() else None,
         _documents(path / "evaluation.json"),
@@ -77,14 +77,11 @@ def number(row: Mapping[str, Any], name: str) -> float | None:
 
 
 class Rate(NamedTuple):
-    """A success rate in [0, 1], its 95% Wilson interval, and of how many episodes it is.
+    """A success rate."""
 
-    Where the number of episodes is not known it is 0, and the interval is the rate alone.
-    """
-
-    value: float
-    interval: Interval
-    episodes: int
+    value: float  # in [0, 1]
+    interval: Interval  # Wilson's of 95%; the rate alone if `episodes` is 0
+    episodes: int  # 0 if unknown
 
     def __str__(self) -> str:
         low, high = self.interval
@@ -108,10 +105,7 @@ def _document(file: Path) -> Document:
 
 
 def _documents(file: Path) -> list[Document]:
-    if not file.exists():
-        return []
-    value = read_json(file)
-    items = cast(list[object], value) if isinstance(value, list) else [None]
-    if not all(isinstance(item, dict) for item in items):
+    items = read_json(file) if file.exists() else []
+    if not isinstance(items, list) or not all(isinstance(item, dict) for item in cast(list[object], items)):
         raise DamagedFile(file, "it is no list of JSON objects")
     return cast(list[Document], items)
