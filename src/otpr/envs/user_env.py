@@ -14,9 +14,9 @@ from typing import Any
 
 import gymnasium
 import numpy as np
-from gymnasium.spaces import utils as spaces
 from numpy.typing import NDArray
 
+from otpr.envs import user_answers as answers
 from otpr.envs.task_env import Outcome, TaskEnv
 from otpr.errors import OtprError
 from otpr.spec import STATE, Entry, Spec
@@ -78,7 +78,13 @@ def make_simulator(task_id: str, render_mode: str | None, episode_limit: int | N
     try:
         env = make()
     except Exception as error:  # whatever the user's code raises is the user's to mend
-        raise OtprError(f"{task_id}: cannot be made ({type(error).__name__}: {error}).") from error
+        mend = ""
+        if isinstance(error, TypeError) and "required" in str(error):
+            mend = (
+                " Nothing but render_mode is given to it: give its other parameters defaults, or name a "
+                "function that takes none and passes them on."
+            )
+        raise OtprError(f"{task_id}: cannot be made ({type(error).__name__}: {error}).{mend}") from error
     if not isinstance(env, gymnasium.Env):
         raise OtprError(f"{task_id}: expected a gymnasium.Env, was given {type(env).__name__}.")
     if episode_limit is not None:
@@ -126,8 +132,8 @@ class GymSimulator:
 
     Dictionaries and tuples of vectors are flattened in the space's own order (`gymnasium.spaces.flatten`).
     Actions in [-1, 1] are mapped linearly onto the bounds of the action space. Reward, termination and
-    truncation are the environment's own. Success is `info["success"]` or `info["is_success"]`: one of them
-    must be there when an episode ends, since nothing else tells success from failure.
+    truncation are the environment's own. Success is `info["success"]` or `info["is_success"]`: a boolean, 0
+    or 1, or an array that holds one of them; None stands for nothing. See `otpr.envs.user_answers`.
 
     Args:
         env: the environment.
@@ -156,18 +162,11 @@ class GymSimulator:
         self.episode_limit = self._limit()
 
     def _observation_length(self, space: gymnasium.Space[Any]) -> int:
-        for part in _leaves(space):
-            if not isinstance(part, gymnasium.spaces.Box):
-                raise OtprError(
-                    f"{self._task_id}: observations must be made of Box spaces, and hold {part}. "
-                    "Wrap the environment with gymnasium.wrappers.TransformObservation."
-                )
-            if len(part.shape) > 1:
-                raise OtprError(
-                    f"{self._task_id}: observations must be vectors, and hold arrays of shape {part.shape}. "
-                    "Images are not supported: give the state instead, or features of the image."
-                )
-        return spaces.flatdim(space)
+        try:
+            answers.check_space(space)
+        except OtprError as error:
+            raise OtprError(f"{self._task_id}: {error}") from error
+        return gymnasium.spaces.flatdim(space)
 
     def _action_bounds(self, space: gymnasium.Space[Any]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         if not isinstance(space, gymnasium.spaces.Box) or len(space.shape) != 1:
@@ -192,7 +191,7 @@ class GymSimulator:
     def reset(self, seed: int) -> NDArray[np.floating]:
         """See `Simulator.reset`; that the seed fixes the episode is the environment's part."""
         with self._blamed("reset"):
-            observation, _ = self.env.reset(seed=seed)
+            observation, _ = answers.results(self.env.reset(seed=seed), answers.RESET)
             return self._flat(observation)
 
     def step(self, action: NDArray[np.float32]) -> Outcome:
@@ -201,33 +200,33 @@ class GymSimulator:
         raw = np.clip(raw, self._low, self._high)  # rounding must not leave the bounds
         space = self.env.action_space
         with self._blamed("step"):
-            observation, reward, terminated, truncated, info = self.env.step(raw.astype(space.dtype))
-            outcome = Outcome(
-                self._flat(observation), float(reward), False, bool(terminated), bool(truncated)
+            answer = answers.results(self.env.step(raw.astype(space.dtype)), answers.STEP)
+            observation, reward, terminated, truncated, info = answer
+            return Outcome(
+                self._flat(observation),
+                answers.number(reward, "the reward"),
+                answers.success(info),
+                answers.flag(terminated, "terminated"),
+                answers.flag(truncated, "truncated"),
             )
-        success = info.get("success", info.get("is_success"))
-        if success is None and (terminated or truncated):
-            raise OtprError(
-                f"{self._task_id}: the info of an episode's last step has neither 'success' nor "
-                "'is_success', so nothing tells success from failure. Add it in a wrapper's step()."
-            )
-        return outcome._replace(success=bool(success))
 
     @contextlib.contextmanager
     def _blamed(self, method: str) -> Generator[None]:
         """Whatever the user's environment raises is the user's to mend: say where it was."""
         try:
             yield
+        except OtprError as error:
+            raise OtprError(f"{self._task_id}: {method}(): {error}") from error
         except Exception as error:
             place = traceback.extract_tb(error.__traceback__)[-1]
             raise OtprError(
                 f"{self._task_id}: {method}() raised {type(error).__name__}: {error} "
-                f"({place.filename}, line {place.lineno})."
+                f"({place.filename}, line {place.lineno}).{answers.advice(error)}"
             ) from error
 
     def _flat(self, observation: Any) -> NDArray[np.floating]:
         self.raw_observation = observation
-        return np.asarray(spaces.flatten(self.env.observation_space, observation), np.float64)
+        return answers.flat(self.env.observation_space, observation)
 
     def to_unit(self, action: Any) -> NDArray[np.float32]:
         """An action in the environment's own bounds, mapped into [-1, 1]."""
@@ -248,14 +247,6 @@ def _layers(env: Any) -> Iterator[Any]:
     while env is not None:
         yield env
         env = getattr(env, "env", None)
-
-
-def _leaves(space: gymnasium.Space[Any]) -> list[gymnasium.Space[Any]]:
-    if isinstance(space, gymnasium.spaces.Dict):
-        return [leaf for part in space.values() for leaf in _leaves(part)]
-    if isinstance(space, gymnasium.spaces.Tuple):
-        return [leaf for part in space for leaf in _leaves(part)]
-    return [space]
 
 
 class UserExpert:
