@@ -19,10 +19,12 @@ from minari.data_collector import EpisodeBuffer
 from minari.dataset.minari_storage import METADATA_FILE_NAME, MinariStorage
 from numpy.typing import NDArray
 
+from otpr.data.convert.rules import ActionRangeError, BadEpisodeError, Rules, SuccessUnknownError, follow
+from otpr.data.convert.tally import Tally
 from otpr.data.episodes import Episode, seen_spec, validate_episode, validate_episodes
 from otpr.data.experience_files import is_experience, read_about, read_experience
-from otpr.data.minari_files import DATA_FOLDER, DATA_FORMAT, open_minari_file
-from otpr.data.recorded import Recorded
+from otpr.data.minari_files import DATA_FOLDER, DATA_FORMAT, as_source, open_minari_file
+from otpr.data.recorded import Recorded, Source, readable
 from otpr.envs.task_env import observation_space
 from otpr.errors import OtprError
 from otpr.spec import Spec
@@ -189,13 +191,14 @@ def _to_buffer(episode: Episode, spec: Spec) -> EpisodeBuffer:
     )
 
 
-def read_dataset(path_or_id: str | os.PathLike[str], keys: tuple[str, ...] | None = None) -> Demonstrations:
+def read_dataset(
+    path_or_id: str | os.PathLike[str], keys: tuple[str, ...] | None = None, *, task: str | None = None
+) -> Demonstrations:
     """Read a Minari data set with flat actions, ours or one of `minari download`, or a run's `experience`.
 
     A set of ours has the observation entries that it was written with. In any other, dict observations become
-    one vector, "state", their parts side by side; its numbers are converted to float32. An episode counts as
-    a success where any of its `infos["success"]` is true; in a data set that records no success, where it was
-    terminated with a positive last reward.
+    one vector, "state", their parts side by side; its numbers are converted to float32. Success, ends and
+    rewards are by the same rules as in `otpr data convert` without options (docs/data.md).
 
     Args:
         path_or_id: the folder of a data set, or the id of one in Minari's own folder (`MINARI_DATASETS_PATH`,
@@ -203,16 +206,21 @@ def read_dataset(path_or_id: str | os.PathLike[str], keys: tuple[str, ...] | Non
         keys: parts of dict observations in the order wanted, nested ones as `outer/inner`; the name of a dict
             stands for all in it. None: all of them, in the order of the stored space (alphabetical). They do
             not matter in a set of ours, nor where observations are stored as one vector.
+        task: the task that a set of others is read for; episodes end at their first success where it does.
 
     Raises:
         OtprError: there is none of that name; a file in it is missing, truncated or corrupt (it is named);
-            its observations or actions are not flat; or its episodes are not valid (`validate_episodes`).
+            its observations or actions are not flat; its episodes are not valid (`validate_episodes`); or
+            nothing in it tells success from failure.
     """
     if is_experience(path_or_id):
         return _read_experience(Path(path_or_id))
     opened = open_minari_file(path_or_id, tuple(keys or ()), only_of_others=True)
     spec = opened.spec or Spec.flat(opened.observation_dim, opened.action_dim)
-    episodes = [_to_episode(recorded, spec) for recorded in opened.episodes()]
+    if opened.ours:
+        episodes = [_to_episode(recorded, spec) for recorded in readable(opened.read())]
+    else:
+        episodes = _by_rules(as_source(opened, None), task)
     validate_episodes(episodes, source=str(opened.file), spec=spec)
     return Demonstrations(
         episodes=episodes, spec=spec, task_id=opened.metadata.get("task_id"), metadata=opened.metadata
@@ -236,17 +244,29 @@ def _entries(observations: NDArray[Any], spec: Spec) -> dict[str, NDArray[Any]]:
     }
 
 
+def _by_rules(source: Source, task: str | None) -> list[Episode]:
+    """The episodes of a set that otpr did not write."""
+    try:
+        return list(follow(source, Rules(), Tally(), task=task))
+    except (ActionRangeError, SuccessUnknownError) as error:
+        raise OtprError(
+            f"{error} Bring the set in with `otpr data convert`, whose options say what such data mean."
+        ) from error
+    except BadEpisodeError as error:
+        raise OtprError(f"{error} `otpr data convert --skip-bad` leaves out such episodes.") from error
+
+
 def _to_episode(recorded: Recorded, spec: Spec) -> Episode:
     assert recorded.rewards is not None  # Minari's format has them
     terminated = bool(recorded.terminated)
     success = recorded.success
-    solved = terminated and recorded.rewards[-1] > 0 if success is None else success.any()
+    assert success is not None  # otpr records it
     return Episode(
         observations=_entries(recorded.observations, spec),
         actions=np.asarray(recorded.actions, np.float32),
         rewards=np.asarray(recorded.rewards, np.float32),
         terminated=terminated,
         truncated=bool(recorded.truncated),
-        success=bool(solved),
+        success=bool(success.any()),
         seed=recorded.seed,
     )

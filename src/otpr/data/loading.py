@@ -56,7 +56,8 @@ class DataConfig:
         sets: list[list[Episode]] = []
         for source in self.data:
             # where observations are dictionaries the task says which of their entries are used
-            demonstrations = read_dataset(source, keys=task_spec(task).observation_keys if task else None)
+            keys = task_spec(task).observation_keys if task else None
+            demonstrations = read_dataset(source, keys, task=task)
             own = demonstrations.task_id
             if task is not None and own is not None and task != own:
                 raise OtprError(f"The demonstrations in {source} are of the task {own!r}, not of {task!r}.")

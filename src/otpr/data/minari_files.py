@@ -6,11 +6,12 @@ observations of a Dict space are groups within groups; `data/metadata.json` has 
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +22,17 @@ from minari.dataset.minari_storage import METADATA_FILE_NAME
 from minari.serialization import deserialize_space
 from numpy.typing import NDArray
 
+from otpr.data.flags import SUCCESS, agreed, as_flags, end_of
 from otpr.data.recorded import (
     CORRUPT,
     Recorded,
     Source,
+    attempt,
     by_step,
+    check_lengths,
     check_links,
     columns,
+    first_steps,
     join,
     missing,
     reading,
@@ -69,8 +74,13 @@ class MinariFile:
         """The length of the observation, all parts together."""
         return sum(dim for _, dim in self.keys)
 
-    def episodes(self) -> Iterator[Recorded]:
-        """The episodes in order, as they are stored.
+    @property
+    def ours(self) -> bool:
+        """Whether otpr wrote it."""
+        return "otpr_data_format" in self.metadata or {"task_id", "expert"} <= self.metadata.keys()
+
+    def read(self) -> Iterator[Recorded | OtprError]:
+        """The episodes in order, as they are stored, or the error that says why one cannot be read.
 
         Raises:
             OtprError: the file is truncated or corrupt.
@@ -79,12 +89,20 @@ class MinariFile:
             file = h5py.File(self.file, "r")
         with file:
             check_links(self.file, file)
-            for index in range(int(self.metadata["total_episodes"])):
-                with reading(self.file, _MEND):
-                    recorded = self._read(subgroup(file, f"episode_{index}"), f"{self.file}: episode {index}")
-                yield recorded
+            count = int(self.metadata["total_episodes"])
+            if count > len(file):
+                raise OtprError(
+                    f"{self.file}: truncated or corrupt (its metadata claim {count:,} episodes, and it holds "
+                    f"{len(file):,}); {_MEND}."
+                )
+            for index in range(count):
+                yield attempt(functools.partial(self._read, file, index))
 
-    def _read(self, group: h5py.Group, place: str) -> Recorded:
+    def _read(self, file: h5py.File, index: int) -> Recorded:
+        with reading(self.file, _MEND):
+            return self._recorded(subgroup(file, f"episode_{index}"), f"{self.file}: episode {index}")
+
+    def _recorded(self, group: h5py.Group, place: str) -> Recorded:
         parts = [
             columns(
                 stored(group, f"observations/{key}" if key else "observations"),
@@ -94,16 +112,17 @@ class MinariFile:
         ]
         actions = columns(stored(group, "actions"), f"{place}: actions")
         seed = group.attrs.get("seed")
-        return Recorded(
+        recorded = Recorded(
             place=place,
             observations=join(parts, [key for key, _ in self.keys], place),
             actions=actions,
             rewards=by_step(stored(group, "rewards"), f"{place}: rewards"),
-            success=_success(group, place, len(actions)),
-            terminated=bool(np.any(stored(group, "terminations"))),
-            truncated=bool(np.any(stored(group, "truncations"))),
             seed=None if seed is None else int(seed),
         )
+        success, field = _success(group, place, len(actions))
+        recorded = replace(recorded, success=success, success_field=field)
+        check_lengths(recorded, last_observation=True)
+        return _ended(recorded, group)
 
 
 def open_minari_file(
@@ -164,14 +183,20 @@ def open_minari_file(
 def open_minari(path_or_id: str | os.PathLike[str], keys: tuple[str, ...] = ()) -> Source:
     """A Minari data set; see `open_minari_file`."""
     opened = open_minari_file(path_or_id, keys)
+    return as_source(opened, own_spec=None if keys else opened.spec)
+
+
+def as_source(opened: MinariFile, own_spec: Spec | None) -> Source:
+    """An opened set as any other; `own_spec` is what it was written with, if it is read as it was."""
     folder = opened.file.parent
     return Source(
         format="minari",
         path=folder.parent if folder.name == DATA_FOLDER else folder,
         keys=tuple((key or "observations", dim) for key, dim in opened.keys),
-        episodes=opened.episodes,
+        read=opened.read,
         task_id=opened.metadata.get("task_id"),
-        own_spec=None if keys else opened.spec,
+        own_spec=own_spec,
+        ours=opened.ours,
     )
 
 
@@ -254,12 +279,43 @@ def _flat_dim(folder: Path, field: str, space: gymnasium.Space[Any]) -> int:
     return space.shape[0] if space.shape else 1
 
 
-def _success(group: h5py.Group, place: str, steps: int) -> NDArray[np.bool_] | None:
-    if "infos/success" not in group:
-        return None
-    recorded = by_step(stored(group, "infos/success"), f"{place}: infos success") != 0
-    # Minari's collector writes an entry for the reset before those of the steps
-    flags = recorded[-steps:] if steps else recorded[:0]
-    if len(recorded) > len(flags) and len(flags):
-        flags[0] |= recorded[: len(recorded) - len(flags)].any()
-    return flags
+def _success(group: h5py.Group, place: str, steps: int) -> tuple[NDArray[np.bool_] | None, str]:
+    """After which steps the task was solved, (steps,), and the field that says so."""
+    told: dict[str, NDArray[np.bool_]] = {}
+    for name in SUCCESS:
+        field = f"infos/{name}"
+        if field not in group:
+            continue
+        flags = as_flags(stored(group, field), f"{place}: {field}")
+        if len(flags) == steps + 1 > 1:
+            # Minari's collector writes an entry for the reset before those of the steps
+            flags[1] |= flags[0]
+            flags = flags[1:]
+        if len(flags) != steps:
+            raise OtprError(
+                f"{place}: {field} has length {len(flags)}, expected {steps}, as many as actions, or one "
+                "more for the reset; mend or leave out that episode."
+            )
+        told[field] = flags
+    return agreed(told, place)
+
+
+def _ended(recorded: Recorded, group: h5py.Group) -> Recorded:
+    """The episode up to its end, with the flags that say how it ends."""
+    place, steps = recorded.place, len(recorded.actions)
+    ends: dict[str, int | None] = {}
+    for name in ("terminations", "truncations"):
+        flags = as_flags(stored(group, name), f"{place}: {name}")
+        if len(flags) != steps:
+            raise OtprError(
+                f"{place}: {name} have length {len(flags)}, expected {steps}, as many as actions; "
+                "mend or leave out that episode."
+            )
+        ends[name] = end_of(flags, f"{place}: {name}")
+    kept = min((end for end in ends.values() if end is not None), default=steps)
+    return replace(
+        first_steps(recorded, kept),
+        terminated=ends["terminations"] == kept,
+        truncated=ends["truncations"] == kept,
+        after_end=steps - kept,
+    )

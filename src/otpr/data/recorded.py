@@ -7,7 +7,7 @@ import math
 import zipfile
 import zlib
 from collections.abc import Callable, Generator, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -51,9 +51,13 @@ class Recorded:
         actions: (T, action_dim), in whatever range.
         rewards: (T,); None where the file has none.
         success: (T,) bool, whether the task was solved after each step; None where the file does not say.
+        success_field: the field of the file that `success` was read from.
         terminated: it ended in a terminal state; None where the file does not tell this from a time limit.
         truncated: it was cut off; None likewise.
         seed: the environment's reset seed; None where unknown.
+        continues: (T-1,) bool, whether the observation recorded as the one after each step is the following
+            row; None where the file records none but the last.
+        after_end: steps that the file has after the end and that are left out, since they repeat its flag.
     """
 
     place: str
@@ -61,9 +65,12 @@ class Recorded:
     actions: NDArray[Any]
     rewards: NDArray[Any] | None = None
     success: NDArray[np.bool_] | None = None
+    success_field: str = "success"
     terminated: bool | None = None
     truncated: bool | None = None
     seed: int | None = None
+    continues: NDArray[np.bool_] | None = None
+    after_end: int = 0
 
 
 @dataclass(frozen=True)
@@ -74,23 +81,35 @@ class Source:
         format: its format's name, e.g. `"robomimic"`.
         path: what was given: a file, or a folder.
         keys: the observation's parts in their order, each with its dimension.
-        episodes: starts reading: the episodes in order.
+        read: starts reading: the episodes in order; one that cannot be read comes as the error that says why.
         task_id: the otpr task that the file names; None where it names none.
         own_spec: what the set was written with, if otpr wrote it and all of its observation is read.
         control_rate: actions in a second, in Hz; None where the file does not say.
         last_observation: whether each episode has the observation after its last step; None: some have.
         notes: what the user should know of how the file was understood.
+        doubts: what cannot be as it stands in the file as a whole, and how it is read.
+        ours: otpr wrote it: it is as otpr's environments record.
     """
 
     format: str
     path: Path
     keys: tuple[tuple[str, int], ...]
-    episodes: Callable[[], Iterator[Recorded]]
+    read: Callable[[], Iterator[Recorded | OtprError]]
     task_id: str | None = None
     own_spec: Spec | None = None
     control_rate: float | None = None
     last_observation: bool | None = True
     notes: tuple[str, ...] = ()
+    doubts: tuple[str, ...] = ()
+    ours: bool = False
+
+    def episodes(self) -> Iterator[Recorded]:
+        """The episodes in order.
+
+        Raises:
+            OtprError: one cannot be read.
+        """
+        return readable(self.read())
 
     @property
     def observation_dim(self) -> int:
@@ -107,6 +126,22 @@ class Source:
             OtprError: observations or actions have no dimensions.
         """
         return self.own_spec or Spec.flat(self.observation_dim, action_dim, control_rate=self.control_rate)
+
+
+def attempt(read: Callable[[], Recorded]) -> Recorded | OtprError:
+    """An episode, or the error that says why it cannot be read."""
+    try:
+        return read()
+    except OtprError as error:
+        return error
+
+
+def readable(episodes: Iterable[Recorded | OtprError]) -> Iterator[Recorded]:
+    """The episodes; the error of the first one that cannot be read is raised."""
+    for episode in episodes:
+        if isinstance(episode, OtprError):
+            raise episode
+        yield episode
 
 
 @contextlib.contextmanager
@@ -286,3 +321,23 @@ def check_lengths(recorded: Recorded, last_observation: bool | None) -> None:
                 f"{place}: {name} have length {len(values)}, expected {steps}, as many as actions; "
                 "mend or leave out that episode."
             )
+
+
+def first_steps(recorded: Recorded, steps: int) -> Recorded:
+    """The first so many steps of an episode, with the observation after them where it is there."""
+    continues = recorded.continues
+    return replace(
+        recorded,
+        observations=recorded.observations[: steps + 1],
+        actions=recorded.actions[:steps],
+        rewards=None if recorded.rewards is None else recorded.rewards[:steps],
+        success=None if recorded.success is None else recorded.success[:steps],
+        continues=None if continues is None else continues[: max(steps - 1, 0)],
+    )
+
+
+def same_rows(one: NDArray[Any], other: NDArray[Any]) -> NDArray[np.bool_]:
+    """Which rows of two matrices, (rows, dim) each, are the same but for the rounding of float32; (rows,)."""
+    one, other = one.astype(np.float64), other.astype(np.float64)
+    same = np.asarray(np.isclose(one, other, rtol=1e-5, atol=1e-6, equal_nan=True))
+    return np.asarray(same.all(axis=1))

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 from collections.abc import Iterator
@@ -16,12 +17,13 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from otpr.data.convert.rules import sparse_success
+from otpr.data.evidence import DONES, SHAPED
+from otpr.data.flags import as_flags
 from otpr.data.recorded import (
     Recorded,
     Source,
+    attempt,
     by_step,
-    check_numbers,
     check_size,
     columns,
     dataset,
@@ -30,6 +32,7 @@ from otpr.data.recorded import (
     open_hdf5,
     rate,
     reading,
+    same_rows,
     stored,
     subgroup,
 )
@@ -76,29 +79,21 @@ def open_robomimic(path: Path, keys: tuple[str, ...] = (), filter_key: str | Non
             )
         env_args = _env_args(path, data)
         demos = _demos(path, file, filter_key)
-        first = _group(path, data, demos[0])
-        known = _low_dimensional(path, first)
-        if not keys:
-            keys = (*_FIRST_ARM, *(key for key in _SECOND_ARM if key in known), "object")
-        for key in keys:
-            if key not in known:
-                raise missing(f"{path}: data/{demos[0]}/obs", "low-dimensional key", key, known)
+        keys, known = _keys(path, data, demos, keys)
         dims = tuple((key, known[key]) for key in keys)
         complete = {"next_obs" in _group(path, data, demo) for demo in demos}
 
-    def episodes() -> Iterator[Recorded]:
+    def read() -> Iterator[Recorded | OtprError]:
         with open_hdf5(path) as file:
             for demo in demos:
-                with reading(path):
-                    recorded = _read(path, file, demo, keys, env_args)
-                yield recorded
+                yield attempt(functools.partial(_read, path, file, demo, keys, env_args))
 
     shown = f"{len(demos)} demonstrations" + (f" of filter key {filter_key!r}" if filter_key else "")
     return Source(
         format="robomimic",
         path=path,
         keys=dims,
-        episodes=episodes,
+        read=read,
         task_id=_TASKS.get(env_args.get("env_name", "")),
         control_rate=rate(env_args.get("env_kwargs", {}).get("control_freq")),
         last_observation=complete.pop() if len(complete) == 1 else None,
@@ -160,6 +155,27 @@ def _names(file: h5py.File, filter_key: str) -> NDArray[Any]:
     return np.atleast_1d(entry[()])
 
 
+def _keys(
+    path: Path, data: h5py.Group, demos: list[str], keys: tuple[str, ...]
+) -> tuple[tuple[str, ...], dict[str, int]]:
+    """The keys to be read, and the dimensions of the first demonstration that has them all."""
+    refusal: OtprError | None = None
+    for demo in demos:
+        try:
+            known = _low_dimensional(path, _group(path, data, demo))
+        except OtprError as error:
+            refusal = refusal or error
+            continue
+        wanted = keys or (*_FIRST_ARM, *(key for key in _SECOND_ARM if key in known), "object")
+        absent = [key for key in wanted if key not in known]
+        if not absent:
+            return wanted, known
+        where = f"{path}: data/{demo}/obs"
+        refusal = refusal or missing(where, "low-dimensional key", absent[0], known)
+    assert refusal is not None  # there are demonstrations
+    raise refusal
+
+
 def _group(path: Path, parent: h5py.Group, name: str) -> h5py.Group:
     group = parent.get(name)
     if not isinstance(group, h5py.Group):
@@ -181,45 +197,52 @@ def _low_dimensional(path: Path, demo: h5py.Group) -> dict[str, int]:
 def _read(
     path: Path, file: h5py.File, demo: str, keys: tuple[str, ...], env_args: dict[str, Any]
 ) -> Recorded:
-    group = _group(path, subgroup(file, "data"), demo)
     place = f"{path}: data/{demo}"
-    observations = join([_columns(group, place, f"obs/{key}") for key in keys], list(keys), place)
-    if "next_obs" in group:
-        last = [_columns(group, place, f"next_obs/{key}", last=True) for key in keys]
-        observations = np.concatenate([observations, join(last, list(keys), place)])
-    rewards = by_step(stored(group, "rewards"), f"{place}/rewards") if "rewards" in group else None
-    return Recorded(
-        place=place,
-        observations=observations,
-        actions=_columns(group, place, "actions"),
-        rewards=rewards,
-        success=_success(group, place, rewards, env_args),
-    )
+    with reading(path):
+        group = _group(path, subgroup(file, "data"), demo)
+        _group(path, group, "obs")
+        observations = join([_columns(group, place, f"obs/{key}") for key in keys], list(keys), place)
+        continues = None
+        if "next_obs" in group:
+            after = join([_columns(group, place, f"next_obs/{key}") for key in keys], list(keys), place)
+            if after.shape != observations.shape:
+                raise OtprError(
+                    f"{place}: obs have shape {observations.shape} and next_obs {after.shape}; "
+                    "mend or leave out that episode."
+                )
+            continues = same_rows(after[:-1], observations[1:])
+            observations = np.concatenate([observations, after[-1:]])
+        rewards = by_step(stored(group, "rewards"), f"{place}/rewards") if "rewards" in group else None
+        success, field = _success(group, place, rewards, env_args)
+        return Recorded(
+            place=place,
+            observations=observations,
+            actions=_columns(group, place, "actions"),
+            rewards=rewards,
+            success=success,
+            success_field=field,
+            continues=continues,
+        )
 
 
 def _success(
     group: h5py.Group, place: str, rewards: NDArray[Any] | None, env_args: dict[str, Any]
-) -> NDArray[np.bool_] | None:
-    """After which steps the task was solved; None where the file does not say.
+) -> tuple[NDArray[np.bool_] | None, str]:
+    """After which steps the task was solved, and what says so; None where no field does.
 
     `dones` are asked only where there are no rewards: robomimic can also write them as 1 at the end of every
     demonstration, and does so in the files it publishes.
     """
     if rewards is None:
-        return by_step(stored(group, "dones"), f"{place}/dones") > 0 if "dones" in group else None
+        return (as_flags(stored(group, DONES), f"{place}/{DONES}"), DONES) if DONES in group else (None, "")
     shaped = env_args.get("type") == _ROBOSUITE and env_args.get("env_kwargs", {}).get("reward_shaping")
     # robosuite scales its shaped rewards such that 1 is paid for success and less before it
-    return rewards >= 1 if shaped else sparse_success(rewards)
+    return (rewards >= 1, SHAPED) if shaped else (None, "")
 
 
-def _columns(group: h5py.Group, place: str, name: str, *, last: bool = False) -> NDArray[Any]:
+def _columns(group: h5py.Group, place: str, name: str) -> NDArray[Any]:
     if not isinstance(group.get(name), h5py.Dataset):
         raise OtprError(
             f"{place}/{name} is missing; leave out that demonstration or choose others by --filter-key."
         )
-    if not last:
-        return columns(stored(group, name), f"{place}/{name}")
-    entry = dataset(group, name)
-    check_numbers(entry.dtype, f"{place}/{name}")
-    check_size((1, *entry.shape[1:]), entry.dtype, f"{place}/{name}")
-    return columns(np.asarray(entry[-1:]), f"{place}/{name}")
+    return columns(stored(group, name), f"{place}/{name}")

@@ -15,7 +15,8 @@ from otpr.data.convert.arrays import open_arrays
 from otpr.data.convert.experience import open_experience
 from otpr.data.convert.lerobot import is_lerobot, open_lerobot
 from otpr.data.convert.robomimic import is_robomimic, open_robomimic
-from otpr.data.convert.rules import ActionRangeError, Rules, Tally, finish
+from otpr.data.convert.rules import ActionRangeError, BadEpisodeError, Rules, SuccessUnknownError, follow
+from otpr.data.convert.tally import Tally
 from otpr.data.datasets import check_free, write_dataset
 from otpr.data.episodes import Episode
 from otpr.data.experience_files import is_experience
@@ -26,6 +27,13 @@ from otpr.envs import list_tasks
 from otpr.errors import OtprError, unknown_name
 from otpr.spec import STATE, Entry, Spec
 
+# Where those who add success after each step put it.
+_RECORDS = {
+    "npz": "an array `success`",
+    "ogbench": "an array `success`",
+    "minari": "`infos/success`",
+    "lerobot": "a feature `next.success`",
+}
 Format = Literal["auto", "robomimic", "lerobot", "npz", "ogbench", "minari", "otpr"]
 
 
@@ -109,7 +117,7 @@ def convert(
         source: an open data set.
         out: the folder to make.
         task: the otpr task it belongs to; None: the one the file names, if any.
-        rules: what the user decides about success, rewards and the range of actions.
+        rules: what the user decides about success, rewards, the range of actions and bad episodes.
         overwrite: replace a data set that is already at `out`.
 
     Returns:
@@ -128,9 +136,9 @@ def convert(
         raise OtprError(f"{out} is the data set that is read; give another folder.")
     task = task or source.task_id
     tally = Tally()
-    stream = _episodes(source, rules, tally)
+    stream = _episodes(source, rules, tally, task)
     first = next(stream)
-    spec = _spec(source, rules, first.actions.shape[1])
+    spec = _spec(source, rules, first)
     _check_task(task, source, spec)
     write_dataset(
         itertools.chain([first], stream),
@@ -147,37 +155,30 @@ def convert(
     return tally
 
 
-def _episodes(source: Source, rules: Rules, tally: Tally) -> Iterator[Episode]:
-    """The episodes by the rules, at least one."""
-    first: tuple[int, int] | None = None
-    for recorded in source.episodes():
-        dims = (recorded.observations.shape[1], recorded.actions.shape[1])
-        first = first or dims
-        if dims != first:
-            raise OtprError(
-                f"{recorded.place}: has (observation, action) dimensions {dims}, the first episode {first}; "
-                "mend or leave out that episode."
-            )
-        try:
-            episode = finish(recorded, rules, tally, last_observation=source.last_observation)
-        except ActionRangeError as error:
-            raise _range_error(source, rules, recorded.place) from error
-        if episode is None:
-            continue
-        yield episode
-    if not tally.episodes:
+def _episodes(source: Source, rules: Rules, tally: Tally, task: str | None) -> Iterator[Episode]:
+    """The episodes by the rules, at least one; errors say which options help."""
+    try:
+        yield from follow(source, rules, tally, task=task)
+    except ActionRangeError as error:
+        raise _range_error(source, rules, error.place) from error
+    except SuccessUnknownError as error:
+        field = _RECORDS.get(source.format)
         raise OtprError(
-            f"{source.path}: holds no episodes of two observations or more; at least one is needed."
-        )
+            f"{error} Give --assume-success if all these episodes succeed, or --assume-failure to count none "
+            "of them as a success" + (f"; or add {field}, 1 on the steps that solve it." if field else ".")
+        ) from error
+    except BadEpisodeError as error:
+        raise OtprError(f"{error} --skip-bad leaves out such episodes.") from error
 
 
-def _spec(source: Source, rules: Rules, action_dim: int) -> Spec:
+def _spec(source: Source, rules: Rules, first: Episode) -> Spec:
     """What the converted set exchanges: one vector, and the action range that the user or the set gives."""
+    action_dim = first.actions.shape[1]
     own = source.spec(action_dim)
     low, high = own.action_low, own.action_high
     if rules.maps_actions:
         low, high = (np.broadcast_to(end, action_dim) for end in (rules.action_low, rules.action_high))
-    entries = {STATE: Entry((source.observation_dim,))}
+    entries = {STATE: Entry(first.observations[STATE].shape[1:])}
     return Spec(entries, tuple(low), tuple(high), control_rate=own.control_rate)
 
 
@@ -202,7 +203,9 @@ def _check_task(task: str | None, source: Source, have: Spec) -> None:
 def _range_error(source: Source, rules: Rules, place: str) -> OtprError:
     """Where actions leave the range, and the range of the whole set, for which the rest is read."""
     low, high = np.inf, -np.inf
-    for recorded in source.episodes():
+    for recorded in source.read():
+        if isinstance(recorded, OtprError):
+            continue
         with np.errstate(invalid="ignore"):
             low = np.fmin(low, np.fmin.reduce(recorded.actions, axis=0))
             high = np.fmax(high, np.fmax.reduce(recorded.actions, axis=0))
