@@ -242,9 +242,9 @@ def test_collect_with_an_expert_of_one_s_own(tmp_path: Path) -> None:
 
 BAD_ENVIRONMENTS = {
     "image_only": "arrays of shape (64, 64, 3). Images are not supported",
-    "image_inside": "arrays of shape (8, 8, 3). Images are not supported",
+    "image_inside": "the part 'pixels' holds arrays of shape (8, 8, 3). Images are not supported",
     "discrete_observation": "must be made of Box spaces, and hold Discrete(5). Wrap the environment with",
-    "text_observation": "must be made of Box spaces, and hold Text(",
+    "text_observation": "must be made of Box spaces, and the part '1' holds Text(",
     "discrete_action": "actions must be a vector of numbers (a Box of one axis), and are Discrete(4)",
     "binary_action": "actions must be a vector of numbers (a Box of one axis), and are MultiBinary(3)",
     "matrix_action": "actions must be a vector of numbers (a Box of one axis)",
@@ -260,9 +260,9 @@ BAD_ENVIRONMENTS = {
     "raises_on_step": "step() raised ZeroDivisionError: inverse kinematics (",
     "changes_shape": "an observation has shape (3,), expected (2,)",
     "no_success": "neither 'success' nor 'is_success'",
-    "four_results": "step() raised",
-    "reset_without_info": "reset() raised",
-    "missing_key": "reset() raised KeyError",
+    "four_results": "step() must return observation, reward, terminated, truncated, info",
+    "reset_without_info": "reset(): returned one dict, expected 2: return observation, info,",
+    "missing_key": "an observation has the entries ['a_goal'], expected ['a_goal', 'z_point']",
 }
 
 

@@ -11,6 +11,7 @@ import tyro
 
 from otpr.data.convert.rules import Rules
 from otpr.data.convert.sources import Format, convert, open_source
+from otpr.data.convert.tally import PLAIN
 from otpr.data.datasets import check_free
 from otpr.data.inspect import SATURATED, inspect
 from otpr.data.picture import draw
@@ -70,6 +71,12 @@ class ConvertData:
     task_index: tuple[int, ...] = ()
     # where the file does not say whether an episode succeeded, it did
     assume_success: bool = False
+    # where the file does not say, it did not
+    assume_failure: bool = False
+    # end episodes at their first success, as otpr's own tasks do; data of these are ended there anyway
+    end_at_success: bool = False
+    # leave out episodes that cannot be trained on, and list them
+    skip_bad: bool = False
     # rewards become 1 on the step that succeeds and 0 elsewhere
     sparse_rewards: bool = False
     # the action range's lower end in the file, mapped to -1: one number, or one a dimension; left out, what
@@ -93,6 +100,9 @@ class ConvertData:
         check_writable(self.out, "--out", folder=True)
         rules = Rules(
             assume_success=self.assume_success,
+            assume_failure=self.assume_failure,
+            end_at_success=self.end_at_success,
+            skip_bad=self.skip_bad,
             sparse_rewards=self.sparse_rewards,
             action_low=self.action_low,
             action_high=self.action_high,
@@ -117,7 +127,7 @@ class ConvertData:
         )
         print(f"{source.path}: {source.format}" + "".join(f"; {note}" for note in source.notes))
         print("observation: " + ", ".join(f"{key} ({dim})" for key, dim in source.keys))
-        for line in tally.lines():
+        for line in (*source.doubts, *tally.lines()):
             print(f"- {line}")
         print(
             f"{tally.episodes:,} episodes, {tally.steps:,} steps, {tally.successes:,} successes, "
@@ -159,6 +169,7 @@ def _described(found: dict[str, Any], spec: Spec, source: Source) -> str:
         f"steps         {found['steps']:,}",
         f"length        {length['min']:.0f} to {length['max']:.0f}, median {length['median']:g}",
         f"success       {found['successes']:,} of {found['episodes']:,}{unknown}",
+        *(f"  told by     {by}" for by in found["success_told_by"] if by not in PLAIN),
         f"ended         {ended}",
         "return        "
         + (f"{paid['min']:g} to {paid['max']:g}, median {paid['median']:g}" if paid else "no rewards"),

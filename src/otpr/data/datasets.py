@@ -19,12 +19,14 @@ from minari.data_collector import EpisodeBuffer
 from minari.dataset.minari_storage import METADATA_FILE_NAME, MinariStorage
 from numpy.typing import NDArray
 
-from otpr.data.actions import ActionRangeError, to_unit
+from otpr.data.actions import ActionRangeError
+from otpr.data.convert.rules import BadEpisodeError, Rules, SuccessUnknownError, follow
+from otpr.data.convert.tally import Tally
 from otpr.data.episodes import Episode, seen_spec, validate_episode, validate_episodes
 from otpr.data.experience_files import is_experience, read_about, read_experience
 from otpr.data.meaning import Meaning
-from otpr.data.minari_files import DATA_FOLDER, DATA_FORMAT, MinariFile, open_minari_file
-from otpr.data.recorded import Recorded, check_readable
+from otpr.data.minari_files import DATA_FOLDER, DATA_FORMAT, MinariFile, as_source, open_minari_file
+from otpr.data.recorded import Recorded, check_readable, readable
 from otpr.envs import TaskSpec
 from otpr.envs.task_env import observation_space
 from otpr.errors import OtprError
@@ -209,9 +211,8 @@ def read_dataset(
 
     A set of ours has the observation entries that it was written with. In any other, dict observations become
     one vector, "state", their parts side by side, in float64 where a number of them would be rounded by
-    float32; its actions are mapped from the bounds of its action space to [-1, 1]. An episode counts as a
-    success where any of its `infos["success"]` is true; in a data set that records no success, where it was
-    terminated with a positive last reward.
+    float32; its actions are mapped from the bounds of its action space to [-1, 1]. Success, ends and rewards
+    are by the same rules as in `otpr data convert` without options (docs/data.md).
 
     Args:
         path_or_id: the folder of a data set, or the id of one in Minari's own folder (`MINARI_DATASETS_PATH`,
@@ -220,26 +221,25 @@ def read_dataset(
             stands for all in it. None: those that the task is made of, in its order, where the set has all of
             them; else all of them, in the order of the stored space (alphabetical). They do not matter in a
             set of ours, nor where observations are stored as one vector.
-        task: the task that the data are for.
+        task: the task that the data are for; episodes of a set of others end at their first success where it
+            does.
 
     Raises:
         OtprError: there is none of that name; a file in it is missing, truncated or corrupt (it is named);
-            its observations or actions are not flat; an action is outside the bounds that the set states; or
-            its episodes are not valid (`validate_episodes`).
+            its observations or actions are not flat; an action is outside the bounds that the set states; its
+            episodes are not valid (`validate_episodes`); or nothing in it tells success from failure.
     """
     check_readable(Path(path_or_id))
     if is_experience(path_or_id):
         return _read_experience(Path(path_or_id))
     opened = open_minari_file(path_or_id, tuple(keys or ()), task=task, only_of_others=True)
-    recorded = list(opened.episodes())
-    spec = _spec(opened, vector_type(*(one.observations.dtype for one in recorded)))
-    try:
-        episodes = [_to_episode(one, spec, opened) for one in recorded]
-    except ActionRangeError as error:
-        raise OtprError(
-            f"{error} The set states these bounds for its actions. Where the environment clips what is "
-            f"outside, `otpr data convert {path_or_id} --clip-actions` does so too."
-        ) from error
+    if opened.own:
+        recorded = list(readable(opened.read()))
+        spec = _spec(opened, vector_type(*(one.observations.dtype for one in recorded)))
+        episodes = [_to_episode(one, spec) for one in recorded]
+    else:
+        episodes = _by_rules(opened, path_or_id, task)
+        spec = _spec(opened, str(episodes[0].observations[STATE].dtype))
     validate_episodes(episodes, source=str(opened.file), spec=spec)
     return Demonstrations(
         episodes=episodes,
@@ -293,20 +293,36 @@ def _entries(observations: NDArray[Any], spec: Spec) -> dict[str, NDArray[Any]]:
     }
 
 
-def _to_episode(recorded: Recorded, spec: Spec, opened: MinariFile) -> Episode:
+def _by_rules(opened: MinariFile, name: str | os.PathLike[str], task: TaskSpec | None) -> list[Episode]:
+    """The episodes of a set that otpr did not write."""
+    source = as_source(opened, whole=True)
+    try:
+        stream = follow(source, Rules(), Tally(), task=task.id if task else None, bounds=opened.bounds)
+        return list(stream)
+    except ActionRangeError as error:
+        raise OtprError(
+            f"{error} The set states these bounds for its actions. Where the environment clips what is "
+            f"outside, `otpr data convert {name} --clip-actions` does so too."
+        ) from error
+    except SuccessUnknownError as error:
+        raise OtprError(
+            f"{error} Bring the set in with `otpr data convert`, whose options say what such data mean."
+        ) from error
+    except BadEpisodeError as error:
+        raise OtprError(f"{error} `otpr data convert --skip-bad` leaves out such episodes.") from error
+
+
+def _to_episode(recorded: Recorded, spec: Spec) -> Episode:
     assert recorded.rewards is not None  # Minari's format has them
     terminated = bool(recorded.terminated)
     success = recorded.success
-    solved = terminated and recorded.rewards[-1] > 0 if success is None else success.any()
-    actions = recorded.actions
-    if opened.bounds is not None:
-        actions, _, _ = to_unit(actions, opened.bounds, recorded.place)
+    assert success is not None  # otpr records it
     return Episode(
         observations=_entries(recorded.observations, spec),
-        actions=np.asarray(actions, np.float32),
+        actions=np.asarray(recorded.actions, np.float32),
         rewards=np.asarray(recorded.rewards, np.float32),
         terminated=terminated,
         truncated=bool(recorded.truncated),
-        success=bool(solved),
+        success=bool(success.any()),
         seed=recorded.seed,
     )

@@ -1,18 +1,18 @@
-"""What is in a data set: read once, an episode at a time, and told even where it cannot be trained on."""
+"""What is in a data set: read an episode at a time, and told even where it cannot be trained on."""
 
 from __future__ import annotations
 
 import hashlib
-import itertools
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from otpr.data.evidence import Evidence, survey
 from otpr.data.recorded import Recorded, Source, check_lengths
 from otpr.errors import OtprError
-from otpr.spec import Spec, vector_type
+from otpr.spec import Spec
 
 BINS = np.linspace(-1, 1, 42)
 """Edges of the action histograms; the middle bin is around 0."""
@@ -71,7 +71,8 @@ class Inspection:
         histograms: (action_dim, bins) counts over `BINS`; what is outside is in the outermost.
         lengths: (episodes,) steps.
         returns: (episodes,) undiscounted; NaN where an episode has no rewards.
-        success: (episodes,) True, False, or None where the file does not say.
+        success: (episodes,) True, False, or None where the set does not say.
+        told_by: what tells success, or why nothing does; more than one where episodes differ.
         terminated, truncated: how many episodes; None where the file does not say.
         duplicates: pairs of episodes with the same observations and actions, the earlier first.
         saturated: (action_dim,) share of the actions beyond 0.99.
@@ -90,6 +91,7 @@ class Inspection:
     lengths: list[int] = field(default_factory=list)
     returns: list[float] = field(default_factory=list)
     success: list[bool | None] = field(default_factory=list)
+    told_by: list[str] = field(default_factory=list[str])
     terminated: int | None = 0
     truncated: int | None = 0
     duplicates: list[tuple[int, int]] = field(default_factory=list)
@@ -113,6 +115,7 @@ class Inspection:
             "length": _three(self.lengths),
             "successes": sum(known),
             "success_unknown": len(self.success) - len(known),
+            "success_told_by": self.told_by,
             "return": _three([value for value in self.returns if np.isfinite(value)]),
             "terminated": self.terminated,
             "truncated": self.truncated,
@@ -137,7 +140,7 @@ class Inspection:
 
 
 def inspect(source: Source) -> Inspection:
-    """Read a data set once and describe it.
+    """Look through a data set, then read it and describe it.
 
     Args:
         source: an open data set.
@@ -145,28 +148,35 @@ def inspect(source: Source) -> Inspection:
     Raises:
         OtprError: it holds no episodes, or the file is not whole.
     """
-    episodes = source.episodes()
-    first = next(episodes, None)
-    if first is None:
-        raise OtprError(f"{source.path}: holds no episodes; at least one is needed.")
-    action_dim = first.actions.shape[1]
+    evidence = survey(source)
+    observation_dim, action_dim = evidence.dims
+    if not action_dim:
+        raise next(
+            (episode for episode in source.read() if isinstance(episode, OtprError)),
+            OtprError(f"{source.path}: holds no episodes; at least one is needed."),
+        )
     found = Inspection(
         source,
-        source.spec(action_dim, vector_type(first.observations.dtype)),
-        observations=Moments(first.observations.shape[1]),
+        source.spec(action_dim, evidence.dtype),
+        observations=Moments(observation_dim),
         actions=Moments(action_dim),
         histograms=np.zeros((action_dim, len(BINS) - 1), np.int64),
     )
+    for doubt in (*source.doubts, *evidence.doubts()):
+        _problem(found, f"{source.path}: {doubt}")
     reservoir = _Reservoir()
     seen: dict[bytes, int] = {}
     saturated = np.zeros(action_dim)
-    for index, recorded in enumerate(itertools.chain([first], episodes)):
-        _account(found, recorded)
+    for index, recorded in enumerate(source.read()):
+        if isinstance(recorded, OtprError):
+            _problem(found, str(recorded))
+            continue
+        _account(found, recorded, evidence)
         dims = (recorded.observations.shape[1], recorded.actions.shape[1])
-        expected = (len(found.observations.n), len(found.actions.n))
-        if dims != expected:
+        if dims != evidence.dims:
             _problem(
-                found, f"{recorded.place}: has (observation, action) dimensions {dims}, the first {expected}"
+                found,
+                f"{recorded.place}: has (observation, action) dimensions {dims}, most {evidence.dims}",
             )
             continue
         digest = _digest(recorded)
@@ -186,17 +196,11 @@ def inspect(source: Source) -> Inspection:
     return found
 
 
-def _account(found: Inspection, recorded: Recorded) -> None:
+def _account(found: Inspection, recorded: Recorded, evidence: Evidence) -> None:
     """Length, return, success, end and problems of one episode."""
     rewards = recorded.rewards
     found.lengths.append(len(recorded.actions))
     found.returns.append(np.nan if rewards is None else float(rewards.sum(dtype=np.float64)))
-    if recorded.success is not None:
-        found.success.append(bool(recorded.success.any()))
-    elif recorded.terminated:
-        found.success.append(rewards is None or bool(len(rewards) and rewards[-1] > 0))
-    else:
-        found.success.append(None)
     if recorded.terminated is None:
         found.terminated = found.truncated = None
     elif found.terminated is not None and found.truncated is not None:
@@ -206,6 +210,14 @@ def _account(found: Inspection, recorded: Recorded) -> None:
         check_lengths(recorded, found.source.last_observation)
     except OtprError as error:
         _problem(found, str(error))
+        found.success.append(None)
+    else:
+        solved, told_by = evidence.success(recorded)
+        found.success.append(None if solved is None else bool(solved.any()))
+        told_by = told_by if solved is not None else f"nothing: {told_by}"
+        if told_by not in found.told_by:
+            found.told_by.append(told_by)
+        _check_structure(found, recorded, evidence)
     for name in ("observations", "actions", "rewards"):
         values = getattr(recorded, name)
         if values is None or values.dtype.kind != "f":
@@ -214,6 +226,28 @@ def _account(found: Inspection, recorded: Recorded) -> None:
         if len(bad):
             step = f"first at step {bad[0, 0]}" + (f", dimension {bad[0, 1]}" if values.ndim == 2 else "")
             _problem(found, f"{recorded.place}: {name} hold {len(bad)} NaN or infinity, {step}")
+
+
+def _check_structure(found: Inspection, recorded: Recorded, evidence: Evidence) -> None:
+    """Tell of an episode what cannot be as it is recorded, though each of its numbers can."""
+    if len(recorded.actions) == 1 and found.success[-1] and not evidence.ours:
+        _problem(
+            found,
+            f"{recorded.place}: succeeds in a single step; are flags of success or of the end repeated?",
+        )
+    if recorded.after_end:
+        _problem(
+            found, f"{recorded.place}: {recorded.after_end} steps after its end repeat the flag of the end"
+        )
+    if recorded.continues is None or not evidence.next_rows_fit:
+        return
+    broken = np.flatnonzero(~recorded.continues)
+    if len(broken):
+        _problem(
+            found,
+            f"{recorded.place}: the next observation of {len(broken)} of {len(recorded.actions)} steps is "
+            f"not the following row, first that of step {broken[0]}",
+        )
 
 
 def _problem(found: Inspection, text: str) -> None:

@@ -8,6 +8,7 @@ the attributes of `main_data.hdf5` (`otpr.data.minari_attributes`).
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import math
 import os
@@ -25,16 +26,20 @@ from minari.serialization import deserialize_space
 from numpy.typing import NDArray
 
 from otpr.data.actions import Bounds
+from otpr.data.flags import SUCCESS, agreed, as_flags, end_of
 from otpr.data.meaning import Meaning, chosen, listed
 from otpr.data.minari_attributes import read_attributes
 from otpr.data.recorded import (
     CORRUPT,
     Recorded,
     Source,
+    attempt,
     by_step,
+    check_lengths,
     check_links,
     check_readable,
     columns,
+    first_steps,
     join,
     missing,
     reading,
@@ -91,8 +96,8 @@ class MinariFile:
         """The length of the observation, all parts together."""
         return sum(dim for _, dim in self.keys)
 
-    def episodes(self) -> Iterator[Recorded]:
-        """The episodes in order, as they are stored.
+    def read(self) -> Iterator[Recorded | OtprError]:
+        """The episodes in order, as they are stored, or the error that says why one cannot be read.
 
         Raises:
             OtprError: the file is truncated or corrupt.
@@ -101,24 +106,33 @@ class MinariFile:
             file = h5py.File(self.file, "r")
         with file:
             check_links(self.file, file)
-            for index in range(int(self.metadata["total_episodes"])):
-                with reading(self.file, _MEND):
-                    recorded = self._read(subgroup(file, f"episode_{index}"), f"{self.file}: episode {index}")
-                yield recorded
+            count = int(self.metadata["total_episodes"])
+            if count > len(file):
+                raise OtprError(
+                    f"{self.file}: truncated or corrupt (its metadata claim {count:,} episodes, and it holds "
+                    f"{len(file):,}); {_MEND}."
+                )
+            for index in range(count):
+                yield attempt(functools.partial(self._read, file, index))
 
-    def _read(self, group: h5py.Group, place: str) -> Recorded:
+    def _read(self, file: h5py.File, index: int) -> Recorded:
+        with reading(self.file, _MEND):
+            return self._recorded(subgroup(file, f"episode_{index}"), f"{self.file}: episode {index}")
+
+    def _recorded(self, group: h5py.Group, place: str) -> Recorded:
         actions = columns(stored(group, "actions"), f"{place}: actions")
         seed = group.attrs.get("seed")  # older versions of Minari stored the text "None"
-        return Recorded(
+        recorded = Recorded(
             place=place,
             observations=self._observations(group, place),
             actions=actions,
             rewards=by_step(stored(group, "rewards"), f"{place}: rewards"),
-            success=_success(group, place, len(actions)),
-            terminated=bool(np.any(stored(group, "terminations"))),
-            truncated=bool(np.any(stored(group, "truncations"))),
             seed=int(seed) if isinstance(seed, np.integer) else None,
         )
+        success, field = _success(group, place, len(actions))
+        recorded = dataclasses.replace(recorded, success=success, success_field=field)
+        check_lengths(recorded, last_observation=True)
+        return _ended(recorded, group)
 
     def _observations(self, group: h5py.Group, place: str) -> NDArray[Any]:
         """(T + 1, observation_dim)."""
@@ -268,15 +282,19 @@ def open_minari(
     path_or_id: str | os.PathLike[str], keys: tuple[str, ...] = (), task: TaskSpec | None = None
 ) -> Source:
     """A Minari data set; see `open_minari_file`."""
-    opened = open_minari_file(path_or_id, keys, task=task)
+    return as_source(open_minari_file(path_or_id, keys, task=task), whole=not keys)
+
+
+def as_source(opened: MinariFile, *, whole: bool) -> Source:
+    """An opened set as any other; `whole`: its observation is read as it was written."""
     folder, own = opened.file.parent, opened.spec
-    if own is not None and (keys or opened.columns is not None):
+    if own is not None and (not whole or opened.columns is not None):
         own = dataclasses.replace(own, observation={STATE: Entry((opened.observation_dim,))})
     return Source(
         format="minari",
         path=folder.parent if folder.name == DATA_FOLDER else folder,
         keys=tuple((key or "observations", dim) for key, dim in opened.keys),
-        episodes=opened.episodes,
+        read=opened.read,
         task_id=opened.metadata.get("task_id"),
         own_spec=own,
         own_meaning=opened.meaning if opened.own else None,
@@ -380,12 +398,43 @@ def _is_flat(space: gymnasium.Space[Any]) -> bool:
     return isinstance(space, gymnasium.spaces.Box) and len(space.shape) <= 1
 
 
-def _success(group: h5py.Group, place: str, steps: int) -> NDArray[np.bool_] | None:
-    if "infos/success" not in group:
-        return None
-    recorded = by_step(stored(group, "infos/success"), f"{place}: infos success") != 0
-    # Minari's collector writes an entry for the reset before those of the steps
-    flags = recorded[-steps:] if steps else recorded[:0]
-    if len(recorded) > len(flags) and len(flags):
-        flags[0] |= recorded[: len(recorded) - len(flags)].any()
-    return flags
+def _success(group: h5py.Group, place: str, steps: int) -> tuple[NDArray[np.bool_] | None, str]:
+    """After which steps the task was solved, (steps,), and the field that says so."""
+    told: dict[str, NDArray[np.bool_]] = {}
+    for name in SUCCESS:
+        field = f"infos/{name}"
+        if field not in group:
+            continue
+        flags = as_flags(stored(group, field), f"{place}: {field}")
+        if len(flags) == steps + 1 > 1:
+            # Minari's collector writes an entry for the reset before those of the steps
+            flags[1] |= flags[0]
+            flags = flags[1:]
+        if len(flags) != steps:
+            raise OtprError(
+                f"{place}: {field} has length {len(flags)}, expected {steps}, as many as actions, or one "
+                "more for the reset; mend or leave out that episode."
+            )
+        told[field] = flags
+    return agreed(told, place)
+
+
+def _ended(recorded: Recorded, group: h5py.Group) -> Recorded:
+    """The episode up to its end, with the flags that say how it ends."""
+    place, steps = recorded.place, len(recorded.actions)
+    ends: dict[str, int | None] = {}
+    for name in ("terminations", "truncations"):
+        flags = as_flags(stored(group, name), f"{place}: {name}")
+        if len(flags) != steps:
+            raise OtprError(
+                f"{place}: {name} have length {len(flags)}, expected {steps}, as many as actions; "
+                "mend or leave out that episode."
+            )
+        ends[name] = end_of(flags, f"{place}: {name}")
+    kept = min((end for end in ends.values() if end is not None), default=steps)
+    return dataclasses.replace(
+        first_steps(recorded, kept),
+        terminated=ends["terminations"] == kept,
+        truncated=ends["truncations"] == kept,
+        after_end=steps - kept,
+    )

@@ -55,9 +55,13 @@ class Recorded:
         actions: (T, action_dim), in whatever range.
         rewards: (T,); None where the file has none.
         success: (T,) bool, whether the task was solved after each step; None where the file does not say.
+        success_field: the field of the file that `success` was read from.
         terminated: it ended in a terminal state; None where the file does not tell this from a time limit.
         truncated: it was cut off; None likewise.
         seed: the environment's reset seed; None where unknown.
+        continues: (T-1,) bool, whether the observation recorded as the one after each step is the following
+            row; None where the file records none but the last.
+        after_end: steps that the file has after the end and that are left out, since they repeat its flag.
     """
 
     place: str
@@ -65,9 +69,12 @@ class Recorded:
     actions: NDArray[Any]
     rewards: NDArray[Any] | None = None
     success: NDArray[np.bool_] | None = None
+    success_field: str = "success"
     terminated: bool | None = None
     truncated: bool | None = None
     seed: int | None = None
+    continues: NDArray[np.bool_] | None = None
+    after_end: int = 0
 
 
 @dataclass(frozen=True)
@@ -78,7 +85,7 @@ class Source:
         format: its format's name, e.g. `"robomimic"`.
         path: what was given: a file, or a folder.
         keys: the observation's parts in their order, each with its dimension.
-        episodes: starts reading: the episodes in order.
+        read: starts reading: the episodes in order; one that cannot be read comes as the error that says why.
         task_id: the otpr task that the file names; None where it names none.
         own_spec: what the set was written with, if otpr wrote it; its actions are in [-1, 1] already.
         own_meaning: what it says of its numbers, if otpr wrote it.
@@ -89,12 +96,13 @@ class Source:
         last_observation: whether each episode has the observation after its last step; None: some have.
         undecided: the set's own tasks, a line each, where there are several and the user chose none.
         notes: what the user should know of how the file was understood.
+        doubts: what cannot be as it stands in the file as a whole, and how it is read.
     """
 
     format: str
     path: Path
     keys: Parts
-    episodes: Callable[[], Iterator[Recorded]]
+    read: Callable[[], Iterator[Recorded | OtprError]]
     task_id: str | None = None
     own_spec: Spec | None = None
     own_meaning: Meaning | None = None
@@ -104,6 +112,20 @@ class Source:
     last_observation: bool | None = True
     undecided: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    doubts: tuple[str, ...] = ()
+
+    @property
+    def ours(self) -> bool:
+        """Whether otpr wrote it: it is as otpr's environments record."""
+        return self.own_meaning is not None
+
+    def episodes(self) -> Iterator[Recorded]:
+        """The episodes in order.
+
+        Raises:
+            OtprError: one cannot be read.
+        """
+        return readable(self.read())
 
     @property
     def observation_dim(self) -> int:
@@ -131,6 +153,22 @@ class Source:
         if self.own_meaning is None:
             return Meaning(parts=self.keys, facts=self.facts, bounds_stated=self.bounds is not None)
         return replace(self.own_meaning, parts=self.keys) if len(self.keys) > 1 else self.own_meaning
+
+
+def attempt(read: Callable[[], Recorded]) -> Recorded | OtprError:
+    """An episode, or the error that says why it cannot be read."""
+    try:
+        return read()
+    except OtprError as error:
+        return error
+
+
+def readable(episodes: Iterable[Recorded | OtprError]) -> Iterator[Recorded]:
+    """The episodes; the error of the first one that cannot be read is raised."""
+    for episode in episodes:
+        if isinstance(episode, OtprError):
+            raise episode
+        yield episode
 
 
 @contextlib.contextmanager
@@ -363,3 +401,23 @@ def check_lengths(recorded: Recorded, last_observation: bool | None) -> None:
                 f"{place}: {name} have length {len(values)}, expected {steps}, as many as actions; "
                 "mend or leave out that episode."
             )
+
+
+def first_steps(recorded: Recorded, steps: int) -> Recorded:
+    """The first so many steps of an episode, with the observation after them where it is there."""
+    continues = recorded.continues
+    return replace(
+        recorded,
+        observations=recorded.observations[: steps + 1],
+        actions=recorded.actions[:steps],
+        rewards=None if recorded.rewards is None else recorded.rewards[:steps],
+        success=None if recorded.success is None else recorded.success[:steps],
+        continues=None if continues is None else continues[: max(steps - 1, 0)],
+    )
+
+
+def same_rows(one: NDArray[Any], other: NDArray[Any]) -> NDArray[np.bool_]:
+    """Which rows of two matrices, (rows, dim) each, are the same but for the rounding of float32; (rows,)."""
+    one, other = one.astype(np.float64), other.astype(np.float64)
+    same = np.asarray(np.isclose(one, other, rtol=1e-5, atol=1e-6, equal_nan=True))
+    return np.asarray(same.all(axis=1))

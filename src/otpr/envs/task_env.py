@@ -25,7 +25,7 @@ class Outcome(NamedTuple):
 
     observation: Observation
     reward: float
-    success: bool  # the task is solved now
+    success: bool | None  # the task is solved now; None: unknown, which it may not be at the end
     terminated: bool  # the episode has reached a terminal state: nothing comes after it
     truncated: bool = False  # the simulator itself cuts the episode off here
 
@@ -110,7 +110,8 @@ class TaskEnv(gymnasium.Env[Any, NDArray[np.float32]]):
         Raises:
             ResetNeeded: the episode is over, or none was started.
             ValueError: the action is not finite.
-            OtprError: the observation does not fit the task's spec.
+            OtprError: the observation does not fit the task's spec; or the episode ends and nothing tells
+                whether the task was solved.
         """
         if self._steps_left == 0:
             raise ResetNeeded("No episode is running: call reset() first")
@@ -120,6 +121,12 @@ class TaskEnv(gymnasium.Env[Any, NDArray[np.float32]]):
         observation = self._checked(outcome.observation)
         self._steps_left = 0 if outcome.terminated or outcome.truncated else self._steps_left - 1
         truncated = not outcome.terminated and self._steps_left == 0
+        if outcome.success is None and self._steps_left == 0:
+            raise OtprError(
+                f"{self._task_id}: the info of an episode's last step has neither 'success' nor "
+                "'is_success', so nothing tells success from failure. Give one of them on every step, in a "
+                "wrapper's step()."
+            )
         success = bool(outcome.success)
         return observation, float(outcome.reward), bool(outcome.terminated), truncated, {"success": success}
 

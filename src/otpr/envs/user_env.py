@@ -15,10 +15,10 @@ from typing import Any
 
 import gymnasium
 import numpy as np
-from gymnasium.spaces import utils as spaces
 from numpy.typing import NDArray
 
-from otpr.envs.space_advice import action_advice, leaves, observation_advice
+from otpr.envs import user_answers as answers
+from otpr.envs.space_advice import action_advice, leaves
 from otpr.envs.task_env import Outcome, TaskEnv
 from otpr.errors import OtprError
 from otpr.spec import STATE, Entry, Parts, Spec, vector_type
@@ -90,7 +90,13 @@ def make_simulator(task_id: str, render_mode: str | None, episode_limit: int | N
     try:
         env = make()
     except Exception as error:  # whatever the user's code raises is the user's to mend
-        raise OtprError(f"{task_id}: cannot be made ({type(error).__name__}: {error}).") from error
+        mend = ""
+        if isinstance(error, TypeError) and "required" in str(error):
+            mend = (
+                " Nothing but render_mode is given to it: give its other parameters defaults, or name a "
+                "function that takes none and passes them on."
+            )
+        raise OtprError(f"{task_id}: cannot be made ({type(error).__name__}: {error}).{mend}") from error
     if not isinstance(env, gymnasium.Env):
         raise OtprError(f"{task_id}: expected a gymnasium.Env, was given {type(env).__name__}.")
     if episode_limit is not None:
@@ -139,8 +145,8 @@ class GymSimulator:
     Dictionaries and tuples of vectors are flattened in the space's own order (`gymnasium.spaces.flatten`).
     Actions in [-1, 1] are mapped linearly onto the bounds of the action space; where that is of whole
     numbers, to the nearest one. Reward, termination and truncation are the environment's own. Success is
-    `info["success"]` or `info["is_success"]`: one of them must be there when an episode ends, since nothing
-    else tells success from failure.
+    `info["success"]` or `info["is_success"]`: a boolean, 0 or 1, or an array that holds one of them; None
+    stands for nothing. See `otpr.envs.user_answers`.
 
     Args:
         env: the environment.
@@ -167,8 +173,10 @@ class GymSimulator:
         self._low, self._high = self._action_bounds(env.action_space)
         boxes = self._observation_leaves(env.observation_space)
         dtype = vector_type(*(box.dtype for box in boxes.values()))
-        state = Entry((spaces.flatdim(env.observation_space),), dtype)
-        self.parts = () if "" in boxes else tuple((k, spaces.flatdim(box)) for k, box in boxes.items())
+        state = Entry((gymnasium.spaces.flatdim(env.observation_space),), dtype)
+        self.parts = (
+            () if "" in boxes else tuple((k, gymnasium.spaces.flatdim(box)) for k, box in boxes.items())
+        )
         self.facts = {} if env.spec is None else {"environment": env.spec.id}
         rate = env.metadata.get("render_fps")
         bounds = tuple(self._low.tolist()), tuple(self._high.tolist())
@@ -176,19 +184,11 @@ class GymSimulator:
         self.episode_limit = self._limit()
 
     def _observation_leaves(self, space: gymnasium.Space[Any]) -> dict[str, gymnasium.Space[Any]]:
-        found = leaves(space)
-        for part in found.values():
-            if not isinstance(part, gymnasium.spaces.Box):
-                raise OtprError(
-                    f"{self._task_id}: observations must be made of Box spaces, and hold {part}. "
-                    f"{observation_advice(space)}"
-                )
-            if len(part.shape) > 1:
-                raise OtprError(
-                    f"{self._task_id}: observations must be vectors, and hold arrays of shape {part.shape}. "
-                    "Images are not supported: give the state instead, or features of the image."
-                )
-        return found
+        try:
+            answers.check_space(space)
+        except OtprError as error:
+            raise OtprError(f"{self._task_id}: {error}") from error
+        return leaves(space)
 
     def _action_bounds(self, space: gymnasium.Space[Any]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         if not isinstance(space, gymnasium.spaces.Box) or len(space.shape) != 1:
@@ -213,7 +213,7 @@ class GymSimulator:
     def reset(self, seed: int) -> NDArray[np.floating]:
         """See `Simulator.reset`; that the seed fixes the episode is the environment's part."""
         with self._blamed("reset"):
-            observation, _ = self.env.reset(seed=seed)
+            observation, _ = answers.results(self.env.reset(seed=seed), answers.RESET)
             return self._flat(observation)
 
     def step(self, action: NDArray[np.float32]) -> Outcome:
@@ -224,33 +224,33 @@ class GymSimulator:
         if np.issubdtype(space.dtype, np.integer):
             raw = np.rint(raw)
         with self._blamed("step"):
-            observation, reward, terminated, truncated, info = self.env.step(raw.astype(space.dtype))
-            outcome = Outcome(
-                self._flat(observation), float(reward), False, bool(terminated), bool(truncated)
+            answer = answers.results(self.env.step(raw.astype(space.dtype)), answers.STEP)
+            observation, reward, terminated, truncated, info = answer
+            return Outcome(
+                self._flat(observation),
+                answers.number(reward, "the reward"),
+                answers.success(info),
+                answers.flag(terminated, "terminated"),
+                answers.flag(truncated, "truncated"),
             )
-        success = info.get("success", info.get("is_success"))
-        if success is None and (terminated or truncated):
-            raise OtprError(
-                f"{self._task_id}: the info of an episode's last step has neither 'success' nor "
-                "'is_success', so nothing tells success from failure. Add it in a wrapper's step()."
-            )
-        return outcome._replace(success=bool(success))
 
     @contextlib.contextmanager
     def _blamed(self, method: str) -> Generator[None]:
         """Whatever the user's environment raises is the user's to mend: say where it was."""
         try:
             yield
+        except OtprError as error:
+            raise OtprError(f"{self._task_id}: {method}(): {error}") from error
         except Exception as error:
             place = traceback.extract_tb(error.__traceback__)[-1]
             raise OtprError(
                 f"{self._task_id}: {method}() raised {type(error).__name__}: {error} "
-                f"({place.filename}, line {place.lineno})."
+                f"({place.filename}, line {place.lineno}).{answers.advice(error)}"
             ) from error
 
     def _flat(self, observation: Any) -> NDArray[np.floating]:
         self.raw_observation = observation
-        return np.asarray(spaces.flatten(self.env.observation_space, observation), np.float64)
+        return answers.flat(self.env.observation_space, observation)
 
     def to_unit(self, action: Any) -> NDArray[np.float32]:
         """An action in the environment's own bounds, mapped into [-1, 1]."""

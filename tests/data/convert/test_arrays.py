@@ -23,6 +23,8 @@ def d4rl(**changes: Any) -> dict[str, np.ndarray]:
     n = sum(LENGTHS)
     ends = np.cumsum(LENGTHS) - 1
     observations = generator.standard_normal((n, 3))
+    after = np.vstack([observations[1:], observations[:1]])
+    after[ends] += 0.5  # what follows an end is in no row
     terminals, timeouts, rewards = np.zeros(n, bool), np.zeros(n, bool), np.zeros(n)
     terminals[ends[[0, 2]]] = True
     timeouts[ends[1]] = True
@@ -33,7 +35,7 @@ def d4rl(**changes: Any) -> dict[str, np.ndarray]:
         "rewards": rewards,
         "terminals": terminals,
         "timeouts": timeouts,
-        "next_observations": observations + 0.5,
+        "next_observations": after,
         **changes,
     }
     return {name: array for name, array in arrays.items() if array is not None}
@@ -83,11 +85,15 @@ def test_without_next_observations_the_last_row_goes_and_the_return_stays(tmp_pa
         assert episode.success == (i == 0)
 
 
-def test_missing_rewards_are_one_at_the_last_step_of_a_terminated_episode(tmp_path: Path) -> None:
+def test_missing_rewards_are_one_at_the_last_step_of_a_success(tmp_path: Path) -> None:
     timeouts = np.zeros(sum(LENGTHS), bool)
     terminals = d4rl()["terminals"] | d4rl()["timeouts"]
-    arrays = d4rl(rewards=None, terminals=terminals, timeouts=timeouts)
-    tally = convert(open_source(save(tmp_path / "set.npz", arrays)), tmp_path / "out")
+    source = open_source(
+        save(tmp_path / "set.npz", d4rl(rewards=None, terminals=terminals, timeouts=timeouts))
+    )
+    with pytest.raises(OtprError, match="success unknown: neither success nor rewards are recorded"):
+        convert(source, tmp_path / "out")  # a terminal state may be a failure
+    tally = convert(source, tmp_path / "out", rules=Rules(assume_success=True))
     assert (tally.rewards_made, tally.successes) == (3, 3)
     assert "3 episodes without rewards: 1 at the last step of a success, 0 elsewhere" in tally.lines()
     for episode in read_dataset(tmp_path / "out").episodes:
@@ -96,10 +102,10 @@ def test_missing_rewards_are_one_at_the_last_step_of_a_terminated_episode(tmp_pa
 
 def test_missing_rewards_of_a_timed_out_episode_need_a_word(tmp_path: Path) -> None:
     source = open_source(save(tmp_path / "set.npz", d4rl(rewards=None)))
-    with pytest.raises(OtprError, match=r"set\.npz: rows 4 to 6: success unknown.*--assume-success"):
+    with pytest.raises(OtprError, match=r"set\.npz: rows 0 to 3: success unknown.*--assume-success"):
         convert(source, tmp_path / "out")
     tally = convert(source, tmp_path / "out", rules=Rules(assume_success=True))
-    assert (tally.assumed, tally.successes) == (1, 3)
+    assert (tally.assumed, tally.successes) == (3, 3)
     assert all(episode.terminated for episode in read_dataset(tmp_path / "out").episodes)
 
 
@@ -120,10 +126,18 @@ def test_episode_of_one_row_without_the_next_is_left_out_and_counted(tmp_path: P
     assert (tally.episodes, tally.too_short) == (3, 1)
 
 
-def test_recorded_success_decides_and_ends_the_episode(tmp_path: Path) -> None:
+@pytest.mark.parametrize("field", ["success", "infos/success", "infos/goal_achieved", "is_success"])
+def test_recorded_success_decides_and_may_end_the_episode(tmp_path: Path, field: str) -> None:
     success = np.zeros(sum(LENGTHS), bool)
     success[[9, 10]] = True  # the third and fourth row of the last episode
-    tally = convert(open_source(save(tmp_path / "set.npz", d4rl(success=success))), tmp_path / "out")
+    source = open_source(save(tmp_path / "set.hdf5", d4rl(**{field: success})))
+    tally = convert(source, tmp_path / "whole")
+    assert (tally.cut, tally.goes_on, tally.later_steps) == (0, 1, 2)
+    assert [len(episode) for episode in read_dataset(tmp_path / "whole").episodes] == [4, 3, 5]
+    assert [e.terminated for e in read_dataset(tmp_path / "whole").episodes] == [True, False, True]
+    tally = convert(source, tmp_path / "out", rules=Rules(end_at_success=True))
+    told = [line for line in tally.lines() if line.startswith("success of 3 episodes told by")]
+    assert told == ([] if field.endswith("/success") or field == "success" else [told[0]])
     episodes = read_dataset(tmp_path / "out").episodes
     assert [episode.success for episode in episodes] == [False, False, True]
     assert [len(episode) for episode in episodes] == [4, 3, 3]

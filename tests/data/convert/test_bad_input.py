@@ -43,7 +43,7 @@ def npz(folder: Path, **changes: Any) -> Path:
     arrays: dict[str, Any] = {
         "observations": np.ones((6, 2)),
         "actions": np.zeros((6, 1)),
-        "rewards": np.zeros(6),
+        "rewards": np.array([0, 0, 1, 0, 0, 1]),
         "terminals": np.array([0, 0, 1, 0, 0, 1], bool),
         "timeouts": np.zeros(6, bool),
         **changes,
@@ -283,7 +283,7 @@ def episodes_of_one_row(folder: Path) -> Path:
     return npz(folder, terminals=np.ones(6, bool))
 
 
-@case(r"set\.npz: terminals hold values other than 0 and 1")
+@case(r"set\.npz: terminals hold values other than 0 and 1, the first of them 2 in row 2; mend")
 def ends_that_are_no_flags(folder: Path) -> Path:
     return npz(folder, terminals=np.arange(6))
 
@@ -363,7 +363,7 @@ def only_states(folder: Path) -> Path:
     return lift(folder, lambda file: file["data/demo_0"].pop("obs"))
 
 
-@case(r"lift\.hdf5: data/demo_0/obs: has no low-dimensional key 'object'; it has: robot0_eef_pos")
+@case(r"lift\.hdf5: data/demo_0/obs/object is missing; .* --skip-bad leaves out such episodes")
 def missing_key(folder: Path) -> Path:
     return lift(folder, lambda file: file["data/demo_0/obs"].pop("object"))
 
@@ -396,7 +396,7 @@ def too_few_actions(folder: Path) -> Path:
     return lift(folder, change)
 
 
-@case(r"data/demo_2: has \(observation, action\) dimensions \(18, 7\), the first episode \(19, 7\)")
+@case(r"data/demo_2: has \(observation, action\) dimensions \(18, 7\), most episodes \(19, 7\)")
 def demonstration_of_other_dimensions(folder: Path) -> Path:
     def change(file: h5py.File) -> None:
         for field in ("obs", "next_obs"):
@@ -465,7 +465,7 @@ def missing_frames(folder: Path) -> Path:
     return edit_parquet(folder, lambda table: table.slice(1), "file-001.parquet")
 
 
-@case(r"file-000\.parquet: action: has vectors of different lengths")
+@case(r"set: episode 0: action: has vectors of different lengths")
 def ragged_vectors(folder: Path) -> Path:
     def change(table: pa.Table) -> pa.Table:
         return with_column(table, "action", [[0.0]] + [[0.0, 0.0]] * (len(table) - 1))
@@ -473,14 +473,14 @@ def ragged_vectors(folder: Path) -> Path:
     return edit_parquet(folder, change)
 
 
-@case(r"file-000\.parquet: next\.reward: has frames without a value")
+@case(r"set: episode 0: next\.reward: has frames without a value")
 def missing_value(folder: Path) -> Path:
     return edit_parquet(
         folder, lambda table: with_column(table, "next.reward", [None] + [0.0] * (len(table) - 1))
     )
 
 
-@case(r"file-000\.parquet: action: holds .*, expected real numbers")
+@case(r"set: episode 0: action: holds .*, expected real numbers")
 def words_for_actions(folder: Path) -> Path:
     return edit_parquet(folder, lambda table: with_column(table, "action", [["go", "stop"]] * len(table)))
 

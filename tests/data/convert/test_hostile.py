@@ -49,7 +49,7 @@ def arrays(rows: int = 6) -> dict[str, np.ndarray]:
     return {
         "observations": np.ones((rows, 2)),
         "actions": np.zeros((rows, 1)),
-        "rewards": np.zeros(rows),
+        "rewards": np.arange(rows) % 3 == 2,
         "terminals": np.arange(rows) % 3 == 2,
     }
 
@@ -612,4 +612,4 @@ def test_soft_links_inside_the_file_are_followed(tmp_path: Path) -> None:
         del file["rewards"]
         file["rewards"] = h5py.SoftLink("/elsewhere/values")
 
-    assert convert(open_source(hdf5(tmp_path, change)), tmp_path / "out").episodes == 2
+    assert convert(open_source(hdf5(tmp_path, change)), tmp_path / "out").successes == 2  # by the rewards

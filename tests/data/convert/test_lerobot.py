@@ -97,15 +97,12 @@ def without(copy: Path, *names: str) -> None:
     (copy / "meta" / "info.json").write_text(json.dumps(info))
 
 
-def test_sparse_rewards_tell_success_where_nothing_else_does(copy: Path) -> None:
+def test_sparse_rewards_tell_success_where_nothing_else_does(copy: Path, tmp_path: Path) -> None:
     without(copy, "next.success", "next.done")
-    assert [episode.success.any() for episode in open_source(copy).episodes()] == [
-        True,
-        True,
-        False,
-        True,
-        True,
-    ]
+    tally = convert(open_source(copy), tmp_path / "out")
+    assert tally.told_by == {"a reward of 1, where all others are 0": 5}
+    solved = [episode.success for episode in read_dataset(tmp_path / "out").episodes]
+    assert solved == [True, True, False, True, True]
 
 
 def test_without_success_and_rewards_the_user_is_asked(copy: Path, tmp_path: Path) -> None:

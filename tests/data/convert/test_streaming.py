@@ -57,10 +57,10 @@ def ten_gigabytes(path: Path, demos: int, steps: int) -> None:
         for i in range(demos):
             demo = file["data"].create_group(f"demo_{i}")
             dims = {"robot0_eef_pos": 3, "robot0_eef_quat": 4, "robot0_gripper_qpos": 2, "object": 10}
-            for field in ("obs", "next_obs"):
-                for key, dim in dims.items():
-                    values = generator.standard_normal((steps, dim))
-                    demo.create_dataset(f"{field}/{key}", data=values, compression="gzip")
+            for key, dim in dims.items():
+                values = generator.standard_normal((steps + 1, dim))
+                demo.create_dataset(f"obs/{key}", data=values[:-1], compression="gzip")
+                demo.create_dataset(f"next_obs/{key}", data=values[1:], compression="gzip")
             demo.create_dataset(
                 "obs/agentview_image",
                 (steps, size, size, 3),
@@ -91,7 +91,7 @@ def test_memory_does_not_grow_with_low_dimensional_data_either(tmp_path: Path, n
     arrays = {
         "observations": np.zeros((rows, dim), np.float32),
         "actions": np.zeros((rows, 2), np.float32),
-        "rewards": np.zeros(rows, np.float32),
+        "rewards": (np.arange(1, rows + 1) % 500 == 0).astype(np.float32),
         "terminals": np.arange(1, rows + 1) % 500 == 0,
     }
     if name.endswith(".npz"):

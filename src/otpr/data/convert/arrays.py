@@ -9,6 +9,7 @@ whose action leads nowhere, and is a time-out.
 from __future__ import annotations
 
 import contextlib
+import functools
 import zipfile
 from collections.abc import Generator, Iterator
 from pathlib import Path
@@ -18,10 +19,12 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
+from otpr.data.flags import SUCCESS, agreed, as_flags
 from otpr.data.meaning import chosen
 from otpr.data.recorded import (
     Recorded,
     Source,
+    attempt,
     by_step,
     check_numbers,
     check_own,
@@ -30,12 +33,16 @@ from otpr.data.recorded import (
     missing,
     open_hdf5,
     reading,
+    same_rows,
 )
 from otpr.envs import TaskSpec
 from otpr.errors import OtprError
 from otpr.npz import open_npz
 
-_FIELDS = ("actions", "rewards", "terminals", "timeouts", "next_observations", "success")
+_FLAGS = tuple(f"{group}{name}" for name in SUCCESS for group in ("", "infos/"))
+_FIELDS = ("actions", "rewards", "terminals", "timeouts", "next_observations", *_FLAGS)
+# Rows read at once where a whole array is looked through.
+_ROWS = 16_384
 
 
 class Rows(Protocol):
@@ -85,30 +92,86 @@ def open_arrays(
             wanted.remove("next_observations")  # they are of `observations`, not of what was asked for
         _check(path, arrays, wanted)
         dims = tuple((key, (*arrays[key].shape, 1)[1]) for key in keys)
-        last, ended = _ends(path, arrays)
-        rows = arrays["actions"].shape[0]
+        ends = _ends(path, arrays)
+        rows = len(ends)
+        with reading(path):
+            continues = _continues(path, arrays) if "next_observations" in wanted else None
+    episodes = _episodes(ends, continues)
 
-    def episodes() -> Iterator[Recorded]:
+    def read() -> Iterator[Recorded | OtprError]:
         with _arrays(path) as arrays:
-            start = 0
-            for end in last:
-                with reading(path):
-                    recorded = _read(path, arrays, wanted, keys, start, end, ogbench)
+            for start, end in episodes:
+                with reading(path):  # a damaged archive is no matter of one episode
+                    recorded = attempt(
+                        functools.partial(_read, path, arrays, wanted, keys, start, end, continues, ogbench)
+                    )
                 yield recorded
-                start = end + 1
 
-    notes = [f"{rows:,} rows, {len(last)} episodes"]
-    if not ended:
+    notes = [f"{rows:,} rows, {len(episodes)} episodes"]
+    if not ends[-1]:
         notes.append("the last episode has no end: it counts as cut off")
-    complete = ogbench or "next_observations" in wanted
+    complete = ogbench or continues is not None
     return Source(
         format="ogbench" if ogbench else "npz",
         path=path,
         keys=dims,
-        episodes=episodes,
+        read=read,
         last_observation=complete,
         notes=tuple(notes),
+        doubts=_doubts(ends, continues),
     )
+
+
+def _continues(path: Path, arrays: dict[str, Rows]) -> NDArray[np.bool_]:
+    """Whether the next observation of each row but the last is the observation of the row after it."""
+    observations, after = arrays["observations"], arrays["next_observations"]
+    for name in ("observations", "next_observations"):
+        shape, dtype = arrays[name].shape, arrays[name].dtype
+        check_size((min(_ROWS, shape[0]), *shape[1:]), dtype, f"{path}: {name}")
+    if observations.shape[1:] != after.shape[1:]:
+        raise ValueError(f"observations have shape {observations.shape}, next_observations {after.shape}")
+    last = observations.shape[0] - 1
+    same = np.zeros(last, bool)
+    for start in range(0, last, _ROWS):
+        stop = min(start + _ROWS, last)
+        one = np.asarray(after[start:stop]).reshape(stop - start, -1)
+        same[start:stop] = same_rows(one, np.asarray(observations[start + 1 : stop + 1]).reshape(one.shape))
+    return same
+
+
+def _episodes(ends: NDArray[np.bool_], continues: NDArray[np.bool_] | None) -> list[tuple[int, int]]:
+    """The first and the last row of each episode.
+
+    A row that ends an episode by itself, and that the row before it continues into, repeats the flag of the
+    end before it: it belongs to no episode.
+    """
+    last = np.flatnonzero(ends).tolist()
+    if not ends[-1]:
+        last.append(len(ends) - 1)
+    starts = [0, *(end + 1 for end in last[:-1])]
+    return [
+        (start, end)
+        for start, end in zip(starts, last, strict=True)
+        if continues is None or start == 0 or start < end or not (ends[end] and continues[start - 1])
+    ]
+
+
+def _doubts(ends: NDArray[np.bool_], continues: NDArray[np.bool_] | None) -> tuple[str, ...]:
+    """Ends on consecutive rows, and what was made of them."""
+    again = ends[1:] & ends[:-1]
+    if continues is not None:
+        again &= continues
+    if not again.any():
+        return ()
+    count, first = int(again.sum()), int(np.argmax(again)) + 1
+    reading_of_them = (
+        "the observations go on there, so these rows repeat the flag after the end, and are left out"
+        if continues is not None
+        else "either they repeat the flag after the end, or they are episodes of one step without the "
+        "observation after it; they are left out in both cases"
+    )
+    rows = f"{count:,} row{'s' if count > 1 else ''}"
+    return (f"an end is marked on {rows} right after an end, first in row {first}: {reading_of_them}",)
 
 
 @contextlib.contextmanager
@@ -121,14 +184,17 @@ def _arrays(path: Path) -> Generator[dict[str, Rows]]:
                 arrays: dict[str, Rows] = {**open_npz(archive, path, stack)}
             else:
                 file = stack.enter_context(open_hdf5(path))
-                arrays = {}
+                arrays, names = {}, list[str]()
 
-                def visit(name: str, entry: object) -> None:
+                def visit(name: str, link: object) -> None:  # an error may not pass through HDF5
+                    names.append(name)
+
+                file.visititems_links(visit)  # soft links among them
+                for name in names:
+                    entry = file.get(name)
                     if isinstance(entry, h5py.Dataset):
                         check_own(entry)
                         arrays[name] = entry
-
-                file.visititems(visit)
         yield arrays
 
 
@@ -150,8 +216,8 @@ def _check(path: Path, arrays: dict[str, Rows], wanted: list[str]) -> None:
         raise OtprError(f"{path}: actions are empty; give a file with at least one episode.")
 
 
-def _ends(path: Path, arrays: dict[str, Rows]) -> tuple[list[int], bool]:
-    """The last row of each episode, and whether the last episode of all says that it ended."""
+def _ends(path: Path, arrays: dict[str, Rows]) -> NDArray[np.bool_]:
+    """Whether an episode ends in each row."""
     names = [name for name in ("terminals", "timeouts") if name in arrays]
     if not names:
         raise OtprError(
@@ -162,13 +228,13 @@ def _ends(path: Path, arrays: dict[str, Rows]) -> tuple[list[int], bool]:
     for name in names:
         check_size(arrays[name].shape, arrays[name].dtype, f"{path}: {name}")
         with reading(path):
-            flags = by_step(np.asarray(arrays[name][:]), f"{path}: {name}")
-        if not np.isin(flags, (0, 1)).all():
-            raise OtprError(f"{path}: {name} hold values other than 0 and 1; mend the file.")
-        ends |= flags != 0
-    last = np.flatnonzero(ends).tolist()
-    ended = bool(ends[-1])
-    return (last if ended else [*last, len(ends) - 1]), ended
+            ends |= as_flags(np.asarray(arrays[name][:]), f"{path}: {name}")
+    return ends
+
+
+def _after(states: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Success after each action, of flags of the states; a solved start counts with the first action."""
+    return np.append(states[0] | states[1:2], states[2:])
 
 
 def _read(
@@ -178,6 +244,7 @@ def _read(
     keys: tuple[str, ...],
     start: int,
     end: int,
+    continues: NDArray[np.bool_] | None,
     ogbench: bool,
 ) -> Recorded:
     place = f"{path}: rows {start} to {end}"
@@ -187,25 +254,33 @@ def _read(
         check_size((end + 1 - first, *array.shape[1:]), array.dtype, f"{place}: {name}")
         return np.asarray(array[first : end + 1])
 
-    def flag(name: str) -> bool:
-        return bool(rows(name, end).any()) if name in wanted else False
-
     parts = [columns(rows(key), f"{place}: {key}") for key in keys]
     actions = columns(rows("actions"), f"{place}: actions")
-    if "next_observations" in wanted:
-        parts = [
-            np.concatenate([*parts, columns(rows("next_observations", end), f"{place}: next_observations")])
-        ]
+    if continues is not None:
+        after = columns(rows("next_observations", end), f"{place}: next_observations")
+        parts = [np.concatenate([*parts, after])]
     observations = np.concatenate(parts, axis=1)
+    told = {name: as_flags(rows(name), f"{place}: {name}") for name in _FLAGS if name in wanted}
+    success, field = agreed(told, place)
     if ogbench:  # the row of the last state holds an action that leads nowhere
-        return Recorded(place, observations, actions[:-1], terminated=False, truncated=True)
-    terminated = flag("terminals")
+        return Recorded(
+            place,
+            observations,
+            actions[:-1],
+            success=None if success is None else _after(success),
+            success_field=field,
+            terminated=False,
+            truncated=True,
+        )
+    terminated = "terminals" in wanted and bool(rows("terminals", end).any())
     return Recorded(
         place=place,
         observations=observations,
         actions=actions,
         rewards=by_step(rows("rewards"), f"{place}: rewards") if "rewards" in wanted else None,
-        success=by_step(rows("success"), f"{place}: success") != 0 if "success" in wanted else None,
+        success=success,
+        success_field=field,
         terminated=terminated,
         truncated=not terminated,
+        continues=None if continues is None else continues[start:end],
     )

@@ -35,7 +35,7 @@ def open_experience(path: Path, keys: tuple[str, ...] = ()) -> Source:
         raise OtprError(f"{path}: its observations are images alone; only vectors are read here.")
     keys = keys or tuple(vectors)
 
-    def episodes() -> Iterator[Recorded]:
+    def read() -> Iterator[Recorded]:
         for number, episode in enumerate(read_experience(path)):
             yield _recorded(episode, keys, f"{path}: episode {number}")
 
@@ -45,7 +45,7 @@ def open_experience(path: Path, keys: tuple[str, ...] = ()) -> Source:
         format="otpr",
         path=path,
         keys=tuple((key, vectors[key]) for key in keys),
-        episodes=episodes,
+        read=read,
         task_id=about.task,
         # where all entries are read, in their order
         own_spec=about.spec if list(keys) == list(about.spec.observation) else one,

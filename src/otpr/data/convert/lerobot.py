@@ -7,6 +7,7 @@ observation after the last action of an episode is nowhere.
 
 from __future__ import annotations
 
+import functools
 import json
 from collections import Counter
 from collections.abc import Iterator
@@ -16,11 +17,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from otpr.data.convert.rules import sparse_success
+from otpr.data.flags import SUCCESS, agreed, as_flags
 from otpr.data.meaning import chosen
 from otpr.data.recorded import (
     Recorded,
     Source,
+    attempt,
     by_step,
     check_numbers,
     check_readable,
@@ -37,6 +39,7 @@ from otpr.errors import OtprError
 _VERSION = "v3.0"
 _OBSERVATIONS = ("observation.state", "observation.environment_state")
 _MOST_EPISODES = 1_000_000
+_FLAGS = tuple(f"{group}{name}" for name in SUCCESS for group in ("next.", ""))
 # Rows read at once: memory stays small whatever the size of a file.
 _ROWS = 16_384
 
@@ -82,7 +85,7 @@ def open_lerobot(
             f"{path}: has no low-dimensional feature 'action'; it has {', '.join(known) or 'none'}."
         )
     lengths = _lengths(path)
-    names = (*keys, "action", *(name for name in ("next.reward", "next.success") if name in known))
+    names = (*keys, "action", *(name for name in ("next.reward", *_FLAGS) if known.get(name) == 1))
     dims = {name: known[name] for name in names}
     check_size((max(lengths), sum(dims.values())), np.dtype(float), f"{path}: its longest episode")
 
@@ -92,16 +95,16 @@ def open_lerobot(
     wanted = set(task_index or numbers)
     words = {number: words[number] for number in sorted(wanted) if number in words}
 
-    def episodes() -> Iterator[Recorded]:
-        for index, arrays in enumerate(_by_episode(path, dims, lengths)):
+    def read() -> Iterator[Recorded | OtprError]:
+        for index, pieces in enumerate(_by_episode(path, dims, lengths)):
             if numbers[index] in wanted:
-                yield _recorded(f"{path}: episode {index}", arrays, keys)
+                yield attempt(functools.partial(_recorded, f"{path}: episode {index}", pieces, keys))
 
     return Source(
         format="lerobot",
         path=path,
         keys=tuple((key, known[key]) for key in keys),
-        episodes=episodes,
+        read=read,
         control_rate=rate(info.get("fps")),
         last_observation=False,
         facts=_facts(info, words),
@@ -124,8 +127,10 @@ def _facts(info: dict[str, Any], words: dict[int, str]) -> dict[str, str]:
 def _task_numbers(path: Path, lengths: list[int]) -> list[int]:
     """The `task_index` of each episode."""
     numbers: list[int] = []
-    for index, arrays in enumerate(_by_episode(path, {"task_index": 1}, lengths)):
-        found = sorted(set(by_step(arrays["task_index"], f"{path}: episode {index}: task_index").tolist()))
+    for index, pieces in enumerate(_by_episode(path, {"task_index": 1}, lengths)):
+        place = f"{path}: episode {index}: task_index"
+        given = np.concatenate([_array(piece, place) for piece in pieces["task_index"]])
+        found = sorted(set(by_step(given, place).tolist()))
         if len(found) > 1:
             raise OtprError(
                 f"{path}: episode {index} has several tasks ({', '.join(map(str, found))} by task_index), "
@@ -246,12 +251,12 @@ def _lengths(path: Path) -> list[int]:
     return [lengths[index] for index in range(len(lengths))]
 
 
-def _by_episode(path: Path, dims: dict[str, int], lengths: list[int]) -> Iterator[dict[str, NDArray[Any]]]:
-    """The arrays of each episode, in the order of their index, one episode at a time."""
+def _by_episode(path: Path, dims: dict[str, int], lengths: list[int]) -> Iterator[dict[str, list[Any]]]:
+    """The pieces of each column of an episode, in the order of the episodes' index, one episode at a time."""
     index, have = 0, 0
-    pieces: list[dict[str, NDArray[Any]]] = []
-    for file, arrays in _batches(path, dims):
-        owner = arrays.pop("episode_index")
+    pieces: list[dict[str, Any]] = []
+    for file, batch in _batches(path, dims):
+        owner = _array(batch.column("episode_index"), f"{file}: episode_index")
         start = 0
         while start < len(owner):
             if index == len(lengths) or owner[start] != index:
@@ -265,17 +270,18 @@ def _by_episode(path: Path, dims: dict[str, int], lengths: list[int]) -> Iterato
                     f"{file}: episode {index} has fewer frames than the {lengths[index]} of meta/episodes; "
                     "download it again."
                 )
-            pieces.append({name: array[start:stop] for name, array in arrays.items()})
+            pieces.append({name: batch.column(name).slice(start, stop - start) for name in dims})
             have += stop - start
             start = stop
             if have == lengths[index]:
-                yield {name: np.concatenate([piece[name] for piece in pieces]) for name in pieces[0]}
+                yield {name: [piece[name] for piece in pieces] for name in dims}
                 index, pieces, have = index + 1, [], 0
     if index < len(lengths):
         raise OtprError(f"{path}: the data end in episode {index} of {len(lengths)}; download it again.")
 
 
-def _batches(path: Path, dims: dict[str, int]) -> Iterator[tuple[Path, dict[str, NDArray[Any]]]]:
+def _batches(path: Path, dims: dict[str, int]) -> Iterator[tuple[Path, Any]]:
+    """The rows in batches, as pyarrow has them, each with its file."""
     parquet = _parquet()
     for file in _files(path, "data"):
         with reading(file):
@@ -293,8 +299,7 @@ def _batches(path: Path, dims: dict[str, int]) -> Iterator[tuple[Path, dict[str,
                 batch = next(batches, None)
                 if batch is None:
                     break
-                arrays = {name: _array(batch.column(name), f"{file}: {name}") for name in batch.schema.names}
-            yield file, arrays
+            yield file, batch
         opened.close()
 
 
@@ -314,7 +319,7 @@ def _array(column: Any, where: str) -> NDArray[Any]:
     import pyarrow as pa
 
     if column.null_count:
-        raise OtprError(f"{where}: has frames without a value; mend or leave out their episodes.")
+        raise OtprError(f"{where}: has frames without a value; mend or leave out that episode.")
     kind = column.type
     if not (pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)):
         values = column.to_numpy(zero_copy_only=False)
@@ -322,25 +327,31 @@ def _array(column: Any, where: str) -> NDArray[Any]:
         return values
     values = column.flatten()
     if values.null_count:
-        raise OtprError(f"{where}: has frames with a missing number; mend or leave out their episodes.")
+        raise OtprError(f"{where}: has frames with a missing number; mend or leave out that episode.")
     lengths = column.value_lengths().to_numpy(zero_copy_only=False)
     if len(lengths) and (lengths != lengths[0]).any():
-        raise OtprError(f"{where}: has vectors of different lengths; mend or leave out those episodes.")
+        raise OtprError(f"{where}: has vectors of different lengths; mend or leave out that episode.")
     numbers = values.to_numpy(zero_copy_only=False)
     check_numbers(numbers.dtype, where)
     return numbers.reshape(len(column), -1)
 
 
-def _recorded(place: str, arrays: dict[str, NDArray[Any]], keys: tuple[str, ...]) -> Recorded:
-    rewards = by_step(arrays["next.reward"], f"{place}: next.reward") if "next.reward" in arrays else None
-    if "next.success" in arrays:
-        success = by_step(arrays["next.success"], f"{place}: next.success") != 0
-    else:
-        success = None if rewards is None else sparse_success(rewards)
+def _recorded(place: str, pieces: dict[str, list[Any]], keys: tuple[str, ...]) -> Recorded:
+    def array(name: str) -> NDArray[Any]:
+        arrays = [_array(piece, f"{place}: {name}") for piece in pieces[name]]
+        if len({part.shape[1:] for part in arrays}) > 1:
+            raise OtprError(
+                f"{place}: {name}: has vectors of different lengths; mend or leave out that episode."
+            )
+        return np.concatenate(arrays)
+
+    told = {name: as_flags(array(name), f"{place}: {name}") for name in _FLAGS if name in pieces}
+    success, field = agreed(told, place)
     return Recorded(
         place=place,
-        observations=np.concatenate([columns(arrays[key], f"{place}: {key}") for key in keys], axis=1),
-        actions=columns(arrays["action"], f"{place}: action"),
-        rewards=rewards,
+        observations=np.concatenate([columns(array(key), f"{place}: {key}") for key in keys], axis=1),
+        actions=columns(array("action"), f"{place}: action"),
+        rewards=by_step(array("next.reward"), f"{place}: next.reward") if "next.reward" in pieces else None,
         success=success,
+        success_field=field,
     )

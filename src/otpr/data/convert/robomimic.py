@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 from collections.abc import Iterator
@@ -17,13 +18,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from otpr.data.convert.robosuite_args import facts, order, version
-from otpr.data.convert.rules import sparse_success
+from otpr.data.evidence import DONES, SHAPED
+from otpr.data.flags import as_flags
 from otpr.data.meaning import chosen
 from otpr.data.recorded import (
     Recorded,
     Source,
+    attempt,
     by_step,
-    check_numbers,
     check_size,
     columns,
     dataset,
@@ -32,6 +34,7 @@ from otpr.data.recorded import (
     open_hdf5,
     rate,
     reading,
+    same_rows,
     stored,
     subgroup,
 )
@@ -87,32 +90,24 @@ def open_robomimic(
             )
         env_args = _env_args(path, data)
         demos = _demos(path, file, filter_key)
-        first = _group(path, data, demos[0])
-        known = _low_dimensional(path, first)
-        default = (*_FIRST_ARM, *(key for key in _SECOND_ARM if key in known), "object")
-        keys = tuple(chosen(keys, task.parts if task else (), known, default))
-        for key in keys:
-            if key not in known:
-                raise missing(f"{path}: data/{demos[0]}/obs", "low-dimensional key", key, known)
+        keys, known, first = _keys(path, data, demos, keys, task)
         dims = tuple((key, known[key]) for key in keys)
         said = facts(env_args)
         ours = _TASKS.get(env_args.get("env_name", ""))
         later: str | None = None
         if "object" in keys and ours is not None:
             if task is not None and task.id == ours and known["object"] == dict(task.parts)["object"]:
-                found = _order(path, first, demos[0], ours, env_args, known)
+                found = _order(path, _group(path, data, first), first, ours, env_args, known)
                 later = ours.partition("/")[2] if found == LATER else None
                 said["object"] = FORMER
             elif (stated := version(env_args)) is not None:
                 said["object"] = LATER if stated >= (1, 5) else FORMER
         complete = {"next_obs" in _group(path, data, demo) for demo in demos}
 
-    def episodes() -> Iterator[Recorded]:
+    def read() -> Iterator[Recorded | OtprError]:
         with open_hdf5(path) as file:
             for demo in demos:
-                with reading(path):
-                    recorded = _read(path, file, demo, keys, env_args, later)
-                yield recorded
+                yield attempt(functools.partial(_read, path, file, demo, keys, env_args, later))
 
     shown = f"{len(demos)} demonstrations" + (f" of filter key {filter_key!r}" if filter_key else "")
     notes = [f"{shown}, environment {env_args.get('env_name', 'not named')}"]
@@ -122,7 +117,7 @@ def open_robomimic(
         format="robomimic",
         path=path,
         keys=dims,
-        episodes=episodes,
+        read=read,
         task_id=ours,
         facts=said,
         control_rate=rate(env_args.get("env_kwargs", {}).get("control_freq")),
@@ -203,6 +198,28 @@ def _names(file: h5py.File, filter_key: str) -> NDArray[Any]:
     return np.atleast_1d(entry[()])
 
 
+def _keys(
+    path: Path, data: h5py.Group, demos: list[str], keys: tuple[str, ...], task: TaskSpec | None
+) -> tuple[tuple[str, ...], dict[str, int], str]:
+    """The keys to be read, and the dimensions and the name of the first demonstration that has them all."""
+    refusal: OtprError | None = None
+    for demo in demos:
+        try:
+            known = _low_dimensional(path, _group(path, data, demo))
+        except OtprError as error:
+            refusal = refusal or error
+            continue
+        default = (*_FIRST_ARM, *(key for key in _SECOND_ARM if key in known), "object")
+        wanted = tuple(chosen(keys, task.parts if task else (), known, default))
+        absent = [key for key in wanted if key not in known]
+        if not absent:
+            return wanted, known, demo
+        where = f"{path}: data/{demo}/obs"
+        refusal = refusal or missing(where, "low-dimensional key", absent[0], known)
+    assert refusal is not None  # there are demonstrations
+    raise refusal
+
+
 def _group(path: Path, parent: h5py.Group, name: str) -> h5py.Group:
     group = parent.get(name)
     if not isinstance(group, h5py.Group):
@@ -229,27 +246,39 @@ def _read(
     env_args: dict[str, Any],
     later: str | None,
 ) -> Recorded:
-    group = _group(path, subgroup(file, "data"), demo)
     place = f"{path}: data/{demo}"
-    observations = _observations(group, place, keys, later, "obs")
-    if "next_obs" in group:
-        observations = np.concatenate([observations, _observations(group, place, keys, later, "next_obs")])
-    rewards = by_step(stored(group, "rewards"), f"{place}/rewards") if "rewards" in group else None
-    return Recorded(
-        place=place,
-        observations=observations,
-        actions=_columns(group, place, "actions"),
-        rewards=rewards,
-        success=_success(group, place, rewards, env_args),
-    )
+    with reading(path):
+        group = _group(path, subgroup(file, "data"), demo)
+        _group(path, group, "obs")
+        observations = _observations(group, place, keys, later, "obs")
+        continues = None
+        if "next_obs" in group:
+            after = _observations(group, place, keys, later, "next_obs")
+            if after.shape != observations.shape:
+                raise OtprError(
+                    f"{place}: obs have shape {observations.shape} and next_obs {after.shape}; "
+                    "mend or leave out that episode."
+                )
+            continues = same_rows(after[:-1], observations[1:])
+            observations = np.concatenate([observations, after[-1:]])
+        rewards = by_step(stored(group, "rewards"), f"{place}/rewards") if "rewards" in group else None
+        success, field = _success(group, place, rewards, env_args)
+        return Recorded(
+            place=place,
+            observations=observations,
+            actions=_columns(group, place, "actions"),
+            rewards=rewards,
+            success=success,
+            success_field=field,
+            continues=continues,
+        )
 
 
 def _observations(
     group: h5py.Group, place: str, keys: tuple[str, ...], later: str | None, field: str
 ) -> NDArray[Any]:
-    """All of `obs`, or the last of `next_obs`; of the task `later`, `object` is brought into our order."""
-    last = field == "next_obs"
-    parts = [_columns(group, place, f"{field}/{key}", last=last) for key in keys]
+    """All of `obs` or of `next_obs`; of the task `later`, `object` is brought into our order."""
+    parts = [_columns(group, place, f"{field}/{key}") for key in keys]
     whole = join(parts, list(keys), place)
     if later is None:
         return whole
@@ -257,8 +286,7 @@ def _observations(
     if parts[index].shape[1] != object_dim(later):
         return whole  # whoever reads on refuses it
     poses = {
-        entry: _columns(group, place, f"{field}/{entry}", last=last).astype(np.float64)
-        for entry in hand_entries(later)
+        entry: _columns(group, place, f"{field}/{entry}").astype(np.float64) for entry in hand_entries(later)
     }
     join([parts[0], *poses.values()], [keys[0], *poses], place)
     parts[index] = in_our_order(later, parts[index].astype(np.float64), poses)
@@ -267,27 +295,22 @@ def _observations(
 
 def _success(
     group: h5py.Group, place: str, rewards: NDArray[Any] | None, env_args: dict[str, Any]
-) -> NDArray[np.bool_] | None:
-    """After which steps the task was solved; None where the file does not say.
+) -> tuple[NDArray[np.bool_] | None, str]:
+    """After which steps the task was solved, and what says so; None where no field does.
 
     `dones` are asked only where there are no rewards: robomimic can also write them as 1 at the end of every
     demonstration, and does so in the files it publishes.
     """
     if rewards is None:
-        return by_step(stored(group, "dones"), f"{place}/dones") > 0 if "dones" in group else None
+        return (as_flags(stored(group, DONES), f"{place}/{DONES}"), DONES) if DONES in group else (None, "")
     shaped = env_args.get("type") == _ROBOSUITE and env_args.get("env_kwargs", {}).get("reward_shaping")
     # robosuite scales its shaped rewards such that 1 is paid for success and less before it
-    return rewards >= 1 if shaped else sparse_success(rewards)
+    return (rewards >= 1, SHAPED) if shaped else (None, "")
 
 
-def _columns(group: h5py.Group, place: str, name: str, *, last: bool = False) -> NDArray[Any]:
+def _columns(group: h5py.Group, place: str, name: str) -> NDArray[Any]:
     if not isinstance(group.get(name), h5py.Dataset):
         raise OtprError(
             f"{place}/{name} is missing; leave out that demonstration or choose others by --filter-key."
         )
-    if not last:
-        return columns(stored(group, name), f"{place}/{name}")
-    entry = dataset(group, name)
-    check_numbers(entry.dtype, f"{place}/{name}")
-    check_size((1, *entry.shape[1:]), entry.dtype, f"{place}/{name}")
-    return columns(np.asarray(entry[-1:]), f"{place}/{name}")
+    return columns(stored(group, name), f"{place}/{name}")

@@ -2,17 +2,33 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from otpr.data.actions import Bounds, to_unit
+from otpr.data.actions import ActionRangeError, Bounds, to_unit
+from otpr.data.convert.tally import Tally
 from otpr.data.episodes import Episode, validate_episode
-from otpr.data.recorded import Recorded, check_lengths
+from otpr.data.evidence import Evidence, survey
+from otpr.data.flags import NotFlagsError
+from otpr.data.recorded import Recorded, Source, check_lengths, first_steps
+from otpr.envs.user_env import is_user_task
 from otpr.errors import OtprError
-from otpr.spec import STATE, vector_type
+from otpr.spec import STATE
+
+
+class SuccessUnknownError(OtprError):
+    """Nothing tells whether an episode succeeded; whoever catches it adds what to do."""
+
+    def __init__(self, place: str, why: str):
+        super().__init__(f"{place}: success unknown: {why}.")
+
+
+class BadEpisodeError(OtprError):
+    """An episode cannot be trained on and was not to be skipped; whoever catches it adds what to do."""
 
 
 @dataclass(frozen=True)
@@ -21,7 +37,10 @@ class Rules:
 
     Attributes:
         assume_success: an episode counts as a success where the file does not say.
+        assume_failure: it counts as none there.
         sparse_rewards: rewards become 1 at the step that succeeds and 0 elsewhere, whatever was recorded.
+        end_at_success: episodes end at their first success, as in otpr's named tasks.
+        skip_bad: leave out episodes that cannot be trained on.
         action_low: what becomes -1: a number a dimension, or one for all; none: -1 where `action_high` is
             given, else what the file states.
         action_high: what becomes 1; likewise.
@@ -29,13 +48,18 @@ class Rules:
     """
 
     assume_success: bool = False
+    assume_failure: bool = False
     sparse_rewards: bool = False
+    end_at_success: bool = False
+    skip_bad: bool = False
     action_low: tuple[float, ...] = ()
     action_high: tuple[float, ...] = ()
     clip_actions: bool = False
 
     def __post_init__(self) -> None:
-        """Refuse a range that is none."""
+        """Refuse a range that is none, and two assumptions at once."""
+        if self.assume_success and self.assume_failure:
+            raise OtprError("Give --assume-success or --assume-failure, not both.")
         low, high = self._range
         if not all(np.isfinite([*low, *high])):
             raise OtprError(f"The action range must be finite, given {low} to {high}.")
@@ -65,69 +89,63 @@ class Rules:
         return low, high
 
 
-@dataclass
-class Tally:
-    """What was done to the episodes, to be told to the user; counts of episodes unless named otherwise."""
+def follow(
+    source: Source, rules: Rules, tally: Tally, *, task: str | None, bounds: Bounds | None
+) -> Iterator[Episode]:
+    """The episodes of a set by the rules; the set is looked through before the first of them comes.
 
-    episodes: int = 0
-    steps: int = 0
-    successes: int = 0
-    cut: int = 0
-    cut_steps: int = 0
-    last_dropped: int = 0
-    too_short: int = 0
-    rewards_made: int = 0
-    assumed: int = 0
-    dense: int = 0
-    rounded: int = 0  # numbers
-    clipped: int = 0  # numbers
-    numbers: int = 0  # of all actions
-    told: list[str] = field(default_factory=list[str])  # of the data and the task, a sentence each
-    warnings: list[str] = field(default_factory=list[str])  # from resets and replays of the task
+    Args:
+        source: an open data set.
+        rules: what the user decided.
+        tally: counts what is done; changed in place.
+        task: the task that the set is read for; None: unknown. The named ones end at success.
+        bounds: what becomes [-1, 1] of the actions; None: they lie there already.
 
-    def lines(self) -> list[str]:
-        """A sentence for each thing that was done."""
-        told = (
-            (self.assumed, "success unknown: {} counted as success because these are demonstrations"),
-            (
-                self.cut,
-                "{} ended at the first success, as in otpr's environments: "
-                f"{self.cut_steps:,} later steps left out",
-            ),
-            (
-                self.last_dropped,
-                "{} lacked the observation after the last step: that step left out, its reward and success "
-                "given to the step before",
-            ),
-            (self.too_short, "{} of a single step without the observation after it left out"),
-            (self.rewards_made, "{} without rewards: 1 at the last step of a success, 0 elsewhere"),
-            (
-                self.dense,
-                "{} with rewards other than 0 and 1, unlike most tasks of otpr: "
-                "--sparse-rewards replaces them",
-            ),
+    Raises:
+        BadEpisodeError: an episode cannot be trained on.
+        NotFlagsError: a field of success or of ends holds other numbers than flags.
+        OtprError: no episode is left, or the file as a whole is not readable.
+        SuccessUnknownError: nothing tells whether an episode succeeded.
+        ActionRangeError: an action is outside the range.
+    """
+    named = task is not None and not is_user_task(task)
+    tally.cut_why = f"as in {task}" if named else "as --end-at-success says"
+    rules = replace(rules, end_at_success=rules.end_at_success or named)
+    if rules.assume_success or rules.assume_failure:
+        tally.assumption = "--assume-success" if rules.assume_success else "--assume-failure"
+    evidence = survey(source)
+    for item in source.read():
+        try:
+            if isinstance(item, OtprError):
+                raise item
+            episode = finish(
+                item, rules, tally, evidence, last_observation=source.last_observation, bounds=bounds
+            )
+        except (SuccessUnknownError, NotFlagsError):
+            raise
+        except OtprError as error:
+            if not rules.skip_bad:
+                raise error if isinstance(error, ActionRangeError) else BadEpisodeError(error) from error
+            tally.leave_out(str(error))
+            continue
+        if episode is not None:
+            yield episode
+    if tally.bad and not tally.episodes:
+        raise OtprError(
+            f"{source.path}: holds no episode that can be kept, {tally.bad:,} were left out. The first: "
+            f"{tally.reasons[0]}"
         )
-        lines = [sentence.format(_episodes(count)) for count, sentence in told if count]
-        if self.rounded:
-            lines.append(
-                f"{self.rounded:,} numbers of the actions overshot the range by rounding and were clipped"
-            )
-        if self.clipped:
-            lines.append(
-                f"{self.clipped:,} of {self.numbers:,} numbers of the actions were outside the range and "
-                "were clipped to it"
-            )
-        return [*self.told, *lines, *(f"warning: {line}" for line in self.warnings)]
-
-
-def _episodes(count: int) -> str:
-    return f"{count:,} episode{'s' if count > 1 else ''}"
+    if not tally.episodes:
+        raise OtprError(
+            f"{source.path}: holds no episodes of two observations or more; at least one is needed."
+        )
 
 
 def finish(
     recorded: Recorded,
     rules: Rules,
     tally: Tally,
+    evidence: Evidence,
     *,
     last_observation: bool | None,
     bounds: Bounds | None = None,
@@ -136,109 +154,157 @@ def finish(
 
     Args:
         recorded: the episode as its file has it.
-        rules: what the user decided.
-        tally: counts what is done; changed in place.
+        rules: what the user decided; `end_at_success` is also set where the task ends there.
+        tally: counts what is done; changed in place, unless an error is raised.
+        evidence: what the whole set tells.
         last_observation: see `Source`.
-        bounds: of the actions, a number a dimension; None: they are in [-1, 1].
+        bounds: see `follow`.
 
     Returns:
         The episode, valid in the sense of `validate_episode`; None where nothing of it is left.
 
     Raises:
-        OtprError: its lengths do not fit together, its success is unknown, a number is NaN or infinite.
+        OtprError: its lengths do not fit together, it has other dimensions than most, a number is NaN or
+            infinite, or next observations are not the following rows.
+        SuccessUnknownError: nothing tells whether it succeeded.
         ActionRangeError: an action is outside the range.
     """
     check_lengths(recorded, last_observation)
-    recorded = _end_at_success(recorded, tally)
-    steps = len(recorded.actions)
-    observations, rewards, success = recorded.observations, recorded.rewards, recorded.success
-    if len(observations) == steps:
-        if steps == 1:
-            tally.too_short += 1
-            return None
-        steps -= 1
-        tally.last_dropped += 1
-        if rewards is not None:
-            rewards = np.append(rewards[: steps - 1], rewards[steps - 1] + rewards[steps])
-        if success is not None:
-            success = np.append(success[: steps - 1], success[steps - 1] | success[steps])
-    solved = _solved(replace(recorded, rewards=rewards, success=success), rules, tally)
-    terminated, truncated = recorded.terminated, recorded.truncated
-    if terminated is None:
-        terminated, truncated = solved, not solved
-    if rewards is None or rules.sparse_rewards:
-        tally.rewards_made += rewards is None
-        rewards = np.zeros(steps)
-        rewards[-1] = solved
-        # a reward that is paid once ends the episode, or the value of its last state would hold it again
-        if solved:
-            terminated, truncated = True, False
-    elif not np.isin(rewards, (0, 1)).all():
-        tally.dense += 1
-    unit, rounded, clipped = to_unit(
-        recorded.actions[:steps], bounds, recorded.place, clip=rules.clip_actions
+    dims = (recorded.observations.shape[1], recorded.actions.shape[1])
+    if dims != evidence.dims:
+        raise OtprError(
+            f"{recorded.place}: has (observation, action) dimensions {dims}, most episodes {evidence.dims}; "
+            "mend or leave out that episode."
+        )
+    done = Tally()
+    actions, done.rounded, done.clipped = to_unit(
+        recorded.actions, bounds, recorded.place, clip=rules.clip_actions
     )
+    flags, why = evidence.success(recorded)
+    recorded = _joined(replace(recorded, actions=actions, success=flags), evidence, done)
+    rewards = recorded.rewards
+    made = rewards is None or rules.sparse_rewards
+    recorded = _end_at_success(recorded, rules, made, done)
+    if rewards is not None and not made:
+        done.dense = int(not np.isin(rewards, (0, 1)).all())
+    at_limit = len(recorded.actions) == evidence.time_limit
+    shortened = _without_last(recorded, done)
+    if shortened is None:
+        tally.add(done)
+        return None
+    recorded = shortened
+    unpaid = np.zeros(len(recorded.actions))
     episode = Episode(
-        observations={STATE: _as(vector_type(observations.dtype), observations)},
-        actions=_as("float32", unit),
-        rewards=_as("float32", rewards),
-        terminated=terminated,
-        truncated=bool(truncated),
-        success=solved,
+        observations={STATE: _as(evidence.dtype, recorded.observations)},
+        actions=_as("float32", recorded.actions),
+        rewards=_as("float32", unpaid if recorded.rewards is None else recorded.rewards),
+        terminated=False,
+        truncated=False,
+        success=False,
         seed=recorded.seed,
     )
     validate_episode(episode, where=recorded.place)
-    tally.episodes += 1
-    tally.steps += steps
-    tally.successes += solved
-    tally.rounded += rounded
-    tally.clipped += clipped
-    tally.numbers += unit.size
-    return episode
+    solved = _solved(recorded, rules, why, done)
+    if solved and recorded.success is None and recorded.rewards is not None and evidence.unpaid:
+        made, done.rewards_filled = True, 1
+    if made:
+        done.rewards_made = int(recorded.rewards is None)
+        unpaid[-1] = solved
+        episode = replace(episode, rewards=_as("float32", unpaid))
+    # a reward that is paid once ends the episode, or the value of its last state would hold it again
+    if solved and (made or rules.end_at_success):
+        terminated, truncated = True, False
+    else:
+        terminated, truncated = _ended(recorded, solved, at_limit, evidence, done)
+    done.episodes, done.steps, done.successes = 1, len(episode), int(solved)
+    done.numbers = episode.actions.size
+    tally.add(done)
+    return replace(episode, terminated=terminated, truncated=truncated, success=solved)
 
 
-def _end_at_success(recorded: Recorded, tally: Tally) -> Recorded:
-    """Leave out the steps after the first recorded success: an environment of otpr would have ended there."""
+def _joined(recorded: Recorded, evidence: Evidence, done: Tally) -> Recorded:
+    """The episode without its last observation where the next observations of the set are none.
+
+    Raises:
+        OtprError: they are, but not all of this episode's.
+    """
+    if recorded.continues is None:
+        return recorded
+    if not evidence.next_rows_fit:
+        done.next_unfit = 1
+        return replace(recorded, observations=recorded.observations[:-1])
+    broken = np.flatnonzero(~recorded.continues)
+    if len(broken):
+        raise OtprError(
+            f"{recorded.place}: the next observation of {len(broken)} of {len(recorded.actions)} steps is "
+            f"not the following row, first that of step {broken[0]}. If episodes end there, mark the ends; "
+            "else mend or leave out that episode."
+        )
+    return recorded
+
+
+def _end_at_success(recorded: Recorded, rules: Rules, made: bool, done: Tally) -> Recorded:
+    """The episode up to its first success, where the task or a reward that is paid once ends there."""
+    done.after_end, done.after_end_steps = int(recorded.after_end > 0), recorded.after_end
     if recorded.success is None or not recorded.success.any():
         return recorded
     steps = int(np.argmax(recorded.success)) + 1
-    if steps == len(recorded.actions):
+    later = len(recorded.actions) - steps
+    if not later:
         return recorded
-    tally.cut += 1
-    tally.cut_steps += len(recorded.actions) - steps
-    return replace(
-        recorded,
-        observations=recorded.observations[: steps + 1],
-        actions=recorded.actions[:steps],
-        rewards=None if recorded.rewards is None else recorded.rewards[:steps],
-        success=recorded.success[:steps],
-        terminated=True,
-        truncated=False,
-    )
+    if not (made or rules.end_at_success):
+        done.goes_on, done.later_steps = 1, later
+        return recorded
+    done.cut, done.cut_steps = 1, later
+    if not rules.end_at_success:
+        done.cut_why = "since a reward made of success is paid once"
+    return first_steps(recorded, steps)
 
 
-def _solved(recorded: Recorded, rules: Rules, tally: Tally) -> bool:
-    """Whether the task was solved: recorded, else inferred, else assumed, else an error."""
+def _without_last(recorded: Recorded, done: Tally) -> Recorded | None:
+    """The episode without its last step where that leads to no observation; None: nothing is left."""
+    steps = len(recorded.actions) - 1
+    if len(recorded.observations) > steps + 1:
+        return recorded
+    if not steps:
+        done.too_short = 1
+        return None
+    done.last_dropped = 1
+    rewards, success = recorded.rewards, recorded.success
+    if rewards is not None:
+        rewards = np.append(rewards[: steps - 1], rewards[steps - 1] + rewards[steps])
+    if success is not None:
+        success = np.append(success[: steps - 1], success[steps - 1] | success[steps])
+    return replace(recorded, actions=recorded.actions[:steps], rewards=rewards, success=success)
+
+
+def _solved(recorded: Recorded, rules: Rules, why: str, done: Tally) -> bool:
+    """Whether the task was solved: told by the set, else assumed, else an error."""
     if recorded.success is not None:
+        done.told_by[why] += 1
         return bool(recorded.success.any())
-    if recorded.terminated:
-        return recorded.rewards is None or bool(recorded.rewards[-1] > 0)
-    if rules.assume_success:
-        tally.assumed += 1
-        return True
-    if recorded.rewards is None or recorded.terminated is None:
-        raise OtprError(
-            f"{recorded.place}: success unknown: the file records neither success nor what tells it. "
-            "If these are demonstrations that all succeed, give --assume-success."
-        )
-    return False
+    if not (rules.assume_success or rules.assume_failure):
+        raise SuccessUnknownError(recorded.place, why)
+    done.assumed, done.unknown = 1, why
+    return rules.assume_success
+
+
+def _ended(
+    recorded: Recorded, solved: bool, at_limit: bool, evidence: Evidence, done: Tally
+) -> tuple[bool, bool]:
+    """Whether the episode was terminated, and whether it was cut off."""
+    if recorded.terminated is None:  # by the set: success ends an episode if none goes on after it
+        terminated = solved and not evidence.goes_on
+        return terminated, not terminated
+    if recorded.terminated and at_limit and not solved:
+        done.time_limits = 1
+        return False, True
+    if not (recorded.terminated or recorded.truncated):
+        done.unended = 1
+        return False, True
+    return recorded.terminated, bool(recorded.truncated)
 
 
 def _as(dtype: str, values: NDArray[Any]) -> NDArray[Any]:
     with np.errstate(over="ignore"):  # a number too large becomes infinity, and is refused by name
         return np.ascontiguousarray(values, dtype)
-
-
-def sparse_success(rewards: NDArray[Any]) -> NDArray[np.bool_] | None:
-    """Where rewards of only 0 and 1 say that the task was solved; None where there are others."""
-    return rewards == 1 if np.isin(rewards, (0, 1)).all() else None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import zipfile
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Literal, get_args
@@ -18,19 +19,27 @@ from otpr.data.convert.arrays import open_arrays
 from otpr.data.convert.experience import open_experience
 from otpr.data.convert.lerobot import is_lerobot, open_lerobot
 from otpr.data.convert.robomimic import is_robomimic, open_robomimic
-from otpr.data.convert.rules import Rules, Tally, finish
+from otpr.data.convert.rules import BadEpisodeError, Rules, SuccessUnknownError, follow
+from otpr.data.convert.tally import Tally
 from otpr.data.datasets import check_free, write_dataset
 from otpr.data.episodes import Episode
 from otpr.data.experience_files import is_experience
 from otpr.data.minari_files import open_minari
 from otpr.data.overlap import Sample
-from otpr.data.recorded import Source, check_readable, open_hdf5
+from otpr.data.recorded import Recorded, Source, check_readable, open_hdf5
 from otpr.envs import TaskSpec, list_tasks
 from otpr.envs.registry import known_task
 from otpr.envs.user_env import is_user_task
 from otpr.errors import OtprError, unknown_name
 from otpr.spec import STATE, Entry, Spec
 
+# Where those who add success after each step put it.
+_RECORDS = {
+    "npz": "an array `success`",
+    "ogbench": "an array `success`",
+    "minari": "`infos/success`",
+    "lerobot": "a feature `next.success`",
+}
 Format = Literal["auto", "robomimic", "lerobot", "npz", "ogbench", "minari", "otpr"]
 
 
@@ -167,7 +176,7 @@ def convert(
         out: the folder to make.
         task: the otpr task it belongs to, as it was given to `open_source`; None: the one the file names, if
             any.
-        rules: what the user decides about success, rewards and the range of actions.
+        rules: what the user decides about success, rewards, the range of actions and bad episodes.
         accept: names of differences from the task that do not matter; see `otpr.data.agreement`.
         check: compare the episodes with resets and replays of the task (`otpr.data.overlap`).
         overwrite: replace a data set that is already at `out`.
@@ -207,7 +216,7 @@ def convert(
         told.append(f"nothing was compared with the task {task}: its environment cannot be made here")
     tally.told += told
     sample = Sample()
-    stream = _episodes(source, rules, tally, mapped, known, sample)
+    stream = _episodes(source, rules, tally, mapped, task, known, sample)
     first = next(stream)
     state = Entry((source.observation_dim,), str(first.observations[STATE].dtype))
     write_dataset(
@@ -228,13 +237,12 @@ def convert(
 
 
 def _action_dim(source: Source) -> int:
-    for recorded in source.episodes():
-        return recorded.actions.shape[1]
-    raise _empty(source)
-
-
-def _empty(source: Source) -> OtprError:
-    return OtprError(f"{source.path}: holds no episodes of two observations or more; at least one is needed.")
+    """That of most episodes, as those of another one are bad."""
+    dims = Counter(one.actions.shape[1] for one in source.read() if isinstance(one, Recorded))
+    if not dims:
+        next(source.episodes())  # raises what is wrong with the first one
+        raise OtprError(f"{source.path}: holds no episodes; at least one is needed.")
+    return dims.most_common(1)[0][0]
 
 
 def _stored_bounds(source: Source) -> Bounds | None:
@@ -284,7 +292,9 @@ def _range(source: Source) -> Callable[[], Bounds]:
 
     def read() -> Bounds:
         low, high = np.inf, -np.inf
-        for recorded in source.episodes():
+        for recorded in source.read():
+            if isinstance(recorded, OtprError):
+                continue
             with np.errstate(invalid="ignore"):
                 low = np.fmin(low, np.fmin.reduce(recorded.actions, axis=0))
                 high = np.fmax(high, np.fmax.reduce(recorded.actions, axis=0))
@@ -298,37 +308,25 @@ def _episodes(
     rules: Rules,
     tally: Tally,
     bounds: Bounds | None,
-    task: TaskSpec | None,
+    task: str | None,
+    known: TaskSpec | None,
     sample: Sample,
 ) -> Iterator[Episode]:
-    """The episodes by the rules, at least one."""
-    first: tuple[int, int] | None = None
-    first_type = ""
-    for recorded in source.episodes():
-        dims = (recorded.observations.shape[1], recorded.actions.shape[1])
-        first = first or dims
-        if dims != first:
-            raise OtprError(
-                f"{recorded.place}: has (observation, action) dimensions {dims}, the first episode {first}; "
-                "mend or leave out that episode."
-            )
-        try:
-            episode = finish(recorded, rules, tally, last_observation=source.last_observation, bounds=bounds)
-        except ActionRangeError as error:
-            raise _range_error(source, error, task) from error
-        if episode is None:
-            continue
-        own_type = str(episode.observations[STATE].dtype)
-        first_type = first_type or own_type
-        if own_type != first_type:
-            raise OtprError(
-                f"{recorded.place}: has observations of {own_type}, the first episode of {first_type}; write "
-                "those of all episodes in one type."
-            )
-        sample.add(episode)
-        yield episode
-    if not tally.episodes:
-        raise _empty(source)
+    """The episodes by the rules, at least one; errors say which options help."""
+    try:
+        for episode in follow(source, rules, tally, task=task or source.task_id, bounds=bounds):
+            sample.add(episode)
+            yield episode
+    except ActionRangeError as error:
+        raise _range_error(source, error, known) from error
+    except SuccessUnknownError as error:
+        field = _RECORDS.get(source.format)
+        raise OtprError(
+            f"{error} Give --assume-success if all these episodes succeed, or --assume-failure to count none "
+            "of them as a success" + (f"; or add {field}, 1 on the steps that solve it." if field else ".")
+        ) from error
+    except BadEpisodeError as error:
+        raise OtprError(f"{error} --skip-bad leaves out such episodes.") from error
 
 
 def _range_error(source: Source, error: ActionRangeError, task: TaskSpec | None) -> OtprError:
