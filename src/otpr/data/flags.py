@@ -40,7 +40,9 @@ def as_flags(values: NDArray[Any], where: str) -> NDArray[np.bool_]:
         OtprError: NaN is among them, or they are no numbers by step.
     """
     numbers = by_step(values, where)
-    wrong = np.flatnonzero(~np.isin(numbers, (0, 1)))  # NaN is none of them
+    if numbers.dtype == np.bool_:
+        return numbers
+    wrong = np.flatnonzero((numbers != 0) & (numbers != 1))  # NaN is neither
     if not len(wrong):
         return numbers != 0
     other = wrong[~np.isnan(numbers[wrong])]

@@ -401,10 +401,12 @@ def _is_flat(space: gymnasium.Space[Any]) -> bool:
 def _success(group: h5py.Group, place: str, steps: int) -> tuple[NDArray[np.bool_] | None, str]:
     """After which steps the task was solved, (steps,), and the field that says so."""
     told: dict[str, NDArray[np.bool_]] = {}
+    infos = group.get("infos")
+    present = set(infos) if isinstance(infos, h5py.Group) else set[str]()
     for name in SUCCESS:
-        field = f"infos/{name}"
-        if field not in group:
+        if name not in present:
             continue
+        field = f"infos/{name}"
         flags = as_flags(stored(group, field), f"{place}: {field}")
         if len(flags) == steps + 1 > 1:
             # Minari's collector writes an entry for the reset before those of the steps
