@@ -267,7 +267,7 @@ def check_fits(
         OtprError: lists what differs between the two; or the task is unknown.
     """
     meaning = Meaning.from_metadata({"meaning": policy_meaning(path)}, policy.spec)
-    side = Side(f"the policy in {path}", policy.spec.of_task(), meaning=meaning)
     hint = "Give the policy's own task with --task, or another policy."
-    for line in agree(side, of_task(task_spec(task, episode_limit)), accept, hint):
+    side = Side(f"the policy in {path}", policy.spec.of_task(), meaning=meaning, advice=hint)
+    for line in agree(side, of_task(task_spec(task, episode_limit)), accept):
         print(line)

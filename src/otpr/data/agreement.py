@@ -37,6 +37,7 @@ class Side:
         meaning: what is known of its numbers.
         action_range: the least and the greatest number of each dimension of its actions, asked for where its
             bounds are not stated; None: it has no actions.
+        advice: what to do in place of what each difference advises, which is for data; a whole sentence.
     """
 
     name: str
@@ -44,6 +45,7 @@ class Side:
     task: str | None = None
     meaning: Meaning = field(default_factory=Meaning)
     action_range: Callable[[], Bounds] | None = None
+    advice: str = ""
 
 
 class Difference(NamedTuple):
@@ -142,10 +144,10 @@ def agree(mine: Side, theirs: Side, accept: Sequence[str] | None = None, shapes:
         between = f"{mine.name} and {theirs.name}"
         return [f"accepted between {between}: {difference.text}" for difference in found]
     names = list(dict.fromkeys(difference.name for difference in refused if difference.name is not None))
-    lines = [f"  {difference}" for difference in refused]
-    if len(names) < len(refused):
-        lines.append(shapes)
-    elif accept is not None:
+    lines = [f"  {difference.text if mine.advice else difference}" for difference in refused]
+    if mine.advice or len(names) < len(refused):
+        lines.append(mine.advice or shapes)
+    if len(names) == len(refused) and accept is not None:
         lines.append(f"To use it all the same, as if there were no difference: --accept {' '.join(names)}")
     first = f"The {mine.name[4:]}" if mine.name.startswith("the ") else mine.name
     listing = "\n".join(lines).rstrip()
