@@ -41,6 +41,26 @@ def test_a_place_below_a_file_is_refused_before_anything_else(
     assert sorted(path.name for path in tmp_path.rglob("*")) == ["file", "run"]
 
 
+@pytest.mark.parametrize(
+    ("task", "said"),
+    [
+        (TASK, f"{TASK} has no scripted expert, whose demonstrations a quickstart begins with."),
+        ("tests.envs.user_envs:never_ends", "nothing limits the length of an episode"),
+    ],
+)
+def test_a_task_that_quickstart_cannot_do_is_refused_before_anything_is_made(
+    task: str,
+    said: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+):
+    monkeypatch.chdir(tmp_path)
+    assert main(["quickstart", "--task", task, "--run-dir", "run"]) == 2
+    assert said in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_windows_is_told_in_one_sentence(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
     monkeypatch.setattr(sys, "platform", "win32")
     assert main(["info"]) == 2

@@ -12,7 +12,8 @@ import pytest
 
 # stands still where the new set is half-written
 SCRIPT = """
-import sys, time
+import signal, sys, time
+signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell ignores in the background
 from minari.dataset._storages.hdf5_storage import HDF5Storage
 
 def half(self, episodes):
@@ -39,21 +40,21 @@ def test_a_set_that_is_half_written_goes(tmp_path: Path, arguments: list[str], n
         timeouts=np.arange(steps) % 3 == 2,
     )
     told = [argument.format(folder=tmp_path) for argument in arguments]
-    process = subprocess.Popen(
+    with subprocess.Popen(
         [sys.executable, "-c", SCRIPT, *told, "--out", str(tmp_path / "new" / "set")],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-    )
-    assert process.stdout is not None
-    while (line := process.stdout.readline()) != "writing\n":
-        assert line, process.communicate()
-    assert list((tmp_path / "new").glob(".set.*"))
-    process.send_signal(number)
-    try:
-        _, said = process.communicate(timeout=60)
-    finally:
-        process.kill()
+    ) as process:
+        try:
+            assert process.stdout is not None
+            while (line := process.stdout.readline()) != "writing\n":
+                assert line, process.communicate()
+            assert list((tmp_path / "new").glob(".set.*"))
+            process.send_signal(number)
+            _, said = process.communicate(timeout=60)
+        finally:
+            process.kill()
     if number == signal.SIGTERM:
         assert (process.returncode, said) == (143, "\notpr: terminated; nothing was written.\n")
     else:

@@ -104,6 +104,7 @@ class Finetune:
         if task != own:
             print(f"The policy in {self.policy} was trained on {own}; it is fine-tuned on {task}.")
         check_fits(base, self.policy, task, self.episode_limit, self.demonstrations.accept)
+        task_spec(task, self.episode_limit).required_limit()
         config = {
             "policy": str(self.policy),
             **self.demonstrations.record(sets),

@@ -25,7 +25,7 @@ from otpr.cli.pretrain import Pretrain
 from otpr.data.datasets import read_dataset
 from otpr.data.loading import DataConfig
 from otpr.envs import task_spec
-from otpr.errors import check_at_least, check_seed
+from otpr.errors import OtprError, check_at_least, check_seed
 from otpr.policies.policy import load_policy
 from otpr.storage import check_writable
 from otpr.training.finetune import LoopConfig
@@ -64,7 +64,14 @@ class Quickstart:
         check_seed(self.seed)
         check_at_least(1, self, "demos")
         check_writable(self.run_dir, "--run-dir", folder=True)
-        task_spec(self.task, self.episode_limit)
+        task = task_spec(self.task, self.episode_limit)
+        task.required_limit()
+        if not task.expert:
+            raise OtprError(
+                f"{self.task} has no scripted expert, whose demonstrations a quickstart begins with. Take "
+                "the steps one at a time: `otpr collect --expert module:Class` or `otpr data convert`, then "
+                "`otpr pretrain`, `otpr finetune` and `otpr evaluate`."
+            )
         # a trial of few steps is to learn something too
         warmup_steps = min(LoopConfig.warmup_steps, self.env_steps // 5)
         agent, loop = agent_config("otpr", self.preset), LoopConfig(self.env_steps, warmup_steps=warmup_steps)
