@@ -154,12 +154,13 @@ COVARIANCE = np.array([[0.04, 0.03], [0.03, 0.09]])
 
 def gaussian_predictor(schedule: NoiseSchedule):
     """E[noise | noisy chunk] where clean chunks are N(MEAN, COVARIANCE)."""
+    every = np.asarray(schedule.alpha_bar, np.float64)[:, None, None]
+    precisions = jnp.asarray(np.linalg.inv(every * COVARIANCE + (1 - every) * np.eye(2)), jnp.float32)
 
     def predict(chunk, k):
         alpha_bar = schedule.alpha_bar[k]
-        noisy_covariance = alpha_bar * COVARIANCE + (1 - alpha_bar) * np.eye(2)
         centred = chunk - jnp.sqrt(alpha_bar) * MEAN
-        return jnp.sqrt(1 - alpha_bar) * jnp.linalg.solve(noisy_covariance, centred.T).T
+        return jnp.sqrt(1 - alpha_bar) * centred @ precisions[k]
 
     return predict
 

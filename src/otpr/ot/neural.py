@@ -100,8 +100,8 @@ def fit(
     steps: int = 300,
     batch: int = 256,
     learning_rate: float = 1e-3,
-    tolerance: float = 0.05,
-    max_passes: int = 10,
+    tolerance: float | Float[Array, ""] = 0.05,
+    max_passes: int | Int[Array, ""] = 10,
 ) -> NeuralSolution:
     """Train potentials on fresh blocks, pass after pass, until a held-out sample is content with them.
 
@@ -112,7 +112,7 @@ def fit(
     block and ascent is better (docs/performance.md). Ascent also serves where a mask asks of a keypoint an H
     that no smooth potential can give. Small epsilons need no annealing: the exact solver does that by itself.
 
-    Works under `eqx.filter_jit`.
+    Works under `eqx.filter_jit`. With `tolerance` and `max_passes` as arrays, one program serves all of them.
 
     Args:
         potentials: where to start; the last ones, where the cost has changed a little since.
