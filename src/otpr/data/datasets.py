@@ -26,7 +26,8 @@ from otpr.data.episodes import Episode, seen_spec, validate_episode, validate_ep
 from otpr.data.experience_files import is_experience, read_about, read_experience
 from otpr.data.meaning import Meaning
 from otpr.data.minari_files import DATA_FOLDER, DATA_FORMAT, MinariFile, as_source, open_minari_file
-from otpr.data.recorded import Recorded, check_readable, readable
+from otpr.data.reading import check_readable
+from otpr.data.recorded import Recorded, readable
 from otpr.envs import TaskSpec
 from otpr.envs.task_env import observation_space
 from otpr.errors import OtprError

@@ -11,7 +11,7 @@ import h5py
 import numpy as np
 from minari.serialization import serialize_space
 
-from otpr.data.recorded import dataset, open_hdf5, reading, subgroup
+from otpr.data.reading import dataset, open_hdf5, reading, subgroup
 
 _SPACES = {"observation_space": "observations", "action_space": "actions"}
 

@@ -10,45 +10,25 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
-import math
 import os
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import gymnasium
 import h5py
 import numpy as np
 from minari.dataset.minari_storage import METADATA_FILE_NAME
-from minari.serialization import deserialize_space
 from numpy.typing import NDArray
 
 from otpr.data.actions import Bounds
 from otpr.data.flags import SUCCESS, agreed, as_flags, end_of
 from otpr.data.meaning import Meaning, chosen, listed
 from otpr.data.minari_attributes import read_attributes
-from otpr.data.recorded import (
-    CORRUPT,
-    Recorded,
-    Source,
-    attempt,
-    by_step,
-    check_lengths,
-    check_links,
-    check_readable,
-    columns,
-    first_steps,
-    join,
-    missing,
-    reading,
-    reason,
-    stored,
-    subgroup,
-)
+from otpr.data.minari_spaces import bounds_of, choose, flat_dim, is_flat, leaves_of, stored_space
+from otpr.data.reading import CORRUPT, check_links, check_readable, missing, reading, reason, stored, subgroup
+from otpr.data.recorded import Recorded, Source, attempt, by_step, check_lengths, columns, first_steps, join
 from otpr.envs import TaskSpec
-from otpr.envs.space_advice import action_advice
 from otpr.errors import OtprError
 from otpr.spec import STATE, Entry, Parts, Spec
 
@@ -193,16 +173,18 @@ def open_minari_file(
         spec = Spec.from_json(metadata["spec"]) if given >= 2 else None
         own = "otpr_data_format" in metadata or "task_id" in metadata  # format 1 has but the task
         meaning = Meaning.from_metadata(metadata, spec, task)
-        observations, actions = (_space(metadata, name) for name in ("observation_space", "action_space"))
+        observations, actions = (
+            stored_space(metadata, name) for name in ("observation_space", "action_space")
+        )
     except CORRUPT as error:
         check_readable(metadata_file)
         raise OtprError(
             f"{metadata_file}: not readable as a Minari data set ({reason(error)}); {_MEND}."
         ) from error
-    leaves = _leaves(observations)
+    leaves = leaves_of(observations)
     if only_of_others and (spec is not None or list(leaves) == [""]):
         keys = ()
-    vectors = [key for key, space in leaves.items() if key and _is_flat(space)]
+    vectors = [key for key, space in leaves.items() if key and is_flat(space)]
     wanted = task.parts if task is not None else ()
     if {"observation-order", "observation-parts"} & {*meaning.accepted} and task is not None:
         wanted = () if metadata.get("task_id") == task.id else wanted
@@ -210,23 +192,23 @@ def open_minari_file(
         file=folder / _FILE_NAME,
         metadata=metadata,
         keys=(),
-        action_dim=_flat_dim(folder, "actions", actions),
+        action_dim=flat_dim(folder, "actions", actions),
         own=own,
         spec=spec,
         meaning=meaning,
     )
     if meaning.parts and list(leaves) == [""]:  # one vector of ours, and it is known what is in it
-        if (dim := _flat_dim(folder, "observations", leaves[""])) != sum(n for _, n in meaning.parts):
+        if (dim := flat_dim(folder, "observations", leaves[""])) != sum(n for _, n in meaning.parts):
             raise OtprError(f"{metadata_file}: its parts do not make {dim} numbers; {_MEND}.")
         names = chosen(keys, wanted, dict(meaning.parts), [name for name, _ in meaning.parts])
         return _told(_with_columns(opened, names), opened.meaning.parts, keys)
     parts = tuple(
-        (key, _flat_dim(folder, f"observations {key}".rstrip(), leaves[key], vectors))
-        for key in _choose(folder, leaves, keys, wanted)
+        (key, flat_dim(folder, f"observations {key}".rstrip(), leaves[key], vectors))
+        for key in choose(folder, leaves, keys, wanted)
     )
     if own:
         return dataclasses.replace(opened, keys=parts)
-    bounds = _bounds(actions)
+    bounds = bounds_of(actions)
     named = () if list(leaves) == [""] else parts
     meaning = Meaning(parts=named, facts=_facts(metadata), bounds_stated=bounds is not None)
     found = dataclasses.replace(opened, keys=parts, meaning=meaning, bounds=bounds)
@@ -267,15 +249,6 @@ def _facts(metadata: dict[str, Any]) -> dict[str, str]:
         return {"environment": str(json.loads(metadata["env_spec"])["id"])}
     except (KeyError, TypeError, ValueError):
         return {}
-
-
-def _bounds(space: gymnasium.Space[Any]) -> Bounds | None:
-    """The bounds of an action space, where it has an interval for every dimension."""
-    assert isinstance(space, gymnasium.spaces.Box), "checked before"
-    low, high = (end.astype(np.float64) for end in (space.low, space.high))
-    if not (np.isfinite(low) & np.isfinite(high) & (low < high)).all():
-        return None
-    return tuple(low.tolist()), tuple(high.tolist())
 
 
 def open_minari(
@@ -320,82 +293,6 @@ def _find(path_or_id: str | os.PathLike[str]) -> Path:
         f"No data set at {given}, nor one of that id in {root}. "
         "Make one with `otpr collect`, or fetch one with `minari download ID`."
     )
-
-
-def _space(metadata: dict[str, Any], name: str) -> gymnasium.Space[Any]:
-    """A stored space. Minari makes the stored environment where there is none, which runs any code."""
-    if not isinstance(metadata.get(name), str):
-        raise ValueError(f"it has no {name}")
-    description = json.loads(metadata[name])
-    _check_types(description)
-    return deserialize_space(description)
-
-
-def _check_types(description: Any) -> None:
-    """Refuse types of which a single entry may have any size, such as S1000000000."""
-    if isinstance(description, dict):
-        if not re.fullmatch(r"(float|u?int)\d{1,2}|bool", str(description.get("dtype", "bool"))):
-            raise ValueError(f"a space is of {str(description['dtype'])[:50]!r}")
-        for inside in description.values():
-            _check_types(inside)
-    elif isinstance(description, list):
-        for inside in description:
-            _check_types(inside)
-
-
-def _leaves(space: gymnasium.Space[Any], prefix: str = "") -> dict[str, gymnasium.Space[Any]]:
-    """The spaces that are no dicts and tuples, by their path in the file, in the space's own order."""
-    if isinstance(space, gymnasium.spaces.Tuple):
-        parts = {f"_index_{i}": inner for i, inner in enumerate(space)}
-    elif isinstance(space, gymnasium.spaces.Dict):
-        parts = space.spaces
-    else:
-        return {prefix: space}
-    leaves: dict[str, gymnasium.Space[Any]] = {}
-    for name, inner in parts.items():
-        leaves |= _leaves(inner, f"{prefix}/{name}" if prefix else str(name))
-    return leaves
-
-
-def _choose(
-    folder: Path, leaves: dict[str, gymnasium.Space[Any]], keys: tuple[str, ...], wanted: Parts
-) -> list[str]:
-    if not keys:
-        lengths = {
-            key: math.prod(leaf.shape)
-            for key, leaf in leaves.items()
-            if isinstance(leaf, gymnasium.spaces.Box) and len(leaf.shape) <= 1
-        }
-        return chosen((), wanted, lengths, list(leaves))
-    if list(leaves) == [""]:
-        raise OtprError(f"{folder}: observations are one vector without parts; leave out --keys.")
-    found: list[str] = []
-    for key in keys:
-        inside = [leaf for leaf in leaves if leaf == key or leaf.startswith(f"{key}/")]
-        if not inside:
-            raise missing(str(folder), "observation key", key, leaves)
-        found += inside
-    return found
-
-
-def _flat_dim(folder: Path, field: str, space: gymnasium.Space[Any], vectors: Sequence[str] = ()) -> int:
-    """The length of a vector or a number; `vectors` are the parts of the observation that are."""
-    if _is_flat(space) and (field != "actions" or space.shape):
-        assert space.shape is not None
-        return space.shape[0] if space.shape else 1
-    if field == "actions":
-        advice = f"Collect the set again. {action_advice(space)}"
-    else:
-        chosen = f"Choose parts that are, with --keys {' '.join(vectors)}; or c" if vectors else "C"
-        advice = (
-            f"{chosen}ollect the set again, the environment wrapped with "
-            "gymnasium.wrappers.FlattenObservation(env)."
-        )
-    raise OtprError(f"{folder}: {field} must be flat vectors, and are {space}. {advice}")
-
-
-def _is_flat(space: gymnasium.Space[Any]) -> bool:
-    return isinstance(space, gymnasium.spaces.Box) and len(space.shape) <= 1
 
 
 def _success(group: h5py.Group, place: str, steps: int) -> tuple[NDArray[np.bool_] | None, str]:

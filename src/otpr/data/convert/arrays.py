@@ -21,20 +21,8 @@ from numpy.typing import NDArray
 
 from otpr.data.flags import SUCCESS, agreed, as_flags
 from otpr.data.meaning import chosen
-from otpr.data.recorded import (
-    Recorded,
-    Source,
-    attempt,
-    by_step,
-    check_numbers,
-    check_own,
-    check_size,
-    columns,
-    missing,
-    open_hdf5,
-    reading,
-    same_rows,
-)
+from otpr.data.reading import check_numbers, check_own, check_size, missing, open_hdf5, reading
+from otpr.data.recorded import Recorded, Source, attempt, by_step, columns, same_rows
 from otpr.envs import TaskSpec
 from otpr.errors import OtprError
 from otpr.npz import open_npz

@@ -11,7 +11,8 @@ import numpy as np
 from otpr.data.episodes import Episode
 from otpr.data.experience_files import read_about, read_experience
 from otpr.data.meaning import Meaning
-from otpr.data.recorded import Recorded, Source, join, missing
+from otpr.data.reading import missing
+from otpr.data.recorded import Recorded, Source, join
 from otpr.errors import OtprError
 from otpr.spec import STATE, Entry
 

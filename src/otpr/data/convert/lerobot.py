@@ -19,20 +19,8 @@ from numpy.typing import NDArray
 
 from otpr.data.flags import SUCCESS, agreed, as_flags
 from otpr.data.meaning import chosen
-from otpr.data.recorded import (
-    Recorded,
-    Source,
-    attempt,
-    by_step,
-    check_numbers,
-    check_readable,
-    check_size,
-    columns,
-    missing,
-    rate,
-    reading,
-    reason,
-)
+from otpr.data.reading import check_numbers, check_readable, check_size, missing, reading, reason
+from otpr.data.recorded import Recorded, Source, attempt, by_step, columns, rate
 from otpr.envs import TaskSpec
 from otpr.errors import OtprError
 

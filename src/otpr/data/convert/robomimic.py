@@ -21,23 +21,8 @@ from otpr.data.convert.robosuite_args import facts, order, version
 from otpr.data.evidence import DONES, SHAPED
 from otpr.data.flags import as_flags
 from otpr.data.meaning import chosen
-from otpr.data.recorded import (
-    Recorded,
-    Source,
-    attempt,
-    by_step,
-    check_size,
-    columns,
-    dataset,
-    join,
-    missing,
-    open_hdf5,
-    rate,
-    reading,
-    same_rows,
-    stored,
-    subgroup,
-)
+from otpr.data.reading import check_size, dataset, missing, open_hdf5, reading, stored, subgroup
+from otpr.data.recorded import Recorded, Source, attempt, by_step, columns, join, rate, same_rows
 from otpr.envs import TaskSpec
 from otpr.envs.robosuite_objects import FORMER, LATER, hand_entries, in_our_order, object_dim
 from otpr.errors import OtprError

@@ -26,7 +26,8 @@ from otpr.data.episodes import Episode
 from otpr.data.experience_files import is_experience
 from otpr.data.minari_files import open_minari
 from otpr.data.overlap import Sample
-from otpr.data.recorded import Recorded, Source, check_readable, open_hdf5
+from otpr.data.reading import check_readable, open_hdf5
+from otpr.data.recorded import Recorded, Source
 from otpr.envs import TaskSpec, list_tasks
 from otpr.envs.registry import known_task
 from otpr.envs.user_env import is_user_task
