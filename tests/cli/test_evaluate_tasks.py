@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import pytest
 from otpr.cli import evaluate as evaluate_command
 from otpr.cli import finetune as finetune_command
 from otpr.cli.main import main
+from otpr.envs import task_spec
 from otpr.errors import OtprError
 from tiny import policy
 
@@ -24,7 +26,9 @@ NO_FILM = f"{NEAR}: the factory takes no render_mode, so it cannot be filmed."
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     for name, task in (("near", NEAR), ("other", OTHER), ("filmed", FILMED)):
-        policy(observation_dim=4, action_dim=2).save(name, task=task)
+        made, own = policy(observation_dim=4, action_dim=2), task_spec(task).spec
+        spec = dataclasses.replace(made.spec, action_low=own.action_low, action_high=own.action_high)
+        dataclasses.replace(made, spec=spec).save(name, task=task)
     return tmp_path
 
 

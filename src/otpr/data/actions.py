@@ -42,6 +42,7 @@ def to_unit(
     Raises:
         ActionRangeError: a number is outside the bounds, and `clip` is False.
     """
+    given = actions
     actions = actions.astype(np.float64)
     if bounds is not None and not is_unit(bounds):  # else they stay as they are, bit for bit
         low, high = np.asarray(bounds[0]), np.asarray(bounds[1])
@@ -49,7 +50,10 @@ def to_unit(
     over = (np.abs(actions) > 1) & np.isfinite(actions)  # what is not finite is refused by name later
     far = over & (np.abs(actions) > 1 + _ROUNDING)
     if far.any() and not clip:
-        raise ActionRangeError(f"{place}: actions leave {shown(bounds)}.")
+        step, dim = (int(index) for index in np.argwhere(far)[0])
+        raise ActionRangeError(
+            f"{place}: actions leave {shown(bounds)}, first at step {step} with {given[step, dim]:g}."
+        )
     actions[over] = np.sign(actions[over])
     return actions, int((over & ~far).sum()), int(far.sum())
 

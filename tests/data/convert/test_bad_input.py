@@ -256,7 +256,8 @@ def infinite_action(folder: Path) -> Path:
 
 
 @case(
-    r"rows 0 to 2: actions leave \[-1, 1\]\. In the whole set they run over \[-3, 2\](?s:.*)"
+    r"rows 0 to 2: actions leave \[-1, 1\], first at step 1 with 2\. "
+    r"In the whole set they run over \[-3, 2\](?s:.*)"
     r"--action-low(?s:.*)--clip-actions(?s:.*)absolute poses"
 )
 def actions_outside(folder: Path) -> Path:
@@ -264,7 +265,8 @@ def actions_outside(folder: Path) -> Path:
 
 
 @case(
-    r"actions leave \[-2, 2\]\. In the whole set they run over \[0, 2\.5\] \[-1, 0\]",
+    r"actions leave \[-2, 2\], first at step \d with 2\.5\. "
+    r"In the whole set they run over \[0, 2\.5\] \[-1, 0\]",
     action_low=(-2.0,),
     action_high=(2.0, 2.0),
 )

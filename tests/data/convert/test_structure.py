@@ -25,7 +25,9 @@ from otpr.data.datasets import read_dataset
 from otpr.data.episodes import Episode
 from otpr.data.inspect import inspect
 from otpr.data.loading import DataConfig
+from otpr.envs import TaskSpec, task_spec
 from otpr.errors import OtprError
+from otpr.spec import Spec
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
 
@@ -298,7 +300,7 @@ def test_bad_demonstrations_are_left_out_and_told(tmp_path: Path, capsys: pytest
     for reason in (
         "/data/demo_0 has no group 'obs'",
         "data/demo_2: actions hold NaN or infinity, first at step 5",
-        "data/demo_10: actions leave the range, first at step 1 with 1.5",
+        "data/demo_10: actions leave [-1, 1], first at step 1 with 1.5",
     ):
         assert reason in said
     (kept,) = read_dataset(out).episodes
@@ -421,7 +423,8 @@ def test_a_task_that_goes_on_is_kept_whole_whichever_way_it_is_read(
     given = stays(field)
     stored = list(minari.load_dataset(given))
     by_conversion, lines = converted(given, tmp_path / "out")
-    for read in (by_conversion, read_dataset(given).episodes, read_dataset(given, task="my:task").episodes):
+    task = TaskSpec("my:task", "", "", True, Spec.flat(1, 1), None, expert=False)
+    for read in (by_conversion, read_dataset(given).episodes, read_dataset(given, task=task).episodes):
         for episode, one in zip(read, stored, strict=True):
             assert (len(episode), episode.success) == (20, True)
             assert (episode.terminated, episode.truncated) == (False, True)
@@ -443,7 +446,7 @@ def test_a_task_of_ours_ends_at_success_whichever_way_its_data_are_read(
     convert(open_source(given), tmp_path / "out", rules=Rules(end_at_success=True))
     for read in (
         read_dataset(tmp_path / "out").episodes,
-        read_dataset(given, task="robosuite/lift").episodes,
+        read_dataset(given, task=task_spec("robosuite/lift")).episodes,
     ):
         for episode, one in zip(read, stored, strict=True):
             first = int(np.argmax(one.infos["success"][1:])) + 1

@@ -90,9 +90,15 @@ class Rules:
 
 
 def follow(
-    source: Source, rules: Rules, tally: Tally, *, task: str | None, bounds: Bounds | None
+    source: Source,
+    rules: Rules,
+    tally: Tally,
+    *,
+    task: str | None,
+    bounds: Bounds | None = None,
+    evidence: Evidence | None = None,
 ) -> Iterator[Episode]:
-    """The episodes of a set by the rules; the set is looked through before the first of them comes.
+    """The episodes of a set by the rules.
 
     Args:
         source: an open data set.
@@ -100,6 +106,7 @@ def follow(
         tally: counts what is done; changed in place.
         task: the task that the set is read for; None: unknown. The named ones end at success.
         bounds: what becomes [-1, 1] of the actions; None: they lie there already.
+        evidence: what the whole set tells; None: it is looked through before the first episode comes.
 
     Raises:
         BadEpisodeError: an episode cannot be trained on.
@@ -113,7 +120,7 @@ def follow(
     rules = replace(rules, end_at_success=rules.end_at_success or named)
     if rules.assume_success or rules.assume_failure:
         tally.assumption = "--assume-success" if rules.assume_success else "--assume-failure"
-    evidence = survey(source)
+    evidence = evidence or survey(source)
     for item in source.read():
         try:
             if isinstance(item, OtprError):
@@ -177,11 +184,8 @@ def finish(
             "mend or leave out that episode."
         )
     done = Tally()
-    actions, done.rounded, done.clipped = to_unit(
-        recorded.actions, bounds, recorded.place, clip=rules.clip_actions
-    )
     flags, why = evidence.success(recorded)
-    recorded = _joined(replace(recorded, actions=actions, success=flags), evidence, done)
+    recorded = _joined(replace(recorded, success=flags), evidence, done)
     rewards = recorded.rewards
     made = rewards is None or rules.sparse_rewards
     recorded = _end_at_success(recorded, rules, made, done)
@@ -194,9 +198,12 @@ def finish(
         return None
     recorded = shortened
     unpaid = np.zeros(len(recorded.actions))
+    actions, done.rounded, done.clipped = to_unit(
+        recorded.actions, bounds, recorded.place, clip=rules.clip_actions
+    )
     episode = Episode(
         observations={STATE: _as(evidence.dtype, recorded.observations)},
-        actions=_as("float32", recorded.actions),
+        actions=_as("float32", actions),
         rewards=_as("float32", unpaid if recorded.rewards is None else recorded.rewards),
         terminated=False,
         truncated=False,

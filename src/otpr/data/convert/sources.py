@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import itertools
 import zipfile
-from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Literal, get_args
@@ -23,11 +21,12 @@ from otpr.data.convert.rules import BadEpisodeError, Rules, SuccessUnknownError,
 from otpr.data.convert.tally import Tally
 from otpr.data.datasets import check_free, write_dataset
 from otpr.data.episodes import Episode
+from otpr.data.evidence import Evidence, survey
 from otpr.data.experience_files import is_experience
 from otpr.data.minari_files import open_minari
 from otpr.data.overlap import Sample
 from otpr.data.reading import check_readable, open_hdf5
-from otpr.data.recorded import Recorded, Source
+from otpr.data.recorded import Source
 from otpr.envs import TaskSpec, list_tasks
 from otpr.envs.registry import known_task
 from otpr.envs.user_env import is_user_task
@@ -205,10 +204,14 @@ def convert(
             f"--task-index N [N ...]:{listed}"
         )
     tally = Tally()
-    action_dim = _action_dim(source)
+    evidence = survey(source)
+    action_dim = evidence.dims[1]
+    if not action_dim:
+        next(source.episodes(), None)  # raises what is wrong with the first one, if there is one
+        raise OtprError(f"{source.path}: holds no episodes; at least one is needed.")
     stored, given = _stored_bounds(source), rules.bounds(action_dim)
     mapped, told = _mapped(source, stored, given, accept)
-    side = _side(source, action_dim, given or stored, _range(source))
+    side = _side(source, evidence, given or stored, _range(source))
     known = named(task) if task is not None else _own(source)
     if known is not None:
         hint = "Choose the parts of the observation with --keys, or name another task with --task."
@@ -217,13 +220,10 @@ def convert(
         told.append(f"nothing was compared with the task {task}: its environment cannot be made here")
     tally.told += told
     sample = Sample()
-    stream = _episodes(source, rules, tally, mapped, task, known, sample)
-    first = next(stream)
-    state = Entry((source.observation_dim,), str(first.observations[STATE].dtype))
     write_dataset(
-        itertools.chain([first], stream),
+        _episodes(source, rules, tally, evidence, mapped, task, known, sample),
         out,
-        spec=dataclasses.replace(side.spec, observation={STATE: state}),
+        spec=side.spec,
         meaning=dataclasses.replace(side.meaning, accepted=accept),
         task_id=task or source.task_id,
         expert=f"{source.format} data",
@@ -235,15 +235,6 @@ def convert(
     if known is not None and check:
         tally.warnings += sample.compared(known, side.meaning.parts)
     return tally
-
-
-def _action_dim(source: Source) -> int:
-    """That of most episodes, as those of another one are bad."""
-    dims = Counter(one.actions.shape[1] for one in source.read() if isinstance(one, Recorded))
-    if not dims:
-        next(source.episodes())  # raises what is wrong with the first one
-        raise OtprError(f"{source.path}: holds no episodes; at least one is needed.")
-    return dims.most_common(1)[0][0]
 
 
 def _stored_bounds(source: Source) -> Bounds | None:
@@ -274,11 +265,13 @@ def _mapped(
     return (None if ours else given or stored), told
 
 
-def _side(source: Source, action_dim: int, bounds: Bounds | None, action_range: Callable[[], Bounds]) -> Side:
+def _side(
+    source: Source, evidence: Evidence, bounds: Bounds | None, action_range: Callable[[], Bounds]
+) -> Side:
     """What the converted set will say of itself: one vector, and the action bounds of the user or the set."""
-    own = source.spec(action_dim)
+    own = source.spec(evidence.dims[1])
     spec = Spec(
-        {STATE: Entry((source.observation_dim,))},
+        {STATE: Entry((source.observation_dim,), evidence.dtype)},
         *(bounds or (own.action_low, own.action_high)),
         control_rate=own.control_rate,
     )
@@ -308,6 +301,7 @@ def _episodes(
     source: Source,
     rules: Rules,
     tally: Tally,
+    evidence: Evidence,
     bounds: Bounds | None,
     task: str | None,
     known: TaskSpec | None,
@@ -315,7 +309,8 @@ def _episodes(
 ) -> Iterator[Episode]:
     """The episodes by the rules, at least one; errors say which options help."""
     try:
-        for episode in follow(source, rules, tally, task=task or source.task_id, bounds=bounds):
+        task = task or source.task_id
+        for episode in follow(source, rules, tally, task=task, bounds=bounds, evidence=evidence):
             sample.add(episode)
             yield episode
     except ActionRangeError as error:
