@@ -21,8 +21,8 @@ from otpr_bench.study import OURS, Study
 def draw_all(study: Study, folder: Path) -> list[Path]:
     """Write `curves.png` and `interquartile.png` of a study into a folder, and return the files.
 
-    The folder is made if missing, and older files are replaced. The second figure shows the methods that have a
-    finished run on every task.
+    The folder is made if missing, and older files are replaced. The second figure shows the methods that
+    have a finished run on every task.
 
     Raises:
         OtprError: no run is finished.
