@@ -15,18 +15,14 @@ from otpr.errors import OtprError
 from otpr.storage import write_bytes
 from otpr_bench.estimates import interquartile_mean
 from otpr_bench.plots import Plot, Series, figure_of, styles
-from otpr_bench.study import Study
+from otpr_bench.study import OURS, Study
 
 
 def draw_all(study: Study, folder: Path) -> list[Path]:
-    """Write every figure of a study as `curves.png` and `interquartile.png`.
+    """Write `curves.png` and `interquartile.png` of a study into a folder, and return the files.
 
-    Args:
-        study: the runs. Figures over all tasks show the methods that have a finished run on each.
-        folder: where the files go; it is created if missing, and older files are replaced.
-
-    Returns:
-        The files that were written.
+    The folder is made if missing, and older files are replaced. The second figure shows the methods that
+    have a finished run on every task.
 
     Raises:
         OtprError: no run is finished.
@@ -101,6 +97,8 @@ def interquartile_means(study: Study) -> Figure:
         right = value if math.isnan(high) else high
         axes.text(right + 0.012, place, f"{value:.0%}{note}", va="center", fontsize="small")
     axes.set_yticks(range(len(order)), [study.labels[method] for method in order])
+    for text, method in zip(axes.get_yticklabels(), order, strict=True):
+        text.set_fontweight("bold" if method == OURS else "normal")
     axes.set(xlabel="interquartile mean of final success (95% interval)", xlim=(0, 1.08))
     axes.set_xticks(np.linspace(0, 1, 5))
     axes.xaxis.set_major_formatter(PercentFormatter(1.0))

@@ -45,7 +45,7 @@ _LOOKS = {
     "qc": Style("#332288", "*"),
 }
 BLUE = Style("#0072B2", "o")
-PALETTE = (BLUE, _LOOKS["dppo"], _LOOKS["fql"], *list(_LOOKS.values())[3:])
+PALETTE = tuple(dict.fromkeys((BLUE, _LOOKS["dppo"], _LOOKS["fql"], *list(_LOOKS.values())[3:])))
 """Styles of the series of a chart that are no methods, in this order."""
 
 
@@ -55,7 +55,7 @@ def styles(methods: Sequence[str]) -> dict[str, Style]:
     With more methods than looks the last ones repeat.
     """
     dashes = ((6.0, 2.0), (3.0, 3.0), (8.0, 2.0, 2.0, 2.0))
-    free = [Style(look.colour, look.marker, dash) for dash in dashes for look in _LOOKS.values()]
+    free = [look._replace(dash=dash) for dash in dashes for look in (*PALETTE[1:], _LOOKS["bc"], BLUE)]
     others = [method for method in methods if method not in _LOOKS]
     chosen = {method: free[min(place, len(free) - 1)] for place, method in enumerate(others)} | _LOOKS
     return {method: chosen[method] for method in methods}

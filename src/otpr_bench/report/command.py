@@ -23,7 +23,7 @@ class Report:
 
     def run(self) -> None:
         """Write the page and say where it is."""
-        # Plots and statistics take a second to import; other commands need not wait for them.
+        # plots and statistics take a second to import
         from otpr_bench.report.page import check_out, write_page
         from otpr_bench.report.page_bench import bench_page, find_results
         from otpr_bench.report.page_run import run_page
