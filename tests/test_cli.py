@@ -257,6 +257,7 @@ def test_info_for_programs_is_json(capsys: pytest.CaptureFixture[str]):
         "episode_limit": 200,
         "expert": True,
         "observation_keys": None,
+        "resolution": 1e-4,
     }
 
 
