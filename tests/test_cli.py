@@ -258,6 +258,7 @@ def test_info_for_programs_is_json(capsys: pytest.CaptureFixture[str]):
         "expert": True,
         "parts": [],
         "facts": {"simulator": "metaworld", "robot": "Sawyer"},
+        "resolution": 1e-4,
     }
 
 

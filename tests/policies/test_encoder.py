@@ -124,5 +124,9 @@ def test_what_does_not_vary_and_what_varies_by_few_steps_is_told():
         "Varying by few steps of the type they are recorded in: arm[4]. Record and declare them in float64, "
         "or take out their offset.",
     ]
+    assert told(wide, {"arm": arm, "time": time}, 0.5)[0] == (
+        "Not varying by more than 0.5 in the demonstrations, and so left in their own unit: arm[0:4], "
+        "time[0:2]."
+    )
     moving = Spec({"arm": Entry((5,), "float64")}, (-1.0,), (1.0,))
     assert told(moving, {"arm": arm + time[:, 1:]}, 0.0) == []

@@ -125,6 +125,7 @@ def varies(rows: np.ndarray, dtype: str, resolution: float) -> NDArray[np.bool_]
 
 
 _ROUNDING = 1e-15
+"""A deviation in numbers' own unit that is rounding, whatever they are."""
 
 
 def told(spec: Spec, observations: Observations, resolution: float) -> list[str]:
@@ -139,7 +140,10 @@ def told(spec: Spec, observations: Observations, resolution: float) -> list[str]
         coarse += _ranges(name, few)
     lines: list[str] = []
     if still:
-        lines.append(f"Not varying in the demonstrations, and so left in their own unit: {', '.join(still)}.")
+        little = f" by more than {resolution:g}" if resolution else ""
+        lines.append(
+            f"Not varying{little} in the demonstrations, and so left in their own unit: {', '.join(still)}."
+        )
     if coarse:
         lines.append(
             f"Varying by few steps of the type they are recorded in: {', '.join(coarse)}. Record and declare "
