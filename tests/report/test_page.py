@@ -534,7 +534,7 @@ def test_report_overwrites_nothing_else(tmp_path: Path):
     with pytest.raises(OtprError, match=r"arena-6\.parquet exists and is no report"):
         Report(bench(tmp_path), out=tmp_path / "arena-6.parquet").run()
     assert precious.read_text() == "<!doctype html>mine"
-    with pytest.raises(OtprError, match=r"run.summary\.json cannot be made"):
+    with pytest.raises(OtprError, match=r"summary\.json is a file, not a folder"):
         Report(path, out=path / "summary.json" / "page.html").run()
     check_out(tmp_path / "free.html")
 

@@ -9,7 +9,6 @@ from typing import Annotated
 import tyro
 
 from otpr.errors import OtprError
-from otpr.storage import check_writable
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,7 +33,6 @@ class Report:
         inside = self.source / "report.html" if self.source.is_dir() else self.source.with_suffix(".html")
         out = self.out or inside
         check_out(out)
-        check_writable(out, "--out")
         if self.source.is_dir() and is_run(self.source):
             text = run_page(self.source)
         else:

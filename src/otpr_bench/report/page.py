@@ -10,7 +10,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from otpr.errors import OtprError
-from otpr.storage import write_text
+from otpr.storage import check_writable, write_text
 
 _FIRST_LINE = "<!doctype html><!-- a report of otpr -->"  # a file that begins otherwise is not overwritten
 
@@ -35,17 +35,14 @@ def render(template: str, **content: Any) -> str:
 
 
 def check_out(path: Path) -> None:
-    """Refuse to overwrite what is not a report.
+    """Refuse to overwrite what is not a report, and a place that cannot be written to.
 
     Raises:
-        OtprError: there is something else at `path`.
+        OtprError: there is something else at `path`, or it cannot be written.
     """
-    if path.is_dir():
-        raise OtprError(f"--out {path} is a folder; give the name of an HTML file.")
-    if path.exists():
-        with open(path, "rb") as stream:
-            if stream.read(len(_FIRST_LINE)) != _FIRST_LINE.encode():
-                raise OtprError(f"{path} exists and is no report of otpr. Give another name with --out.")
+    check_writable(path, "--out")
+    if path.exists() and not path.read_bytes().startswith(_FIRST_LINE.encode()):
+        raise OtprError(f"{path} exists and is no report of otpr. Give another name with --out.")
 
 
 def write_page(path: Path, text: str) -> None:
