@@ -146,11 +146,13 @@ def learn(
 ) -> Any:
     """An agent after steps from the demonstrations alone, then rounds of 64 actions, each with updates.
 
-    In the first `warming` rounds the critics learn alone, and no chooser has a say.
+    In the first `warming` rounds the critics learn alone, and no chooser has a say. Steps from the
+    demonstrations are taken in blocks as long as a round's, which are one compiled program with them.
     """
     agent, seen = new_agent(config), experience()
-    if offline:
-        agent, _ = update_block(agent, seen, batch_keys(offline), True)
+    keys = batch_keys(offline)
+    for start in range(0, offline, updates):
+        agent, _ = update_block(agent, seen, keys[start : start + updates], True)
     for i in range(rounds):
         explorer = agent.exploring() if i >= warming else agent.exploring().single()
         seen = added(seen, *sample(explorer, 64, seed=i))

@@ -6,6 +6,7 @@ Whatever is in `otpr.agents` has to pass, without being named here.
 from __future__ import annotations
 
 import dataclasses
+import functools
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,12 @@ def config_of(algorithm: str) -> AgentConfig:
     return dataclasses.replace(config, **{name: size for name, size in SIZES.items() if name in known})
 
 
+@functools.cache
+def drawing(algorithm: str) -> Any:
+    """Its `draw`, one compiled program for all tests."""
+    return eqx.filter_jit(agent_class(algorithm).draw)
+
+
 @pytest.fixture(scope="module", params=OFF_POLICY)
 def drawn(request: pytest.FixtureRequest) -> tuple[Any, Experience, Any]:
     """An agent as a block of its gradient steps begins, what it has seen, and a batch."""
@@ -49,8 +56,8 @@ def drawn(request: pytest.FixtureRequest) -> tuple[Any, Experience, Any]:
     spec = config.acting_spec(small.BASE.spec)
     seen = small.experience(spec=spec, gamma=config.gamma)
     agent = small.created(config)
-    begin, draw = eqx.filter_jit(type(agent).begin_block), eqx.filter_jit(type(agent).draw)
-    return begin(agent, seen), seen, draw(agent, seen, jax.random.key(1))
+    begun = eqx.filter_jit(type(agent).begin_block)(agent, seen)
+    return begun, seen, drawing(request.param)(agent, seen, jax.random.key(1))
 
 
 def transitions_in(batch: Any) -> list[Transitions]:
@@ -131,7 +138,7 @@ def test_a_batch_from_the_demonstrations_alone_is_of_them(algorithm: str):
     config = config_of(algorithm)
     seen = small.experience((), config.acting_spec(small.BASE.spec), config.gamma)
     agent = small.created(config)
-    batch = eqx.filter_jit(type(agent).draw)(agent, seen, jax.random.key(1))
+    batch = drawing(algorithm)(agent, seen, jax.random.key(1))
     shown = [
         small.walked(each, t, seen.store.spec).state.tobytes()
         for _, each, t in small.rows_of(small.DEMONSTRATIONS)
