@@ -133,7 +133,7 @@ def test_it_is_the_package_s_own_environment(task_id: str) -> None:
     env, keys = env_of(task_id), task_spec(task_id).observation_keys
 
     def flat(observation):
-        return observation if keys is None else np.concatenate([observation[key] for key in keys])
+        return observation if not keys else np.concatenate([observation[key] for key in keys])
 
     expected = flat(reference.reset(seed=0)[0])
     observation, _ = env.reset(seed=0)

@@ -109,9 +109,9 @@ class MinariFile:
             rewards=by_step(stored(group, "rewards"), f"{place}: rewards"),
             seed=int(seed) if isinstance(seed, np.integer) else None,
         )
+        check_lengths(recorded, last_observation=True)
         success, field = _success(group, place, len(actions))
         recorded = dataclasses.replace(recorded, success=success, success_field=field)
-        check_lengths(recorded, last_observation=True)
         return _ended(recorded, group)
 
     def _observations(self, group: h5py.Group, place: str) -> NDArray[Any]:

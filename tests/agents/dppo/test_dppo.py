@@ -251,7 +251,7 @@ def bandit_round(policy: Policy, n: int, seed: int) -> tuple[Round, float]:
         dataclasses.replace(each, seed=int(seed))
         for each, seed in zip(bandit.one_step(observation, action), seeds, strict=True)
     ]
-    data = Round([Collected(each, bandit.features(each)) for each in episodes], ACTION_SEED)
+    data = Round([Collected(each, bandit.features(each.observations)) for each in episodes], ACTION_SEED)
     return data, float(np.mean(np.abs(action - bandit.MODE * np.sign(observation)) < 0.25))
 
 
