@@ -209,7 +209,7 @@ def task_mean(by_task: Sequence[Sequence[float]]) -> Estimate:
     """
     if not by_task or not all(by_task):
         raise ValueError("Every task needs at least one run.")
-    value = float(np.mean([np.mean(task) for task in by_task]))
+    value = float(np.mean([float(np.mean(task)) for task in by_task]))
     if min(len(task) for task in by_task) < 2 or all(len(set(task)) == 1 for task in by_task):
         return Estimate(value, math.nan, math.nan)
     parts = np.array([np.var(task, ddof=1) / len(task) for task in by_task]) / len(by_task) ** 2
