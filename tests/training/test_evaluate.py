@@ -9,6 +9,7 @@ import pytest
 from scipy.stats import binomtest
 
 from otpr.data.seeds import evaluation_seed
+from otpr.policies.encoder import Normalizer, VectorEncoder
 from otpr.spec import Spec
 from otpr.training.evaluate import Evaluation, evaluate
 
@@ -49,6 +50,7 @@ class ToyPolicy:
     """Reports 1 where the observation, which is the seed, is 1, and else 0."""
 
     spec = Spec.flat(1, 2, horizon=CHUNK, execute=CHUNK)
+    encoder = VectorEncoder({"state": Normalizer(jnp.zeros(1), jnp.ones(1))})
 
     def act_batch(self, observations, keys):
         state = observations["state"]
