@@ -52,7 +52,7 @@ class ToyPolicy:
     spec = Spec.flat(1, 2, horizon=CHUNK, execute=CHUNK)
     encoder = VectorEncoder({"state": Normalizer(jnp.zeros(1), jnp.ones(1))})
 
-    def act_batch(self, observations, keys):
+    def decide_batch(self, observations, keys):
         state = observations["state"]
         assert state.shape == (keys.shape[0], 1, 1)
         return jnp.zeros((len(state), CHUNK, 2)), {"toy/one": (state[:, 0, 0] == 1).astype(jnp.float32)}
