@@ -146,6 +146,16 @@ class Spec:
         ((name, entry),) = self.observation.items()
         return name if entry.kind == "vector" else None
 
+    @property
+    def vectors(self) -> dict[str, Entry]:
+        """The entries that are vectors."""
+        return {name: entry for name, entry in self.observation.items() if entry.kind == "vector"}
+
+    @property
+    def images(self) -> dict[str, Entry]:
+        """The entries that are images."""
+        return {name: entry for name, entry in self.observation.items() if entry.kind == "image"}
+
     def of_task(self) -> Spec:
         """The part that a task has: without history, horizon and execution."""
         return dataclasses.replace(self, history=1, horizon=1, execute=1)
@@ -258,6 +268,6 @@ def _bounds(spec: Spec) -> str:
     return " ".join(f"[{low:g}, {high:g}]" for low, high in pairs)
 
 
-def zeros(spec: Spec, *leading: int) -> dict[str, np.ndarray]:
+def zeros(entries: Mapping[str, Entry], *leading: int) -> dict[str, np.ndarray]:
     """Observations of zeros, each entry with the leading axes given before its own."""
-    return {name: np.zeros((*leading, *entry.shape), entry.dtype) for name, entry in spec.observation.items()}
+    return {name: np.zeros((*leading, *entry.shape), entry.dtype) for name, entry in entries.items()}

@@ -11,7 +11,8 @@ import tyro
 from otpr.data.agreement import of_task
 from otpr.data.collect import collect
 from otpr.data.datasets import check_free, write_dataset
-from otpr.envs import task_spec
+from otpr.envs import Setup, task_spec
+from otpr.envs.setup import Observe
 from otpr.errors import check_at_least, check_seed
 from otpr.storage import check_writable
 from otpr.training.progress import Progress
@@ -36,6 +37,11 @@ class Collect:
     expert: str | None = None
     # steps after which an episode is cut off; left out, the task's own limit, which some declare not at all
     episode_limit: int | None = None
+    # what the observation entry "state" holds: all that the task tells, or what the robot knows of itself;
+    # images: there is none
+    observe: Observe = "state"
+    # cameras whose frames are seen too, NAME or NAME:HEIGHTxWIDTH (64x64); `otpr info TASK` lists them
+    cameras: tuple[str, ...] = ()
     # replace the data set that is there
     overwrite: bool = False
 
@@ -45,7 +51,8 @@ class Collect:
         check_at_least(1, self, "episodes")
         check_at_least(0, self, "noise")
         check_seed(self.seed)
-        task = task_spec(self.task, self.episode_limit)
+        setup = Setup.seen(self.task, self.episode_limit, self.observe, self.cameras)
+        task = task_spec(setup)
         limit = task.required_limit()
         check_free(self.out, self.overwrite)  # before the work, not after it
         check_writable(self.out, "--out", folder=True)
@@ -58,12 +65,11 @@ class Collect:
                 progress.advance(kept - progress.done, attempts=attempted)
 
             episodes = collect(
-                self.task,
+                setup,
                 episodes=self.episodes,
                 noise=self.noise,
                 seed=self.seed,
                 user_expert=self.expert,
-                episode_limit=self.episode_limit,
                 on_episode=show,
             )
         write_dataset(
@@ -72,6 +78,7 @@ class Collect:
             spec=task.spec,
             meaning=of_task(task).meaning,
             task_id=self.task,
+            view=setup.view(),
             expert=self.expert or "scripted expert",
             noise=self.noise,
             seed=self.seed,

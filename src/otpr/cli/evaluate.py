@@ -9,9 +9,9 @@ from typing import Annotated, Any, NamedTuple
 
 import tyro
 
-from otpr.cli.finetune import FILMED, check_fits
+from otpr.cli.finetune import FILMED, check_fits, policy_setup
 from otpr.diffusion.sampling import Sampler
-from otpr.envs import ChunkedVectorEnv, check_filming, task_spec
+from otpr.envs import ChunkedVectorEnv, Setup, check_filming, task_spec
 from otpr.errors import check_at_least
 from otpr.policies.generators import Diffusion
 from otpr.policies.policy import Policy, load_policy, policy_task
@@ -27,7 +27,7 @@ class _Loaded(NamedTuple):
     path: Path
     policy: Policy
     own_task: str  # the one it was trained on
-    task: str  # the one it is to act in
+    setup: Setup  # the one it is to act in
     limit: int  # steps of an episode there
 
 
@@ -75,20 +75,21 @@ class Evaluate:
                 check_writable(path, option)
         loaded = [self._loaded(path) for path in self.policies]
         if self.video is not None:
-            for task in {one.task for one in loaded}:
-                check_filming(task, self.episode_limit)
+            for setup in {one.setup for one in loaded}:
+                check_filming(setup)
         results: list[dict[str, Any]] = []
         with contextlib.ExitStack() as stack:
-            envs: dict[tuple[str, int], ChunkedVectorEnv] = {}  # starting simulators takes seconds
+            # starting simulators takes seconds
+            envs: dict[tuple[Setup, int, int], ChunkedVectorEnv] = {}
             for one in loaded:
-                kind_of_env = one.task, one.policy.spec.execute
+                kind_of_env = one.setup, one.policy.spec.execute, one.policy.spec.history
                 if kind_of_env not in envs:
                     env = ChunkedVectorEnv(
-                        one.task,
+                        one.setup,
                         self.num_envs,
                         one.policy.spec.execute,
                         processes=True,
-                        episode_limit=self.episode_limit,
+                        history=one.policy.spec.history,
                     )
                     envs[kind_of_env] = stack.enter_context(env)
                 results += self._evaluated(one, envs[kind_of_env])
@@ -100,25 +101,16 @@ class Evaluate:
             for number, one in enumerate(loaded, start=1):
                 several = len(loaded) > 1
                 film = self.video.with_stem(f"{self.video.stem}-{number}") if several else self.video
-                print(
-                    record(
-                        one.task,
-                        one.policy.act,
-                        FILMED,
-                        film,
-                        history=one.policy.spec.history,
-                        episode_limit=self.episode_limit,
-                    )
-                )
+                print(record(one.setup, one.policy.act, FILMED, film, history=one.policy.spec.history))
         return results
 
     def _loaded(self, path: Path) -> _Loaded:
         """A policy and the task it is to act in, checked."""
         policy, own = self._told(load_policy(path)), policy_task(path)
-        task = self.task or own
-        limit = task_spec(task, self.episode_limit).required_limit()
-        check_fits(policy, path, task, self.episode_limit)
-        return _Loaded(path, policy, own, task, limit)
+        setup = policy_setup(path, self.task, self.episode_limit)
+        limit = task_spec(setup).required_limit()
+        check_fits(policy, path, setup)
+        return _Loaded(path, policy, own, setup, limit)
 
     def _evaluated(self, one: _Loaded, env: ChunkedVectorEnv) -> list[dict[str, Any]]:
         """The numbers of a policy, printed as they come."""
@@ -131,13 +123,14 @@ class Evaluate:
                 self.episodes, f"evaluating {one.path}", "episodes", closing_line=False
             ) as progress:
                 outcome = evaluate(variant, env, self.episodes, on_wave=progress.advance)
-            trained = "" if one.task == one.own_task else f" (trained on {one.own_task})"
-            print(f"{one.path}{trained} on {one.task}, {kind}: {outcome}")
+            task = one.setup.task
+            trained = "" if task == one.own_task else f" (trained on {one.own_task})"
+            print(f"{one.path}{trained} on {task}, {kind}: {outcome}")
             about = {
                 "policy": str(one.path),
                 "policy_task": one.own_task,
                 "kind": kind,
-                "task": one.task,
+                "task": task,
                 "episode_limit": one.limit,
             }
             results.append({**about, **_sampling(variant), **_numbers(outcome)})

@@ -17,9 +17,9 @@ from otpr.data.episodes import Episode
 from otpr.data.loading import DataConfig
 from otpr.data.meaning import Meaning
 from otpr.data.seeds import evaluation_seed
-from otpr.envs import ChunkedVectorEnv, check_filming, task_spec
+from otpr.envs import ChunkedVectorEnv, Setup, check_filming, task_spec
 from otpr.errors import OtprError, check_seed
-from otpr.policies.policy import Policy, load_policy, policy_meaning, policy_task
+from otpr.policies.policy import Policy, load_policy, policy_meaning, policy_task, policy_view
 from otpr.storage import check_writable
 from otpr.training.curve import learning_curve
 from otpr.training.finetune import FineTuning, LoopConfig
@@ -100,15 +100,16 @@ class Finetune:
         check_writable(self.run_dir, "--run-dir", folder=True)
         agent = self.settings()
         base, own = load_policy(self.policy), policy_task(self.policy)
-        sets, task = self.demonstrations.read(self.task or own)
-        if task != own:
-            print(f"The policy in {self.policy} was trained on {own}; it is fine-tuned on {task}.")
-        check_fits(base, self.policy, task, self.episode_limit, self.demonstrations.accept)
-        task_spec(task, self.episode_limit).required_limit()
+        setup = policy_setup(self.policy, self.task, self.episode_limit)
+        sets, _ = self.demonstrations.read(setup)
+        if setup.task != own:
+            print(f"The policy in {self.policy} was trained on {own}; it is fine-tuned on {setup.task}.")
+        check_fits(base, self.policy, setup, self.demonstrations.accept)
+        task_spec(setup).required_limit()
         config = {
             "policy": str(self.policy),
             **self.demonstrations.record(sets),
-            "task": task,
+            "task": setup.task,
             "spec": agent.acting_spec(base.spec).to_json(),
             "episode_limit": self.episode_limit,
             "algorithm": self.algorithm,
@@ -130,8 +131,7 @@ class Finetune:
                 base,
                 sets,
                 weights=self.demonstrations.weights,
-                task=task,
-                episode_limit=self.episode_limit,
+                setup=setup,
                 preset=self.preset,
                 seed=self.seed,
                 agent=agent,
@@ -187,8 +187,7 @@ def fine_tune(
     sets: list[list[Episode]],
     *,
     weights: tuple[float, ...] = (),
-    task: str,
-    episode_limit: int | None = None,
+    setup: Setup,
     preset: str,
     seed: int,
     agent: AgentConfig,
@@ -202,23 +201,23 @@ def fine_tune(
     """
     if video:
         try:
-            check_filming(task, episode_limit)
+            check_filming(setup)
         except OtprError as error:
             print(f"No videos will be made: {error}")
             video = False
+    acting = agent.acting_spec(base.spec)
     with ChunkedVectorEnv(
-        task,
+        setup,
         loop.num_envs,
-        agent.acting_spec(base.spec).execute,
+        acting.execute,
         processes=True,
         timeout=loop.env_timeout,
-        episode_limit=episode_limit,
+        history=acting.history,
     ) as env:
         job = FineTuning(
             base,
             sets,
             weights=weights,
-            task=task,
             preset=preset,
             seed=seed,
             agent=agent,
@@ -233,18 +232,14 @@ def fine_tune(
     learning_curve(
         run.rows(),
         curve,
-        title=f"{task}, {agent.algorithm} ({preset}), seed {seed}",
+        title=f"{setup.task}, {agent.algorithm} ({preset}), seed {seed}",
         base_success=summary["base_success"],
     )
     print(f"Policy: {run.path / 'policy'}   Learning curve: {curve}")
     if video:
         for name, policy in (("before", base), ("after", load_policy(run.path))):
             film = run.videos / f"{name}.mp4"
-            print(
-                record(
-                    task, policy.act, FILMED, film, history=policy.spec.history, episode_limit=episode_limit
-                )
-            )
+            print(record(setup, policy.act, FILMED, film, history=policy.spec.history))
     return summary
 
 
@@ -252,16 +247,28 @@ FILMED = (evaluation_seed(0), evaluation_seed(1))
 """The initial conditions that are filmed: the first two of the evaluation."""
 
 
-def check_fits(
-    policy: Policy, path: Path, task: str, episode_limit: int | None, accept: tuple[str, ...] | None = None
-) -> None:
+def policy_setup(path: Path, task: str | None = None, episode_limit: int | None = None) -> Setup:
+    """The task that a policy acts in, seen as it sees it.
+
+    Args:
+        path: of the policy.
+        task: a task's name in place of its own.
+        episode_limit: see `Setup`.
+    """
+    setup, view = Setup(task or policy_task(path), episode_limit), policy_view(path)
+    try:
+        return setup if view is None else setup.viewing(view)
+    except ValueError as error:
+        raise OtprError(f"{path}: {error}. Copy or save the policy again.") from error
+
+
+def check_fits(policy: Policy, path: Path, setup: Setup, accept: tuple[str, ...] | None = None) -> None:
     """Refuse a policy for a task that it cannot act in.
 
     Args:
         policy: as it was read.
         path: where from.
-        task: the task's name.
-        episode_limit: see `task_spec`.
+        setup: the task.
         accept: see `agree`.
 
     Raises:
@@ -270,5 +277,5 @@ def check_fits(
     meaning = Meaning.from_metadata({"meaning": policy_meaning(path)}, policy.spec)
     hint = "Give the policy's own task with --task, or another policy."
     side = Side(f"the policy in {path}", policy.spec.of_task(), meaning=meaning, advice=hint)
-    for line in agree(side, of_task(task_spec(task, episode_limit)), accept):
+    for line in agree(side, of_task(task_spec(setup)), accept):
         print(line)

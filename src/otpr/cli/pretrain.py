@@ -47,14 +47,14 @@ class Pretrain:
         """Train and save the policy."""
         check_seed(self.seed)
         check_writable(self.run_dir, "--run-dir", folder=True)
-        sets, task = self.demonstrations.read(self.task)
+        sets, setup = self.demonstrations.read(self.task)
         if not self.resume:
-            self.demonstrations.check(sets, task)
-        known = task_spec(task)
+            self.demonstrations.check(sets, setup)
+        known = task_spec(setup)
         spec = known.spec
         config = {
             **self.demonstrations.record(sets),
-            "task": task,
+            "task": setup.task,
             "spec": self.config.policy_spec(spec).to_json(),
             "seed": self.seed,
             **dataclasses.asdict(self.config),
@@ -71,7 +71,7 @@ class Pretrain:
                 sets,
                 self.config,
                 run,
-                task=task,
+                setup=setup,
                 spec=spec,
                 seed=self.seed,
                 resume=self.resume,

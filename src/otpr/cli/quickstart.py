@@ -24,7 +24,7 @@ from otpr.cli.plugins import plugin
 from otpr.cli.pretrain import Pretrain
 from otpr.data.datasets import read_dataset
 from otpr.data.loading import DataConfig
-from otpr.envs import task_spec
+from otpr.envs import Setup, task_spec
 from otpr.errors import OtprError, check_at_least, check_seed
 from otpr.policies.policy import load_policy
 from otpr.storage import check_writable
@@ -64,7 +64,8 @@ class Quickstart:
         check_seed(self.seed)
         check_at_least(1, self, "demos")
         check_writable(self.run_dir, "--run-dir", folder=True)
-        task = task_spec(self.task, self.episode_limit)
+        setup = Setup(self.task, self.episode_limit)
+        task = task_spec(setup)
         task.required_limit()
         if not task.expert:
             raise OtprError(
@@ -116,8 +117,7 @@ class Quickstart:
                 run,
                 base,
                 [read_dataset(demonstrations).episodes],
-                task=self.task,
-                episode_limit=self.episode_limit,
+                setup=setup,
                 preset=self.preset,
                 seed=self.seed,
                 agent=agent,

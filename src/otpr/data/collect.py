@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from otpr.data.episodes import Episode
 from otpr.data.seeds import demonstration_seed
-from otpr.envs import Expert, make_env, make_expert, task_spec
+from otpr.envs import Expert, Setup, make_env, make_expert, task_spec
 from otpr.envs.task_env import TaskEnv, by_name
 from otpr.errors import OtprError
 from otpr.spec import Spec
@@ -20,13 +20,12 @@ _ATTEMPTS_PER_EPISODE = 50
 
 
 def collect(
-    task_id: str,
+    task: str | Setup,
     *,
     episodes: int,
     noise: float,
     seed: int,
     user_expert: str | None = None,
-    episode_limit: int | None = None,
     on_episode: Callable[[int, int], None] | None = None,
 ) -> list[Episode]:
     """Run an expert until `episodes` of its attempts have succeeded, and return those.
@@ -36,12 +35,11 @@ def collect(
     own, so the result depends on nothing but the arguments, and more episodes only add to fewer.
 
     Args:
-        task_id: a name that `task_spec` takes.
+        task: a name that `task_spec` takes, or the task as it is set up.
         episodes: how many successes to keep, at least 1.
         noise: standard deviation of the action noise, >= 0, in units of the action range's half width.
         seed: the run's seed, >= 0.
         user_expert: `"module:Class"` of the user's own expert; None: the task's scripted one.
-        episode_limit: see `task_spec`.
         on_episode: called after each attempt with the numbers kept and attempted so far.
 
     Raises:
@@ -54,16 +52,16 @@ def collect(
         raise OtprError(f"The noise must be a finite number, at least 0, given {noise}.")
     if seed < 0:
         raise OtprError(f"The seed must not be negative, given {seed}.")
-    spec = task_spec(task_id).spec
-    env = make_env(task_id, episode_limit=episode_limit)
+    setup, spec = Setup.of(task), task_spec(task).spec
+    env = make_env(setup)
     kept: list[Episode] = []
     attempts = 0
     try:
-        expert = make_expert(task_id, env, user_expert)
+        expert = make_expert(setup.task, env, user_expert)
         while len(kept) < episodes:
             if attempts >= _ATTEMPTS_PER_EPISODE * (len(kept) + 1):
                 raise OtprError(
-                    f"The expert of {task_id!r} succeeded in {len(kept)} of {attempts} attempts "
+                    f"The expert of {setup.task!r} succeeded in {len(kept)} of {attempts} attempts "
                     f"with action noise {noise:g}; {episodes} successes are out of reach. Lower the noise."
                 )
             episode = _attempt(env, spec, expert, noise, demonstration_seed(seed, attempts))
@@ -89,7 +87,7 @@ def _attempt(env: TaskEnv, spec: Spec, expert: Expert, noise: float, seed: int) 
     rewards: list[float] = []
     terminated = truncated = False
     while not (terminated or truncated):
-        action = expert.act(observation)
+        action = expert.act(env.whole_observation)
         action = action + noise * generator.standard_normal(action.shape)
         action = np.clip(action, -1.0, 1.0).astype(np.float32)
         observation, reward, terminated, truncated, info = env.step(action)

@@ -28,7 +28,8 @@ from otpr.data.meaning import Meaning
 from otpr.data.minari_files import DATA_FOLDER, DATA_FORMAT, MinariFile, as_source, open_minari_file
 from otpr.data.reading import check_readable
 from otpr.data.recorded import Recorded, readable
-from otpr.envs import TaskSpec
+from otpr.envs import Setup, TaskSpec
+from otpr.envs.image_spaces import IMAGE
 from otpr.envs.task_env import observation_space
 from otpr.errors import OtprError
 from otpr.spec import STATE, Entry, Spec, vector_type
@@ -45,6 +46,7 @@ class Demonstrations:
             what the arrays tell, and the bounds that the set states for its actions; no control rate.
         meaning: what else is known of their numbers.
         task_id: the task they were collected on; None for a data set that otpr did not write.
+        view: what was seen of it, as `Setup.view` has it; None where the set does not say.
         metadata: Minari's metadata of the whole set; one of ours has `task_id`, `expert`, `noise`, `seed`,
             `spec`, `meaning` and `otpr_data_format`.
         told: what was done so that they fit the task, a sentence each.
@@ -54,6 +56,7 @@ class Demonstrations:
     spec: Spec
     meaning: Meaning
     task_id: str | None
+    view: dict[str, Any] | None
     metadata: dict[str, Any]
     told: tuple[str, ...] = ()
 
@@ -65,6 +68,7 @@ def write_dataset(
     spec: Spec | None = None,
     meaning: Meaning | None = None,
     task_id: str | None,
+    view: dict[str, Any] | None = None,
     expert: str,
     noise: float | None,
     seed: int | None,
@@ -85,6 +89,7 @@ def write_dataset(
         spec: what they exchange; None: what the first one's arrays tell (`seen_spec`).
         meaning: what else is known of their numbers; None: nothing, but that a given spec states the bounds.
         task_id: the task they were collected on; None where unknown.
+        view: what was seen of it, as `Setup.view` has it; None where unknown.
         expert: who acted, e.g. `"scripted expert"`.
         noise: standard deviation of the action noise they were collected with; None where unknown.
         seed: the run seed they were collected with; None where unknown.
@@ -93,8 +98,8 @@ def write_dataset(
         more: further metadata, in JSON's types.
 
     Raises:
-        OtprError: the episodes are not valid or do not fit the spec, an entry is no vector, or something is
-            at `path` already. Nothing is written then.
+        OtprError: the episodes are not valid or do not fit the spec, an episode lacks images of some steps,
+            or something is at `path` already. Nothing is written then.
     """
     path = Path(path)
     check_free(path, overwrite)
@@ -108,8 +113,6 @@ def write_dataset(
     validate_episode(first, where=f"{source}: episode 0", spec=spec)
     meaning = meaning or Meaning(bounds_stated=spec is not None)
     spec = (spec or seen_spec(first)).of_task()
-    if images := [name for name, entry in spec.observation.items() if entry.kind != "vector"]:
-        raise OtprError(f"{source}: the observation entry {images[0]!r} is an image; data sets hold vectors.")
     with (
         writing(path),
         _parents_of(path),
@@ -136,6 +139,7 @@ def write_dataset(
                 "spec": spec.to_json(),
                 "meaning": meaning.to_json(),
                 "task_id": task_id,
+                "view": view,
                 "expert": expert,
                 "noise": noise,
                 "seed": seed,
@@ -184,6 +188,12 @@ def _buffers(episodes: Iterable[Episode], spec: Spec, source: str) -> Iterator[E
     """Episodes in Minari's form, each refused where it is not valid or does not fit the spec."""
     for index, episode in enumerate(episodes):
         validate_episode(episode, where=f"{source}: episode {index}", spec=spec)
+        if episode.looked is not None:
+            raise OtprError(
+                f"{source}: episode {index} has images of {len(episode.looked)} of its {len(episode) + 1} "
+                "observations, those of the agent's decisions; a data set of Minari's has all. The `experience` "
+                "of a run can be given as --data as it is."
+            )
         yield _to_buffer(episode, spec)
 
 
@@ -240,39 +250,60 @@ def read_dataset(
         episodes = [_to_episode(one, spec) for one in recorded]
     else:
         episodes = _by_rules(opened, path_or_id, task)
-        spec = _spec(opened, str(episodes[0].observations[STATE].dtype))
+        first = episodes[0].observations.get(STATE)
+        spec = _spec(opened, "float32" if first is None else str(first.dtype))
     validate_episodes(episodes, source=str(opened.file), spec=spec)
     return Demonstrations(
         episodes=episodes,
         spec=spec,
         meaning=opened.meaning,
         task_id=opened.metadata.get("task_id"),
+        view=opened.metadata.get("view"),
         metadata=opened.metadata,
         told=opened.told,
     )
 
 
-def task_of(path_or_id: str | os.PathLike[str]) -> str | None:
-    """The task that a data set names, without reading its episodes; None where it names none.
+def setup_of(path_or_id: str | os.PathLike[str], task: str | None = None) -> Setup | None:
+    """The task that a data set names, seen as its episodes show it, without reading them.
+
+    Args:
+        path_or_id: see `read_dataset`.
+        task: a task's name in place of the one that the set names.
+
+    Returns:
+        None where nothing names a task.
 
     Raises:
         OtprError: as in `read_dataset`.
     """
     if is_experience(path_or_id):
-        return read_about(Path(path_or_id)).task
-    task = open_minari_file(path_or_id).metadata.get("task_id")
-    return None if task is None else str(task)
+        about = read_about(Path(path_or_id))
+        named, view = about.task, about.view
+    else:
+        metadata = open_minari_file(path_or_id).metadata
+        named, view = metadata.get("task_id"), metadata.get("view")
+    name = task or named
+    if name is None:
+        return None
+    try:
+        return Setup(str(name)) if view is None else Setup(str(name)).viewing(view)
+    except ValueError as error:
+        raise OtprError(f"{path_or_id}: {error}. Collect or convert it again.") from error
 
 
 def _spec(opened: MinariFile, dtype: str) -> Spec:
     """What the episodes of a set exchange when they are read; `dtype` counts where it has no spec."""
     if opened.spec is None:
         bounds = opened.bounds or ((-1.0,) * opened.action_dim, (1.0,) * opened.action_dim)
-        return Spec({STATE: Entry((opened.observation_dim,), dtype)}, *bounds)
+        vector = {STATE: Entry((opened.observation_dim,), dtype)} if opened.keys else {}
+        images = {key or IMAGE: image.entry for key, image in opened.images.items()}
+        return Spec({**vector, **images}, *bounds)
     if opened.columns is None:
         return opened.spec
-    ((name, entry),) = opened.spec.observation.items()  # a set with columns has one vector
-    return replace(opened.spec, observation={name: replace(entry, shape=(opened.observation_dim,))})
+    ((name, entry),) = opened.spec.vectors.items()  # a set with columns has one vector
+    cut = {name: replace(entry, shape=(opened.observation_dim,))}
+    return replace(opened.spec, observation={**opened.spec.observation, **cut})
 
 
 def _read_experience(folder: Path) -> Demonstrations:
@@ -280,18 +311,24 @@ def _read_experience(folder: Path) -> Demonstrations:
     validate_episodes(episodes, source=str(folder), spec=about.spec)
     metadata = {"written_by": about.written_by}
     return Demonstrations(
-        episodes=episodes, spec=about.spec, meaning=Meaning(), task_id=about.task, metadata=metadata
+        episodes=episodes,
+        spec=about.spec,
+        meaning=Meaning(),
+        task_id=about.task,
+        view=about.view,
+        metadata=metadata,
     )
 
 
-def _entries(observations: NDArray[Any], spec: Spec) -> dict[str, NDArray[Any]]:
-    """Observations with all entries side by side, as they are read, by entry name."""
-    ends = np.cumsum([entry.shape[0] for entry in spec.observation.values()])
-    parts = np.split(observations, ends[:-1], axis=1)
-    return {
+def _entries(recorded: Recorded, spec: Spec) -> dict[str, NDArray[Any]]:
+    """The observations of an episode, whose vectors are read side by side, by entry name."""
+    ends = np.cumsum([entry.shape[0] for entry in spec.vectors.values()])
+    parts = np.split(recorded.observations, ends[:-1], axis=1) if spec.vectors else []
+    vectors = {
         name: np.ascontiguousarray(part, entry.dtype)
-        for (name, entry), part in zip(spec.observation.items(), parts, strict=True)
+        for (name, entry), part in zip(spec.vectors.items(), parts, strict=True)
     }
+    return {**vectors, **recorded.images}
 
 
 def _by_rules(opened: MinariFile, name: str | os.PathLike[str], task: TaskSpec | None) -> list[Episode]:
@@ -319,7 +356,7 @@ def _to_episode(recorded: Recorded, spec: Spec) -> Episode:
     success = recorded.success
     assert success is not None  # otpr records it
     return Episode(
-        observations=_entries(recorded.observations, spec),
+        observations=_entries(recorded, spec),
         actions=np.asarray(recorded.actions, np.float32),
         rewards=np.asarray(recorded.rewards, np.float32),
         terminated=terminated,

@@ -30,7 +30,8 @@ def pack(episodes: Sequence[Episode], spec: Spec) -> dict[str, NDArray[Any]]:
     Returns:
         `observations/NAME`, (S + n, *shape) of the entry's own type, for each observation entry; `actions`,
         (S, action_dim) float32; `rewards`, (S,) float32; `lengths`, (n,) int64, in steps; `terminated`,
-        `truncated` and `success`, (n,) bool; `seeds`, (n,) int64, -1 where unknown.
+        `truncated` and `success`, (n,) bool; `seeds`, (n,) int64, -1 where unknown. Where there are images
+        also `looked`, (S + n,) bool, after which steps there is one: they have as many rows as that.
 
     Raises:
         ValueError: an episode does not fit the spec.
@@ -53,8 +54,18 @@ def pack(episodes: Sequence[Episode], spec: Spec) -> dict[str, NDArray[Any]]:
         **{flag: np.array([getattr(episode, flag) for episode in episodes], np.bool_) for flag in _FLAGS},
         "seeds": np.array(seeds, np.int64),
     }
+    if spec.images:
+        arrays["looked"] = np.concatenate([_looks(episode) for episode in episodes])
     _check(arrays, spec)
     return arrays
+
+
+def _looks(episode: Episode) -> NDArray[np.bool_]:
+    """Which observations of an episode have images, (T + 1,)."""
+    looks = np.full(len(episode) + 1, episode.looked is None)
+    if episode.looked is not None:
+        looks[episode.looked] = True
+    return looks
 
 
 def unpack(arrays: Arrays, spec: Spec) -> list[Episode]:
@@ -66,18 +77,27 @@ def unpack(arrays: Arrays, spec: Spec) -> list[Episode]:
     """
     _check(arrays, spec)
     episodes: list[Episode] = []
-    step = 0
+    step = frame = 0
     for i, length in enumerate(arrays["lengths"].tolist()):
         # each episode has one observation more than it has steps
         steps, states = slice(step, step + length), slice(step + i, step + i + length + 1)
+        looked, frames = None, states
+        if spec.images:
+            looked = np.flatnonzero(arrays["looked"][states]).astype(np.int32)
+            frames = slice(frame, frame + len(looked))
+            frame += len(looked)
         seed = int(arrays["seeds"][i])
         episodes.append(
             Episode(
-                observations={name: arrays[_stored(name)][states] for name in spec.observation},
+                observations={
+                    name: arrays[_stored(name)][frames if entry.kind == "image" else states]
+                    for name, entry in spec.observation.items()
+                },
                 actions=arrays["actions"][steps],
                 rewards=arrays["rewards"][steps],
                 **{flag: bool(arrays[flag][i]) for flag in _FLAGS},
                 seed=None if seed == _UNKNOWN_SEED else seed,
+                looked=None if looked is None or len(looked) == length + 1 else looked,
             )
         )
         step += length
@@ -104,8 +124,13 @@ def _check(arrays: Arrays, spec: Spec) -> None:
     if min(lengths, default=0) < 1:
         raise ValueError(f"lengths should be of episodes of at least one step, given {lengths[:5]}")
     n, steps = len(lengths), sum(lengths)
+    looks = int(arrays["looked"].sum()) if spec.images and "looked" in arrays else 0
+    rows = {"vector": steps + n, "image": looks}
     due: dict[str, tuple[tuple[int, ...], str]] = {
-        **{_stored(name): ((steps + n, *one.shape), one.dtype) for name, one in spec.observation.items()},
+        **{
+            _stored(name): ((rows[one.kind], *one.shape), one.dtype) for name, one in spec.observation.items()
+        },
+        **({"looked": ((steps + n,), "bool")} if spec.images else {}),
         "actions": ((steps, spec.action_dim), "float32"),
         "rewards": ((steps,), "float32"),
         "lengths": ((n,), "int64"),

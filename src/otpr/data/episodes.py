@@ -19,13 +19,16 @@ class Episode:
 
     Attributes:
         observations: by entry name, (T+1, *shape) of the entry's own type: the one after reset, then the one
-            after each step. A task whose observation is one vector has the single entry "state".
+            after each step. A task whose observation is one vector has the single entry "state". Images may
+            lie in a file (`np.memmap`), and may be fewer: see `looked`.
         actions: (T, action_dim) float32, in [-1, 1], as executed.
         rewards: (T,) float32.
         terminated: the episode reached a terminal state (mostly: success).
         truncated: it was cut off, e.g. by the time limit: the last state has a future that was not seen.
         success: the task was solved.
         seed: the environment's reset seed, in [0, 2**31); None where unknown.
+        looked: the steps, from 0 to T and ascending, after which the images were looked at: they alone have
+            one. Step 0, before the first action, is the first of them. None: all steps.
     """
 
     observations: Mapping[str, NDArray[Any]]
@@ -35,6 +38,7 @@ class Episode:
     truncated: bool
     success: bool
     seed: int | None
+    looked: NDArray[np.int32] | None = None
 
     def __len__(self) -> int:
         """The number of steps, T."""
@@ -92,7 +96,8 @@ def validate_episode(episode: Episode, *, where: str, spec: Spec | None = None) 
             f"{where}: observations have the entries {_listed(episode.observations)}, expected "
             f"{_listed(spec.observation)}."
         )
-    named = {_field(name): array for name, array in episode.observations.items()}
+    # of bytes each number is right, and they may be more than memory holds
+    named = {_field(name): episode.observations[name] for name in spec.vectors}
     for name, entry in spec.observation.items():
         _check_shape(where, _field(name), episode.observations[name], entry.shape)
         if entry.kind == "image" and episode.observations[name].dtype != np.uint8:
@@ -104,8 +109,12 @@ def validate_episode(episode: Episode, *, where: str, spec: Spec | None = None) 
     steps = len(episode.actions)
     if steps == 0:
         raise OtprError(f"{where}: actions are empty; an episode has at least one step.")
-    for field, array in named.items():
-        if len(array) != steps + 1:
+    looked = _checked_looks(episode, where)
+    for name, entry in spec.observation.items():
+        field, array = _field(name), episode.observations[name]
+        if entry.kind == "image" and looked is not None and len(array) != looked:
+            raise OtprError(f"{where}: {field} have length {len(array)}, expected {looked}, one a look.")
+        if (entry.kind != "image" or looked is None) and len(array) != steps + 1:
             raise OtprError(
                 f"{where}: {field} have length {len(array)}, expected {steps + 1}, "
                 f"one more than the {steps} actions."
@@ -130,6 +139,18 @@ def validate_episode(episode: Episode, *, where: str, spec: Spec | None = None) 
             f"{where}: actions leave [-1, 1], first at step {bad[0, 0]} with {value:.6g}; "
             "rescale the data to the environment's action range."
         )
+
+
+def _checked_looks(episode: Episode, where: str) -> int | None:
+    """How many images each camera has of an episode; None: one a step."""
+    looked = episode.looked
+    if looked is None:
+        return None
+    if looked.ndim != 1 or not len(looked) or looked[0] != 0 or (np.diff(looked) <= 0).any():
+        raise OtprError(f"{where}: the steps that were looked at must ascend from 0, and are {looked}.")
+    if looked[-1] > len(episode):
+        raise OtprError(f"{where}: step {looked[-1]} was looked at, and there are {len(episode)}.")
+    return len(looked)
 
 
 def _own_spec(episode: Episode, where: str) -> Spec:

@@ -12,9 +12,9 @@ import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 from numpy.typing import NDArray
 
-from otpr.data.episodes import Episode
+from otpr.data.episodes import Episode, seen_spec
 from otpr.data.mixture import Mixture
-from otpr.data.store import EpisodeStore, IndexSet, Transitions
+from otpr.data.store import EpisodeStore, IndexSet, Transitions, startable
 from otpr.spec import Spec
 
 Encode = Callable[[Mapping[str, NDArray[Any]]], NDArray[np.float32]]
@@ -26,6 +26,18 @@ class Collected(NamedTuple):
 
     episode: Episode
     features: NDArray[np.float32]
+
+    @classmethod
+    def of(cls, episode: Episode, encode: Encode) -> Collected:
+        """The episode, encoded; a step whose images were not looked at has the features of the last one."""
+        if episode.looked is None:
+            return cls(episode, encode(episode.observations))
+        looked = episode.looked
+        frames = seen_spec(episode).images
+        features = encode(
+            {name: rows if name in frames else rows[looked] for name, rows in episode.observations.items()}
+        )
+        return cls(episode, features[np.searchsorted(looked, np.arange(len(episode) + 1), side="right") - 1])
 
 
 class Experience(eqx.Module):
@@ -67,16 +79,16 @@ class Experience(eqx.Module):
         """
         # an episode has a row more than steps; one in sixteen allows for episodes of that length
         demonstrated = sum(len(episode) + 1 for episodes in sets for episode in episodes)
-        features = [[encode(episode.observations) for episode in episodes] for episodes in sets]
-        width = features[0][0].shape[1]
+        coded = [[Collected.of(episode, encode) for episode in episodes] for episodes in sets]
+        width = coded[0][0].features.shape[1]
         store = EpisodeStore.empty(spec, gamma, width, demonstrated + room + room // 16)
         rows: list[list[NDArray[np.int32]]] = []
         at = 0
-        for episodes, coded in zip(sets, features, strict=True):
+        for part in coded:
             rows.append([])
-            for episode, feature in zip(episodes, coded, strict=True):
-                store = store.add(feature, episode)
-                rows[-1].append(np.arange(at, at + len(episode), dtype=np.int32))
+            for episode, features in part:
+                store = store.add(features, episode)
+                rows[-1].append(_starts(episode, spec, at))
                 at += len(episode) + 1
         mixture = Mixture.of([np.concatenate(parts) for parts in rows], weights)
         return cls(store, mixture, IndexSet.empty(room))
@@ -85,7 +97,8 @@ class Experience(eqx.Module):
         """With one more episode of the agent's own. The old experience is consumed."""
         start = int(self.store.size)
         store = self.store.add(collected.features, collected.episode)
-        return Experience(store, self.demonstrations, self.replay.add(start, len(collected.episode)))
+        starts = _starts(collected.episode, self.store.spec, start)
+        return Experience(store, self.demonstrations, self.replay.add(starts))
 
     def sample_replay(self, key: PRNGKeyArray, n: int) -> Transitions:
         """`n` transitions of the agent's own, uniformly with replacement. There must be some."""
@@ -127,3 +140,8 @@ class Experience(eqx.Module):
         # 0 / 0, no reward and no discount, asks for nothing
         bound = jnp.where((data.reward != 0) & known, data.reward / (1 - data.discount), 0.0)
         return jnp.minimum(jnp.min(bound), 0.0), jnp.maximum(jnp.max(bound), 0.0)
+
+
+def _starts(episode: Episode, spec: Spec, first: int) -> NDArray[np.int32]:
+    """Rows at which transitions of an episode start, whose first row is given."""
+    return (first + np.flatnonzero(startable(episode, spec))).astype(np.int32)

@@ -18,10 +18,12 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from otpr import __version__
 from otpr.data.episode_arrays import digest, pack, unpack
 from otpr.data.episodes import Episode
+from otpr.envs import Setup
 from otpr.errors import OtprError
 from otpr.spec import Spec
 from otpr.storage import (
@@ -37,8 +39,8 @@ from otpr.storage import (
 )
 from otpr.trees import read_arrays, read_metadata, to_bytes
 
-FORMAT = 1
-"""Version of the files; it rises when older code could no longer read them."""
+FORMAT = 2
+"""Version of the files; it rises when older code could no longer read them. 1 had no images."""
 
 DOCUMENT = "dataset.json"
 
@@ -61,7 +63,7 @@ class ExperienceWriter:
 
     Args:
         folder: the data set; its parent exists.
-        task: the task's name.
+        setup: the task, and what is seen of it.
         spec: what the task exchanges.
 
     Raises:
@@ -69,12 +71,14 @@ class ExperienceWriter:
             written.
     """
 
-    def __init__(self, folder: Path, task: str, spec: Spec):
+    def __init__(self, folder: Path, setup: Setup, spec: Spec):
+        task = setup.task
         self._folder, self._spec = folder, spec
         if not folder.exists():
             about = {
                 "format": FORMAT,
                 "task": task,
+                "view": setup.view(),
                 "spec": spec.to_json(),
                 "written_by": f"otpr {__version__}",
             }
@@ -191,11 +195,13 @@ class About:
 
     Attributes:
         task: the task's name.
+        view: what was seen of it, as `Setup.view` has it; None in format 1.
         spec: what the task exchanges.
         written_by: the version that began the set.
     """
 
     task: str
+    view: dict[str, Any] | None
     spec: Spec
     written_by: str
 
@@ -227,7 +233,8 @@ def read_about(folder: Path) -> About:
         task, written_by = document["task"], document["written_by"]
         if not isinstance(task, str) or not isinstance(written_by, str):
             raise ValueError("task and written_by should be texts")
-        return About(task, Spec.from_json(document["spec"]), written_by)
+        view = document["view"] if document["format"] > 1 else None
+        return About(task, view, Spec.from_json(document["spec"]), written_by)
     except (KeyError, ValueError) as error:
         raise DamagedFile(file, error) from error
 

@@ -11,11 +11,11 @@ import numpy as np
 
 from otpr.data.actions import Bounds
 from otpr.data.agreement import Side, agree, assumed, check_names, of_task
-from otpr.data.datasets import Demonstrations, read_dataset, task_of
+from otpr.data.datasets import Demonstrations, read_dataset, setup_of
 from otpr.data.episodes import Episode
 from otpr.data.mixture import check_weights
 from otpr.data.overlap import Sample
-from otpr.envs import task_spec
+from otpr.envs import Setup, task_spec
 from otpr.errors import OtprError
 from otpr.spec import Spec
 
@@ -52,12 +52,12 @@ class DataConfig:
                 raise OtprError(f"{name} must be at least 1, given {count}.")
 
     def read(
-        self, task: str | None, tell: Callable[[str], object] = print
-    ) -> tuple[list[list[Episode]], str]:
+        self, task: str | Setup | None, tell: Callable[[str], object] = print
+    ) -> tuple[list[list[Episode]], Setup]:
         """The chosen episodes of each data set, and the task.
 
         Args:
-            task: its name; None: the one that the data sets name.
+            task: its name, seen as the data sets show it, or as it is set up; None: the one that they name.
             tell: is given a sentence for all that is assumed, reordered or accepted.
 
         Raises:
@@ -65,14 +65,15 @@ class DataConfig:
                 the task, or with another set (all differences are listed); or nothing names the task.
         """
         read: list[tuple[Demonstrations, Side]] = []
+        setup = task if isinstance(task, Setup) else None
         for source in self.data:
-            task = task or task_of(source)
-            if task is None:
+            setup = setup or setup_of(source, task if isinstance(task, str) else None)
+            if setup is None:
                 raise OtprError(f"The data set {source} does not name its task. Give it with --task.")
-            known = of_task(task_spec(task))
-            demonstrations = read_dataset(source, task=task_spec(task))
+            known = of_task(task_spec(setup))
+            demonstrations = read_dataset(source, task=task_spec(setup))
             side = _side(source, demonstrations)
-            accept = (*self.accept, *(side.meaning.accepted if side.task == task else ()))
+            accept = (*self.accept, *(side.meaning.accepted if side.task == setup.task else ()))
             hint = (
                 "Give the data's own task with --task, or bring the data in again with `otpr data convert` "
                 "(--keys chooses the observation)."
@@ -84,21 +85,21 @@ class DataConfig:
             for line in dict.fromkeys(lines):
                 tell(line)
             read.append((demonstrations, side))
-        assert task is not None  # there is at least one set
-        spec = task_spec(task).spec
+        assert setup is not None  # there is at least one set
+        spec = task_spec(setup).spec
         return [
             self.select([_rounded(episode, spec) for episode in found.episodes], source)
             for source, (found, _) in zip(self.data, read, strict=True)
-        ], task
+        ], setup
 
     def check(
-        self, sets: Sequence[Sequence[Episode]], task: str, tell: Callable[[str], object] = print
+        self, sets: Sequence[Sequence[Episode]], setup: Setup, tell: Callable[[str], object] = print
     ) -> None:
         """Compare each set with resets and replays of the task, and tell what differs; see `overlap`.
 
         Args:
             sets: the chosen episodes of each data set.
-            task: the task's name.
+            setup: the task.
             tell: is given a sentence for each difference.
         """
         if self.skip_check:
@@ -107,7 +108,7 @@ class DataConfig:
             sample = Sample()
             for episode in episodes:
                 sample.add(episode)
-            for line in sample.compared(task_spec(task)):
+            for line in sample.compared(task_spec(setup)):
                 tell(f"warning: {source}: {line}")
 
     def select(self, episodes: Sequence[Episode], source: str) -> list[Episode]:

@@ -11,7 +11,7 @@ import dataclasses
 import functools
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,12 +23,14 @@ from numpy.typing import NDArray
 
 from otpr.data.actions import Bounds
 from otpr.data.flags import SUCCESS, agreed, as_flags, end_of
+from otpr.data.frames import stored_frames
 from otpr.data.meaning import Meaning, chosen, listed
 from otpr.data.minari_attributes import read_attributes
 from otpr.data.minari_spaces import bounds_of, choose, flat_dim, is_flat, leaves_of, stored_space
 from otpr.data.reading import CORRUPT, check_links, check_readable, missing, reading, reason, stored, subgroup
 from otpr.data.recorded import Recorded, Source, attempt, by_step, check_lengths, columns, first_steps, join
 from otpr.envs import TaskSpec
+from otpr.envs.image_spaces import IMAGE, Image, image_of, is_image
 from otpr.errors import OtprError
 from otpr.spec import STATE, Entry, Parts, Spec
 
@@ -58,6 +60,10 @@ class MinariFile:
             ours, whose actions are in [-1, 1].
         columns: which numbers of a set of ours with one vector are read, in their order; None: all.
         told: what was chosen or reordered so that the set fits the task, a sentence each.
+        images: the images of the observation that are read, by their path in the file; "" where the
+            observation is nothing but one.
+        whole: path of the vector in the file, where it is stored as one; "" where the observation is nothing
+            else.
     """
 
     file: Path
@@ -70,6 +76,8 @@ class MinariFile:
     bounds: Bounds | None = None
     columns: tuple[int, ...] | None = None
     told: tuple[str, ...] = ()
+    images: Mapping[str, Image] = dataclasses.field(default_factory=dict[str, Image])
+    whole: str | None = None
 
     @property
     def observation_dim(self) -> int:
@@ -104,7 +112,11 @@ class MinariFile:
         seed = group.attrs.get("seed")  # older versions of Minari stored the text "None"
         recorded = Recorded(
             place=place,
-            observations=self._observations(group, place),
+            observations=self._observations(group, place, len(actions) + 1),
+            images={
+                key or IMAGE: stored_frames(group, _path(key), image, f"{place}: {_path(key)}")
+                for key, image in self.images.items()
+            },
             actions=actions,
             rewards=by_step(stored(group, "rewards"), f"{place}: rewards"),
             seed=int(seed) if isinstance(seed, np.integer) else None,
@@ -114,16 +126,29 @@ class MinariFile:
         recorded = dataclasses.replace(recorded, success=success, success_field=field)
         return _ended(recorded, group)
 
-    def _observations(self, group: h5py.Group, place: str) -> NDArray[Any]:
-        """(T + 1, observation_dim)."""
+    def _observations(self, group: h5py.Group, place: str, rows: int) -> NDArray[Any]:
+        """The vector, (T + 1, observation_dim)."""
+        if not self.keys:
+            return np.zeros((rows, 0), np.float32)
         names = [key for key, _ in self.keys]
-        if not isinstance(group.get("observations"), h5py.Group):
-            whole = columns(stored(group, "observations"), f"{place}: observations")
+        if self.whole is not None:
+            path = _path(self.whole)
+            whole = columns(stored(group, path), f"{place}: {path}")
             return whole if self.columns is None else whole[:, list(self.columns)]
         parts = [
             columns(stored(group, f"observations/{key}"), f"{place}: observations {key}") for key in names
         ]
         return join(parts, names, place)
+
+
+def _within(part: str, keys: Sequence[str]) -> bool:
+    """Whether a part is one of the keys, or inside one."""
+    return any(part == key or part.startswith(f"{key}/") for key in keys)
+
+
+def _path(key: str) -> str:
+    """Where a part of the observation lies in an episode's group."""
+    return f"observations/{key}".rstrip("/")
 
 
 def open_minari_file(
@@ -182,8 +207,25 @@ def open_minari_file(
             f"{metadata_file}: not readable as a Minari data set ({reason(error)}); {_MEND}."
         ) from error
     leaves = leaves_of(observations)
+    pictures = {key: leaves.pop(key) for key in [key for key, leaf in leaves.items() if is_image(leaf)]}
     if only_of_others and (spec is not None or list(leaves) == [""]):
         keys = ()
+    images = {
+        key: image_of(leaf.shape, leaf.dtype, f"{folder}: {_path(key)}")  # pyright: ignore[reportArgumentType]
+        for key, leaf in pictures.items()
+        if not keys or _within(key, keys)
+    }
+    # a name that is neither stays, and is refused below
+    of_vectors = tuple(
+        key
+        for key in keys
+        if any(_within(leaf, (key,)) for leaf in leaves)
+        or not any(_within(leaf, (key,)) for leaf in pictures)
+    )
+    if keys and not of_vectors:
+        leaves = {}
+    keys = of_vectors
+    whole = "" if list(leaves) == [""] else STATE if own and list(leaves) == [STATE] and images else None
     vectors = [key for key, space in leaves.items() if key and is_flat(space)]
     wanted = task.parts if task is not None else ()
     if {"observation-order", "observation-parts"} & {*meaning.accepted} and task is not None:
@@ -196,9 +238,11 @@ def open_minari_file(
         own=own,
         spec=spec,
         meaning=meaning,
+        images=images,
+        whole=whole,
     )
-    if meaning.parts and list(leaves) == [""]:  # one vector of ours, and it is known what is in it
-        if (dim := flat_dim(folder, "observations", leaves[""])) != sum(n for _, n in meaning.parts):
+    if meaning.parts and whole is not None:  # one vector of ours, and it is known what is in it
+        if (dim := flat_dim(folder, "observations", leaves[whole])) != sum(n for _, n in meaning.parts):
             raise OtprError(f"{metadata_file}: its parts do not make {dim} numbers; {_MEND}.")
         names = chosen(keys, wanted, dict(meaning.parts), [name for name, _ in meaning.parts])
         return _told(_with_columns(opened, names), opened.meaning.parts, keys)
@@ -262,12 +306,14 @@ def as_source(opened: MinariFile, *, whole: bool) -> Source:
     """An opened set as any other; `whole`: its observation is read as it was written."""
     folder, own = opened.file.parent, opened.spec
     if own is not None and (not whole or opened.columns is not None):
-        own = dataclasses.replace(own, observation={STATE: Entry((opened.observation_dim,))})
+        entries = {STATE: Entry((opened.observation_dim,)), **own.images}
+        own = dataclasses.replace(own, observation=entries)
     return Source(
         format="minari",
         path=folder.parent if folder.name == DATA_FOLDER else folder,
         keys=tuple((key or "observations", dim) for key, dim in opened.keys),
         read=opened.read,
+        images={key or IMAGE: image.entry for key, image in opened.images.items()},
         task_id=opened.metadata.get("task_id"),
         own_spec=own,
         own_meaning=opened.meaning if opened.own else None,

@@ -35,6 +35,8 @@ class Recorded:
         continues: (T-1,) bool, whether the observation recorded as the one after each step is the following
             row; None where the file records none but the last.
         after_end: steps that the file has after the end and that are left out, since they repeat its flag.
+        images: by entry name, (rows, height, width, channels) uint8, as many rows as `observations` have;
+            mapped from a file where they are many.
     """
 
     place: str
@@ -48,6 +50,7 @@ class Recorded:
     seed: int | None = None
     continues: NDArray[np.bool_] | None = None
     after_end: int = 0
+    images: Mapping[str, NDArray[np.uint8]] = field(default_factory=dict[str, NDArray[np.uint8]])
 
 
 @dataclass(frozen=True)
@@ -57,7 +60,9 @@ class Source:
     Attributes:
         format: its format's name, e.g. `"robomimic"`.
         path: what was given: a file, or a folder.
-        keys: the observation's parts in their order, each with its dimension.
+        keys: the parts of the observation's vector in their order, each with its dimension; none where it is
+            images alone.
+        images: the image entries of its observations.
         read: starts reading: the episodes in order; one that cannot be read comes as the error that says why.
         task_id: the otpr task that the file names; None where it names none.
         own_spec: what the set was written with, if otpr wrote it; its actions are in [-1, 1] already.
@@ -76,6 +81,7 @@ class Source:
     path: Path
     keys: Parts
     read: Callable[[], Iterator[Recorded | OtprError]]
+    images: Mapping[str, Entry] = field(default_factory=dict[str, Entry])
     task_id: str | None = None
     own_spec: Spec | None = None
     own_meaning: Meaning | None = None
@@ -117,8 +123,8 @@ class Source:
         if self.own_spec is not None:
             return self.own_spec
         bounds = self.bounds or ((-1.0,) * action_dim, (1.0,) * action_dim)
-        entries = {STATE: Entry((self.observation_dim,), dtype)}
-        return Spec(entries, *bounds, control_rate=self.control_rate)
+        entries = {STATE: Entry((self.observation_dim,), dtype)} if self.observation_dim else {}
+        return Spec({**entries, **self.images}, *bounds, control_rate=self.control_rate)
 
     @property
     def meaning(self) -> Meaning:
@@ -199,6 +205,12 @@ def check_lengths(recorded: Recorded, last_observation: bool | None) -> None:
             f"{place}: observations have length {len(recorded.observations)}, expected {expected} for "
             f"{steps} actions; mend or leave out that episode."
         )
+    for name, frames in recorded.images.items():
+        if len(frames) != len(recorded.observations):
+            raise OtprError(
+                f"{place}: {name} has {len(frames)} frames, expected {len(recorded.observations)}, one an "
+                "observation; mend or leave out that episode."
+            )
     for name in ("rewards", "success"):
         values = getattr(recorded, name)
         if values is not None and len(values) != steps:
@@ -218,6 +230,7 @@ def first_steps(recorded: Recorded, steps: int) -> Recorded:
         rewards=None if recorded.rewards is None else recorded.rewards[:steps],
         success=None if recorded.success is None else recorded.success[:steps],
         continues=None if continues is None else continues[: max(steps - 1, 0)],
+        images={name: frames[: steps + 1] for name, frames in recorded.images.items()},
     )
 
 

@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
+from numpy.typing import NDArray
 
 from otpr.data.episodes import Episode
 from otpr.spec import Spec
@@ -52,6 +53,7 @@ class EpisodeStore(eqx.Module):
         last: (rows,) its last row, that of its last observation.
         terminated: (rows,) whether the row's episode ended in a terminal state.
         success: (rows,) whether it solved the task.
+        startable: (rows,) whether a transition can start there; see `_startable`.
         size: how many rows are taken.
         spec: how many observations make a state, how many actions a plan and a chunk.
         gamma: discount of one step, in (0, 1].
@@ -65,6 +67,7 @@ class EpisodeStore(eqx.Module):
     last: Int[Array, " rows"]
     terminated: Bool[Array, " rows"]
     success: Bool[Array, " rows"]
+    startable: Bool[Array, " rows"]
     size: Int[Array, ""]
     spec: Spec = eqx.field(static=True)
     gamma: float = eqx.field(static=True)
@@ -82,6 +85,7 @@ class EpisodeStore(eqx.Module):
             last=jnp.zeros(rows, jnp.int32),
             terminated=jnp.zeros(rows, jnp.bool_),
             success=jnp.zeros(rows, jnp.bool_),
+            startable=jnp.zeros(rows, jnp.bool_),
             size=jnp.asarray(0, jnp.int32),
             spec=spec,
             gamma=gamma,
@@ -106,7 +110,7 @@ class EpisodeStore(eqx.Module):
         """
         start, rows = int(self.size), len(episode) + 1
         store = self if start + rows <= self.capacity else self._grown(start + rows)
-        columns = _columns(features, episode, self.gamma, start)
+        columns = _columns(features, episode, self.spec, self.gamma, start)
         for begin in range(0, rows, _ROWS):  # blocks of one size: the insertion compiles once
             block = {name: _padded(column[begin : begin + _ROWS]) for name, column in columns.items()}
             store = _insert(store, block, min(_ROWS, rows - begin))
@@ -160,9 +164,8 @@ class EpisodeStore(eqx.Module):
         )
 
     def starts(self) -> Bool[Array, " rows"]:
-        """Which rows a transition can start at: all that are taken, but the last of each episode."""
-        rows = jnp.arange(self.rewards.shape[0])
-        return (rows < self.size) & (rows < self.last)
+        """Which rows a transition can start at."""
+        return self.startable & (jnp.arange(self.rewards.shape[0]) < self.size)
 
 
 class IndexSet(eqx.Module):
@@ -187,15 +190,16 @@ class IndexSet(eqx.Module):
         rows = jnp.nonzero(chosen, size=chosen.shape[0], fill_value=0)[0]
         return cls(rows.astype(jnp.int32), jnp.sum(chosen, dtype=jnp.int32))
 
-    def add(self, start: int, n: int) -> IndexSet:
-        """With the numbers from `start` to `start + n - 1`. The old set is consumed."""
+    def add(self, rows: NDArray[np.int32]) -> IndexSet:
+        """With the numbers given after those that are there. The old set is consumed."""
         size = int(self.size)
         grown = self
-        if size + n > self.rows.shape[0] - _ROWS:
-            more = max(n, self.rows.shape[0] // 2)
+        if size + len(rows) > self.rows.shape[0] - _ROWS:
+            more = max(len(rows), self.rows.shape[0] // 2)
             grown = IndexSet(jnp.pad(self.rows, (0, more)), self.size)
-        for begin in range(0, n, _ROWS):
-            grown = _append(grown, start + begin, min(_ROWS, n - begin))
+        for begin in range(0, len(rows), _ROWS):
+            block = rows[begin : begin + _ROWS]
+            grown = _append(grown, _padded(block), len(block))
         return grown
 
     def draw(self, key: PRNGKeyArray, n: int) -> Int[Array, " n"]:
@@ -218,7 +222,9 @@ def episode_starts(store: EpisodeStore) -> list[tuple[int, int]]:
     return found
 
 
-def _columns(features: np.ndarray, episode: Episode, gamma: float, start: int) -> dict[str, np.ndarray]:
+def _columns(
+    features: np.ndarray, episode: Episode, spec: Spec, gamma: float, start: int
+) -> dict[str, np.ndarray]:
     """Fields of the store for the rows of an episode that begins at row `start`."""
     T = len(episode)
     return_to_go = np.zeros(T + 1)
@@ -236,7 +242,27 @@ def _columns(features: np.ndarray, episode: Episode, gamma: float, start: int) -
         "last": np.full(rows, start + T, np.int32),
         "terminated": np.full(rows, episode.terminated),
         "success": np.full(rows, episode.success),
+        "startable": np.append(startable(episode, spec), False),
     }
+
+
+def startable(episode: Episode, spec: Spec) -> NDArray[np.bool_]:
+    """Before which steps of an episode a decision can be: (T,).
+
+    Those whose state was seen, and that after the executed actions. Where images were looked at only now and
+    then, they are those at which the agent decided.
+    """
+    T = len(episode)
+    if episode.looked is None:
+        return np.ones(T, np.bool_)
+    looked = np.zeros(T + 1, np.bool_)
+    looked[episode.looked] = True
+    before = np.arange(spec.history)
+    window = np.maximum(np.arange(T + 1)[:, None] - before, 0)
+    seen: NDArray[np.bool_] = np.asarray(looked[window].all(axis=1))
+    after = np.minimum(np.arange(T) + spec.execute, T)
+    # the last images of an episode that the environment itself cut off may be older than its history
+    return seen[:T] & (seen[after] | (after == T))
 
 
 def _padded(rows: np.ndarray) -> np.ndarray:
@@ -255,7 +281,6 @@ def _insert(store: EpisodeStore, block: Mapping[str, Array], n: Int[Array, ""]) 
 
 
 @functools.partial(jax.jit, donate_argnums=0)
-def _append(indices: IndexSet, start: Int[Array, ""], n: Int[Array, ""]) -> IndexSet:
-    numbers = start + jnp.arange(_ROWS, dtype=jnp.int32)
+def _append(indices: IndexSet, numbers: Int[Array, " n"], n: Int[Array, ""]) -> IndexSet:
     rows = jax.lax.dynamic_update_slice_in_dim(indices.rows, numbers, indices.size, axis=0)
     return IndexSet(rows, indices.size + n)

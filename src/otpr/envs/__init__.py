@@ -11,19 +11,23 @@ from otpr.envs.env_process import BrokenEnvironmentError
 from otpr.envs.registry import (
     Expert,
     TaskSpec,
+    cameras_of,
     check_filming,
     list_tasks,
     make_env,
     make_expert,
     task_spec,
 )
+from otpr.envs.setup import Setup
 
 __all__ = [
     "BrokenEnvironmentError",
     "ChunkStep",
     "ChunkedVectorEnv",
     "Expert",
+    "Setup",
     "TaskSpec",
+    "cameras_of",
     "check_filming",
     "list_tasks",
     "make_env",

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from otpr.envs.env_group import ChunkStep, EnvGroup, Group
 from otpr.envs.env_process import BrokenEnvironmentError, EnvProcess
 from otpr.envs.registry import task_spec
+from otpr.envs.setup import Setup
 from otpr.spec import zeros
 
 RESTARTS = 10
@@ -38,41 +39,44 @@ class ChunkedVectorEnv:
     environment raises is raised.
 
     Args:
-        task_id: a name that `task_spec` takes.
+        task: a name that `task_spec` takes, or the task as it is set up.
         num_envs: how many environments, n >= 1.
         execute: actions executed for each decision, h >= 1.
         processes: True: spread over simulator processes (POSIX only); False: all in this process.
         timeout: seconds that a process may take to execute h actions in its environments, and ten times that
             to make and reset them.
-        episode_limit: see `task_spec`.
+        history: how many observations a decision sees, >= 1; images are looked at for no others.
 
     Attributes:
+        setup: the task as it is set up.
         spec: what the task exchanges.
         episode_limit: steps after which an episode is truncated.
         broken: the slots whose episode broke in the last `reset` or `step`, each with the cause.
 
     Raises:
         OtprError: the task is unknown, its simulator is not installed, or nothing limits its episodes.
-        ValueError: `num_envs` or `execute` is below 1.
+        ValueError: `num_envs`, `execute` or `history` is below 1.
     """
 
     def __init__(
         self,
-        task_id: str,
+        task: str | Setup,
         num_envs: int,
         execute: int,
         processes: bool,
         timeout: float = 60.0,
-        episode_limit: int | None = None,
+        history: int = 1,
     ):
-        if num_envs < 1 or execute < 1:
-            raise ValueError(f"num_envs and execute must be at least 1, given {num_envs} and {execute}")
-        task = task_spec(task_id, episode_limit)
-        self.task_id = task_id
-        self.spec = task.spec
-        self.episode_limit = task.required_limit()
-        self._limit_given = episode_limit
+        if min(num_envs, execute, history) < 1:
+            raise ValueError(
+                f"num_envs, execute and history must be at least 1, given {num_envs}, {execute} and {history}"
+            )
+        known = task_spec(task)
+        self.setup = known.setup
+        self.spec = known.spec
+        self.episode_limit = known.required_limit()
         self.num_envs = num_envs
+        self._history = history
         self.broken: dict[int, str] = {}
         self._actions_shape = (num_envs, execute, self.spec.action_dim)
         self._running = np.zeros(num_envs, np.bool_)
@@ -86,10 +90,15 @@ class ChunkedVectorEnv:
         self._groups = [self._new_group(len(slots)) for slots in self._slots]
 
     def _new_group(self, num_envs: int) -> Group:
-        arguments = (self.task_id, num_envs, self._actions_shape[1], self._limit_given)
+        arguments = (self.setup, num_envs, self._actions_shape[1], self._history)
         if self._timeout is None:
             return EnvGroup(*arguments)
         return EnvProcess(*arguments, timeout=self._timeout)
+
+    @property
+    def task_id(self) -> str:
+        """The task's name."""
+        return self.setup.task
 
     @property
     def running(self) -> NDArray[np.bool_]:
@@ -114,7 +123,7 @@ class ChunkedVectorEnv:
         self._running = np.array([seed is not None for seed in seeds])
         self._started += int(self._running.sum())
         replies = self._ask("reset", [[seeds[slot] for slot in slots] for slots in self._slots])
-        observations = zeros(self.spec, self.num_envs)
+        observations = zeros(self.spec.observation, self.num_envs)
         for slots, reply in zip(self._slots, replies, strict=True):
             if reply is not None:
                 for name, entry in observations.items():
@@ -141,7 +150,7 @@ class ChunkedVectorEnv:
             raise ValueError("The actions hold NaN or infinity")
         actions = np.asarray(actions, np.float32)
         replies = self._ask("step", [actions[slots] for slots in self._slots])
-        result = ChunkStep.empty(self.num_envs, self._actions_shape[1], self.spec)
+        result = ChunkStep.empty(self.num_envs, self._actions_shape[1], self._history, self.spec)
         for slots, reply in zip(self._slots, replies, strict=True):
             if reply is not None:
                 result.put(slots, reply)

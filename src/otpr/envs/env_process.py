@@ -12,6 +12,7 @@ import time
 from multiprocessing import Pipe
 from typing import Any
 
+from otpr.envs.setup import Setup
 from otpr.errors import OtprError
 
 SLOWER_START = 10
@@ -31,20 +32,18 @@ class EnvProcess:
     Once `receive` has raised `BrokenEnvironmentError` the process is gone: `close` it and start another.
 
     Args:
-        task_id: the task.
+        setup: the task.
         num_envs: how many environments.
         execute: actions executed for each decision.
-        episode_limit: see `task_spec`.
+        history: observations that a decision sees.
         timeout: seconds it may take for the actions of a decision; `SLOWER_START` times as many to be made
             and reset.
     """
 
-    def __init__(
-        self, task_id: str, num_envs: int, execute: int, episode_limit: int | None, *, timeout: float
-    ):
+    def __init__(self, setup: Setup, num_envs: int, execute: int, history: int, *, timeout: float):
         self.fresh = True
         """Whether it has answered nothing yet: its environments may still be in the making."""
-        self._task_id, self._timeout = task_id, timeout
+        self._task_id, self._timeout = setup.task, timeout
         self._asked, self._deadline, self._patience = "", 0.0, 0.0
         self._connection, child_end = Pipe()
         # Not `multiprocessing.Process`: forking is unsafe beside JAX's threads, and both other start methods
@@ -64,7 +63,7 @@ class EnvProcess:
         )
         child_end.close()
         with contextlib.suppress(OSError):  # it died at once: the first `receive` says so
-            self._connection.send((task_id, num_envs, execute, episode_limit))
+            self._connection.send((setup, num_envs, execute, history))
 
     def send(self, method: str, argument: Any) -> None:
         """Ask for `method` ("reset" or "step"), without waiting for it."""

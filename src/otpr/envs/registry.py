@@ -12,10 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from otpr.envs import user_env
+from otpr.envs.cameras import Eyes, camera_names
 from otpr.envs.catalog import SUITES, Suite, Task
+from otpr.envs.setup import Setup
 from otpr.envs.task_env import TaskEnv
 from otpr.errors import OtprError, unknown_name
-from otpr.spec import Parts, Spec
+from otpr.spec import STATE, Entry, Parts, Spec
 
 
 class Expert(Protocol):
@@ -26,16 +28,16 @@ class Expert(Protocol):
         ...
 
     def act(self, observation: Any) -> NDArray[np.float32]:
-        """The action, shape `(action_dim,)`, in [-1, 1], for one observation as the environment gives it."""
+        """The action, shape `(action_dim,)`, in [-1, 1], for the environment's `whole_observation`."""
         ...
 
 
 @dataclass(frozen=True)
 class TaskSpec:
-    """What is known of a task.
+    """What is known of a task, as it is set up.
 
     Attributes:
-        id: the task's name, e.g. `"metaworld/peg-insert-side-v3"`.
+        setup: its name, its episode limit where another is wanted than its own, and what is seen of it.
         extra: the pip extra that installs its simulator; `""` where none does (`gym/ID`, `module:factory`).
         install: the command that installs its simulator.
         installed: whether the simulator is installed here.
@@ -45,12 +47,13 @@ class TaskSpec:
         expert: whether `make_expert` has a scripted policy for it.
         parts: where the simulator's own observation is a dictionary: the entries that are concatenated, in
             this order, with their lengths. Empty: it is one vector, of which nothing more is known.
+        columns: which numbers of the simulator's vector the entry "state" holds; None: all of them.
         facts: what else is known of what its numbers mean, in words, by name; see `otpr.envs.catalog.Suite`.
         resolution: deviations of an observation up to this, in the task's units, count as none: 0.1 mm where
             these are metres and radians, as in every named task; 0 where nobody knows them.
     """
 
-    id: str
+    setup: Setup
     extra: str
     install: str
     installed: bool
@@ -58,8 +61,14 @@ class TaskSpec:
     episode_limit: int | None
     expert: bool
     parts: Parts = ()
+    columns: tuple[int, ...] | None = None
     facts: Mapping[str, str] = field(default_factory=dict[str, str])
     resolution: float = 0.0
+
+    @property
+    def id(self) -> str:
+        """The task's name, e.g. `"metaworld/peg-insert-side-v3"`."""
+        return self.setup.task
 
     @property
     def observation_keys(self) -> tuple[str, ...]:
@@ -80,19 +89,43 @@ class TaskSpec:
         return self.episode_limit
 
 
-def _named_spec(task_id: str, suite: Suite, task: Task) -> TaskSpec:
+def _named_spec(setup: Setup, suite: Suite, task: Task) -> TaskSpec:
+    columns, parts = None, task.parts
+    entries = {
+        camera.name: Entry((camera.height, camera.width, 3), "uint8", "image") for camera in setup.cameras
+    }
+    if setup.observe == "proprioception":
+        columns = tuple(column for start, end in task.proprioception for column in range(start, end))
+        parts = _parts_of(task.parts, columns)
+    if setup.observe != "images":
+        length = task.observation_dim if columns is None else len(columns)
+        entries[STATE] = Entry((length,))
+    flat = Spec.flat(task.observation_dim, task.action_dim, control_rate=suite.control_rate)
     return TaskSpec(
-        id=task_id,
+        setup=setup,
         extra=suite.extra,
         install=suite.install_command,
         installed=importlib.util.find_spec(suite.package) is not None,
-        spec=Spec.flat(task.observation_dim, task.action_dim, control_rate=suite.control_rate),
-        episode_limit=task.episode_limit,
+        spec=replace(flat, observation=entries),
+        episode_limit=setup.episode_limit or task.episode_limit,
         expert=task.expert,
-        parts=task.parts,
+        parts=parts if STATE in entries else (),
+        columns=columns,
         facts={**suite.facts, **task.facts},
         resolution=1e-4,
     )
+
+
+def _parts_of(parts: Parts, columns: tuple[int, ...]) -> Parts:
+    """The parts whose columns are among those given, and how many of them are."""
+    kept: list[tuple[str, int]] = []
+    start = 0
+    for name, length in parts:
+        among = len(set(columns) & set(range(start, start + length)))
+        start += length
+        if among:
+            kept.append((name, among))
+    return tuple(kept)
 
 
 def list_tasks() -> list[TaskSpec]:
@@ -101,97 +134,131 @@ def list_tasks() -> list[TaskSpec]:
     `gym/ID` and `module:factory` are tasks too (see `task_spec`), but nobody can list them.
     """
     specs = [
-        _named_spec(f"{suite_name}/{name}", suite, task)
+        _named_spec(Setup(f"{suite_name}/{name}"), suite, task)
         for suite_name, suite in SUITES.items()
         for name, task in suite.tasks.items()
     ]
     return sorted(specs, key=lambda spec: spec.id)
 
 
-def known_task(task_id: str, episode_limit: int | None = None) -> TaskSpec:
+def known_task(task: str | Setup) -> TaskSpec:
     """As `task_spec`, but the simulator of a named task need not be installed."""
-    if episode_limit is not None and episode_limit < 1:
-        raise OtprError(f"The episode limit must be at least 1, given {episode_limit}.")
-    if user_env.is_user_task(task_id):
-        declared = user_env.declared(task_id)
-        return TaskSpec(
-            id=task_id,
-            extra="",
-            install="",
-            installed=True,
-            spec=declared.spec,
-            episode_limit=episode_limit or declared.episode_limit,
-            expert=False,
-            parts=declared.parts,
-            facts=declared.facts,
+    setup = Setup.of(task)
+    if not user_env.is_user_task(setup.task):
+        suite, name = _find(setup.task)
+        return _named_spec(setup, suite, suite.tasks[name])
+    if not setup.plain:
+        raise OtprError(
+            f"{setup.task}: an environment of yours shows what its observation space says. Leave out "
+            "--cameras and --observe, and give it a space with the images that you want "
+            "(docs/bring-your-own.md)."
         )
-    suite, name = _find(task_id)
-    task = _named_spec(task_id, suite, suite.tasks[name])
-    return task if episode_limit is None else replace(task, episode_limit=episode_limit)
+    declared = user_env.declared(setup.task)
+    return TaskSpec(
+        setup=setup,
+        extra="",
+        install="",
+        installed=True,
+        spec=declared.spec,
+        episode_limit=setup.episode_limit or declared.episode_limit,
+        expert=False,
+        parts=declared.parts,
+        facts=declared.facts,
+    )
 
 
-def task_spec(task_id: str, episode_limit: int | None = None) -> TaskSpec:
+def task_spec(task: str | Setup) -> TaskSpec:
     """The task of that name: one of `list_tasks()`, `gym/ID` (any Gymnasium id) or `module:factory`.
 
     Args:
-        task_id: the name.
-        episode_limit: steps after which an episode is truncated, at least 1, in place of the task's own
-            limit; None: its own, if it declares one.
+        task: the name, or the task as it is set up.
 
     Raises:
         OtprError: the name is unknown (the message has the nearest ones), or its simulator is not installed;
-            the user's environment does not fit (see `otpr.envs.user_env`); or the limit is below 1.
+            or the user's environment does not fit (see `otpr.envs.user_env`), or cannot be seen so.
     """
-    task = known_task(task_id, episode_limit)
-    if not task.installed:
+    known = known_task(task)
+    if not known.installed:
         raise OtprError(
-            f"Task {task_id!r} needs a simulator that is not installed. Install it with: {task.install}"
+            f"Task {known.id!r} needs a simulator that is not installed. Install it with: {known.install}"
         )
-    return task
+    return known
 
 
-def make_env(task_id: str, render_mode: str | None = None, episode_limit: int | None = None) -> TaskEnv:
+def make_env(task: str | Setup, render_mode: str | None = None) -> TaskEnv:
     """Make the environment of a task.
 
     Observations are those of `TaskSpec.spec`: where there is one vector entry, an array of its shape and
-    type; else a dictionary of arrays by entry name. Actions are float32, shape `(action_dim,)`, in [-1, 1].
-    The reward is sparse: 1.0 on the step that succeeds, which ends the episode (`terminated`), else 0.0;
-    where a suite's own page says so, and in an environment of the user's, it may be another. An episode is
-    `truncated` after `episode_limit` steps, or where an environment of the user's truncates it earlier for a
-    reason of its own; never both. `info["success"]` is a bool. `reset(seed=k)` fixes the whole initial
-    condition: the same seed gives the same trajectory under the same actions, in any process and whatever
-    was run before.
+    type; else a dictionary of arrays by entry name, of which each camera is one. Actions are float32, shape
+    `(action_dim,)`, in [-1, 1]. The reward is sparse: 1.0 on the step that succeeds, which ends the episode
+    (`terminated`), else 0.0; where a suite's own page says so, and in an environment of the user's, it may be
+    another. An episode is `truncated` after `episode_limit` steps, or where an environment of the user's
+    truncates it earlier for a reason of its own; never both. `info["success"]` is a bool. `reset(seed=k)`
+    fixes the whole initial condition: the same seed gives the same trajectory under the same actions, in any
+    process and whatever was run before.
 
     Args:
-        task_id: a name that `task_spec` takes.
+        task: a name that `task_spec` takes, or the task as it is set up.
         render_mode: None, or `"rgb_array"`: then `render()` returns an upright picture, uint8,
             shape `(height, width, 3)`.
-        episode_limit: see `task_spec`.
 
     Raises:
-        OtprError: as in `task_spec`; or nothing limits the length of an episode.
+        OtprError: as in `task_spec`; nothing limits the length of an episode; there is no camera of that
+            name; or this machine cannot render.
         ValueError: `render_mode` is another one.
     """
     if render_mode not in (None, "rgb_array"):
         raise ValueError(f"render_mode must be None or 'rgb_array', not {render_mode!r}")
-    task = task_spec(task_id, episode_limit)
-    limit = task.required_limit()
-    if user_env.is_user_task(task_id):
-        simulator = user_env.make_simulator(task_id, render_mode, episode_limit)
-    else:
-        suite, name = _find(task_id)
-        simulator = importlib.import_module(suite.module).make_simulator(name, render_mode)
-    return TaskEnv(simulator, task_id=task_id, spec=task.spec, episode_limit=limit, render_mode=render_mode)
+    known = task_spec(task)
+    setup, limit = known.setup, known.required_limit()
+    if user_env.is_user_task(setup.task):
+        simulator = user_env.make_simulator(setup.task, render_mode, setup.episode_limit)
+        return TaskEnv(
+            simulator, task_id=known.id, spec=known.spec, episode_limit=limit, render_mode=render_mode
+        )
+    suite, name = _find(setup.task)
+    simulator = importlib.import_module(suite.module).make_simulator(name, render_mode)
+    try:
+        eyes = Eyes(simulator.scene, setup.cameras) if setup.cameras else None
+    except OtprError:
+        simulator.close()
+        raise
+    return TaskEnv(
+        simulator,
+        task_id=known.id,
+        spec=known.spec,
+        episode_limit=limit,
+        render_mode=render_mode,
+        columns=known.columns,
+        eyes=eyes,
+    )
 
 
-def check_filming(task_id: str, episode_limit: int | None = None) -> None:
+def cameras_of(task: str) -> tuple[str, ...]:
+    """The names of a task's cameras; none of an environment of the user's, which shows its own images.
+
+    Raises:
+        OtprError: as in `task_spec`.
+    """
+    if user_env.is_user_task(task):
+        return ()
+    known = task_spec(task)
+    suite, name = _find(known.id)
+    simulator = importlib.import_module(suite.module).make_simulator(name, None)
+    try:
+        return camera_names(simulator.scene())
+    finally:
+        simulator.close()
+
+
+def check_filming(setup: Setup) -> None:
     """Refuse to film a task whose environment cannot be made for it; of a named task nothing is asked.
 
     Raises:
         OtprError: the user's environment takes no `render_mode`, or not "rgb_array".
     """
-    if user_env.is_user_task(task_id):
-        user_env.make_simulator(task_id, "rgb_array", episode_limit).close()
+    if user_env.is_user_task(setup.task):
+        user_env.make_simulator(setup.task, "rgb_array", setup.episode_limit).close()
 
 
 def make_expert(task_id: str, env: TaskEnv, user_class: str | None = None) -> Expert:

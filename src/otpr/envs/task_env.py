@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import gymnasium
@@ -10,11 +10,12 @@ import numpy as np
 from gymnasium.error import ResetNeeded
 from numpy.typing import NDArray
 
+from otpr.envs.cameras import Eyes
 from otpr.errors import OtprError
-from otpr.spec import Entry, Spec
+from otpr.spec import STATE, Entry, Spec
 
 Observation = NDArray[Any] | Mapping[str, NDArray[Any]]
-"""What a simulator shows: an array where the task's observation has one vector entry, else arrays by name."""
+"""What a simulator shows: an array where its observation is one vector, else arrays by entry name."""
 
 _RENDER_FPS = 30
 """Frames a second of a film of a task whose control rate is unknown."""
@@ -69,6 +70,12 @@ class TaskEnv(gymnasium.Env[Any, NDArray[np.float32]]):
             a dictionary of arrays by entry name.
         episode_limit: steps after which an episode is truncated, at least 1.
         render_mode: None or `"rgb_array"`.
+        columns: which numbers of the simulator's vector the entry "state" holds; None: all.
+        eyes: render the image entries; None: the simulator shows whatever there is to see.
+
+    Attributes:
+        whole_observation: all that the simulator tells, of which the last observation may be a part: what
+            experts see. A vector is in float32.
     """
 
     metadata: dict[str, Any] = {"render_modes": ["rgb_array"]}  # noqa: RUF012, as Gymnasium declares it
@@ -81,6 +88,8 @@ class TaskEnv(gymnasium.Env[Any, NDArray[np.float32]]):
         spec: Spec,
         episode_limit: int,
         render_mode: str | None = None,
+        columns: Sequence[int] | None = None,
+        eyes: Eyes | None = None,
     ):
         self.simulator = simulator
         fps = max(1, round(spec.control_rate or _RENDER_FPS))
@@ -92,6 +101,14 @@ class TaskEnv(gymnasium.Env[Any, NDArray[np.float32]]):
         self._spec = spec
         self._episode_limit = episode_limit
         self._steps_left = 0
+        self._columns = None if columns is None else list(columns)
+        self._eyes = eyes
+        self.whole_observation: Any = None
+
+    @property
+    def steps_left(self) -> int:
+        """Steps until the present episode is truncated; 0 where none is running."""
+        return self._steps_left
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
@@ -100,12 +117,19 @@ class TaskEnv(gymnasium.Env[Any, NDArray[np.float32]]):
         super().reset(seed=seed)
         if seed is None:
             seed = int(self.np_random.integers(2**31))
-        observation = self._checked(self.simulator.reset(seed))
+        observation = self._checked(self.simulator.reset(seed), look=True)
         self._steps_left = self._episode_limit
         return observation, {"success": False}
 
-    def step(self, action: NDArray[np.float32]) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+    def step(
+        self, action: NDArray[np.float32], look: bool = True
+    ) -> tuple[Any, float, bool, bool, dict[str, Any]]:
         """Step once. `truncated` is only ever True where `terminated` is not.
+
+        Args:
+            action: what to do, (action_dim,).
+            look: False: the observation lacks its images, unless this step ends the episode. Rendering costs
+                more than simulating.
 
         Raises:
             ResetNeeded: the episode is over, or none was started.
@@ -118,8 +142,8 @@ class TaskEnv(gymnasium.Env[Any, NDArray[np.float32]]):
         if not np.isfinite(action).all():
             raise ValueError(f"The action must be finite, given {action}")
         outcome = self.simulator.step(np.clip(action, -1.0, 1.0))
-        observation = self._checked(outcome.observation)
         self._steps_left = 0 if outcome.terminated or outcome.truncated else self._steps_left - 1
+        observation = self._checked(outcome.observation, look=look or self._steps_left == 0)
         truncated = not outcome.terminated and self._steps_left == 0
         if outcome.success is None and self._steps_left == 0:
             raise OtprError(
@@ -130,23 +154,32 @@ class TaskEnv(gymnasium.Env[Any, NDArray[np.float32]]):
         success = bool(outcome.success)
         return observation, float(outcome.reward), bool(outcome.terminated), truncated, {"success": success}
 
-    def _checked(self, observation: Observation) -> Any:
+    def _checked(self, observation: Observation, *, look: bool) -> Any:
         """The observation in the types of the spec, as an array or a dictionary.
 
         Raises:
             OtprError: an entry is missing or surplus, or has another shape; or an image is not `uint8`.
         """
         only = self._spec.only_vector
-        if only is not None:
-            assert not isinstance(observation, Mapping), "one vector entry comes as an array"
-            return self._entry(only, observation)
-        assert isinstance(observation, Mapping), "several entries come by name"
-        if sorted(observation) != list(self._spec.observation):
+        self.whole_observation = observation
+        if not isinstance(observation, Mapping):
+            self.whole_observation = observation.astype(np.float32)
+            vector = observation if self._columns is None else observation[self._columns]
+            if only is not None:
+                return self._entry(only, vector)
+            observation = {STATE: vector} if STATE in self._spec.observation else {}
+        images = [name for name, entry in self._spec.observation.items() if entry.kind == "image"]
+        if not look:
+            observation = {name: array for name, array in observation.items() if name not in images}
+        elif self._eyes is not None:
+            observation = {**observation, **self._eyes.look()}
+        expected = [name for name in self._spec.observation if look or name not in images]
+        if sorted(observation) != expected:
             raise OtprError(
                 f"{self._task_id}: an observation has the entries {sorted(observation)}, expected "
-                f"{list(self._spec.observation)}. The environment must keep to its observation space."
+                f"{expected}. The environment must keep to its observation space."
             )
-        return {name: self._entry(name, observation[name]) for name in self._spec.observation}
+        return {name: self._entry(name, observation[name]) for name in expected}
 
     def _entry(self, name: str, array: NDArray[Any]) -> NDArray[Any]:
         entry = self._spec.observation[name]
@@ -165,7 +198,9 @@ class TaskEnv(gymnasium.Env[Any, NDArray[np.float32]]):
         return self.simulator.render()
 
     def close(self) -> None:
-        """Free what the simulator holds."""
+        """Free what the simulator and its cameras hold."""
+        if self._eyes is not None:
+            self._eyes.close()
         self.simulator.close()
 
 

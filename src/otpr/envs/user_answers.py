@@ -13,6 +13,7 @@ import gymnasium
 import numpy as np
 from numpy.typing import NDArray
 
+from otpr.envs.image_spaces import Image, image_of, is_image
 from otpr.envs.space_advice import leaves, observation_advice
 from otpr.errors import OtprError
 
@@ -88,34 +89,45 @@ def success(info: Any) -> bool | None:
     return next(iter(told.values()), None)
 
 
-def flat(space: gymnasium.Space[Any], observation: Any, name: str = "") -> NDArray[np.float64]:
-    """An observation of Boxes, dictionaries and tuples of them as one vector, in the space's own order.
+def parts(space: gymnasium.Space[Any], observation: Any, name: str = "") -> dict[str, NDArray[Any]]:
+    """The arrays of an observation of Boxes, dictionaries and tuples of them, in the space's own order.
 
     Args:
         space: what the environment declares.
         observation: what it gave; lists count as arrays.
         name: of the part that is looked at.
+
+    Returns:
+        By the path of each part, images as they are, all else as vectors of float64.
     """
     if isinstance(space, gymnasium.spaces.Dict):
         if not isinstance(observation, Mapping) or set(observation) != set(space):
             given = sorted(map(str, observation)) if isinstance(observation, Mapping) else _shown(observation)
             raise OtprError(f"{_part(name)} has the entries {given}, expected {sorted(space)}. {_KEEP}")
-        parts = [
-            flat(part, observation[key], f"{name}/{key}" if name else key) for key, part in space.items()
-        ]
-        return np.concatenate(parts)
-    if isinstance(space, gymnasium.spaces.Tuple):
+        inside = [(key, part, observation[key]) for key, part in space.items()]
+    elif isinstance(space, gymnasium.spaces.Tuple):
         if not isinstance(observation, tuple | list) or len(observation) != len(space):
             raise OtprError(f"{_part(name)} is {_shown(observation)}, expected {len(space)} parts. {_KEEP}")
-        pairs = enumerate(zip(space, observation, strict=True))
-        return np.concatenate(
-            [flat(part, given, f"{name}/{i}" if name else str(i)) for i, (part, given) in pairs]
-        )
+        inside = [(str(i), *pair) for i, pair in enumerate(zip(space, observation, strict=True))]
+    else:
+        return {name: _checked(space, observation, name)}
+    found: dict[str, NDArray[Any]] = {}
+    for key, part, given in inside:
+        found |= parts(part, given, f"{name}/{key}" if name else key)
+    return found
+
+
+def _checked(space: gymnasium.Space[Any], observation: Any, name: str) -> NDArray[Any]:
+    """One array of an observation, which a Box declares."""
     array = _array(observation)
     if array is None or array.dtype.kind not in "biuf":
         raise OtprError(f"{_part(name)} is {_shown(observation)}, expected an array of numbers. {_KEEP}")
     if array.shape != space.shape:
         raise OtprError(f"{_part(name)} has shape {array.shape}, expected {space.shape}. {_KEEP}")
+    if is_image(space):
+        if array.dtype != np.uint8:
+            raise OtprError(f"{_part(name)} is an image of {array.dtype}, expected uint8. {_KEEP}")
+        return array
     large = array[np.isfinite(array) & (np.abs(array.astype(np.float64)) > np.finfo(np.float32).max)]
     if large.size:
         raise OtprError(
@@ -125,19 +137,27 @@ def flat(space: gymnasium.Space[Any], observation: Any, name: str = "") -> NDArr
     return array.astype(np.float64).reshape(-1)
 
 
-def check_space(space: gymnasium.Space[Any]) -> None:
-    """Refuse an observation space that is not made of vectors, with a wrapper that makes it so."""
+def check_space(space: gymnasium.Space[Any]) -> dict[str, Image]:
+    """The images of an observation space by their path.
+
+    Refuses a space that is not made of vectors and images, with a wrapper that makes it so.
+    """
+    images: dict[str, Image] = {}
     for name, part in leaves(space).items():
         if not isinstance(part, gymnasium.spaces.Box):
             raise OtprError(
                 f"observations must be made of Box spaces, and {_held(name)} {part}. "
                 f"{observation_advice(space)}"
             )
-        if len(part.shape) > 1:
+        if is_image(part):
+            images[name] = image_of(part.shape, part.dtype, _part(name))
+        elif len(part.shape) > 1:
             raise OtprError(
-                f"observations must be vectors, and {_held(name)} arrays of shape {part.shape}. "
-                "Images are not supported: give the state instead, or features of the image."
+                f"observations must be vectors and images, and {_held(name)} arrays of shape {part.shape}. "
+                "Make a vector of them in a wrapper: gymnasium.wrappers.FlattenObservation(env) does so where "
+                "there are no images, gymnasium.wrappers.TransformObservation in any case."
             )
+    return images
 
 
 def _one(value: Any) -> NDArray[Any] | None:

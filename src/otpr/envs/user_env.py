@@ -18,8 +18,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from otpr.envs import user_answers as answers
+from otpr.envs.image_spaces import IMAGE, Image
 from otpr.envs.space_advice import action_advice, leaves
-from otpr.envs.task_env import Outcome, TaskEnv
+from otpr.envs.task_env import Observation, Outcome, TaskEnv
 from otpr.errors import OtprError
 from otpr.spec import STATE, Entry, Parts, Spec, vector_type
 
@@ -67,8 +68,8 @@ def make_simulator(task_id: str, render_mode: str | None, episode_limit: int | N
             wrappers are set to it, so that none cuts an episode off earlier. None: they stay as they are.
 
     Raises:
-        OtprError: it cannot be made; its observations are not vectors (or dictionaries of them); or its
-            actions are not a bounded vector.
+        OtprError: it cannot be made; its observations are not vectors and images, or dictionaries of them; or
+            its actions are not a bounded vector.
     """
     keywords: dict[str, Any] = {} if render_mode is None else {"render_mode": render_mode}
     if task_id.startswith(_GYM):
@@ -142,7 +143,9 @@ def _takes(function: Any, parameter: str) -> bool:
 class GymSimulator:
     """A Gymnasium environment as a `Simulator`.
 
-    Dictionaries and tuples of vectors are flattened in the space's own order (`gymnasium.spaces.flatten`).
+    Of dictionaries and tuples the vectors are flattened in the space's own order (`gymnasium.spaces.flatten`),
+    and the images stand beside them: arrays of uint8 with two axes, or three of which the first or the last
+    has 1, 3 or 4 channels.
     Actions in [-1, 1] are mapped linearly onto the bounds of the action space; where that is of whole
     numbers, to the nearest one. Reward, termination and truncation are the environment's own. Success is
     `info["success"]` or `info["is_success"]`: a boolean, 0 or 1, or an array that holds one of them; None
@@ -153,8 +156,9 @@ class GymSimulator:
         task_id: its name, for errors.
 
     Attributes:
-        spec: what it exchanges: the flat observation as the entry "state"; the bounds are the environment's
-            own, the control rate is `metadata["render_fps"]`, if it is there.
+        spec: what it exchanges: the vectors as the entry "state", each image as one of its own name ("image"
+            where the observation is nothing but one, else its path); the bounds are the environment's own, the
+            control rate is `metadata["render_fps"]`, if it is there.
         episode_limit: steps after which it truncates an episode; None where it declares no limit.
         parts: the vectors that a dictionary or a tuple holds, in the order in which they are flattened,
             nested ones as `outer/inner`; empty where the observation is one vector.
@@ -171,24 +175,33 @@ class GymSimulator:
         self.raw_observation: Any = None
         self._task_id = task_id
         self._low, self._high = self._action_bounds(env.action_space)
-        boxes = self._observation_leaves(env.observation_space)
-        dtype = vector_type(*(box.dtype for box in boxes.values()))
-        state = Entry((gymnasium.spaces.flatdim(env.observation_space),), dtype)
+        self._images = self._images_of(env.observation_space)
+        vectors = {
+            name: box for name, box in leaves(env.observation_space).items() if name not in self._images
+        }
+        entries = {name or IMAGE: image.entry for name, image in self._images.items()}
+        if STATE in entries:
+            raise OtprError(
+                f"{task_id}: an image is called {STATE!r}, as the vectors of an observation are. Give it another "
+                "name in a wrapper."
+            )
+        if vectors:
+            length = sum(gymnasium.spaces.flatdim(box) for box in vectors.values())
+            entries[STATE] = Entry((length,), vector_type(*(box.dtype for box in vectors.values())))
         self.parts = (
-            () if "" in boxes else tuple((k, gymnasium.spaces.flatdim(box)) for k, box in boxes.items())
+            () if "" in vectors else tuple((k, gymnasium.spaces.flatdim(box)) for k, box in vectors.items())
         )
         self.facts = {} if env.spec is None else {"environment": env.spec.id}
         rate = env.metadata.get("render_fps")
         bounds = tuple(self._low.tolist()), tuple(self._high.tolist())
-        self.spec = Spec({STATE: state}, *bounds, control_rate=float(rate) if rate else None)
+        self.spec = Spec(entries, *bounds, control_rate=float(rate) if rate else None)
         self.episode_limit = self._limit()
 
-    def _observation_leaves(self, space: gymnasium.Space[Any]) -> dict[str, gymnasium.Space[Any]]:
+    def _images_of(self, space: gymnasium.Space[Any]) -> dict[str, Image]:
         try:
-            answers.check_space(space)
+            return answers.check_space(space)
         except OtprError as error:
             raise OtprError(f"{self._task_id}: {error}") from error
-        return leaves(space)
 
     def _action_bounds(self, space: gymnasium.Space[Any]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         if not isinstance(space, gymnasium.spaces.Box) or len(space.shape) != 1:
@@ -210,11 +223,11 @@ class GymSimulator:
                 return int(limit)
         return None
 
-    def reset(self, seed: int) -> NDArray[np.floating]:
+    def reset(self, seed: int) -> Observation:
         """See `Simulator.reset`; that the seed fixes the episode is the environment's part."""
         with self._blamed("reset"):
             observation, _ = answers.results(self.env.reset(seed=seed), answers.RESET)
-            return self._flat(observation)
+            return self._seen(observation)
 
     def step(self, action: NDArray[np.float32]) -> Outcome:
         """See `Simulator.step`."""
@@ -227,7 +240,7 @@ class GymSimulator:
             answer = answers.results(self.env.step(raw.astype(space.dtype)), answers.STEP)
             observation, reward, terminated, truncated, info = answer
             return Outcome(
-                self._flat(observation),
+                self._seen(observation),
                 answers.number(reward, "the reward"),
                 answers.success(info),
                 answers.flag(terminated, "terminated"),
@@ -248,9 +261,13 @@ class GymSimulator:
                 f"({place.filename}, line {place.lineno}).{answers.advice(error)}"
             ) from error
 
-    def _flat(self, observation: Any) -> NDArray[np.floating]:
+    def _seen(self, observation: Any) -> Observation:
         self.raw_observation = observation
-        return answers.flat(self.env.observation_space, observation)
+        found = answers.parts(self.env.observation_space, observation)
+        images = {name or IMAGE: image.upright(found.pop(name)) for name, image in self._images.items()}
+        if not images:
+            return np.concatenate(list(found.values()))
+        return {**images, **({STATE: np.concatenate(list(found.values()))} if found else {})}
 
     def to_unit(self, action: Any) -> NDArray[np.float32]:
         """An action in the environment's own bounds, mapped into [-1, 1]."""

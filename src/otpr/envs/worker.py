@@ -23,7 +23,7 @@ def serve(descriptor: int) -> None:
     # The pipe breaks when the parent closed its end or is gone: the normal end.
     with Connection(descriptor) as connection, contextlib.suppress(EOFError, ConnectionError):
         arguments = connection.recv()
-        task_id = arguments[0]
+        task_id = arguments[0].task
         group = _result(functools.partial(EnvGroup, *arguments), task_id)
         while isinstance(group, EnvGroup):
             method, argument = connection.recv()

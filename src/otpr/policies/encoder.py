@@ -12,13 +12,13 @@ from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar, Self
 
 import equinox as eqx
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 from numpy.typing import NDArray
 
 from otpr.errors import OtprError
+from otpr.policies.generators import Entry
 from otpr.spec import Spec
 
 Observations = Mapping[str, Any]
@@ -26,14 +26,20 @@ Observations = Mapping[str, Any]
 
 
 class Encoder(eqx.Module):
-    """Features of one observation. A policy owns its encoder, and it is stored with the policy."""
+    """Features of observations. A policy owns its encoder, and it is stored with the policy."""
 
     kind: ClassVar[str]
     """Its name in a policy's file."""
 
+    entries: ClassVar[Mapping[str, Entry]] = {}
+    """What `about` has that is no count of at least 1."""
+
+    block: ClassVar[int] = 256
+    """How many observations `encode` encodes at once."""
+
     @abc.abstractmethod
-    def __call__(self, observation: Observations) -> Float[Array, " f"]:
-        """The features of one observation, as `on_device` gives it."""
+    def __call__(self, observations: Observations) -> Float[Array, "n f"]:
+        """The features of n observations, each entry (n, *shape), as `on_device` gives them."""
 
     def on_device(self, observations: Observations) -> Observations:
         """Raw observations, on the host, as compiled code takes them: here as they are."""
@@ -222,10 +228,10 @@ class VectorEncoder(Encoder):
         wide = {name for name, normalizer in self.normalizers.items() if normalizer.rest is not None}
         return {name: _split(x) if name in wide else x for name, x in observations.items()}
 
-    def __call__(self, observation: Observations) -> Float[Array, " f"]:
+    def __call__(self, observations: Observations) -> Float[Array, "n f"]:
         """See `Encoder.__call__`."""
-        parts = [normalizer(observation[name]) for name, normalizer in sorted(self.normalizers.items())]
-        return jnp.concatenate(parts)
+        parts = [normalizer(observations[name]) for name, normalizer in sorted(self.normalizers.items())]
+        return jnp.concatenate(parts, axis=-1)
 
     def about(self) -> dict[str, Any]:
         """Nothing: the spec says it all."""
@@ -257,23 +263,23 @@ def encode(encoder: Encoder, observations: Observations) -> NDArray[np.float32]:
     An observation's features do not depend on what is encoded beside it: they are computed in blocks of one
     size, so that an episode read back from disk is encoded to the same bits.
     """
-    n = len(next(iter(observations.values())))
-    given = encoder.on_device(observations)
+    n, size = len(next(iter(observations.values()))), encoder.block
     blocks = [
-        np.asarray(_encode_block(encoder, {name: _block(x, start) for name, x in given.items()}))
-        for start in range(0, n, _ROWS)
+        np.asarray(_encode_block(encoder, encoder.on_device(_block(observations, start, size))))
+        for start in range(0, n, size)
     ]
     return np.concatenate(blocks)[:n]
 
 
-_ROWS = 256
-
-
-def _block(array: np.ndarray, start: int) -> np.ndarray:
-    rows = array[start : start + _ROWS]
-    return np.pad(rows, [(0, _ROWS - len(rows))] + [(0, 0)] * (rows.ndim - 1))
+def _block(observations: Observations, start: int, size: int) -> dict[str, np.ndarray]:
+    """So many observations from one on, zeros where there are no more; of what lies in a file no others are read."""
+    rows = {name: array[start : start + size] for name, array in observations.items()}
+    return {
+        name: np.pad(part, [(0, size - len(part))] + [(0, 0)] * (part.ndim - 1))
+        for name, part in rows.items()
+    }
 
 
 @eqx.filter_jit
 def _encode_block(encoder: Encoder, observations: Observations) -> Float[Array, "n f"]:
-    return jax.vmap(encoder)(observations)
+    return encoder(observations)

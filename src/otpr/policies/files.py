@@ -27,12 +27,12 @@ from otpr.policies.generators import GENERATORS, Entry, Generator
 from otpr.spec import Spec
 from otpr.storage import DamagedFile
 
-FORMAT = 5
+FORMAT = 6
 """Version of the files; it rises when older code could no longer read them.
 
 1 had no checksums; 2 knew diffusion policies with OTPR's chooser only, and named neither; 3 had no spec, but
 the lengths of one observation vector, of an action and of a chunk that was executed whole, and its arrays lay
-in `weights.npz`; 4 took float64 entries of an observation as float32.
+in `weights.npz`; 4 took float64 entries of an observation as float32; 5 knew neither images nor views.
 """
 
 Document = dict[str, Any]
@@ -47,7 +47,7 @@ def described(part: Encoder | Generator | Chooser) -> Document:
 
 def encoder_skeleton(about: Document, spec: Spec) -> Encoder:
     """The encoder that `described` described, its arrays yet to be filled in."""
-    return _kind(about["kind"], ENCODERS, "ENCODERS").skeleton(_without_kind(about), spec)
+    return _encoder_kind(about).skeleton(_without_kind(about), spec)
 
 
 def generator_skeleton(about: Document, state_dim: int, spec: Spec, key: PRNGKeyArray) -> Generator:
@@ -65,6 +65,10 @@ def chooser_skeleton(about: Document | None, state_dim: int, key: PRNGKeyArray) 
 
 def _without_kind(about: Document) -> Document:
     return {name: value for name, value in about.items() if name != "kind"}
+
+
+def _encoder_kind(about: Document) -> type[Encoder]:
+    return _kind(about["kind"], ENCODERS, "ENCODERS")
 
 
 def _generator_kind(about: Document) -> type[Generator]:
@@ -255,7 +259,7 @@ def _check(document: Document) -> None:
     for name, size in {**sizes, "candidates": document["candidates"]}.items():
         _check_entries(name, size, {})
     encoder, generator = dict(document["encoder"]), dict(document["generator"])
-    _check_entries("encoder", _without_kind(encoder), {})
+    _check_entries("encoder", _without_kind(encoder), _encoder_kind(encoder).entries)
     _check_entries("generator", _without_kind(generator), _generator_kind(generator).entries)
     if document["chooser"] is not None:
         chooser = dict(document["chooser"])

@@ -98,7 +98,7 @@ class Policy(eqx.Module):
 
         They are as `Encoder.on_device` gives them.
         """
-        return jax.vmap(self.encoder)(observations).ravel()
+        return self.encoder(observations).ravel()
 
     def propose(self, observations: Observations, keys: PRNGKeyArray, n: int) -> Float[Array, "b n h a"]:
         """`n` sampled plans for each of b decisions; see `otpr.policies.proposer.Proposer`."""
@@ -176,13 +176,20 @@ class Policy(eqx.Module):
     # ----------------------------------------------------------------------------------------------- files
 
     def save(
-        self, path: str | os.PathLike[str], *, task: str, meaning: Mapping[str, Any] | None = None
+        self,
+        path: str | os.PathLike[str],
+        *,
+        task: str,
+        view: Mapping[str, Any] | None = None,
+        meaning: Mapping[str, Any] | None = None,
     ) -> None:
         """Write the policy to the folder `path`, whole or not at all; a policy already there is replaced.
 
         Args:
             path: the folder; its parents are made.
             task: the task it was trained on, for whoever finds the file.
+            view: what it sees of the task, a JSON document (`otpr.envs.Setup.view`); None: what the task shows
+                by itself.
             meaning: what is known of the numbers it exchanges, a JSON document (`otpr.data.meaning`).
 
         Raises:
@@ -199,8 +206,9 @@ class Policy(eqx.Module):
             "generator": files.described(self.generator),
             "chooser": chooser,
         }
-        if meaning is not None:
-            document["meaning"] = dict(meaning)
+        for name, given in (("view", view), ("meaning", meaning)):
+            if given is not None:
+                document[name] = dict(given)
         files.write(self, Path(path), task, document)
 
 
@@ -229,6 +237,11 @@ def load_policy(path: str | os.PathLike[str]) -> Policy:
 def policy_task(path: str | os.PathLike[str]) -> str:
     """The task that the policy in `path` was trained on."""
     return files.read_document(files.folder(Path(path)))["task"]
+
+
+def policy_view(path: str | os.PathLike[str]) -> dict[str, Any] | None:
+    """What the policy in `path` sees of its task, as `Policy.save` was given it."""
+    return files.read_document(files.folder(Path(path))).get("view")
 
 
 def policy_meaning(path: str | os.PathLike[str]) -> dict[str, Any]:

@@ -211,7 +211,7 @@ def _made_up(base: Policy, config: AgentConfig) -> Experience:
     """A demonstration of one step, for the shapes of what an agent is made of."""
     spec = config.acting_spec(base.spec)
     actions, rewards = np.zeros((1, spec.action_dim), np.float32), np.ones(1, np.float32)
-    episode = Episode(zeros(spec, 2), actions, rewards, True, False, True, None)
+    episode = Episode(zeros(spec.observation, 2), actions, rewards, True, False, True, None)
     encoding = functools.partial(encode, base.encoder)
     return Experience.of([[episode]], (), encoding, spec=spec, gamma=config.gamma)
 

@@ -53,7 +53,6 @@ class FineTuning:
         base: the pre-trained policy.
         sets: the demonstrations: data sets of episodes, already validated.
         weights: how often each set is drawn; see `Mixture.of`.
-        task: the task to interact with.
         preset: name of the preset that the agent's configuration came from, for the summary.
         seed: every random number of the run derives from it.
         agent: the algorithm's settings, which name it.
@@ -71,7 +70,6 @@ class FineTuning:
         sets: Sequence[Sequence[Episode]],
         *,
         weights: Sequence[float] = (),
-        task: str,
         preset: str,
         seed: int,
         agent: AgentConfig,
@@ -79,7 +77,7 @@ class FineTuning:
         run: RunDirectory,
         env: ChunkedVectorEnv,
     ):
-        self.base, self.task, self.preset, self.seed = base, task, preset, seed
+        self.base, self.preset, self.seed = base, preset, seed
         self.loop, self.run, self.env = loop, run, env
         self._features = functools.partial(encode, base.encoder)
         # the last round may overshoot by as much
@@ -97,7 +95,7 @@ class FineTuning:
             raise OtprError(f"--stop-on-divergence needs critics Q(s, a), and {agent.algorithm} has none.")
         # in the types of the policy, which may have fewer digits than the environment gives
         seen = dataclasses.replace(env.spec, observation=base.spec.observation)
-        self.files = ExperienceWriter(run.path / "experience", task=task, spec=seen)
+        self.files = ExperienceWriter(run.path / "experience", env.setup, spec=seen)
         self.at = Progression()
         # whether the algorithm's first policy acts as the pre-trained one does
         self._from_base = acts_alike(self.agent.deployed().single(), base.single(), env.num_envs)
@@ -142,8 +140,10 @@ class FineTuning:
                     self.save()
                     stop.leave_if_requested(f"fine-tuning stopped at {self.at.env_steps:,} environment steps")
             self.save()
-        meaning = of_task(task_spec(self.task)).meaning.to_json()
-        self.agent.deployed().save(self.run.path / "policy", task=self.task, meaning=meaning)
+        setup = self.env.setup
+        meaning = of_task(task_spec(setup)).meaning.to_json()
+        folder = self.run.path / "policy"
+        self.agent.deployed().save(folder, task=setup.task, view=setup.view(), meaning=meaning)
         summary = self.summary()
         self.run.write_summary(summary)
         return summary
@@ -186,7 +186,7 @@ class FineTuning:
             action_seed=self.seed,
             on_chunk=self._stop.abandon,  # episodes of a slow simulator take minutes
         )
-        collected = [Collected(episode, self._features(episode.observations)) for episode in rollout.episodes]
+        collected = [Collected.of(episode, self._features) for episode in rollout.episodes]
         learnt = {}
         if isinstance(self.agent, OnPolicyAgent):
             learnt = self._learn_round(self.agent, Round(collected, self.seed))
@@ -327,20 +327,22 @@ class FineTuning:
             self.agent, state = checkpoints.load(self.run.checkpoints, step, self.agent)
             self.at = Progression.of(state)
         for episode in self.files.back_to(self.at.files, self.at.files_digest):
-            self.experience = self.experience.add(Collected(episode, self._features(episode.observations)))
+            self.experience = self.experience.add(Collected.of(episode, self._features))
         self.run.rewind("row", self.at.rows)
 
     def summary(self) -> dict[str, Any]:
         """The outcome so far, as it goes into summary.json; the algorithm's own entries under its name."""
         at, algorithm = self.at, self.agent.config.algorithm
         return {
-            "task": self.task,
+            "task": self.env.task_id,
             "algorithm": algorithm,
             "preset": self.preset,
             "seed": self.seed,
             "env_steps": at.env_steps,
             "episode_limit": self.env.episode_limit,
             "execute": self.experience.store.spec.execute,
+            "observation": self.base.spec.to_json()["observation"],
+            "encoder": "frozen" if self.base.spec.images else "none",
             "base_success": at.base_success,
             "final_success": at.success,
             "final_success_single": at.success_single,

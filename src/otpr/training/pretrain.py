@@ -23,6 +23,7 @@ from otpr.data.experience import Experience
 from otpr.data.mixture import split
 from otpr.diffusion import NoiseSchedule
 from otpr.diffusion.parametrization import Prediction
+from otpr.envs import Setup
 from otpr.errors import OtprError, check_at_least, unknown_name
 from otpr.networks.mlp import NoiseNetwork
 from otpr.policies.encoder import VectorEncoder, encode, told
@@ -163,7 +164,7 @@ def pretrain(
     config: PretrainConfig,
     run: RunDirectory,
     *,
-    task: str,
+    setup: Setup,
     spec: Spec,
     seed: int,
     resume: bool,
@@ -177,7 +178,7 @@ def pretrain(
         sets: the demonstrations: data sets of episodes, already validated.
         weights: how often each set is drawn; see `Mixture.of`.
         run: where metrics, checkpoints and the policy go.
-        task: the task's name, stored beside the policy.
+        setup: the task, stored beside the policy.
         spec: what the task takes and gives.
         resume: go on from the newest checkpoint in the run directory.
         resolution: deviations of an observation up to this count as none; see `otpr.envs.TaskSpec`.
@@ -215,7 +216,7 @@ def pretrain(
             if stop.requested or done == config.updates:
                 checkpoints.save(run.checkpoints, done, state, {})
                 stop.leave_if_requested(f"pretraining stopped at {done:,} updates")
-    state.policy.save(run.path / "policy", task=task, meaning=meaning)
+    state.policy.save(run.path / "policy", task=setup.task, view=setup.view(), meaning=meaning)
     return state.policy
 
 

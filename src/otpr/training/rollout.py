@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from otpr.data.episodes import Episode
-from otpr.envs import ChunkedVectorEnv
+from otpr.envs import ChunkedVectorEnv, ChunkStep
 from otpr.policies.acting import decision_keys, recent
 from otpr.policies.policy import Policy
 from otpr.spec import Spec, zeros
@@ -75,7 +75,7 @@ def run_episodes(
 
 def compile_acting(policy: Policy, env: ChunkedVectorEnv) -> None:
     """Compile what `run_episodes` asks of the policy, which takes seconds, where it has not been yet."""
-    seen = zeros(policy.spec, env.num_envs, policy.spec.history)
+    seen = zeros(policy.spec.observation, env.num_envs, policy.spec.history)
     seeds = np.zeros(env.num_envs, np.uint32)
     jax.block_until_ready(_decide(policy, policy.encoder.on_device(seen), np.int32(0), seeds, np.uint32(0)))
 
@@ -84,7 +84,7 @@ def acts_alike(one: Policy, other: Policy, n: int) -> bool:
     """Whether two policies decide alike, but for rounding, for `n` observations of zeros and some keys."""
     if one.spec != other.spec:
         return False
-    seen = zeros(one.spec, n, one.spec.history)
+    seen = zeros(one.spec.observation, n, one.spec.history)
     seeds = np.arange(n, dtype=np.uint32)
 
     def decided(policy: Policy) -> Float[Array, "n e a"]:
@@ -99,6 +99,7 @@ class _Trace:
     def __init__(self, seed: int, spec: Spec):
         self.seed, self._spec = seed, spec
         self.observations: dict[str, list[np.ndarray]] = {name: [] for name in spec.observation}
+        self.looked: list[int] = []
         self.actions: list[np.ndarray] = []
         self.rewards: list[float] = []
         self.terminated = self.truncated = self.success = False
@@ -108,10 +109,26 @@ class _Trace:
     def over(self) -> bool:
         return self.terminated or self.truncated or self.broken is not None
 
-    def see(self, observations: Mapping[str, np.ndarray]) -> None:
-        """Append observations, each entry (steps, *shape)."""
+    def start(self, first: Mapping[str, np.ndarray]) -> None:
+        """Take in the first observation."""
         for name, seen in self.observations.items():
-            seen.extend(observations[name].copy())
+            seen.append(first[name].copy())
+        self.looked.append(0)
+
+    def extend(self, slot: int, chunk: np.ndarray, step: ChunkStep) -> None:
+        """Take in what the actions of a decision did, of which `slot` is the episode's own."""
+        n = int(step.steps[slot])
+        looked = np.flatnonzero(step.looked[slot, :n])
+        self.looked.extend(len(self.actions) + 1 + int(i) for i in looked)
+        for name, rows in step.observations.items():
+            self.observations[name].extend(rows[slot, :n].copy())
+        for name, frames in step.images.items():
+            self.observations[name].extend(frames[slot, : len(looked)].copy())
+        self.actions.extend(chunk[:n])
+        self.rewards.extend(step.rewards[slot, :n])
+        self.terminated = bool(step.terminated[slot])
+        self.truncated = bool(step.truncated[slot])
+        self.success = self.success or bool(step.success[slot])
 
     def last(self, name: str) -> np.ndarray:
         """The last observations that a decision sees, (history, *shape); before the first that repeats."""
@@ -119,6 +136,7 @@ class _Trace:
         return seen.reshape(self._spec.history, *self._spec.observation[name].shape)
 
     def episode(self) -> Episode:
+        looked = np.asarray(self.looked, np.int32)
         return Episode(
             observations={
                 name: np.asarray(seen, self._spec.observation[name].dtype)
@@ -130,6 +148,7 @@ class _Trace:
             truncated=self.truncated,
             success=self.success,
             seed=self.seed,
+            looked=looked if self._spec.images and len(looked) <= len(self.actions) else None,
         )
 
 
@@ -146,10 +165,10 @@ def _run_wave(
     first = env.reset([*(trace.seed for trace in wave), *([None] * idle)])
     for slot, trace in enumerate(wave):
         trace.broken = env.broken.get(slot)
-        trace.see({name: rows[slot : slot + 1] for name, rows in first.items()})
+        trace.start({name: rows[slot] for name, rows in first.items()})
         if trace.broken is None:
             _check_finite(env, slot, trace)
-    seen = zeros(policy.spec, env.num_envs, policy.spec.history)
+    seen = zeros(policy.spec.observation, env.num_envs, policy.spec.history)
     seeds = np.asarray([*(trace.seed for trace in wave), *([0] * idle)], np.uint32)
     decisions = decision = 0
     while running := [i for i, trace in enumerate(wave) if not trace.over]:
@@ -168,16 +187,11 @@ def _run_wave(
         decisions += len(running)
         sums.update({name: float(values[running].sum()) for name, values in metrics.items()})
         for i in running:
-            trace, n = wave[i], int(step.steps[i])
+            trace = wave[i]
             if i in env.broken:
                 trace.broken = env.broken[i]
                 continue
-            trace.see({name: rows[i, :n] for name, rows in step.observations.items()})
-            trace.actions.extend(chunks[i, :n])
-            trace.rewards.extend(step.rewards[i, :n])
-            trace.terminated = bool(step.terminated[i])
-            trace.truncated = bool(step.truncated[i])
-            trace.success = trace.success or bool(step.success[i])
+            trace.extend(i, chunks[i], step)
             finite = all(np.isfinite(rows[i]).all() for rows in step.observations.values())
             if not (finite and np.isfinite(step.rewards[i]).all()):
                 _check_finite(env, i, trace)
@@ -187,7 +201,7 @@ def _run_wave(
 def _check_finite(env: ChunkedVectorEnv, slot: int, trace: _Trace) -> None:
     """Refuse an episode that holds NaN or infinity, with the first place of it."""
     episode = trace.episode()
-    places = [("observation", array) for array in episode.observations.values()]
+    places = [("observation", episode.observations[name]) for name in env.spec.vectors]
     for place, values in (*places, ("reward", episode.rewards)):
         flat = values.reshape(len(values), math.prod(values.shape[1:]))
         bad = ~np.isfinite(flat).all(axis=1)

@@ -16,7 +16,7 @@ import gymnasium
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from otpr.envs import make_env
+from otpr.envs import Setup, make_env
 from otpr.policies.acting import recent
 from otpr.storage import writing
 from otpr.training.progress import Progress
@@ -47,13 +47,12 @@ class _NoVideoError(Exception):
 
 
 def record(
-    task_id: str,
+    task: str | Setup,
     act: Act,
     seeds: Sequence[int],
     path: str | Path,
     *,
     history: int = 1,
-    episode_limit: int | None = None,
 ) -> str:
     """Film one episode from each seed into one MP4, at the speed of the simulation.
 
@@ -61,13 +60,12 @@ def record(
     "failure" in orange.
 
     Args:
-        task_id: a task of `otpr.envs`.
+        task: a task of `otpr.envs`.
         act: the policy, as `Policy.act`: from what it sees and an integer seed to the actions to execute,
             (execute, action_dim). For decision k of an episode the seed is `decision_seed(episode seed, k)`.
         seeds: reset seeds, one an episode.
         path: where the MP4 goes; the folder is made, an older film is replaced.
         history: how many observations the policy sees.
-        episode_limit: see `otpr.envs.task_spec`.
 
     Returns:
         One line to show: where the film is and how its episodes ended, or why there is none and how to get
@@ -87,7 +85,7 @@ def record(
     try:
         with (
             _rendering_backend(),
-            contextlib.closing(_make_env(task_id, episode_limit)) as env,
+            contextlib.closing(_make_env(task)) as env,
             _Film(scratch, env.metadata["render_fps"]) as film,
             Progress(len(seeds), "filming", "episodes", closing_line=False) as progress,
         ):
@@ -129,9 +127,9 @@ def _film_episode(env: gymnasium.Env, act: Act, history: int, seed: int, label: 
         decision += 1
 
 
-def _make_env(task_id: str, episode_limit: int | None) -> gymnasium.Env:
+def _make_env(task: str | Setup) -> gymnasium.Env:
     try:
-        return make_env(task_id, "rgb_array", episode_limit)
+        return make_env(task, "rgb_array")
     # MuJoCo loads the chosen OpenGL when it is imported, which is here where nothing was simulated before.
     except (ImportError, AttributeError, RuntimeError, OSError) as error:
         raise _NoVideoError(f"the simulator does not start ({type(error).__name__}: {error})") from error

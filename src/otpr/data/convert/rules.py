@@ -202,7 +202,7 @@ def finish(
         recorded.actions, bounds, recorded.place, clip=rules.clip_actions
     )
     episode = Episode(
-        observations={STATE: _as(evidence.dtype, recorded.observations)},
+        observations=_observations(recorded, evidence.dtype),
         actions=_as("float32", actions),
         rewards=_as("float32", unpaid if recorded.rewards is None else recorded.rewards),
         terminated=False,
@@ -239,7 +239,8 @@ def _joined(recorded: Recorded, evidence: Evidence, done: Tally) -> Recorded:
         return recorded
     if not evidence.next_rows_fit:
         done.next_unfit = 1
-        return replace(recorded, observations=recorded.observations[:-1])
+        frames = {name: array[:-1] for name, array in recorded.images.items()}
+        return replace(recorded, observations=recorded.observations[:-1], images=frames)
     broken = np.flatnonzero(~recorded.continues)
     if len(broken):
         raise OtprError(
@@ -310,6 +311,12 @@ def _ended(
         done.unended = 1
         return False, True
     return recorded.terminated, bool(recorded.truncated)
+
+
+def _observations(recorded: Recorded, dtype: str) -> dict[str, NDArray[Any]]:
+    """Vectors and images by entry name."""
+    vectors = {STATE: _as(dtype, recorded.observations)} if recorded.observations.shape[1] else {}
+    return {**vectors, **recorded.images}
 
 
 def _as(dtype: str, values: NDArray[Any]) -> NDArray[Any]:
