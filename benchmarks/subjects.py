@@ -62,6 +62,7 @@ def experience(sizes: Sizes, n: int, chunk_length: int) -> Experience:
         last=_flat(each_row(rows[:, -1:])),
         terminated=jnp.ones(rows.size, jnp.bool_),
         success=jnp.ones(rows.size, jnp.bool_),
+        startable=_flat(rows < rows[:, -1:]),
         size=jnp.asarray(rows.size, jnp.int32),
         spec=flat_spec(sizes, h),
         gamma=GAMMA,

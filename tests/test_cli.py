@@ -21,7 +21,7 @@ import otpr
 from otpr.cli.main import main
 from otpr.data.datasets import read_dataset, write_dataset
 from otpr.data.seeds import evaluation_seed
-from otpr.envs import ChunkedVectorEnv, task_spec
+from otpr.envs import ChunkedVectorEnv, Setup, task_spec
 from otpr.policies.policy import load_policy
 from otpr.training import checkpoints
 from otpr.training.evaluate import evaluate
@@ -198,7 +198,7 @@ def test_evaluation_executes_and_ends_as_it_is_told(place: Path):
     [result] = json.loads(Path("numbers/executed.json").read_text())
     assert (result["execute"], result["episode_limit"], result["mean_length"]) == (3, 50, 50)
     policy = load_policy("base").executing(3)
-    with ChunkedVectorEnv(TASK, 1, 3, processes=False, episode_limit=50) as env:
+    with ChunkedVectorEnv(Setup(TASK, 50), 1, 3, processes=False) as env:
         assert result["success_rate"] == evaluate(policy, env, 2).success_rate
 
 

@@ -130,7 +130,7 @@ def test_documents_that_are_no_spec_are_refused(document):
 
 
 def test_zeros_have_the_leading_axes_and_each_entrys_type():
-    made = zeros(SPEC, 5, 2)
+    made = zeros(SPEC.observation, 5, 2)
     assert {name: (array.shape, array.dtype) for name, array in made.items()} == {
         "state": ((5, 2, 7), np.float32),
         "wrist": ((5, 2, 64, 48, 3), np.uint8),

@@ -134,7 +134,7 @@ def assert_comes_back_from_disk(given: Policy, folder: Path) -> Policy:
     loaded = load_policy(folder)
     observations = {
         name: np.random.default_rng(1).normal(size=entry.shape).astype(entry.dtype)
-        for name, entry in zeros(given.spec, 7, given.spec.history).items()
+        for name, entry in zeros(given.spec.observation, 7, given.spec.history).items()
     }
     keys = jax.random.split(jax.random.key(0), 7)
     np.testing.assert_array_equal(

@@ -12,7 +12,7 @@ import pytest
 from otpr.cli import evaluate as evaluate_command
 from otpr.cli import finetune as finetune_command
 from otpr.cli.main import main
-from otpr.envs import task_spec
+from otpr.envs import Setup, task_spec
 from otpr.errors import OtprError
 from tiny import policy
 
@@ -96,7 +96,7 @@ def test_fine_tuning_says_that_there_will_be_no_films_before_it_begins(
                 None,  # pyright: ignore[reportArgumentType]: it is not reached
                 acting,
                 [],
-                task=task,
+                setup=Setup(task),
                 preset="default",
                 seed=0,
                 agent=settings,

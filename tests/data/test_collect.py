@@ -8,7 +8,7 @@ import pytest
 from otpr.data.collect import collect
 from otpr.data.episodes import Episode, validate_episodes
 from otpr.data.seeds import demonstration_seed
-from otpr.envs import make_env, make_expert, task_spec
+from otpr.envs import Setup, make_env, make_expert, task_spec
 from otpr.errors import OtprError
 
 TASK = "metaworld/peg-insert-side-v3"
@@ -90,7 +90,7 @@ def test_without_noise_the_expert_s_own_actions_are_stored() -> None:
 
 def test_a_limit_that_is_given_cuts_attempts_off() -> None:
     with pytest.raises(OtprError, match=r"succeeded in 0 of 50 attempts"):
-        collect(TASK, episodes=1, noise=0.0, seed=0, episode_limit=3)
+        collect(Setup(TASK, 3), episodes=1, noise=0.0, seed=0)
 
 
 def test_gives_up_where_success_is_out_of_reach(monkeypatch: pytest.MonkeyPatch) -> None:

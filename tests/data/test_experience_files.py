@@ -59,7 +59,7 @@ ROUNDS = [[episode(1), episode(2), episode(7)], [episode(3)], [episode(5), episo
 def written(
     folder: Path, rounds: Sequence[Sequence[Episode]] = ROUNDS, spec: Spec = SPEC
 ) -> ExperienceWriter:
-    writer = ExperienceWriter(folder, TASK, spec)
+    writer = ExperienceWriter(folder, Setup(TASK), spec)
     for episodes in rounds:
         writer.add(episodes)
     return writer
@@ -129,23 +129,23 @@ def test_digest_is_the_chain_of_the_files_digests(folder: Path, tmp_path: Path):
         chain = hashlib.sha256((chain + digest(read_arrays(file))).encode()).hexdigest()
     writer = written(tmp_path / "other", ROUNDS[:1])
     assert writer.digest != chain
-    writer = ExperienceWriter(tmp_path / "other", TASK, SPEC)
+    writer = ExperienceWriter(tmp_path / "other", Setup(TASK), SPEC)
     writer.add(ROUNDS[1])
     writer.add(ROUNDS[2])
-    assert writer.digest == ExperienceWriter(folder, TASK, SPEC).digest == chain
+    assert writer.digest == ExperienceWriter(folder, Setup(TASK), SPEC).digest == chain
     assert writer.count == 3
     assert files(tmp_path / "other") == files(folder)
 
 
 @pytest.mark.parametrize("kept", [0, 1, 2, 3])
 def test_run_that_goes_on_from_a_checkpoint_replaces_what_came_later(tmp_path: Path, kept: int):
-    writer = ExperienceWriter(tmp_path / "e", TASK, SPEC)
+    writer = ExperienceWriter(tmp_path / "e", Setup(TASK), SPEC)
     digests = [writer.digest]
     for episodes in ROUNDS:
         writer.add(episodes)
         digests.append(writer.digest)
     (tmp_path / "e" / ".episodes-000006.safetensors.part").write_bytes(b"killed here")
-    again = ExperienceWriter(tmp_path / "e", TASK, SPEC)
+    again = ExperienceWriter(tmp_path / "e", Setup(TASK), SPEC)
     found = again.back_to(kept, digests[kept])
     assert (again.count, again.digest) == (kept, digests[kept])
     assert_equal(found, ROUNDS[:kept])
@@ -159,12 +159,12 @@ def test_later_files_may_be_damaged_where_a_checkpoint_does_not_count_them(tmp_p
     digest = written(tmp_path / "e", ROUNDS[:2]).digest
     written(tmp_path / "e", ROUNDS[2:])
     (tmp_path / "e" / "episodes-000004.safetensors").write_bytes(b"")
-    assert_equal(ExperienceWriter(tmp_path / "e", TASK, SPEC).back_to(2, digest), ROUNDS[:2])
+    assert_equal(ExperienceWriter(tmp_path / "e", Setup(TASK), SPEC).back_to(2, digest), ROUNDS[:2])
     assert_holds(tmp_path / "e", ROUNDS[:2])
 
 
 def test_run_without_a_checkpoint_begins_with_no_episodes(folder: Path):
-    writer = ExperienceWriter(folder, TASK, SPEC)
+    writer = ExperienceWriter(folder, Setup(TASK), SPEC)
     assert list(writer.back_to(0, "")) == []
     writer.add(ROUNDS[1])
     assert_holds(folder, ROUNDS[1:2])
@@ -186,12 +186,12 @@ def test_one_file_at_a_time_is_in_memory(tmp_path: Path):
 
 def test_other_task_is_refused(folder: Path):
     with pytest.raises(OtprError, match="holds episodes of the task 'robosuite/lift', not of 'fetch/push'"):
-        ExperienceWriter(folder, "fetch/push", SPEC)
+        ExperienceWriter(folder, Setup("fetch/push"), SPEC)
 
 
 def test_other_spec_is_refused_by_every_entry(folder: Path):
     with pytest.raises(OtprError) as caught:
-        ExperienceWriter(folder, TASK, dataclasses.replace(FLAT, action_high=(1.0, 2.0)))
+        ExperienceWriter(folder, Setup(TASK), dataclasses.replace(FLAT, action_high=(1.0, 2.0)))
     for part in ("'arm'", "'camera'", "'exact/touch'", "'state'", "action bounds"):
         assert part in str(caught.value)
 
@@ -200,7 +200,7 @@ def test_folder_of_something_else_is_refused_and_left(tmp_path: Path):
     (tmp_path / "e").mkdir()
     (tmp_path / "e" / "notes.txt").write_text("mine")
     with pytest.raises(OtprError, match=r"is no data set of episodes: it has no dataset\.json"):
-        ExperienceWriter(tmp_path / "e", TASK, SPEC)
+        ExperienceWriter(tmp_path / "e", Setup(TASK), SPEC)
     assert list(files(tmp_path)) == ["e/notes.txt"]
 
 
@@ -217,7 +217,7 @@ def test_folder_of_something_else_is_refused_and_left(tmp_path: Path):
 def test_episode_that_does_not_fit_the_spec_is_not_written(
     folder: Path, change: dict[str, Any], message: str
 ):
-    before, writer = files(folder), ExperienceWriter(folder, TASK, SPEC)
+    before, writer = files(folder), ExperienceWriter(folder, Setup(TASK), SPEC)
     with pytest.raises(ValueError, match=message):
         writer.add([dataclasses.replace(episode(1, length=9), **change)])
     assert files(folder) == before
@@ -226,7 +226,7 @@ def test_episode_that_does_not_fit_the_spec_is_not_written(
 
 
 def test_folder_that_was_removed_or_replaced_is_not_written_to(folder: Path, tmp_path: Path):
-    writer = ExperienceWriter(folder, TASK, SPEC)
+    writer = ExperienceWriter(folder, Setup(TASK), SPEC)
     folder.rename(tmp_path / "moved")
     with pytest.raises(OtprError, match="was removed, moved or replaced while its run was going on"):
         writer.add([episode(8)])
@@ -293,14 +293,14 @@ def test_missing_file_in_the_middle_is_named(folder: Path):
     )
     assert refusal(folder).startswith(message)
     with pytest.raises(DamagedFile, match="it is missing: the next one is"):
-        ExperienceWriter(folder, TASK, SPEC).back_to(2, "")
+        ExperienceWriter(folder, Setup(TASK), SPEC).back_to(2, "")
 
 
 def test_missing_last_file_is_missed_by_who_counts_them(folder: Path):
     (folder / "episodes-000004.safetensors").unlink()
     assert_holds(folder, ROUNDS[:2])
     with pytest.raises(OtprError, match="holds 2 files of episodes, and the checkpoint counts 3"):
-        ExperienceWriter(folder, TASK, SPEC).back_to(3, "")
+        ExperienceWriter(folder, Setup(TASK), SPEC).back_to(3, "")
 
 
 @pytest.mark.parametrize("number", ["000003", "000004"])
@@ -315,9 +315,9 @@ def test_file_of_another_run_is_named(folder: Path, tmp_path: Path, number: str)
 
 
 def test_whole_data_set_of_another_run_is_refused_by_who_has_the_digest(folder: Path, tmp_path: Path):
-    counted = ExperienceWriter(folder, TASK, SPEC).digest
+    counted = ExperienceWriter(folder, Setup(TASK), SPEC).digest
     written(tmp_path / "other", [[episode(11), episode(12), episode(13)], [episode(14)], [episode(15)]])
-    writer = ExperienceWriter(tmp_path / "other", TASK, SPEC)
+    writer = ExperienceWriter(tmp_path / "other", Setup(TASK), SPEC)
     before = files(tmp_path)
     with pytest.raises(OtprError, match=r"episodes-000004\.safetensors is not the one that the checkpoint"):
         writer.back_to(3, counted)

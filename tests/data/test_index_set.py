@@ -24,7 +24,7 @@ def held(indices: IndexSet) -> list[int]:
 def test_an_index_set_is_a_list(capacity: int) -> None:
     indices, reference = IndexSet.empty(capacity), []
     for start, n in [(7, 3), (100, BLOCK), (5, 0), (400, 2 * BLOCK + 9), (9, 1), (10, BLOCK + 1), (0, 500)]:
-        indices = indices.add(start, n)
+        indices = indices.add(np.arange(start, start + n, dtype=np.int32))
         reference += range(start, start + n)
         assert held(indices) == reference
 
@@ -38,7 +38,7 @@ def test_where_has_the_rows_that_are_chosen(chosen: np.ndarray) -> None:
 
 
 def test_draws_are_uniform_over_what_it_holds_and_depend_on_the_key_alone() -> None:
-    indices = IndexSet.empty(50).add(100, 20)  # 30 places are still empty
+    indices = IndexSet.empty(50).add(np.arange(100, 120, dtype=np.int32))  # 30 places are still empty
     drawn = np.asarray(indices.draw(jax.random.key(0), 4000))
     assert set(drawn) == set(range(100, 120))
     assert stats.chisquare(np.bincount(drawn, minlength=120)[100:]).pvalue > 1e-3

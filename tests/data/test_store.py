@@ -319,7 +319,9 @@ def test_an_empty_store_has_no_starts() -> None:
 
 def test_transitions_are_drawn_whole() -> None:
     many = [episode(n, terminated=True, seed=n) for n in (10, 6)]
-    store, indices = store_of(many, spec_of(1, 3), 0.9), IndexSet.empty(20).add(0, 10).add(11, 6)
+    store, indices = store_of(many, spec_of(1, 3), 0.9), IndexSet.empty(20)
+    for first, n in ((0, 10), (11, 6)):
+        indices = indices.add(np.arange(first, first + n, dtype=np.int32))
     drawn = store.transitions(indices.draw(jax.random.key(0), 200))
     everything = gathered(store, rows_of(many))
     states = np.asarray(everything.state)

@@ -8,7 +8,7 @@ import gymnasium
 import numpy as np
 import pytest
 
-from otpr.envs import list_tasks, make_env, make_expert, task_spec
+from otpr.envs import Setup, list_tasks, make_env, make_expert, task_spec
 from otpr.envs.registry import known_task
 from otpr.errors import OtprError
 from otpr.spec import Spec
@@ -78,8 +78,8 @@ def test_spaces_agree_with_the_spec() -> None:
 @pytest.mark.parametrize("limit", [3, 300])
 def test_a_limit_that_is_given_takes_the_place_of_the_task_s_own(limit: int) -> None:
     task = "metaworld/peg-insert-side-v3"
-    assert task_spec(task, limit).episode_limit == limit
-    env = make_env(task, episode_limit=limit)
+    assert task_spec(Setup(task, limit)).episode_limit == limit
+    env = make_env(Setup(task, limit))
     env.reset(seed=0)
     still = np.zeros(4, np.float32)
     assert [env.step(still)[3] for _ in range(limit)] == [False] * (limit - 1) + [True]
@@ -88,4 +88,4 @@ def test_a_limit_that_is_given_takes_the_place_of_the_task_s_own(limit: int) -> 
 
 def test_a_limit_below_one_is_refused() -> None:
     with pytest.raises(OtprError, match="episode limit must be at least 1, given 0"):
-        make_env("metaworld/peg-insert-side-v3", episode_limit=0)
+        make_env(Setup("metaworld/peg-insert-side-v3", 0))

@@ -8,7 +8,7 @@ import gymnasium
 import numpy as np
 import pytest
 
-from otpr.envs import env_group
+from otpr.envs import Setup, env_group
 from otpr.envs.env_group import EnvGroup
 from otpr.envs.registry import TaskSpec
 from otpr.envs.task_env import TaskEnv, sparse
@@ -79,10 +79,10 @@ def test_what_does_not_fit_the_spec_is_refused(spoilt: dict[str, Any], message: 
 
 
 def test_a_group_keeps_every_entry_in_its_own_type(monkeypatch: pytest.MonkeyPatch) -> None:
-    task = TaskSpec("counter", "", "", True, SPEC, LIMIT, expert=False)
+    task = TaskSpec(Setup("counter"), "", "", True, SPEC, LIMIT, expert=False)
     monkeypatch.setattr(env_group, "task_spec", lambda task_id: task)
-    monkeypatch.setattr(env_group, "make_env", lambda task_id, episode_limit: env_of(Counter()))
-    group = EnvGroup("counter", 2, 4, None)
+    monkeypatch.setattr(env_group, "make_env", lambda setup: env_of(Counter()))
+    group = EnvGroup(Setup("counter"), 2, 4, 1)
     first = group.reset([10, None])
     assert {name: (entry.shape, entry.dtype.name) for name, entry in first.items()} == {
         name: ((2, *entry.shape), entry.dtype) for name, entry in ENTRIES.items()

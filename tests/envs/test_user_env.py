@@ -10,7 +10,7 @@ import pytest
 
 from otpr.cli.main import main
 from otpr.data.datasets import read_dataset
-from otpr.envs import ChunkedVectorEnv, make_env, make_expert, task_spec
+from otpr.envs import ChunkedVectorEnv, Setup, make_env, make_expert, task_spec
 from otpr.envs.user_env import GymSimulator
 from otpr.errors import OtprError
 from otpr.policies.encoder import VectorEncoder, encode
@@ -73,7 +73,7 @@ def test_the_control_rate_is_what_the_environment_says() -> None:
 
 def truncations(task: str, limit: int | None, steps: int) -> list[bool]:
     """Whether each of so many steps of an episode that never succeeds is its last."""
-    env = make_env(task, episode_limit=limit)
+    env = make_env(Setup(task, limit))
     env.reset(seed=0)
     outcomes = [env.step(np.full(env.action_space.shape, -1, np.float32)) for _ in range(steps)]
     env.close()
@@ -91,15 +91,15 @@ def truncations(task: str, limit: int | None, steps: int) -> list[bool]:
 )
 def test_a_limit_that_is_given_is_the_limit(task: str, limit: int) -> None:
     assert truncations(task, limit, limit) == [False] * (limit - 1) + [True]
-    assert task_spec(task, limit).episode_limit == limit
-    with ChunkedVectorEnv(task, 2, limit + 3, processes=True, episode_limit=limit) as envs:
+    assert task_spec(Setup(task, limit)).episode_limit == limit
+    with ChunkedVectorEnv(Setup(task, limit), 2, limit + 3, processes=True) as envs:
         envs.reset([0, None])
         result = envs.step(np.full((2, limit + 3, 2), -1, np.float32))
     assert (envs.episode_limit, result.steps.tolist(), bool(result.truncated[0])) == (limit, [limit, 0], True)
 
 
 def test_a_limit_that_is_given_takes_the_place_of_the_registered_one() -> None:
-    env = make_env("gym/Pendulum-v1", episode_limit=230)  # registered with 200
+    env = make_env(Setup("gym/Pendulum-v1", 230))  # registered with 200
     env.reset(seed=0)
     assert not any(env.step(np.zeros(1, np.float32))[3] for _ in range(229))
     with pytest.raises(OtprError, match="neither 'success' nor"):  # only at its end; it never tells success

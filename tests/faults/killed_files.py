@@ -22,6 +22,7 @@ import numpy as np
 
 from otpr.data.episodes import Episode
 from otpr.data.experience_files import ExperienceWriter, read_experience
+from otpr.envs import Setup
 from otpr.errors import OtprError
 from otpr.spec import Spec
 from otpr.storage import check_seal, sealed_folder
@@ -172,7 +173,7 @@ def episode(seed: int) -> Episode:
 
 
 def writer(folder: Path) -> ExperienceWriter:
-    return ExperienceWriter(folder / "experience", "a task", SPEC)
+    return ExperienceWriter(folder / "experience", Setup("a task"), SPEC)
 
 
 def seeds(folder: Path) -> list[int | None]:

@@ -59,7 +59,6 @@ def run_metaworld(path: Path, resume: bool) -> None:
         job = FineTuning(
             policy(),
             [demonstrations()],
-            task=TASK,
             preset="default",
             seed=0,
             agent=agent_config("otpr", "default", AGENT),

@@ -71,7 +71,6 @@ def fine_tune(
         job = FineTuning(
             BASE,
             [demonstrations()],
-            task=env.task_id,
             preset="default",
             seed=0,
             agent=agent_config("otpr", "default", (*AGENT, *settings, *agent)),

@@ -17,6 +17,7 @@ import pytest
 
 from otpr.data.episodes import Episode
 from otpr.data.experience_files import ExperienceWriter, read_experience
+from otpr.envs import Setup
 from otpr.errors import OtprError
 from otpr.policies.policy import load_policy
 from otpr.spec import Spec
@@ -44,7 +45,7 @@ def episode(steps: int) -> Episode:
 
 
 def experience(run: RunDirectory) -> ExperienceWriter:
-    return ExperienceWriter(run.path / "experience", TASK, SPEC)
+    return ExperienceWriter(run.path / "experience", Setup(TASK), SPEC)
 
 
 @pytest.fixture

@@ -103,7 +103,6 @@ def sit(path: Path, algorithm: str, *, resume: bool = False, base: Policy = BASE
         job = FineTuning(
             base,
             [demonstrations()],
-            task=TASK,
             preset="default",
             seed=0,
             agent=config,

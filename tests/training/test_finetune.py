@@ -75,7 +75,6 @@ def sit(
         job = FineTuning(
             BASE,
             [demonstrations()],
-            task=TASK,
             preset="default",
             seed=seed,
             agent=agent_config("otpr", "default", (*AGENT, *changes)),

@@ -12,6 +12,7 @@ import pytest
 
 from otpr.data.episodes import Episode
 from otpr.data.mixture import split
+from otpr.envs import Setup
 from otpr.errors import OtprError
 from otpr.policies.encoder import Normalizer, VectorEncoder
 from otpr.policies.policy import Policy, load_policy
@@ -51,7 +52,7 @@ def episodes() -> list[Episode]:
 def run(path: Path, episodes: list[Episode], config: PretrainConfig = CONFIG, **options: Any) -> Policy:
     resume, seed = options.get("resume", False), options.get("seed", 0)
     with RunDirectory.open(path, command="pretrain", config={"seed": seed}, resume=resume) as directory:
-        return pretrain([episodes], config, directory, task=TASK, spec=SPEC, seed=seed, resume=resume)
+        return pretrain([episodes], config, directory, setup=Setup(TASK), spec=SPEC, seed=seed, resume=resume)
 
 
 def statistics(policy: Policy) -> Normalizer:
@@ -207,7 +208,7 @@ def test_a_set_of_much_weight_is_imitated(tmp_path: Path, episodes: list[Episode
                 [still, episodes],
                 config,
                 directory,
-                task=TASK,
+                setup=Setup(TASK),
                 spec=SPEC,
                 seed=0,
                 resume=False,
@@ -232,7 +233,7 @@ def test_a_history_shows_what_one_observation_does_not(tmp_path: Path, history: 
     config = dataclasses.replace(CONFIG, history=history, horizon=1, updates=1500)
     with RunDirectory.open(tmp_path / "run", command="pretrain", config={}) as directory:
         policy = pretrain(
-            [episodes], config, directory, task=TASK, spec=Spec.flat(1, 1), seed=0, resume=False
+            [episodes], config, directory, setup=Setup(TASK), spec=Spec.flat(1, 1), seed=0, resume=False
         )
     state, rows = episodes[0].observations["state"], np.arange(1, 200, 4)
     window = np.stack([state[rows - i] for i in reversed(range(history))], axis=1)

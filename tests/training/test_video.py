@@ -53,7 +53,7 @@ class CountingEnv(gymnasium.Env):
 @pytest.fixture
 def env(monkeypatch: pytest.MonkeyPatch) -> CountingEnv:
     made = CountingEnv()
-    monkeypatch.setattr(video, "make_env", lambda task_id, render_mode, episode_limit: made)
+    monkeypatch.setattr(video, "make_env", lambda task, render_mode: made)
     return made
 
 
@@ -133,7 +133,7 @@ def test_where_rendering_fails_one_line_says_so_and_an_older_film_stays(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, error: Exception
 ):
     broken = CountingEnv(error)
-    monkeypatch.setattr(video, "make_env", lambda task_id, render_mode, episode_limit: broken)
+    monkeypatch.setattr(video, "make_env", lambda task, render_mode: broken)
     path = tmp_path / "film.mp4"
     path.write_bytes(b"older")
     line = video.record("fake", still, [5], path)
@@ -149,7 +149,7 @@ def test_where_rendering_fails_one_line_says_so_and_an_older_film_stays(
 def test_where_opengl_keeps_the_simulator_from_loading_one_line_says_so(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ):
-    def make_env(task_id: str, render_mode: str, episode_limit: None) -> gymnasium.Env:
+    def make_env(task: str, render_mode: str) -> gymnasium.Env:
         raise AttributeError("glGetError")
 
     monkeypatch.setattr(video, "make_env", make_env)

@@ -16,7 +16,7 @@ from otpr.data.episodes import Episode
 from otpr.data.experience_files import ExperienceWriter
 from otpr.data.inspect import inspect
 from otpr.data.loading import DataConfig
-from otpr.envs import task_spec
+from otpr.envs import Setup, task_spec
 from otpr.errors import OtprError
 from otpr.spec import Entry, Spec
 
@@ -44,7 +44,7 @@ EPISODES = [episode(seed) for seed in range(5)]
 
 
 def written(folder: Path, spec: Spec = SPEC) -> Path:
-    writer = ExperienceWriter(folder, TASK, spec)
+    writer = ExperienceWriter(folder, Setup(TASK), spec)
     for first in (0, 2, 4):
         writer.add([episode(seed, spec) for seed in range(first, min(first + 2, 5))])
     return folder

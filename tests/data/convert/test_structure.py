@@ -25,7 +25,7 @@ from otpr.data.datasets import read_dataset
 from otpr.data.episodes import Episode
 from otpr.data.inspect import inspect
 from otpr.data.loading import DataConfig
-from otpr.envs import TaskSpec, task_spec
+from otpr.envs import Setup, TaskSpec, task_spec
 from otpr.errors import OtprError
 from otpr.spec import Spec
 
@@ -423,7 +423,7 @@ def test_a_task_that_goes_on_is_kept_whole_whichever_way_it_is_read(
     given = stays(field)
     stored = list(minari.load_dataset(given))
     by_conversion, lines = converted(given, tmp_path / "out")
-    task = TaskSpec("my:task", "", "", True, Spec.flat(1, 1), None, expert=False)
+    task = TaskSpec(Setup("my:task"), "", "", True, Spec.flat(1, 1), None, expert=False)
     for read in (by_conversion, read_dataset(given).episodes, read_dataset(given, task=task).episodes):
         for episode, one in zip(read, stored, strict=True):
             assert (len(episode), episode.success) == (20, True)
