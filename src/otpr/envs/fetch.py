@@ -14,6 +14,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from otpr.envs.cameras import Scene
 from otpr.envs.catalog import SUITES
 from otpr.envs.robotics import RoboticsSimulator
 from otpr.envs.task_env import Outcome, TaskEnv, sparse
@@ -44,12 +45,19 @@ class FetchSimulator(RoboticsSimulator):
         observation, _, _, _, info = self.env.step(action)
         return sparse(self.flat(observation), bool(info["is_success"]))
 
+    def scene(self) -> Scene:
+        """What cameras see."""
+        return Scene(self.env.model, self.env.data, prepare=self._mark_goal)
+
     def render(self) -> NDArray[np.uint8]:
         """See `Simulator.render`."""
+        self._mark_goal()
+        return self.env.mujoco_renderer.render(self.env.render_mode)
+
+    def _mark_goal(self) -> None:
         # The package's `render` computes the whole state anew in order to show the goal, whereupon an episode
         # that is watched goes on otherwise than one that is not. Only the goal's mark has to be moved.
         self.env.data.site("target0").xpos[:] = self.env.goal
-        return self.env.mujoco_renderer.render(self.env.render_mode)
 
 
 class PushExpert:

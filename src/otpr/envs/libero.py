@@ -22,6 +22,7 @@ import mujoco
 import numpy as np
 from numpy.typing import NDArray
 
+from otpr.envs.cameras import Scene
 from otpr.envs.task_env import Outcome, sparse
 
 
@@ -45,6 +46,7 @@ else:
     os.environ["MUJOCO_GL"] = _backend
 
 _PICTURE_SIZE = 256
+_COLLISION_SHAPES = 0  # the group of geoms
 _SETTLING_STEPS = 5  # as in LIBERO's own evaluation: the objects come to rest
 _ARM = ("robot0_eef_pos", "robot0_eef_quat", "robot0_gripper_qpos")
 
@@ -87,7 +89,7 @@ class LiberoSimulator:
         if render_mode is not None:
             self._renderer = mujoco.Renderer(model, _PICTURE_SIZE, _PICTURE_SIZE)
             self._view = mujoco.MjvOption()  # pyright: ignore[reportAttributeAccessIssue]
-            self._view.geomgroup[0] = 0  # collision shapes
+            self._view.geomgroup[_COLLISION_SHAPES] = 0
 
     def reset(self, seed: int) -> NDArray[np.floating]:
         """See `Simulator.reset`.
@@ -131,6 +133,11 @@ class LiberoSimulator:
         )
         arm = [np.asarray(sensor({})) for sensor in self._sensors]
         return np.concatenate([*arm, poses.ravel(), data.qpos[self._joints]])
+
+    def scene(self) -> Scene:
+        """What cameras see."""
+        sim = self.env.sim
+        return Scene(sim.model._model, sim.data._data, hidden_groups=(_COLLISION_SHAPES,))
 
     def render(self) -> NDArray[np.uint8]:
         """See `Simulator.render`."""

@@ -16,10 +16,12 @@ from metaworld.env_dict import ALL_V3_ENVIRONMENTS
 from metaworld.policies import ENV_POLICY_MAP
 from numpy.typing import NDArray
 
+from otpr.envs.cameras import Scene
 from otpr.envs.task_env import Outcome, TaskEnv, sparse
 
 _CAMERA = "corner2"
 _PICTURE_SIZE = 256
+_UPSIDE_DOWN = frozenset({"corner", "corner2", "corner3", "corner4"})
 
 
 class MetaWorldSimulator:
@@ -49,6 +51,10 @@ class MetaWorldSimulator:
         # Meta-World's own reward is dense: only its success flag is used.
         observation, _, _, _, info = self._simulator.step(action)
         return sparse(observation, bool(info["success"]))
+
+    def scene(self) -> Scene:
+        """What cameras see."""
+        return Scene(self._simulator.model, self._simulator.data, upside_down=_UPSIDE_DOWN)
 
     def render(self) -> NDArray[np.uint8]:
         """See `Simulator.render`."""

@@ -37,6 +37,7 @@ with warnings.catch_warnings():
     from ogbench.manipspace.envs.puzzle_env import PuzzleEnv
     from ogbench.manipspace.envs.scene_env import SceneEnv
 
+from otpr.envs.cameras import Scene
 from otpr.envs.ogbench_expert import OGBenchExpert
 from otpr.envs.task_env import Outcome, TaskEnv, sparse
 
@@ -59,10 +60,7 @@ class OGBenchSimulator:
     def reset(self, seed: int) -> NDArray[np.floating]:
         """See `Simulator.reset`."""
         env = self.env
-        with warnings.catch_warnings():
-            # It states the bounds of its actions in float64, for spaces of float32.
-            warnings.filterwarnings("ignore", message=".*precision lowered by casting")
-            env.reset(seed=seed)
+        self._package_reset(seed)
         # The package takes random steps in the goal state first, from a generator that cannot be seeded. They
         # live on in the solver's warm start and in the contact forces, so these begin from nothing again.
         qpos, mocap_pos, mocap_quat = (
@@ -73,6 +71,12 @@ class OGBenchSimulator:
         mujoco.mj_forward(env.model, env.data)
         return env.compute_observation()
 
+    def _package_reset(self, seed: int) -> None:
+        with warnings.catch_warnings():
+            # It states the bounds of its actions in float64, for spaces of float32.
+            warnings.filterwarnings("ignore", message=".*precision lowered by casting")
+            self.env.reset(seed=seed)
+
     def step(self, action: NDArray[np.float32]) -> Outcome:
         """See `Simulator.step`."""
         # The package's reward is minus the number of unsatisfied subgoals: only its success flag is used. It
@@ -80,6 +84,12 @@ class OGBenchSimulator:
         with contextlib.redirect_stdout(None):
             observation, _, _, _, info = self.env.step(action)
         return sparse(observation, bool(info["success"]))
+
+    def scene(self) -> Scene:
+        """What cameras see."""
+        if self.env._model is None:  # its first reset builds the model
+            self._package_reset(0)
+        return Scene(self.env.model, self.env.data)
 
     def render(self) -> NDArray[np.uint8]:
         """See `Simulator.render`."""

@@ -28,6 +28,7 @@ import mujoco
 import numpy as np
 from numpy.typing import NDArray
 
+from otpr.envs.cameras import Scene
 from otpr.envs.catalog import SUITES
 from otpr.envs.robosuite_expert import RobosuiteExpert
 from otpr.envs.robosuite_objects import ENTRIES
@@ -60,6 +61,7 @@ if not robosuite.__version__.startswith("1.5."):
 from robosuite.controllers import load_composite_controller_config  # noqa: E402
 
 _PICTURE_SIZE = 256
+_COLLISION_SHAPES = 0  # the group of geoms
 _ENVIRONMENTS = {
     "lift": "Lift",
     "can": "PickPlaceCan",
@@ -119,7 +121,7 @@ class RobosuiteSimulator:
         if render_mode is not None:
             self._renderer = mujoco.Renderer(self.env.sim.model._model, _PICTURE_SIZE, _PICTURE_SIZE)
             self._view = mujoco.MjvOption()  # pyright: ignore[reportAttributeAccessIssue]
-            self._view.geomgroup[0] = 0  # collision shapes
+            self._view.geomgroup[_COLLISION_SHAPES] = 0
 
     def reset(self, seed: int) -> NDArray[np.floating]:
         """See `Simulator.reset`."""
@@ -141,6 +143,11 @@ class RobosuiteSimulator:
             # Turned round in robosuite 1.5.
             values["gripper_to_cube_pos"] = -values["gripper_to_cube_pos"]
         return np.concatenate([np.atleast_1d(values[key]) for key in (*self._proprioception, *self._object)])
+
+    def scene(self) -> Scene:
+        """What cameras see."""
+        sim = self.env.sim
+        return Scene(sim.model._model, sim.data._data, hidden_groups=(_COLLISION_SHAPES,))
 
     def render(self) -> NDArray[np.uint8]:
         """See `Simulator.render`."""

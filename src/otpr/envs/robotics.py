@@ -9,6 +9,8 @@ import numpy as np
 from farama_notifications import notifications
 from numpy.typing import NDArray
 
+from otpr.envs.cameras import Scene
+
 _PICTURE_SIZE = 256
 
 
@@ -51,6 +53,10 @@ class RoboticsSimulator:
     def reset(self, seed: int) -> NDArray[np.floating]:
         """See `Simulator.reset`."""
         return self.flat(self.env.reset(seed=seed)[0])
+
+    def scene(self) -> Scene:
+        """What cameras see."""
+        return Scene(self.env.model, self.env.data)
 
     def render(self) -> NDArray[np.uint8]:
         """See `Simulator.render`."""
