@@ -21,7 +21,7 @@ from otpr.data.episodes import Episode
 from otpr.envs import ChunkedVectorEnv, catalog, make_env, task_spec
 from otpr.envs.env_group import EnvGroup
 from otpr.envs.task_env import sparse
-from otpr.policies import encoder as encoders
+from otpr.policies import files as encoders
 from otpr.policies import generators
 from otpr.policies.encoder import Encoder
 from otpr.policies.generators import Generator

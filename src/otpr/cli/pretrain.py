@@ -57,7 +57,7 @@ class Pretrain:
             "task": setup.task,
             "spec": self.config.policy_spec(spec).to_json(),
             "seed": self.seed,
-            **dataclasses.asdict(self.config),
+            **self.config.record(spec),
         }
         with RunDirectory.open(
             self.run_dir,

@@ -191,8 +191,8 @@ def _buffers(episodes: Iterable[Episode], spec: Spec, source: str) -> Iterator[E
         if episode.looked is not None:
             raise OtprError(
                 f"{source}: episode {index} has images of {len(episode.looked)} of its {len(episode) + 1} "
-                "observations, those of the agent's decisions; a data set of Minari's has all. The `experience` "
-                "of a run can be given as --data as it is."
+                "observations, those of the agent's decisions; a data set of Minari's has all. The "
+                "`experience` of a run can be given as --data as it is."
             )
         yield _to_buffer(episode, spec)
 

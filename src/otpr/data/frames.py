@@ -7,15 +7,18 @@ pages that are asked for, and drops them again when memory is short.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 import h5py
 import numpy as np
 from numpy.typing import NDArray
 
+from otpr.data.episodes import Episode
 from otpr.data.reading import dataset
 from otpr.envs.image_spaces import Image
 from otpr.errors import OtprError
+from otpr.spec import Spec, zeros
 
 _AT_ONCE = 64
 """Frames that are decoded at once."""
@@ -66,3 +69,36 @@ def spooled(blocks: Iterable[NDArray[np.uint8]], shape: tuple[int, ...]) -> NDAr
             file.write(np.ascontiguousarray(block, np.uint8).tobytes())
         file.flush()
         return np.memmap(file, np.uint8, mode="r", shape=shape)  # the map outlives the file's name
+
+
+class DecisionObservations:
+    """What decisions at the steps of some episodes see, gathered on the host when it is asked for.
+
+    Rows are numbered as in an `EpisodeStore` that holds these episodes and no others.
+
+    Args:
+        episodes: in the order of the store.
+        spec: how many observations a decision sees.
+    """
+
+    def __init__(self, episodes: Sequence[Episode], spec: Spec):
+        self._episodes, self._spec = episodes, spec
+        lengths = [len(episode) + 1 for episode in episodes]
+        self._episode = np.repeat(np.arange(len(episodes)), lengths)
+        self._step = np.concatenate([np.arange(length) for length in lengths])
+
+    def of(self, rows: NDArray[np.integer]) -> dict[str, NDArray[Any]]:
+        """The observations of n decisions: each entry (n, history, *shape); before the first that repeats."""
+        history = self._spec.history
+        seen = zeros(self._spec.observation, len(rows), history)
+        for i, row in enumerate(rows.tolist()):
+            episode = self._episodes[int(self._episode[row])]
+            steps = np.maximum(self._step[row] - np.arange(history - 1, -1, -1), 0)
+            frames = steps
+            if episode.looked is not None:
+                frames = np.searchsorted(episode.looked, steps, side="right") - 1
+            for name, entry in self._spec.observation.items():
+                np.take(
+                    episode.observations[name], frames if entry.kind == "image" else steps, 0, seen[name][i]
+                )
+        return seen

@@ -154,8 +154,8 @@ def check_space(space: gymnasium.Space[Any]) -> dict[str, Image]:
         elif len(part.shape) > 1:
             raise OtprError(
                 f"observations must be vectors and images, and {_held(name)} arrays of shape {part.shape}. "
-                "Make a vector of them in a wrapper: gymnasium.wrappers.FlattenObservation(env) does so where "
-                "there are no images, gymnasium.wrappers.TransformObservation in any case."
+                "Make a vector of them in a wrapper: gymnasium.wrappers.FlattenObservation(env) where there "
+                "are no images, gymnasium.wrappers.TransformObservation in any case."
             )
     return images
 

@@ -143,9 +143,9 @@ def _takes(function: Any, parameter: str) -> bool:
 class GymSimulator:
     """A Gymnasium environment as a `Simulator`.
 
-    Of dictionaries and tuples the vectors are flattened in the space's own order (`gymnasium.spaces.flatten`),
-    and the images stand beside them: arrays of uint8 with two axes, or three of which the first or the last
-    has 1, 3 or 4 channels.
+    The vectors of dictionaries and tuples are flattened in the space's own order
+    (`gymnasium.spaces.flatten`), and the images stand beside them: arrays of uint8 with two axes, or three of
+    which the first or the last has 1, 3 or 4 channels.
     Actions in [-1, 1] are mapped linearly onto the bounds of the action space; where that is of whole
     numbers, to the nearest one. Reward, termination and truncation are the environment's own. Success is
     `info["success"]` or `info["is_success"]`: a boolean, 0 or 1, or an array that holds one of them; None
@@ -157,8 +157,8 @@ class GymSimulator:
 
     Attributes:
         spec: what it exchanges: the vectors as the entry "state", each image as one of its own name ("image"
-            where the observation is nothing but one, else its path); the bounds are the environment's own, the
-            control rate is `metadata["render_fps"]`, if it is there.
+            where the observation is nothing but one, else its path); the bounds are the environment's own,
+            the control rate is `metadata["render_fps"]`, if it is there.
         episode_limit: steps after which it truncates an episode; None where it declares no limit.
         parts: the vectors that a dictionary or a tuple holds, in the order in which they are flattened,
             nested ones as `outer/inner`; empty where the observation is one vector.
@@ -182,8 +182,8 @@ class GymSimulator:
         entries = {name or IMAGE: image.entry for name, image in self._images.items()}
         if STATE in entries:
             raise OtprError(
-                f"{task_id}: an image is called {STATE!r}, as the vectors of an observation are. Give it another "
-                "name in a wrapper."
+                f"{task_id}: an image is called {STATE!r}, as the vectors of an observation are. Give it "
+                "another name in a wrapper."
             )
         if vectors:
             length = sum(gymnasium.spaces.flatdim(box) for box in vectors.values())

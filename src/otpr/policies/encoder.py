@@ -253,10 +253,6 @@ def _check_vectors(spec: Spec) -> None:
         raise OtprError(f"The observation entry {images[0]!r} is an image; only vectors can be encoded.")
 
 
-ENCODERS: dict[str, type[Encoder]] = {VectorEncoder.kind: VectorEncoder}
-"""By their names in policies' files."""
-
-
 def encode(encoder: Encoder, observations: Observations) -> NDArray[np.float32]:
     """The features of n observations, (n, f), on the host.
 
@@ -272,7 +268,7 @@ def encode(encoder: Encoder, observations: Observations) -> NDArray[np.float32]:
 
 
 def _block(observations: Observations, start: int, size: int) -> dict[str, np.ndarray]:
-    """So many observations from one on, zeros where there are no more; of what lies in a file no others are read."""
+    """So many observations from one on, then zeros; of what lies in a file no others are read."""
     rows = {name: array[start : start + size] for name, array in observations.items()}
     return {
         name: np.pad(part, [(0, size - len(part))] + [(0, 0)] * (part.ndim - 1))

@@ -22,8 +22,9 @@ from otpr import storage, trees
 from otpr.errors import OtprError
 from otpr.npz import read_npz
 from otpr.policies.choosers import CHOOSERS, Chooser
-from otpr.policies.encoder import ENCODERS, Encoder
+from otpr.policies.encoder import Encoder, VectorEncoder
 from otpr.policies.generators import GENERATORS, Entry, Generator
+from otpr.policies.vision import VisionEncoder
 from otpr.spec import Spec
 from otpr.storage import DamagedFile
 
@@ -34,6 +35,9 @@ FORMAT = 6
 the lengths of one observation vector, of an action and of a chunk that was executed whole, and its arrays lay
 in `weights.npz`; 4 took float64 entries of an observation as float32; 5 knew neither images nor views.
 """
+
+ENCODERS: dict[str, type[Encoder]] = {kind.kind: kind for kind in (VectorEncoder, VisionEncoder)}
+"""By their names in policies' files."""
 
 Document = dict[str, Any]
 Tree = TypeVar("Tree")
@@ -277,8 +281,14 @@ def _check_entries(name: str, value: Any, entries: Mapping[str, Entry]) -> None:
 
 
 def _is(entry: Entry | None, name: str, value: Any) -> bool:
-    if entry in ("optional count", "optional number") and value is None:
+    if entry in ("optional count", "optional number", "optional size") and value is None:
         return True
+    if entry in ("numbers", "optional size"):
+        inner: Entry | None = "number" if entry == "numbers" else None
+        given = (
+            cast(list[Any], value) if isinstance(value, list) and len(cast(list[Any], value)) <= 16 else [""]
+        )
+        return all(_is(inner, name, each) for each in given)
     if entry in ("number", "optional number"):
         return type(value) in (int, float) and abs(value) <= 1e9
     if entry == "flag":

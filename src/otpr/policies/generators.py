@@ -24,7 +24,7 @@ from otpr.errors import OtprError, unknown_name
 from otpr.networks.mlp import NoiseNetwork, VelocityNetwork, sizes
 from otpr.spec import Spec
 
-Entry = Literal["number", "flag", "name", "optional count", "optional number"]
+Entry = Literal["number", "flag", "name", "optional count", "optional number", "numbers", "optional size"]
 """What an entry in the description of a part of a policy can be, beside a count."""
 
 

@@ -188,8 +188,8 @@ class Policy(eqx.Module):
         Args:
             path: the folder; its parents are made.
             task: the task it was trained on, for whoever finds the file.
-            view: what it sees of the task, a JSON document (`otpr.envs.Setup.view`); None: what the task shows
-                by itself.
+            view: what it sees of the task, a JSON document (`otpr.envs.Setup.view`); None: what the task
+                shows by itself.
             meaning: what is known of the numbers it exchanges, a JSON document (`otpr.data.meaning`).
 
         Raises:
