@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from otpr.data.episode_arrays import digest, pack, unpack
 from otpr.data.episodes import Episode
 from otpr.data.experience_files import ExperienceWriter, read_about, read_experience
+from otpr.envs import Setup
 from otpr.errors import OtprError
 from otpr.spec import Entry, Spec
 from otpr.storage import DamagedFile
@@ -381,7 +382,7 @@ def test_number_of_episodes_that_is_not_that_of_the_arrays_is_refused(tmp_path: 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"format": 99}, "is of format 99; this otpr reads up to 1. Upgrade otpr."),
+        ({"format": 99}, "is of format 99; this otpr reads up to 2. Upgrade otpr."),
         ({"format": "1"}, "does not say of which format it is"),
         ({"task": None}, "should be texts"),
         ({"written_by": 3}, "should be texts"),
@@ -413,6 +414,7 @@ def test_spec_that_disagrees_with_the_arrays_is_refused(folder: Path):
     forge(episodes, read_arrays(episodes), before=first)
     shutil.copy(episodes, other)
     with pytest.raises(
-        DamagedFile, match=r"episodes-000000\.safetensors is damaged \(by the spec, 'observations/"
+        DamagedFile,
+        match=r"episodes-000000\.safetensors is damaged \(by the spec, 'looked' should not be there",
     ):
         list(read_experience(other))

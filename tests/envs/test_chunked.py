@@ -137,9 +137,9 @@ def test_processes_give_the_same_results() -> None:
 
 
 def test_bad_arguments() -> None:
-    with pytest.raises(ValueError, match="at least 1, given 0 and 4"):
+    with pytest.raises(ValueError, match="at least 1, given 0, 4 and 1"):
         ChunkedVectorEnv(TASK, 0, 4, processes=False)
-    with pytest.raises(ValueError, match="at least 1, given 2 and 0"):
+    with pytest.raises(ValueError, match="at least 1, given 2, 0 and 1"):
         ChunkedVectorEnv(TASK, 2, 0, processes=False)
     with pytest.raises(OtprError, match="Unknown task"):
         ChunkedVectorEnv("metaworld/peg-insert-v3", 2, 4, processes=True)

@@ -241,8 +241,10 @@ def test_collect_with_an_expert_of_one_s_own(tmp_path: Path) -> None:
 
 
 BAD_ENVIRONMENTS = {
-    "image_only": "arrays of shape (64, 64, 3). Images are not supported",
-    "image_inside": "the part 'pixels' holds arrays of shape (8, 8, 3). Images are not supported",
+    "float_image": "an observation is an image of float32; images must be uint8, from 0 to 255. Wrap the",
+    "stacked_images": "the part 'pixels' of an observation has shape (8, 8, 9), and no end is 1, 3 or 4",
+    "image_called_state": "an image is called 'state', as the vectors of an observation are",
+    "matrix_observation": "must be vectors and images, and hold arrays of shape (4, 4). Make a vector",
     "discrete_observation": "must be made of Box spaces, and hold Discrete(5). Wrap the environment with",
     "text_observation": "must be made of Box spaces, and the part '1' holds Text(",
     "discrete_action": "actions must be a vector of numbers (a Box of one axis), and are Discrete(4)",
@@ -318,3 +320,34 @@ def test_task_without_expert_says_what_to_do(tmp_path: Path, capsys) -> None:
     message = capsys.readouterr().err
     assert "--expert module:Class" in message
     assert "otpr data convert" in message
+
+
+def test_images_stand_beside_the_vectors() -> None:
+    task = task_spec(f"{HERE}:seeing")
+    assert {name: str(entry) for name, entry in task.spec.observation.items()} == {
+        "eyes/top": "image (32, 40, 3) uint8",
+        "state": "vector (2,) float32",
+    }
+    assert task.parts == (("arm", 2),)
+    env = make_env(task.id)
+    observation, _ = env.reset(seed=1)
+    raw = env.simulator.raw_observation
+    assert env.observation_space.contains(observation)
+    np.testing.assert_array_equal(observation["state"], raw["arm"])
+    np.testing.assert_array_equal(observation["eyes/top"], np.moveaxis(raw["eyes"]["top"], 0, -1))
+    assert "eyes/top" not in env.step(np.zeros(2, np.float32), look=False)[0]
+
+
+def test_an_environment_that_shows_one_image_has_no_vectors() -> None:
+    env = user_envs.picture()
+    simulator = GymSimulator(env, "task")
+    assert {name: entry.shape for name, entry in simulator.spec.observation.items()} == {"image": (32, 40, 1)}
+    assert simulator.parts == ()
+    seen = simulator.reset(0)["image"]
+    np.testing.assert_array_equal(seen[..., 0], simulator.raw_observation)
+
+
+@pytest.mark.parametrize("setup", [Setup(TASK, observe="proprioception"), Setup.seen(TASK, cameras=("top",))])
+def test_what_an_environment_of_the_users_shows_is_its_own_business(setup: Setup) -> None:
+    with pytest.raises(OtprError, match="shows what its observation space says. Leave out --cameras"):
+        task_spec(setup)

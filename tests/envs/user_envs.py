@@ -5,7 +5,7 @@ from __future__ import annotations
 import gymnasium
 import numpy as np
 from gymnasium.spaces import Box, Dict, Discrete, MultiBinary, Text, Tuple
-from gymnasium.wrappers import TimeLimit
+from gymnasium.wrappers import TimeLimit, TransformObservation
 
 LIMIT = 20
 
@@ -102,6 +102,46 @@ class EndsByItself(Reach):
         return observation, reward, False, self.steps == 6, {"is_success": self.steps >= 3}
 
 
+class SeeingReach(Reach):
+    """Sees itself in a picture, channels first, and tells where its point is; the goal is in the picture alone."""
+
+    observation_space = Dict(
+        {"eyes": Dict({"top": Box(0, 255, (3, 32, 40), np.uint8)}), "arm": Box(-9, 9, (2,))}
+    )
+    action_space = Box(-0.2, 0.2, (2,))
+
+    def reset(self, *, seed=None, options=None):
+        gymnasium.Env.reset(self, seed=seed)
+        self.point, self.goal = self.np_random.uniform(0.1, 0.9, (2, 2))
+        return self.observe(), {}
+
+    def observe(self):
+        picture = np.zeros((3, 32, 40), np.uint8)
+        for channel, place in enumerate((self.point, self.goal)):
+            row, column = (np.clip(place, 0, 1) * [27, 35]).astype(int)
+            picture[channel, row : row + 5, column : column + 5] = 255
+        return {"eyes": {"top": picture}, "arm": self.point.astype(np.float32)}
+
+
+class SeeingExpert:
+    """Looks for the goal, in the second channel."""
+
+    def act(self, observation):
+        rows, columns = np.nonzero(observation["eyes"]["top"][1])
+        goal = np.array([rows.min() / 27, columns.min() / 35])
+        return np.clip(goal - observation["arm"], -0.2, 0.2)
+
+
+def seeing():
+    return TimeLimit(SeeingReach(), LIMIT)
+
+
+def picture():
+    """The second channel alone, without an axis for it."""
+    space = Box(0, 255, (32, 40), np.uint8)
+    return TransformObservation(seeing(), lambda seen: seen["eyes"]["top"][1], space)
+
+
 # --------------------------------------------------------------------------------------- what goes wrong
 
 
@@ -112,12 +152,20 @@ def _with_spaces(observation_space=None, action_space=None):
     return TimeLimit(env, LIMIT)
 
 
-def image_only():
-    return _with_spaces(Box(0, 255, (64, 64, 3), np.uint8))
+def float_image():
+    return _with_spaces(Box(0, 1, (64, 64, 3)))
 
 
-def image_inside():
-    return _with_spaces(Dict({"state": Box(-1, 1, (3,)), "pixels": Box(0, 255, (8, 8, 3), np.uint8)}))
+def stacked_images():
+    return _with_spaces(Dict({"arm": Box(-1, 1, (3,)), "pixels": Box(0, 255, (8, 8, 9), np.uint8)}))
+
+
+def image_called_state():
+    return _with_spaces(Dict({"arm": Box(-1, 1, (3,)), "state": Box(0, 255, (8, 8, 3), np.uint8)}))
+
+
+def matrix_observation():
+    return _with_spaces(Box(-1, 1, (4, 4)))
 
 
 def discrete_observation():

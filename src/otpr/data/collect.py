@@ -64,7 +64,7 @@ def collect(
                     f"The expert of {setup.task!r} succeeded in {len(kept)} of {attempts} attempts "
                     f"with action noise {noise:g}; {episodes} successes are out of reach. Lower the noise."
                 )
-            episode = _attempt(env, spec, expert, noise, demonstration_seed(seed, attempts))
+            episode = _attempt(env, setup, spec, expert, noise, demonstration_seed(seed, attempts))
             attempts += 1
             if episode.success:
                 kept.append(episode)
@@ -75,28 +75,78 @@ def collect(
     return kept
 
 
-def _attempt(env: TaskEnv, spec: Spec, expert: Expert, noise: float, seed: int) -> Episode:
+def _attempt(env: TaskEnv, setup: Setup, spec: Spec, expert: Expert, noise: float, seed: int) -> Episode:
     # A second word beside the seed: the environment draws its initial condition from the seed alone, and the
     # noise must not repeat those draws.
     generator = np.random.default_rng([seed, 1])
+
+    def noisy() -> NDArray[np.float32]:
+        action = expert.act(env.whole_observation)
+        action = action + noise * generator.standard_normal(action.shape)
+        return np.clip(action, -1.0, 1.0).astype(np.float32)
+
+    if not setup.cameras:
+        return _episode(env, spec, seed, noisy, expert.reset)
+    # Rendering costs more than simulating: only the attempts that succeed are looked at, when they are repeated.
+    blind = _episode(env, spec, seed, noisy, expert.reset, look=False)
+    return _looked_at(env, spec, blind) if blind.success else blind
+
+
+def _looked_at(env: TaskEnv, spec: Spec, blind: Episode) -> Episode:
+    """The same episode with its images.
+
+    Raises:
+        OtprError: the environment does not repeat it.
+    """
+    actions = iter(blind.actions)
+    seen = _episode(env, spec, blind.seed, lambda: next(actions), lambda: None, steps=len(blind))
+    same = all(np.array_equal(seen.observations[name], blind.observations[name]) for name in spec.vectors)
+    if not (same and len(seen) == len(blind) and seen.success == blind.success):
+        raise OtprError(
+            f"The episode from seed {blind.seed} went otherwise when it was repeated: the environment is not "
+            "determined by its seed and the actions, as its tasks should be."
+        )
+    return seen
+
+
+def _episode(
+    env: TaskEnv,
+    spec: Spec,
+    seed: int | None,
+    act: Callable[[], NDArray[np.float32]],
+    begin: Callable[[], None],
+    *,
+    look: bool = True,
+    steps: int | None = None,
+) -> Episode:
+    """One episode.
+
+    Args:
+        env: the environment.
+        spec: of the task.
+        seed: it is reset with.
+        act: gives the next action.
+        begin: called after the reset.
+        look: whether the images are kept.
+        steps: at most so many; None: to its end.
+    """
+    entries = spec.observation if look else spec.vectors
     observation, info = env.reset(seed=seed)
-    expert.reset()
+    begin()
     success = False
     observations: list[Mapping[str, NDArray[Any]]] = [by_name(spec, observation)]
     actions: list[NDArray[np.float32]] = []
     rewards: list[float] = []
     terminated = truncated = False
-    while not (terminated or truncated):
-        action = expert.act(env.whole_observation)
-        action = action + noise * generator.standard_normal(action.shape)
-        action = np.clip(action, -1.0, 1.0).astype(np.float32)
-        observation, reward, terminated, truncated, info = env.step(action)
+    while not (terminated or truncated or len(actions) == steps):
+        action = act()
+        observation, reward, terminated, truncated, info = env.step(action, look)
         observations.append(by_name(spec, observation))
         actions.append(action)
         rewards.append(reward)
         success |= info["success"]
     return Episode(
-        observations={name: np.stack([seen[name] for seen in observations]) for name in spec.observation},
+        observations={name: np.stack([seen[name] for seen in observations]) for name in entries},
         actions=np.stack(actions),
         rewards=np.array(rewards, np.float32),
         terminated=terminated,

@@ -125,6 +125,7 @@ def write_dataset(
             observation_space=observation_space(spec),
             action_space=gymnasium.spaces.Box(-1.0, 1.0, (spec.action_dim,), np.float32),
             data_format="hdf5",
+            jpeg_encoding=False,  # a policy should see the very frames that it will be shown
         )
         storage.update_metadata(
             {

@@ -6,12 +6,14 @@ pages that are asked for, and drops them again when memory is short.
 
 from __future__ import annotations
 
+import io
 import tempfile
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 import h5py
 import numpy as np
+import PIL.Image
 from numpy.typing import NDArray
 
 from otpr.data.episodes import Episode
@@ -27,8 +29,8 @@ _AT_ONCE = 64
 def stored_frames(group: h5py.Group, name: str, image: Image, where: str) -> NDArray[np.uint8]:
     """The frames of a data set inside a group of an HDF5 file: (steps, height, width, channels), mapped.
 
-    Frames that lie in the file in one piece are mapped as they lie there; else they are unpacked into a
-    temporary file, which goes when the array goes.
+    Frames that lie in the file in one piece are mapped as they lie there. Others, among them Minari's JPEGs,
+    are unpacked into a temporary file, which goes when the array goes.
 
     Args:
         group: the group.
@@ -40,6 +42,10 @@ def stored_frames(group: h5py.Group, name: str, image: Image, where: str) -> NDA
         OtprError: its numbers are no bytes, or have other shapes.
     """
     entry = dataset(group, name)
+    if h5py.check_vlen_dtype(entry.dtype) == np.uint8 and entry.ndim == 1:
+        files = (entry[index] for index in range(len(entry)))
+        frames = (decoded(file.tobytes(), image, where)[None] for file in files)
+        return image.upright(spooled(frames, (len(entry), *image.shape)))
     if entry.dtype != np.uint8 or entry.shape[1:] != image.shape:
         raise OtprError(
             f"{where}: is {entry.dtype} of shape {entry.shape}, expected uint8 of (steps, "
@@ -53,6 +59,22 @@ def stored_frames(group: h5py.Group, name: str, image: Image, where: str) -> NDA
         blocks = (entry[start : start + _AT_ONCE] for start in range(0, len(entry), _AT_ONCE))
         frames = spooled(blocks, entry.shape)
     return image.upright(frames)
+
+
+def decoded(file: bytes, image: Image, where: str) -> NDArray[np.uint8]:
+    """A JPEG or a PNG.
+
+    Raises:
+        OtprError: it is neither, or of another size.
+    """
+    try:
+        with PIL.Image.open(io.BytesIO(file), formats=("JPEG", "PNG")) as picture:
+            frame = np.array(picture)
+    except (OSError, ValueError, PIL.Image.DecompressionBombError) as error:
+        raise OtprError(f"{where}: holds an image that cannot be read ({error}).") from error
+    if frame.dtype != np.uint8 or frame.shape != image.shape:
+        raise OtprError(f"{where}: holds an image of {frame.dtype} {frame.shape}, expected {image.shape}.")
+    return frame
 
 
 def spooled(blocks: Iterable[NDArray[np.uint8]], shape: tuple[int, ...]) -> NDArray[np.uint8]:

@@ -19,7 +19,7 @@ from __future__ import annotations
 import functools
 import itertools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import equinox as eqx
 import jax
@@ -91,9 +91,14 @@ def convolve_transposed(
     )
     if min(sizes) < 1:
         raise ValueError(f"A padding of {padding} leaves {sizes} places of the output, of at least 1.")
-    if jax.default_backend() != "cpu":
-        return _adjoint(x, jnp.swapaxes(kernel, -1, -2), stride, padding, sizes)
-    return _convolve_transposed(x, kernel, stride, padding, sizes)
+    if jax.default_backend() == "cpu":
+        return _transposed(x, kernel, stride, padding, sizes)
+
+    def straight(y: Array) -> Array:
+        return _plain(y, jnp.swapaxes(kernel, -1, -2), stride, padding)
+
+    like = jax.ShapeDtypeStruct((x.shape[0], *sizes, kernel.shape[-1]), x.dtype)
+    return jax.linear_transpose(straight, like)(x)[0]
 
 
 def _check(shape: tuple[int, ...], kernel: tuple[int, ...], padding: Padding) -> None:
@@ -108,39 +113,33 @@ def _check(shape: tuple[int, ...], kernel: tuple[int, ...], padding: Padding) ->
 # ------------------------------------------------------------------------------- forms of the convolution
 
 
-def _plain(
-    x: Array, kernel: Array, stride: int, padding: Padding, *, input_step: int = 1, window_step: int = 1
-) -> Array:
-    """XLA's convolution in its fast form; `input_step` spreads the input, `window_step` the window."""
+def _plain(x: Array, kernel: Array, stride: int, padding: Padding, *, spread: int = 1) -> Array:
+    """XLA's convolution in its fast form; the window's entries are `spread` places apart."""
     axes = "HW"[: x.ndim - 2]
-    form = (f"N{axes}C", f"{axes}IO", f"N{axes}C")
     return lax.conv_general_dilated(
         x,
         kernel,
         (stride,) * len(axes),
         padding,
-        lhs_dilation=(input_step,) * len(axes),
-        rhs_dilation=(window_step,) * len(axes),
-        dimension_numbers=form,
+        rhs_dilation=(spread,) * len(axes),
+        dimension_numbers=(f"N{axes}C", f"{axes}IO", f"N{axes}C"),
     )
 
 
-def _fitting(x: Array, kernel: Array, stride: int, padding: Padding, *, input_step: int = 1) -> Array:
-    """The same, padded beforehand where the window is longer than the input.
+def _fitting(x: Array, kernel: Array, stride: int, padding: Padding) -> Array:
+    """The convolution, of an input that is padded beforehand where the window is longer than it.
 
     XLA computes such a convolution in plain loops, and would undo the padding without the barrier.
     """
     if all(t <= n for t, n in zip(kernel.shape[:-2], x.shape[1:-1], strict=True)):
-        return _plain(x, kernel, stride, padding, input_step=input_step)
-    steps = [(0, 0, 0), *((low, high, input_step - 1) for low, high in padding), (0, 0, 0)]
-    padded = lax.optimization_barrier(lax.pad(x, jnp.zeros((), x.dtype), steps))
+        return _plain(x, kernel, stride, padding)
+    padded = lax.optimization_barrier(jnp.pad(x, ((0, 0), *padding, (0, 0))))
     return _plain(padded, kernel, stride, ((0, 0),) * len(padding))
 
 
 def _of_patches(x: Array, kernel: Array) -> Array:
-    """Windows that neither overlap nor leave anything out: one matrix product."""
-    axes, channels = x.ndim - 2, x.shape[-1]
-    window = kernel.shape[:-2]
+    """Windows that neither overlap nor leave a gap: one matrix product."""
+    axes, channels, window = x.ndim - 2, x.shape[-1], kernel.shape[:-2]
     places = [n // t for n, t in zip(x.shape[1:-1], window, strict=True)]
     x = x[(slice(None), *(slice(p * t) for p, t in zip(places, window, strict=True)))]
     pairs = itertools.chain.from_iterable(zip(places, window, strict=True))
@@ -150,21 +149,37 @@ def _of_patches(x: Array, kernel: Array) -> Array:
 
 
 def _adjoint(g: Array, kernel: Array, stride: int, padding: Padding, sizes: tuple[int, ...]) -> Array:
-    """The adjoint of `x -> convolve(x, kernel, stride, padding)` for `sizes` places of x."""
-    sides = tuple(
-        (t - 1 - low, n + low - 1 - stride * (p - 1))
-        for n, t, p, (low, _) in zip(sizes, kernel.shape, g.shape[1:-1], padding, strict=False)
-    )
-    window_axes = tuple(range(kernel.ndim - 2))
-    turned = jnp.swapaxes(jnp.flip(kernel, window_axes), -1, -2)
-    return _fitting(g, turned, 1, sides, input_step=stride)
+    """What the gradient g of `convolve(x, kernel, stride, padding)` is with respect to x, of the given sizes.
+
+    A convolution with the kernel turned around, or, where that would be mostly of zeros or the kernel has
+    more entries than x, products with each of its entries, added where they belong.
+    """
+    window = kernel.shape[:-2]
+    if stride == 1 and kernel.size <= g.shape[0] * math.prod(sizes) * kernel.shape[-2]:
+        sides = tuple(
+            (t - 1 - low, n + low - p)
+            for n, t, p, (low, _) in zip(sizes, window, g.shape[1:-1], padding, strict=True)
+        )
+        turned = jnp.swapaxes(jnp.flip(kernel, tuple(range(len(window)))), -1, -2)
+        return _fitting(g, turned, 1, sides)
+    padded = tuple(n + low + high for n, (low, high) in zip(sizes, padding, strict=True))
+    total = jnp.zeros((g.shape[0], *padded, kernel.shape[-2]), g.dtype)
+    for tap in itertools.product(*map(range, window)):
+        spread = [
+            (t, n - t - stride * (p - 1) - 1, stride - 1)
+            for t, n, p in zip(tap, padded, g.shape[1:-1], strict=True)
+        ]
+        total += lax.pad(g @ kernel[tap].T, jnp.zeros((), g.dtype), [(0, 0, 0), *spread, (0, 0, 0)])
+    return total[(slice(None), *(slice(low, low + n) for n, (low, _) in zip(sizes, padding, strict=True)))]
 
 
 def _kernel_gradient(x: Array, g: Array, window: tuple[int, ...], stride: int, padding: Padding) -> Array:
-    """The gradient with respect to the kernel: some samples at a time, as a convolution of x with g."""
-    n = x.shape[0]
-    block = max(1, _BLOCK_BYTES // (x[0].size * x.dtype.itemsize))
-    axes = tuple(range(1, x.ndim - 1))
+    """What the gradient g of `convolve(x, kernel, stride, padding)` is with respect to the kernel.
+
+    A convolution of x with g in which channels stand for samples and samples for channels, of some samples at
+    a time.
+    """
+    n, axes = x.shape[0], tuple(range(1, x.ndim - 1))
     # of the padding after the input, only what a window reaches
     sides = tuple(
         (low, t + stride * (p - 1) - size - low)
@@ -172,48 +187,22 @@ def _kernel_gradient(x: Array, g: Array, window: tuple[int, ...], stride: int, p
     )
 
     def of(x: Array, g: Array) -> Array:
-        # channels stand for samples and samples for channels
         x, g = x.transpose(x.ndim - 1, *axes, 0), g.transpose(*axes, 0, g.ndim - 1)
-        return jnp.moveaxis(_plain(x, g, 1, sides, window_step=stride), 0, -2)
+        return jnp.moveaxis(_plain(x, g, 1, sides, spread=stride), 0, -2)
 
+    fitting = max(1, _BLOCK_BYTES // (x[0].size * x.dtype.itemsize))
+    block = 1 << (fitting.bit_length() - 1)  # with a power of two, vectors of samples are whole registers
     if n <= block:
         return of(x, g)
-    whole = n // block * block
 
     def add(total: Array, some: tuple[Array, Array]) -> tuple[Array, None]:
         return total + of(*some), None
 
+    whole = n // block * block
     blocks = (x[:whole].reshape(-1, block, *x.shape[1:]), g[:whole].reshape(-1, block, *g.shape[1:]))
     zeros = jnp.zeros((*window, x.shape[-1], g.shape[-1]), x.dtype)
-    total = lax.scan(add, zeros, blocks)[0]
+    total, _ = lax.scan(add, zeros, blocks)
     return total if whole == n else total + of(x[whole:], g[whole:])
-
-
-def _taps(window: tuple[int, ...], places: tuple[int, ...], stride: int) -> Iterator[tuple[slice, ...]]:
-    """For each entry of the window, row by row, the places of the padded input that it meets."""
-    for tap in itertools.product(*map(range, window)):
-        yield tuple(slice(t, t + stride * (p - 1) + 1, stride) for t, p in zip(tap, places, strict=True))
-
-
-def _gradients_by_slices(
-    x: Array, kernel: Array, g: Array, stride: int, padding: Padding
-) -> tuple[Array, Array]:
-    """Both gradients as matrix products over shifted slices: the kernel is neither turned nor packed.
-
-    The cheaper form where the kernel has more entries than the input, as deep in a network.
-    """
-    window, places = kernel.shape[:-2], g.shape[1:-1]
-    padded = jnp.pad(x, ((0, 0), *padding, (0, 0)))
-    summed = tuple(range(g.ndim - 1))
-    of_kernel: list[Array] = []
-    of_padded = jnp.zeros_like(padded)
-    weights = kernel.reshape(-1, *kernel.shape[-2:])
-    for weight, met in zip(weights, _taps(window, places, stride), strict=True):
-        of_kernel.append(jnp.tensordot(padded[(slice(None), *met)], g, (summed, summed)))
-        steps = [(s.start, n - s.stop, stride - 1) for s, n in zip(met, padded.shape[1:-1], strict=True)]
-        of_padded += lax.pad(g @ weight.T, jnp.zeros((), g.dtype), [(0, 0, 0), *steps, (0, 0, 0)])
-    within = [slice(low, low + n) for (low, _), n in zip(padding, x.shape[1:-1], strict=True)]
-    return of_padded[(slice(None), *within)], jnp.stack(of_kernel).reshape(kernel.shape)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
@@ -221,42 +210,32 @@ def _convolve(x: Array, kernel: Array, stride: int, padding: Padding) -> Array:
     return _fitting(x, kernel, stride, padding)
 
 
-def _convolve_forward(
-    x: Array, kernel: Array, stride: int, padding: Padding
-) -> tuple[Array, tuple[Array, Array]]:
+def _forward(x: Array, kernel: Array, stride: int, padding: Padding) -> tuple[Array, tuple[Array, Array]]:
     return _fitting(x, kernel, stride, padding), (x, kernel)
 
 
-def _convolve_backward(
-    stride: int, padding: Padding, saved: tuple[Array, Array], g: Array
-) -> tuple[Array, Array]:
+def _backward(stride: int, padding: Padding, saved: tuple[Array, Array], g: Array) -> tuple[Array, Array]:
     x, kernel = saved
-    if kernel.size > x.size:
-        return _gradients_by_slices(x, kernel, g, stride, padding)
-    return (
-        _adjoint(g, kernel, stride, padding, x.shape[1:-1]),
-        _kernel_gradient(x, g, kernel.shape[:-2], stride, padding),
-    )
+    of_x = _adjoint(g, kernel, stride, padding, x.shape[1:-1])
+    return of_x, _kernel_gradient(x, g, kernel.shape[:-2], stride, padding)
 
 
-_convolve.defvjp(_convolve_forward, _convolve_backward)
+_convolve.defvjp(_forward, _backward)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
-def _convolve_transposed(
-    x: Array, kernel: Array, stride: int, padding: Padding, sizes: tuple[int, ...]
-) -> Array:
+def _transposed(x: Array, kernel: Array, stride: int, padding: Padding, sizes: tuple[int, ...]) -> Array:
     return _adjoint(x, jnp.swapaxes(kernel, -1, -2), stride, padding, sizes)
 
 
 def _transposed_forward(
     x: Array, kernel: Array, stride: int, padding: Padding, sizes: tuple[int, ...]
 ) -> tuple[Array, tuple[Array, Array]]:
-    return _convolve_transposed(x, kernel, stride, padding, sizes), (x, kernel)
+    return _adjoint(x, jnp.swapaxes(kernel, -1, -2), stride, padding, sizes), (x, kernel)
 
 
 def _transposed_backward(
-    stride: int, padding: Padding, sizes: tuple[int, ...], saved: tuple[Array, Array], g: Array
+    stride: int, padding: Padding, _sizes: tuple[int, ...], saved: tuple[Array, Array], g: Array
 ) -> tuple[Array, Array]:
     x, kernel = saved
     of_x = _fitting(g, jnp.swapaxes(kernel, -1, -2), stride, padding)
@@ -264,7 +243,7 @@ def _transposed_backward(
     return of_x, jnp.swapaxes(of_swapped, -1, -2)
 
 
-_convolve_transposed.defvjp(_transposed_forward, _transposed_backward)
+_transposed.defvjp(_transposed_forward, _transposed_backward)
 
 
 # ------------------------------------------------------------------------------------------------ modules
@@ -357,8 +336,9 @@ def max_pool(
     sides = (padding, padding)
     padded = jnp.pad(x, ((0, 0), sides, sides, (0, 0)), constant_values=-jnp.inf)
     rows, columns = ((n + 2 * padding - window) // stride + 1 for n in x.shape[1:3])
-    best, *others = (padded[:, i, j] for i, j in _taps((window, window), (rows, columns), stride))
-    for other in others:
+    best = jnp.full((x.shape[0], rows, columns, x.shape[3]), -jnp.inf, x.dtype)
+    for i, j in itertools.product(range(window), repeat=2):
+        other = padded[:, i : i + stride * rows : stride, j : j + stride * columns : stride]
         best = jnp.where((other > best) | jnp.isnan(other), other, best)
     return best
 

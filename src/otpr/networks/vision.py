@@ -78,7 +78,7 @@ class SmallVision(VisionNetwork):
         self,
         shape: tuple[int, int, int],
         *,
-        channels: int = 32,
+        channels: int = 24,
         depth: int = 2,
         features: int = 64,
         key: PRNGKeyArray,
