@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from otpr.data.episodes import Episode
 from otpr.data.seeds import evaluation_seed
-from otpr.envs import TaskSpec, make_env
+from otpr.envs import TaskSpec, make_env, task_spec
 from otpr.envs.task_env import TaskEnv, by_name
 from otpr.errors import OtprError
 from otpr.spec import Parts, Spec
@@ -63,17 +63,17 @@ class Sample:
         """
         if not task.installed:
             return [f"not compared with resets of {task.id}: its simulator is not installed ({task.install})"]
-        names = _names(task.spec, task.parts or parts)
+        # frames cost time, and are not compared
+        setup = task.setup if task.setup.observe == "images" else replace(task.setup, cameras=())
+        setup = replace(setup, episode_limit=max(self._longest, task.episode_limit or 1))
         try:
-            limit = max(self._longest, task.episode_limit or 1)
-            # frames cost time, and are not compared
-            blind = task.setup.observe != "images"
-            cameras = () if blind else task.setup.cameras
-            env = make_env(replace(task.setup, episode_limit=limit, cameras=cameras))
+            spec = task_spec(setup).spec
+            names = _names(spec, task.parts or parts)
+            env = make_env(setup)
             try:
-                told, starts_differ = self._replayed(env, task.spec, names)
+                told, starts_differ = self._replayed(env, spec, names)
                 if starts_differ or not self._seeded:
-                    told += self._started(env, task.spec, names)
+                    told += self._started(env, spec, names)
             finally:
                 env.close()
         except OtprError as error:
