@@ -7,7 +7,6 @@ in any process of one machine; another driver or GPU may give others.
 
 from __future__ import annotations
 
-import atexit
 import contextlib
 import functools
 import hashlib
@@ -149,8 +148,10 @@ class Eyes:
         shared = _shared()
         self._upload = shared.upload(scene.model, height, width)
         self._shared, self._model = shared, scene.model
-        # As many geoms as in `mujoco.Renderer`: beyond them MuJoCo leaves things out.
-        self._drawn = mujoco.MjvScene(scene.model, 10_000)
+        # Room for all that MuJoCo draws unasked: geoms, sites, lines of tendons and of range finders.
+        model = scene.model
+        room = model.ngeom + model.nsite + 2 * model.nwrap + model.nsensor + 100
+        self._drawn = mujoco.MjvScene(model, room)
         for flag in _LEFT_OUT:
             self._drawn.flags[getattr(mujoco.mjtRndFlag, f"mjRND_{flag}")] = False
         self._options = mujoco.MjvOption()
@@ -214,7 +215,6 @@ class _Shared:
 
     def __init__(self) -> None:
         self._opengl = OffscreenContext()
-        atexit.register(self._opengl.free)  # before EGL ends, which would complain
         self._uploads: dict[bytes, _Upload] = {}
 
     def current(self) -> contextlib.AbstractContextManager[None]:
