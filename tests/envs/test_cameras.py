@@ -197,6 +197,10 @@ class TestFrames:
         toy, fresh = Toy(), Toy("1 0 1")
         eyes = opened(toy, "far")
         before = eyes.look()["far"]
+        (upload,) = _shared()._uploads.values()
+        toy.build()
+        np.testing.assert_array_equal(eyes.look()["far"], before)
+        assert list(_shared()._uploads.values()) == [upload]
         toy.build("1 0 1")
         np.testing.assert_array_equal(eyes.look()["far"], opened(fresh, "far").look()["far"])
         assert (eyes.look()["far"] != before).any()
