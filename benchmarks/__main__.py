@@ -11,7 +11,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from benchmarks import acting, compilation, growth, learner, loading, machine, pairwise, rollout
+from benchmarks import acting, compilation, growth, learner, loading, machine, pairwise, rendering, rollout
 from benchmarks.rows import Row, table, write_json, write_page
 from benchmarks.sizes import FULL, TINY, Sizes
 from otpr.training.compilation import use_compilation_cache
@@ -29,6 +29,7 @@ BENCHMARKS: dict[str, Callable[[Sizes], list[Row]]] = {
     "pairwise_memory": pairwise.pairwise_memory,
     "act": acting.act,
     "rollout_vs_bare": rollout.rollout,
+    "rendering": rendering.rendering,
     "load_million": loading.loading,
     "growth_replay": growth.growth_replay,
     "growth_candidates": growth.growth_candidates,

@@ -60,6 +60,8 @@ class Sizes:
     growth_acts: int = 50
     # episodes of a data set that is read
     load_episodes: int = 5000
+    # frames of a camera
+    frames: int = 3
     # turns in which two sides are timed
     turns: int = 3
     rollout_turns: int = 5
@@ -103,6 +105,7 @@ TINY = Sizes(
     growth_block=2,
     growth_acts=2,
     load_episodes=4,
+    frames=2,
     turns=1,
     rollout_turns=1,
 )

@@ -7,7 +7,6 @@ in any process of one machine; another driver or GPU may give others.
 
 from __future__ import annotations
 
-import atexit
 import contextlib
 import functools
 import hashlib
@@ -110,7 +109,8 @@ class Eyes:
     """Renders cameras of one simulator.
 
     A simulator may replace its model or its data, at a reset say: `scene` is asked at every look. A model
-    that is another object than the last one is uploaded to OpenGL again.
+    that is another object than the last one is uploaded to OpenGL anew, unless its meshes and textures are
+    there already.
 
     The Eyes of a process share one OpenGL context, so they are for one thread, and what is uploaded for
     models with the same meshes, textures and materials, as the simulators of one task have: 10 to 200 MB, and
@@ -139,7 +139,6 @@ class Eyes:
     def _open(self, scene: Scene) -> None:
         """Be ready to render a scene of another model than before."""
         mujoco: Any = importlib.import_module("mujoco")
-        self.close()
         known = camera_names(scene)
         for camera in self.cameras:
             if camera.name not in known:
@@ -147,10 +146,13 @@ class Eyes:
         height = max(camera.height for camera in self.cameras)
         width = max(camera.width for camera in self.cameras)
         shared = _shared()
-        self._upload = shared.upload(scene.model, height, width)
-        self._shared, self._model = shared, scene.model
-        # As many geoms as in `mujoco.Renderer`: beyond them MuJoCo leaves things out.
-        self._drawn = mujoco.MjvScene(scene.model, 10_000)
+        upload = shared.upload(scene.model, height, width)
+        self.close()  # only now: the two models may share an upload
+        self._shared, self._upload, self._model = shared, upload, scene.model
+        # Room for all that MuJoCo draws unasked: geoms, sites, lines of tendons and of range finders.
+        model = scene.model
+        room = model.ngeom + model.nsite + 2 * model.nwrap + model.nsensor + 100
+        self._drawn = mujoco.MjvScene(model, room)
         for flag in _LEFT_OUT:
             self._drawn.flags[getattr(mujoco.mjtRndFlag, f"mjRND_{flag}")] = False
         self._options = mujoco.MjvOption()
@@ -214,7 +216,6 @@ class _Shared:
 
     def __init__(self) -> None:
         self._opengl = OffscreenContext()
-        atexit.register(self._opengl.free)  # before EGL ends, which would complain
         self._uploads: dict[bytes, _Upload] = {}
 
     def current(self) -> contextlib.AbstractContextManager[None]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import importlib
 import os
 import platform
@@ -32,7 +33,7 @@ class OffscreenContext:
     Other renderers in the process are not disturbed: the context that was current before is current again
     afterwards, and where none was, none is. That matters, because Gymnasium's renderers draw into whatever
     context is current, and closing a `mujoco.Renderer` deletes objects of whatever context is current.
-    A context must not be used by several threads at once.
+    A context must not be used by several threads at once. It lives as long as the process: one is enough.
 
     Raises:
         OtprError: there is no OpenGL that works (the message says what to install), MUJOCO_GL is set to a
@@ -49,6 +50,9 @@ class OffscreenContext:
         except Exception as error:
             raise no_opengl(error) from error
         self._keeper = _KEEPERS[backend]
+        # Never collected: at the end of the process other packages may have shut EGL down before, and then
+        # destroying a context prints a traceback.
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(self._context))
 
     @contextlib.contextmanager
     def current(self) -> Generator[None]:
@@ -56,11 +60,6 @@ class OffscreenContext:
         with self._keeper():
             self._context.make_current()
             yield
-
-    def free(self) -> None:
-        """Destroy the context."""
-        with self._keeper():
-            self._context.free()
 
 
 def backend_name() -> str:
