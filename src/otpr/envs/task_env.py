@@ -55,6 +55,8 @@ class Simulator(Protocol):
         """The picture now, (height, width, 3), upright."""
         ...
 
+    # A simulator whose cameras policies can see through also has `scene() -> Scene` (`otpr.envs.cameras`).
+
     def close(self) -> None:
         """Free what the simulator holds."""
         ...
