@@ -10,8 +10,10 @@ from typing import Annotated, Any
 import tyro
 
 from otpr.data.agreement import of_task
-from otpr.envs import TaskSpec, list_tasks
+from otpr.data.meaning import listed
+from otpr.envs import Setup, TaskSpec, cameras_of, list_tasks
 from otpr.envs.registry import known_task
+from otpr.envs.user_env import is_user_task
 from otpr.spec import json_ready
 from otpr.training.versions import software_versions
 
@@ -29,7 +31,11 @@ class Info:
         """Print it."""
         if self.task is not None:
             task = known_task(self.task)
-            print(json.dumps(_as_json(task), indent=2) if self.json else _described(task))
+            cameras = cameras_of(task.id) if task.installed else ()
+            if self.json:
+                print(json.dumps({**_as_json(task), "cameras": cameras}, indent=2))
+            else:
+                print(_described(task, cameras))
             return
         versions = software_versions()
         tasks = list_tasks()
@@ -56,11 +62,17 @@ class Info:
 
 def _as_json(task: TaskSpec) -> dict[str, Any]:
     fields = {field.name: getattr(task, field.name) for field in dataclasses.fields(task)}
-    return json_ready({**fields, "spec": task.spec.to_json()})
+    known = {name: value for name, value in fields.items() if name not in ("setup", "columns")}
+    return json_ready({"id": task.id, **known, "spec": task.spec.to_json()})
 
 
-def _described(task: TaskSpec) -> str:
+def _described(task: TaskSpec, cameras: tuple[str, ...]) -> str:
     limit = task.episode_limit
+    seen = [f"cameras       {', '.join(cameras)}"] if cameras else []
+    if not is_user_task(task.id):
+        own = known_task(Setup(task.id, observe="proprioception"))
+        parts = own.parts or (("state", own.spec.observation["state"].shape[0]),)
+        seen.append(f"proprioception {listed(parts)}")
     return "\n".join(
         [
             task.id,
@@ -68,6 +80,7 @@ def _described(task: TaskSpec) -> str:
             *of_task(task).meaning.lines(),
             f"episode limit {'none declared: give --episode-limit' if limit is None else f'{limit} steps'}",
             f"expert        {'scripted' if task.expert else 'none'}",
+            *seen,
             f"simulator     {_simulator(task)}",
         ]
     )

@@ -87,7 +87,7 @@ def _attempt(env: TaskEnv, setup: Setup, spec: Spec, expert: Expert, noise: floa
 
     if not setup.cameras:
         return _episode(env, spec, seed, noisy, expert.reset)
-    # Rendering costs more than simulating: only the attempts that succeed are looked at, when they are repeated.
+    # Rendering costs more than simulating: attempts that succeed are looked at when they are repeated.
     blind = _episode(env, spec, seed, noisy, expert.reset, look=False)
     return _looked_at(env, spec, blind) if blind.success else blind
 
