@@ -34,6 +34,10 @@ STRIDE = 16
 _PENALTIES = (1e-4, 1e-2, 1.0, 100.0)
 
 
+Pair = tuple[NDArray[np.float32], NDArray[np.float32]]
+"""Features of some observations, and what the simulator knows there."""
+
+
 class Explained(NamedTuple):
     """How a number of the simulator is predicted on episodes that were not fitted."""
 
@@ -45,12 +49,12 @@ class Explained(NamedTuple):
 
 def visited(
     policy: Policy, setup: Setup, episodes: int
-) -> list[tuple[NDArray[np.float32], NDArray[np.float32]]]:
-    """Features and the simulator's own numbers, at every sixteenth step of each episode of the noisy expert."""
+) -> list[Pair]:
+    """Features and the simulator's own numbers, at every sixteenth step of episodes of the noisy expert."""
     spec = task_spec(setup).spec
     env = make_env(setup)
     expert = make_expert(setup.task, env)
-    found: list[tuple[NDArray[np.float32], NDArray[np.float32]]] = []
+    found: list[Pair] = []
     for episode in range(episodes):
         seed = training_seed(1, episode)
         noise = np.random.default_rng([seed, 1])
@@ -72,7 +76,7 @@ def visited(
     return found
 
 
-def explained(pairs: list[tuple[NDArray[np.float32], NDArray[np.float32]]]) -> list[Explained]:
+def explained(pairs: list[Pair]) -> list[Explained]:
     """Each number that varies, predicted on the second half of the episodes by the first."""
     half = len(pairs) // 2
     x, y = (np.concatenate([pair[i] for pair in pairs[:half]]).astype(np.float64) for i in (0, 1))

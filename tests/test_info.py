@@ -26,6 +26,8 @@ def test_a_task_is_told_in_words(capsys: pytest.CaptureFixture[str]) -> None:
         "robot         Fetch",
         "episode limit 50 steps",
         "expert        scripted",
+        "cameras       head_camera_rgb, gripper_camera_rgb, lidar, external_camera_0",
+        "proprioception observation (10)",
         "simulator     installed",
     ]
 
@@ -44,6 +46,7 @@ def test_a_task_is_told_for_programs(capsys: pytest.CaptureFixture[str]) -> None
         "parts": [["observation", 25], ["desired_goal", 3]],
         "facts": {"environment": "FetchPush-v4", "robot": "Fetch"},
         "resolution": 1e-4,
+        "cameras": ["head_camera_rgb", "gripper_camera_rgb", "lidar", "external_camera_0"],
     }
 
 

@@ -103,7 +103,7 @@ class EndsByItself(Reach):
 
 
 class SeeingReach(Reach):
-    """Sees itself in a picture, channels first, and tells where its point is; the goal is in the picture alone."""
+    """Sees itself in a picture, channels first, and tells where its point is, but not where the goal is."""
 
     observation_space = Dict(
         {"eyes": Dict({"top": Box(0, 255, (3, 32, 40), np.uint8)}), "arm": Box(-9, 9, (2,))}
@@ -114,6 +114,11 @@ class SeeingReach(Reach):
         gymnasium.Env.reset(self, seed=seed)
         self.point, self.goal = self.np_random.uniform(0.1, 0.9, (2, 2))
         return self.observe(), {}
+
+    def step(self, action):
+        self.point = np.clip(self.point + action, 0, 1)
+        success = bool(np.abs(self.point - self.goal).max() < 0.08)
+        return self.observe(), float(success), success, False, {"success": success}
 
     def observe(self):
         picture = np.zeros((3, 32, 40), np.uint8)

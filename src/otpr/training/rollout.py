@@ -201,7 +201,7 @@ def _run_wave(
 def _check_finite(env: ChunkedVectorEnv, slot: int, trace: _Trace) -> None:
     """Refuse an episode that holds NaN or infinity, with the first place of it."""
     episode = trace.episode()
-    places = [("observation", episode.observations[name]) for name in env.spec.vectors]
+    places = [("observation", array) for array in episode.observations.values() if array.dtype.kind == "f"]
     for place, values in (*places, ("reward", episode.rewards)):
         flat = values.reshape(len(values), math.prod(values.shape[1:]))
         bad = ~np.isfinite(flat).all(axis=1)

@@ -161,10 +161,11 @@ class RunDirectory:
             sink.replace(placed)
 
     def write_summary(self, summary: Mapping[str, Any]) -> None:
-        """Write summary.json, whole or not at all. Values as in `log`."""
-        write_json(
-            self.path / "summary.json", {name: _scalar(name, value) for name, value in summary.items()}
-        )
+        """Write summary.json, whole or not at all. Values as in `log`, or dictionaries in JSON's types."""
+        plain = {
+            name: value if isinstance(value, dict) else _scalar(name, value) for name, value in summary.items()
+        }
+        write_json(self.path / "summary.json", plain)
 
     def close(self) -> None:
         """Close the files and give up the lock. Nothing can be logged afterwards; a second call does nothing.
