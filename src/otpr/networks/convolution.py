@@ -113,15 +113,15 @@ def _check(shape: tuple[int, ...], kernel: tuple[int, ...], padding: Padding) ->
 # ------------------------------------------------------------------------------- forms of the convolution
 
 
-def _plain(x: Array, kernel: Array, stride: int, padding: Padding, *, spread: int = 1) -> Array:
-    """XLA's convolution in its fast form; the window's entries are `spread` places apart."""
+def _plain(x: Array, kernel: Array, stride: int, padding: Padding, *, step: int = 1) -> Array:
+    """XLA's convolution in its fast form; the window's entries are `step` places apart."""
     axes = "HW"[: x.ndim - 2]
     return lax.conv_general_dilated(
         x,
         kernel,
         (stride,) * len(axes),
         padding,
-        rhs_dilation=(spread,) * len(axes),
+        rhs_dilation=(step,) * len(axes),
         dimension_numbers=(f"N{axes}C", f"{axes}IO", f"N{axes}C"),
     )
 
@@ -188,7 +188,7 @@ def _kernel_gradient(x: Array, g: Array, window: tuple[int, ...], stride: int, p
 
     def of(x: Array, g: Array) -> Array:
         x, g = x.transpose(x.ndim - 1, *axes, 0), g.transpose(*axes, 0, g.ndim - 1)
-        return jnp.moveaxis(_plain(x, g, 1, sides, spread=stride), 0, -2)
+        return jnp.moveaxis(_plain(x, g, 1, sides, step=stride), 0, -2)
 
     fitting = max(1, _BLOCK_BYTES // (x[0].size * x.dtype.itemsize))
     block = 1 << (fitting.bit_length() - 1)  # with a power of two, vectors of samples are whole registers
@@ -250,7 +250,7 @@ _transposed.defvjp(_transposed_forward, _transposed_backward)
 
 
 class Convolution(eqx.Module):
-    """A convolution with weights, initialised as PyTorch's: uniform within 1 / sqrt(in * window size).
+    """A convolution with weights.
 
     Args:
         channels: (in, out).
@@ -258,6 +258,8 @@ class Convolution(eqx.Module):
         stride: see `convolve`.
         padding: see `convolve`; None: window // 2 zeros on both sides of each axis.
         use_bias: whether a bias is added.
+        spread: standard deviation of normal weights beside a bias of 0; None: weights and bias as PyTorch
+            initialises them, uniform within 1 / sqrt(in * entries of the window).
         key: of the weights.
     """
 
@@ -274,14 +276,18 @@ class Convolution(eqx.Module):
         stride: int = 1,
         padding: Padding | None = None,
         use_bias: bool = True,
+        spread: float | None = None,
         key: PRNGKeyArray,
     ):
         kernel_key, bias_key = jax.random.split(key)
-        limit = 1 / math.sqrt(channels[0] * math.prod(window))
-        self.kernel = jax.random.uniform(kernel_key, (*window, *channels), minval=-limit, maxval=limit)
-        self.bias = (
-            jax.random.uniform(bias_key, channels[1:], minval=-limit, maxval=limit) if use_bias else None
-        )
+        shape, bias_shape = (*window, *channels), channels[1:]
+        if spread is None:
+            limit = 1 / math.sqrt(channels[0] * math.prod(window))
+            self.kernel = jax.random.uniform(kernel_key, shape, minval=-limit, maxval=limit)
+            bias = jax.random.uniform(bias_key, bias_shape, minval=-limit, maxval=limit)
+        else:
+            self.kernel, bias = spread * jax.random.normal(kernel_key, shape), jnp.zeros(bias_shape)
+        self.bias = bias if use_bias else None
         self.stride = stride
         self.padding = tuple((t // 2, t // 2) for t in window) if padding is None else padding
 

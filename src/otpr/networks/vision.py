@@ -85,13 +85,17 @@ class SmallVision(VisionNetwork):
     ):
         _check_size(shape[:2])
         stem_key, out_key, *keys = jax.random.split(key, depth + 2)
-        patch = (self.PATCH, self.PATCH)
-        unpadded = ((0, 0), (0, 0))
-        stem = Convolution((shape[2], channels), patch, stride=self.PATCH, padding=unpadded, key=stem_key)
-        self.stem = _rectified(stem, shape[2] * self.PATCH**2, stem_key)
-        self.layers = tuple(
-            _rectified(Convolution((channels, channels), (3, 3), key=k), channels * 9, k) for k in keys
+        # activations keep their scale through a ReLU (He et al., 2015)
+        self.stem = Convolution(
+            (shape[2], channels),
+            (self.PATCH, self.PATCH),
+            stride=self.PATCH,
+            padding=((0, 0), (0, 0)),
+            spread=math.sqrt(2 / (shape[2] * self.PATCH**2)),
+            key=stem_key,
         )
+        spread = math.sqrt(2 / (channels * 9))
+        self.layers = tuple(Convolution((channels, channels), (3, 3), spread=spread, key=k) for k in keys)
         self.out = eqx.nn.Linear(2 * channels, features, key=out_key)
 
     @property
@@ -239,14 +243,17 @@ class ResNet18(VisionNetwork):
         self, images: UInt8[Array, "n h w c"], key: PRNGKeyArray | None = None
     ) -> Float[Array, "n f"]:
         """See `VisionNetwork.__call__`; each image has a crop of its own."""
-        x = self._seen(images, key).astype(jnp.float32) / 255
+        x = self.seen(images, key).astype(jnp.float32) / 255
         x = (x - jnp.asarray(self.mean)) / jnp.asarray(self.std)
         x = max_pool(jax.nn.relu(self.norm1(self.conv1(x))), 3, 2, 1)
         for first, second in self.stages:
             x = second(first(x))
         return jax.nn.relu(_linear(self.out, spatial_softmax(self.keypoints(x))))
 
-    def _seen(self, images: Array, key: PRNGKeyArray | None) -> Array:
+    def seen(
+        self, images: UInt8[Array, "n h w c"], key: PRNGKeyArray | None
+    ) -> UInt8[Array, "n rows columns c"]:
+        """What the network sees of images: their crops, or all of them."""
         if self.crop_shape is None:
             return images
         if key is not None:
@@ -256,8 +263,26 @@ class ResNet18(VisionNetwork):
         top, left = round((images.shape[1] - rows) / 2), round((images.shape[2] - columns) / 2)
         return images[:, top : top + rows, left : left + columns]
 
+    def torch_leaves(self) -> dict[str, Any]:
+        """The arrays, or what stands for them, by their names in the state dict of LeRobot's encoder."""
+        modules: dict[str, Any] = {"backbone.0": self.conv1, "backbone.1": self.norm1}
+        for i, stage in enumerate(self.stages, 4):  # 2 and 3 are the ReLU and the pooling
+            for j, block in enumerate(stage):
+                prefix = f"backbone.{i}.{j}"
+                modules |= {f"{prefix}.conv1": block.conv1, f"{prefix}.bn1": block.norm1}
+                modules |= {f"{prefix}.conv2": block.conv2, f"{prefix}.bn2": block.norm2}
+                if block.shortcut is not None:
+                    modules |= {f"{prefix}.downsample.{k}": part for k, part in enumerate(block.shortcut)}
+        modules |= {"pool.nets": self.keypoints, "out": self.out}
+        leaves: dict[str, Any] = {}
+        for name, module in modules.items():
+            leaves[f"{name}.weight"] = module.kernel if isinstance(module, Convolution) else module.weight
+            if module.bias is not None:
+                leaves[f"{name}.bias"] = module.bias
+        return leaves
+
     def with_torch_weights(self, arrays: Mapping[str, NDArray[Any]]) -> ResNet18:
-        """The network with weights of LeRobot's `DiffusionRgbEncoder`.
+        """The network with weights of LeRobot's `DiffusionRgbEncoder`; its own may be `jax.ShapeDtypeStruct`.
 
         Args:
             arrays: its state dict, with `use_group_norm`; the grid of its spatial softmax is not needed.
@@ -266,13 +291,13 @@ class ResNet18(VisionNetwork):
             OtprError: an array is missing, too many, or of another shape.
         """
         given = {name: x for name, x in arrays.items() if name != "pool.pos_grid"}
-        due = _torch_leaves(self)
+        due = self.torch_leaves()
         if odd := sorted(given.keys() ^ due.keys()):
             state = "missing" if odd[0] in due else "not expected"
             raise OtprError(
                 f"These are no weights of a ResNet-18 with group normalisation: {odd[0]} is {state}."
             )
-        new: list[Array] = []
+        new: dict[int, Array] = {}
         for name, leaf in due.items():
             array = np.asarray(given[name], np.float32)
             # (out, in, *window) in PyTorch
@@ -281,55 +306,17 @@ class ResNet18(VisionNetwork):
                 raise OtprError(
                     f"The weights {name} are {array.shape}, channels last; {leaf.shape} is expected."
                 )
-            new.append(jnp.asarray(array))
-
-        def where(network: ResNet18) -> list[Array]:
-            return list(_torch_leaves(network).values())
-
-        return eqx.tree_at(where, self, new)
-
-
-def _torch_leaves(network: ResNet18) -> dict[str, Array]:
-    """The network's arrays by their names in the state dict of LeRobot's `DiffusionRgbEncoder`."""
-    modules: dict[str, Any] = {"backbone.0": network.conv1, "backbone.1": network.norm1}
-    for i, stage in enumerate(network.stages, 4):  # 2 and 3 are the ReLU and the pooling
-        for j, block in enumerate(stage):
-            prefix = f"backbone.{i}.{j}"
-            modules |= {f"{prefix}.conv1": block.conv1, f"{prefix}.bn1": block.norm1}
-            modules |= {f"{prefix}.conv2": block.conv2, f"{prefix}.bn2": block.norm2}
-            if block.shortcut is not None:
-                modules |= {f"{prefix}.downsample.{k}": part for k, part in enumerate(block.shortcut)}
-    modules |= {"pool.nets": network.keypoints, "out": network.out}
-    leaves: dict[str, Array] = {}
-    for name, module in modules.items():
-        leaves[f"{name}.weight"] = module.kernel if isinstance(module, Convolution) else module.weight
-        if module.bias is not None:
-            leaves[f"{name}.bias"] = module.bias
-    return leaves
+            new[id(leaf)] = jnp.asarray(array)
+        leaves, structure = jax.tree.flatten(self)
+        return jax.tree.unflatten(structure, [new[id(leaf)] for leaf in leaves])
 
 
 def _resnet_convolution(
     channels: tuple[int, int], window: int, stride: int, key: PRNGKeyArray
 ) -> Convolution:
-    """Without bias, initialised as in torchvision: by the number of outputs."""
-    layer = Convolution(channels, (window, window), stride=stride, use_bias=False, key=key)
-    return _rectified(layer, channels[1] * window**2, key)
-
-
-def _rectified(layer: Convolution, fan: int, key: PRNGKeyArray) -> Convolution:
-    """The layer with normal weights that keep the scale through a ReLU (He et al., 2015).
-
-    Args:
-        layer: what has the shape.
-        fan: numbers that an output is made of, or, to keep the scale of gradients, outputs that an input has.
-        key: of the weights.
-    """
-    kernel = math.sqrt(2 / fan) * jax.random.normal(key, layer.kernel.shape)
-
-    def where(layer: Convolution) -> Array:
-        return layer.kernel
-
-    return eqx.tree_at(where, layer, kernel)
+    """Without bias, initialised as in torchvision: gradients keep their scale (He et al., 2015)."""
+    spread = math.sqrt(2 / (channels[1] * window**2))
+    return Convolution(channels, (window, window), stride=stride, use_bias=False, spread=spread, key=key)
 
 
 def _linear(layer: eqx.nn.Linear, x: Float[Array, "n i"]) -> Float[Array, "n o"]:
