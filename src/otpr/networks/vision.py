@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import abc
 import math
-from collections.abc import Mapping, Sequence
-from typing import Any, cast
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ClassVar, cast
 
 import equinox as eqx
 import jax
@@ -28,6 +28,9 @@ SMALLEST = 32
 
 class VisionNetwork(eqx.Module):
     """From images to features. The constructor takes the images' shape, what `about` gives, and a key."""
+
+    kind: ClassVar[str]
+    """Its name in `VISION`."""
 
     @abc.abstractmethod
     def __call__(
@@ -72,7 +75,8 @@ class SmallVision(VisionNetwork):
     layers: tuple[Convolution, ...]
     out: eqx.nn.Linear
 
-    PATCH = 4
+    kind: ClassVar[str] = "small"
+    PATCH: ClassVar[int] = 4
 
     def __init__(
         self,
@@ -189,6 +193,8 @@ class ResNet18(VisionNetwork):
     crop_shape: tuple[int, int] | None = eqx.field(static=True)
     mean: tuple[float, ...] = eqx.field(static=True)
     std: tuple[float, ...] = eqx.field(static=True)
+
+    kind: ClassVar[str] = "resnet18"
 
     def __init__(
         self,
@@ -334,5 +340,7 @@ def _check_size(size: tuple[int, ...]) -> None:
         )
 
 
-VISION: dict[str, type[VisionNetwork]] = {"small": SmallVision, "resnet18": ResNet18}
-"""By their names in policies' files and settings."""
+VISION: dict[str, Callable[..., VisionNetwork]] = {
+    network.kind: network for network in (SmallVision, ResNet18)
+}
+"""By their names; each is called with the images' shape, what `about` gives, and a key."""
