@@ -11,7 +11,18 @@ from pathlib import Path
 
 from rich.console import Console
 
-from benchmarks import acting, compilation, growth, learner, loading, machine, pairwise, rendering, rollout
+from benchmarks import (
+    acting,
+    compilation,
+    convolution,
+    growth,
+    learner,
+    loading,
+    machine,
+    pairwise,
+    rendering,
+    rollout,
+)
 from benchmarks.rows import Row, table, write_json, write_page
 from benchmarks.sizes import FULL, TINY, Sizes
 from otpr.training.compilation import use_compilation_cache
@@ -27,6 +38,7 @@ BENCHMARKS: dict[str, Callable[[Sizes], list[Row]]] = {
     "marginal_error_vs_release": learner.marginal_error,
     "pairwise_cost": pairwise.pairwise_cost,
     "pairwise_memory": pairwise.pairwise_memory,
+    "convolution": convolution.convolution,
     "act": acting.act,
     "rollout_vs_bare": rollout.rollout,
     "rendering": rendering.rendering,

@@ -58,6 +58,14 @@ class Sizes:
     growth_chunk: tuple[int, ...] = (1, 4, 16)
     growth_block: int = 20
     growth_acts: int = 50
+    # images and their sides, and plans with the channels of a U-Net's levels; gradients in a timed loop
+    vision_batch: int = 128
+    vision_side: int = 64
+    resnet_batch: int = 8
+    resnet_side: int = 84
+    plan: tuple[int, int] = (16, 4)
+    plan_channels: tuple[int, ...] = (64, 128, 256)
+    gradients: int = 2
     # episodes of a data set that is read
     load_episodes: int = 5000
     # frames of a camera
@@ -104,6 +112,12 @@ TINY = Sizes(
     growth_chunk=(1, 2),
     growth_block=2,
     growth_acts=2,
+    vision_batch=2,
+    vision_side=32,
+    resnet_batch=1,
+    resnet_side=32,
+    plan=(4, 2),
+    plan_channels=(4, 8),
     load_episodes=4,
     frames=2,
     turns=1,

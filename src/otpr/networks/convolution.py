@@ -1,0 +1,366 @@
+"""Convolutions over one or two axes, channels last, and what image networks have beside them.
+
+Arrays are (n, *spatial, channels): n samples, one or two spatial axes, then channels. Kernels are
+(*window, in, out), and a padding is a pair (low, high) for each spatial axis.
+
+On a CPU, XLA has a fast convolution for one form only: batch, spatial axes, channels in this order, a kernel
+that is not reversed and not longer than the input. Gradients that JAX derives are of other forms. XLA
+rewrites them at the top level of a program and nowhere else, so that within `jax.lax.scan`, as agents learn,
+the gradient of a convolution takes 10 to 50 times as long as it should. `convolve` and `convolve_transposed`
+therefore state their gradients as convolutions of the fast form, or as matrix products. They have no
+forward-mode derivative (`jax.jvp`). On other backends they are the convolutions of `jax.lax`.
+
+Training should call these functions on a whole batch. Under `jax.vmap` the forward pass is as fast, while a
+gradient with respect to the kernel is computed for each sample and then summed.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import math
+from collections.abc import Sequence
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Float, PRNGKeyArray
+
+Padding = tuple[tuple[int, int], ...]
+"""Zeros before and after the input, for each spatial axis."""
+
+_BLOCK_BYTES = 2**18
+"""Input taken at once for the gradient of a kernel, so that it stays in a core's cache."""
+
+
+def convolve(
+    x: Float[Array, "n *spatial i"], kernel: Float[Array, "*window i o"], stride: int, padding: Padding
+) -> Float[Array, "n *places o"]:
+    """The cross-correlation that deep learning calls a convolution.
+
+    Args:
+        x: one or two spatial axes.
+        kernel: as many window axes.
+        stride: distance of neighbouring places, the same along each axis.
+        padding: zeros before and after, for each axis.
+
+    Returns:
+        floor((size + low + high - window) / stride) + 1 places along each axis.
+
+    Raises:
+        ValueError: the window is larger than the padded input, or the padding is not one pair for each axis.
+    """
+    _check(x.shape, kernel.shape, padding)
+    sizes = [n + low + high for n, (low, high) in zip(x.shape[1:-1], padding, strict=True)]
+    if any(window > size for window, size in zip(kernel.shape, sizes, strict=False)):
+        raise ValueError(
+            f"A window of {kernel.shape[:-2]} does not fit into an input of {tuple(sizes)}, padding included."
+        )
+    if jax.default_backend() != "cpu":
+        return _plain(x, kernel, stride, padding)
+    if not any(map(any, padding)) and all(window == stride for window in kernel.shape[:-2]):
+        return _of_patches(x, kernel)
+    return _convolve(x, kernel, stride, padding)
+
+
+def convolve_transposed(
+    x: Float[Array, "n *spatial i"], kernel: Float[Array, "*window i o"], stride: int, padding: Padding
+) -> Float[Array, "n *places o"]:
+    """The transposed convolution: `x[s] @ kernel[t]` is added to place `stride * s + t - low`.
+
+    It is the adjoint of `convolve` with the same stride and padding and the kernel's channels swapped.
+
+    Args:
+        x: one or two spatial axes.
+        kernel: as many window axes.
+        stride: distance, in the output, of what neighbouring places of the input give.
+        padding: places cut off the output before and after, for each axis.
+
+    Returns:
+        stride * (size - 1) + window - low - high places along each axis.
+
+    Raises:
+        ValueError: nothing is left of the output, or the padding is not one pair for each axis.
+    """
+    _check(x.shape, kernel.shape, padding)
+    window = kernel.shape[:-2]
+    sizes = tuple(
+        stride * (n - 1) + t - low - high
+        for n, t, (low, high) in zip(x.shape[1:-1], window, padding, strict=True)
+    )
+    if min(sizes) < 1:
+        raise ValueError(f"A padding of {padding} leaves {sizes} places of the output, of at least 1.")
+    if jax.default_backend() == "cpu":
+        return _transposed(x, kernel, stride, padding, sizes)
+
+    def straight(y: Array) -> Array:
+        return _plain(y, jnp.swapaxes(kernel, -1, -2), stride, padding)
+
+    like = jax.ShapeDtypeStruct((x.shape[0], *sizes, kernel.shape[-1]), x.dtype)
+    return jax.linear_transpose(straight, like)(x)[0]
+
+
+def _check(shape: tuple[int, ...], kernel: tuple[int, ...], padding: Padding) -> None:
+    axes = len(shape) - 2
+    if axes not in (1, 2) or len(kernel) != axes + 2 or len(padding) != axes:
+        raise ValueError(
+            f"One or two spatial axes, as many of the kernel and a padding for each are expected; given an "
+            f"input of shape {shape}, a kernel of shape {kernel} and the padding {padding}."
+        )
+
+
+# ------------------------------------------------------------------------------- forms of the convolution
+
+
+def _plain(x: Array, kernel: Array, stride: int, padding: Padding, *, step: int = 1) -> Array:
+    """XLA's convolution in its fast form; the window's entries are `step` places apart."""
+    axes = "HW"[: x.ndim - 2]
+    return lax.conv_general_dilated(
+        x,
+        kernel,
+        (stride,) * len(axes),
+        padding,
+        rhs_dilation=(step,) * len(axes),
+        dimension_numbers=(f"N{axes}C", f"{axes}IO", f"N{axes}C"),
+    )
+
+
+def _fitting(x: Array, kernel: Array, stride: int, padding: Padding) -> Array:
+    """The convolution, of an input that is padded beforehand where the window is longer than it.
+
+    XLA computes such a convolution in plain loops, and would undo the padding without the barrier.
+    """
+    if all(t <= n for t, n in zip(kernel.shape[:-2], x.shape[1:-1], strict=True)):
+        return _plain(x, kernel, stride, padding)
+    padded = lax.optimization_barrier(jnp.pad(x, ((0, 0), *padding, (0, 0))))
+    return _plain(padded, kernel, stride, ((0, 0),) * len(padding))
+
+
+def _of_patches(x: Array, kernel: Array) -> Array:
+    """Windows that neither overlap nor leave a gap: one matrix product."""
+    axes, channels, window = x.ndim - 2, x.shape[-1], kernel.shape[:-2]
+    places = [n // t for n, t in zip(x.shape[1:-1], window, strict=True)]
+    x = x[(slice(None), *(slice(p * t) for p, t in zip(places, window, strict=True)))]
+    pairs = itertools.chain.from_iterable(zip(places, window, strict=True))
+    x = x.reshape(x.shape[0], *pairs, channels)
+    order = (0, *range(1, 2 * axes, 2), *range(2, 2 * axes + 1, 2), 2 * axes + 1)
+    return x.transpose(order).reshape(x.shape[0], *places, -1) @ kernel.reshape(-1, kernel.shape[-1])
+
+
+def _adjoint(g: Array, kernel: Array, stride: int, padding: Padding, sizes: tuple[int, ...]) -> Array:
+    """What the gradient g of `convolve(x, kernel, stride, padding)` is with respect to x, of the given sizes.
+
+    A convolution with the kernel turned around, or, where that would be mostly of zeros or the kernel has
+    more entries than x, products with each of its entries, added where they belong.
+    """
+    window = kernel.shape[:-2]
+    if stride == 1 and kernel.size <= g.shape[0] * math.prod(sizes) * kernel.shape[-2]:
+        sides = tuple(
+            (t - 1 - low, n + low - p)
+            for n, t, p, (low, _) in zip(sizes, window, g.shape[1:-1], padding, strict=True)
+        )
+        turned = jnp.swapaxes(jnp.flip(kernel, tuple(range(len(window)))), -1, -2)
+        return _fitting(g, turned, 1, sides)
+    padded = tuple(n + low + high for n, (low, high) in zip(sizes, padding, strict=True))
+    total = jnp.zeros((g.shape[0], *padded, kernel.shape[-2]), g.dtype)
+    for tap in itertools.product(*map(range, window)):
+        spread = [
+            (t, n - t - stride * (p - 1) - 1, stride - 1)
+            for t, n, p in zip(tap, padded, g.shape[1:-1], strict=True)
+        ]
+        total += lax.pad(g @ kernel[tap].T, jnp.zeros((), g.dtype), [(0, 0, 0), *spread, (0, 0, 0)])
+    return total[(slice(None), *(slice(low, low + n) for n, (low, _) in zip(sizes, padding, strict=True)))]
+
+
+def _kernel_gradient(x: Array, g: Array, window: tuple[int, ...], stride: int, padding: Padding) -> Array:
+    """What the gradient g of `convolve(x, kernel, stride, padding)` is with respect to the kernel.
+
+    A convolution of x with g in which channels stand for samples and samples for channels, of some samples at
+    a time.
+    """
+    n, axes = x.shape[0], tuple(range(1, x.ndim - 1))
+    # of the padding after the input, only what a window reaches
+    sides = tuple(
+        (low, t + stride * (p - 1) - size - low)
+        for size, t, p, (low, _) in zip(x.shape[1:-1], window, g.shape[1:-1], padding, strict=True)
+    )
+
+    def of(x: Array, g: Array) -> Array:
+        x, g = x.transpose(x.ndim - 1, *axes, 0), g.transpose(*axes, 0, g.ndim - 1)
+        return jnp.moveaxis(_plain(x, g, 1, sides, step=stride), 0, -2)
+
+    fitting = max(1, _BLOCK_BYTES // (x[0].size * x.dtype.itemsize))
+    block = 1 << (fitting.bit_length() - 1)  # with a power of two, vectors of samples are whole registers
+    if n <= block:
+        return of(x, g)
+
+    def add(total: Array, some: tuple[Array, Array]) -> tuple[Array, None]:
+        return total + of(*some), None
+
+    whole = n // block * block
+    blocks = (x[:whole].reshape(-1, block, *x.shape[1:]), g[:whole].reshape(-1, block, *g.shape[1:]))
+    zeros = jnp.zeros((*window, x.shape[-1], g.shape[-1]), x.dtype)
+    total, _ = lax.scan(add, zeros, blocks)
+    return total if whole == n else total + of(x[whole:], g[whole:])
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def _convolve(x: Array, kernel: Array, stride: int, padding: Padding) -> Array:
+    return _fitting(x, kernel, stride, padding)
+
+
+def _forward(x: Array, kernel: Array, stride: int, padding: Padding) -> tuple[Array, tuple[Array, Array]]:
+    return _fitting(x, kernel, stride, padding), (x, kernel)
+
+
+def _backward(stride: int, padding: Padding, saved: tuple[Array, Array], g: Array) -> tuple[Array, Array]:
+    x, kernel = saved
+    of_x = _adjoint(g, kernel, stride, padding, x.shape[1:-1])
+    return of_x, _kernel_gradient(x, g, kernel.shape[:-2], stride, padding)
+
+
+_convolve.defvjp(_forward, _backward)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
+def _transposed(x: Array, kernel: Array, stride: int, padding: Padding, sizes: tuple[int, ...]) -> Array:
+    return _adjoint(x, jnp.swapaxes(kernel, -1, -2), stride, padding, sizes)
+
+
+def _transposed_forward(
+    x: Array, kernel: Array, stride: int, padding: Padding, sizes: tuple[int, ...]
+) -> tuple[Array, tuple[Array, Array]]:
+    return _adjoint(x, jnp.swapaxes(kernel, -1, -2), stride, padding, sizes), (x, kernel)
+
+
+def _transposed_backward(
+    stride: int, padding: Padding, _sizes: tuple[int, ...], saved: tuple[Array, Array], g: Array
+) -> tuple[Array, Array]:
+    x, kernel = saved
+    of_x = _fitting(g, jnp.swapaxes(kernel, -1, -2), stride, padding)
+    of_swapped = _kernel_gradient(g, x, kernel.shape[:-2], stride, padding)
+    return of_x, jnp.swapaxes(of_swapped, -1, -2)
+
+
+_transposed.defvjp(_transposed_forward, _transposed_backward)
+
+
+# ------------------------------------------------------------------------------------------------ modules
+
+
+class Convolution(eqx.Module):
+    """A convolution with weights.
+
+    Args:
+        channels: (in, out).
+        window: size along each spatial axis; its length is their number.
+        stride: see `convolve`.
+        padding: see `convolve`; None: window // 2 zeros on both sides of each axis.
+        use_bias: whether a bias is added.
+        spread: standard deviation of normal weights beside a bias of 0; None: weights and bias as PyTorch
+            initialises them, uniform within 1 / sqrt(in * entries of the window).
+        key: of the weights.
+    """
+
+    kernel: Float[Array, "*window i o"]
+    bias: Float[Array, " o"] | None
+    stride: int = eqx.field(static=True)
+    padding: Padding = eqx.field(static=True)
+
+    def __init__(
+        self,
+        channels: tuple[int, int],
+        window: Sequence[int],
+        *,
+        stride: int = 1,
+        padding: Padding | None = None,
+        use_bias: bool = True,
+        spread: float | None = None,
+        key: PRNGKeyArray,
+    ):
+        kernel_key, bias_key = jax.random.split(key)
+        shape, bias_shape = (*window, *channels), channels[1:]
+        if spread is None:
+            limit = 1 / math.sqrt(channels[0] * math.prod(window))
+            self.kernel = jax.random.uniform(kernel_key, shape, minval=-limit, maxval=limit)
+            bias = jax.random.uniform(bias_key, bias_shape, minval=-limit, maxval=limit)
+        else:
+            self.kernel, bias = spread * jax.random.normal(kernel_key, shape), jnp.zeros(bias_shape)
+        self.bias = bias if use_bias else None
+        self.stride = stride
+        self.padding = tuple((t // 2, t // 2) for t in window) if padding is None else padding
+
+    def __call__(self, x: Float[Array, "n *spatial i"]) -> Float[Array, "n *places o"]:
+        """The convolution, plus the bias."""
+        y = convolve(x, self.kernel, self.stride, self.padding)
+        return y if self.bias is None else y + self.bias
+
+
+class GroupNorm(eqx.Module):
+    """Zero mean and unit variance over space and over the channels of a group, then a scale and a shift.
+
+    Source: Wu and He, "Group normalization", 2018; with PyTorch's order of channels and epsilon, 1e-5.
+
+    Args:
+        groups: into how many the channels are divided; a divisor of their number.
+        channels: their number.
+
+    Raises:
+        ValueError: `groups` does not divide `channels`.
+    """
+
+    weight: Float[Array, " c"]
+    bias: Float[Array, " c"]
+    groups: int = eqx.field(static=True)
+
+    def __init__(self, groups: int, channels: int):
+        if channels % groups:
+            raise ValueError(f"{channels} channels cannot be divided into {groups} groups of equal size.")
+        self.weight, self.bias, self.groups = jnp.ones(channels), jnp.zeros(channels), groups
+
+    def __call__(self, x: Float[Array, "n *spatial c"]) -> Float[Array, "n *spatial c"]:
+        """Normalised for each sample by itself."""
+        grouped = x.reshape(x.shape[0], -1, self.groups, x.shape[-1] // self.groups)
+        mean = jnp.mean(grouped, axis=(1, 3), keepdims=True)
+        variance = jnp.mean((grouped - mean) ** 2, axis=(1, 3), keepdims=True)
+        normal = (grouped - mean) * lax.rsqrt(variance + 1e-5)
+        return normal.reshape(x.shape) * self.weight + self.bias
+
+
+def max_pool(
+    x: Float[Array, "n h w c"], window: int, stride: int, padding: int
+) -> Float[Array, "n rows columns c"]:
+    """The largest number in each window, never one of the padding. Of equal ones the first has the gradient.
+
+    Args:
+        x: images.
+        window: rows and columns of a window.
+        stride: distance of neighbouring windows.
+        padding: rows and columns added on each side, at most half a window.
+    """
+    sides = (padding, padding)
+    padded = jnp.pad(x, ((0, 0), sides, sides, (0, 0)), constant_values=-jnp.inf)
+    rows, columns = ((n + 2 * padding - window) // stride + 1 for n in x.shape[1:3])
+    best = jnp.full((x.shape[0], rows, columns, x.shape[3]), -jnp.inf, x.dtype)
+    for i, j in itertools.product(range(window), repeat=2):
+        other = padded[:, i : i + stride * rows : stride, j : j + stride * columns : stride]
+        best = jnp.where((other > best) | jnp.isnan(other), other, best)
+    return best
+
+
+def spatial_softmax(x: Float[Array, "n h w c"]) -> Float[Array, "n keypoints"]:
+    """Where each channel is large: the mean place under the softmax of the channel over the image.
+
+    Source: Levine et al., "End-to-end training of deep visuomotor policies", 2016; in the order and on the
+    grid of robomimic and LeRobot.
+
+    Returns:
+        For each channel its x, from -1 in the first column to 1 in the last, then its y, likewise over the
+        rows: 2 * c numbers.
+    """
+    n, height, width, channels = x.shape
+    weight = jax.nn.softmax(x.reshape(n, height * width, channels), axis=1)
+    rows, columns = jnp.linspace(-1, 1, height), jnp.linspace(-1, 1, width)
+    grid = jnp.stack([jnp.tile(columns, height), jnp.repeat(rows, width)], axis=1)
+    return jnp.einsum("npc,pk->nck", weight, grid).reshape(n, 2 * channels)

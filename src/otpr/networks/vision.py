@@ -1,0 +1,346 @@
+"""Networks from camera images to features: a small one for the CPU, and the ResNet-18 of diffusion policies.
+
+Images are (n, height, width, channels) of `uint8`. All images of a batch go through a network at once; under
+`jax.vmap` the features are the same, and so is the time.
+"""
+
+from __future__ import annotations
+
+import abc
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ClassVar, cast
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, PRNGKeyArray, UInt8
+from numpy.typing import NDArray
+
+from otpr.errors import OtprError
+from otpr.networks.augmentation import random_crop
+from otpr.networks.convolution import Convolution, GroupNorm, max_pool, spatial_softmax
+
+SMALLEST = 32
+"""Pixels that an image must have along each axis."""
+
+
+class VisionNetwork(eqx.Module):
+    """From images to features. The constructor takes the images' shape, what `about` gives, and a key."""
+
+    kind: ClassVar[str]
+    """Its name in `VISION`."""
+
+    @abc.abstractmethod
+    def __call__(
+        self, images: UInt8[Array, "n h w c"], key: PRNGKeyArray | None = None
+    ) -> Float[Array, "n f"]:
+        """The features of n images.
+
+        Args:
+            images: of the shape that the network was made for.
+            key: given while the network is trained: of what is random in it then.
+        """
+
+    @property
+    @abc.abstractmethod
+    def feature_dim(self) -> int:
+        """f, how many features an image becomes."""
+
+    @abc.abstractmethod
+    def about(self) -> dict[str, Any]:
+        """What is free, JSON-able: with the images' shape, what the constructor takes beside a key."""
+
+
+class SmallVision(VisionNetwork):
+    """Patches of 4 x 4 pixels, convolutions of 3 x 3 patches, and where each channel is large.
+
+    Made for images of 64 to 96 pixels and one core of a CPU. The spatial softmax tells where things are, so
+    that the features place objects finer than a patch.
+
+    Args:
+        shape: (height, width, channels) of the images; sides that are no multiple of 4 are continued by their
+            last pixels.
+        channels: of the convolutions; half as many keypoints would do for few objects.
+        depth: how many 3 x 3 convolutions.
+        features: numbers that the keypoints are mixed into.
+        key: of the weights.
+
+    Raises:
+        OtprError: the images are smaller than 32 pixels.
+    """
+
+    stem: Convolution
+    layers: tuple[Convolution, ...]
+    out: eqx.nn.Linear
+
+    kind: ClassVar[str] = "small"
+    PATCH: ClassVar[int] = 4
+
+    def __init__(
+        self,
+        shape: tuple[int, int, int],
+        *,
+        channels: int = 24,
+        depth: int = 2,
+        features: int = 64,
+        key: PRNGKeyArray,
+    ):
+        _check_size(shape[:2])
+        stem_key, out_key, *keys = jax.random.split(key, depth + 2)
+        # activations keep their scale through a ReLU (He et al., 2015)
+        self.stem = Convolution(
+            (shape[2], channels),
+            (self.PATCH, self.PATCH),
+            stride=self.PATCH,
+            padding=((0, 0), (0, 0)),
+            spread=math.sqrt(2 / (shape[2] * self.PATCH**2)),
+            key=stem_key,
+        )
+        spread = math.sqrt(2 / (channels * 9))
+        self.layers = tuple(Convolution((channels, channels), (3, 3), spread=spread, key=k) for k in keys)
+        self.out = eqx.nn.Linear(2 * channels, features, key=out_key)
+
+    @property
+    def feature_dim(self) -> int:
+        """See `VisionNetwork.feature_dim`."""
+        return self.out.weight.shape[0]
+
+    def about(self) -> dict[str, Any]:
+        """See `VisionNetwork.about`."""
+        return {
+            "channels": self.stem.kernel.shape[-1],
+            "depth": len(self.layers),
+            "features": self.feature_dim,
+        }
+
+    def __call__(
+        self, images: UInt8[Array, "n h w c"], key: PRNGKeyArray | None = None
+    ) -> Float[Array, "n f"]:
+        """See `VisionNetwork.__call__`; nothing is random."""
+        missing = [(0, -size % self.PATCH) for size in images.shape[1:3]]
+        x = jnp.pad(images, ((0, 0), *missing, (0, 0)), mode="edge")
+        x = jax.nn.relu(self.stem(x.astype(jnp.float32) / 127.5 - 1))
+        for layer in self.layers:
+            x = jax.nn.relu(layer(x))
+        return _linear(self.out, spatial_softmax(x))
+
+
+class ResidualBlock(eqx.Module):
+    """Two 3 x 3 convolutions beside the identity, or a 1 x 1 convolution where the shape changes.
+
+    Source: He et al., "Deep residual learning for image recognition", 2016; with group normalisation.
+
+    Args:
+        channels: (in, out), multiples of 16.
+        stride: of the first convolution.
+        key: of the weights.
+    """
+
+    conv1: Convolution
+    norm1: GroupNorm
+    conv2: Convolution
+    norm2: GroupNorm
+    shortcut: tuple[Convolution, GroupNorm] | None
+
+    def __init__(self, channels: tuple[int, int], stride: int, *, key: PRNGKeyArray):
+        first, second, third = jax.random.split(key, 3)
+        self.conv1 = _resnet_convolution(channels, 3, stride, first)
+        self.norm1 = _group_norm(channels[1])
+        self.conv2 = _resnet_convolution((channels[1], channels[1]), 3, 1, second)
+        self.norm2 = _group_norm(channels[1])
+        changes = stride > 1 or channels[0] != channels[1]
+        shortcut = _resnet_convolution(channels, 1, stride, third)
+        self.shortcut = (shortcut, _group_norm(channels[1])) if changes else None
+
+    def __call__(self, x: Float[Array, "n h w i"]) -> Float[Array, "n rows columns o"]:
+        """The block's output."""
+        y = jax.nn.relu(self.norm1(self.conv1(x)))
+        y = self.norm2(self.conv2(y))
+        if self.shortcut is not None:
+            convolution, norm = self.shortcut
+            x = norm(convolution(x))
+        return jax.nn.relu(x + y)
+
+
+class ResNet18(VisionNetwork):
+    """ResNet-18 with group normalisation, keypoints by spatial softmax, and a linear layer with ReLU.
+
+    As diffusion policies have it (Chi et al., 2023) and as LeRobot's `DiffusionRgbEncoder` computes it:
+    groups of 16 channels, no pooling at the end, a 1 x 1 convolution to the keypoints' channels, twice as
+    many features as keypoints. `with_torch_weights` takes LeRobot's weights.
+
+    Args:
+        shape: (height, width, channels) of the images.
+        keypoints: their number.
+        crop_shape: rows and columns that the network sees of an image: at a random place while it is trained,
+            in the middle otherwise; None: all of it.
+        mean: subtracted from each channel, in units of 255; () stands for 0.
+        std: what the difference is divided by; () stands for 1.
+        key: of the weights.
+
+    Raises:
+        OtprError: the crop is larger than the images, what is seen is smaller than 32 pixels, or there is not
+            one mean and one deviation, above 0, for each channel.
+    """
+
+    conv1: Convolution
+    norm1: GroupNorm
+    stages: tuple[tuple[ResidualBlock, ResidualBlock], ...]
+    keypoints: Convolution
+    out: eqx.nn.Linear
+    crop_shape: tuple[int, int] | None = eqx.field(static=True)
+    mean: tuple[float, ...] = eqx.field(static=True)
+    std: tuple[float, ...] = eqx.field(static=True)
+
+    kind: ClassVar[str] = "resnet18"
+
+    def __init__(
+        self,
+        shape: tuple[int, int, int],
+        *,
+        keypoints: int = 32,
+        crop_shape: Sequence[int] | None = None,
+        mean: Sequence[float] = (),
+        std: Sequence[float] = (),
+        key: PRNGKeyArray,
+    ):
+        height, width, channels = shape
+        if crop_shape is not None and (crop_shape[0] > height or crop_shape[1] > width):
+            raise OtprError(
+                f"crop_shape is {tuple(crop_shape)}, given images of {(height, width)}; make it smaller."
+            )
+        self.crop_shape = None if crop_shape is None else (crop_shape[0], crop_shape[1])
+        _check_size(self.crop_shape or (height, width))
+        self.mean = tuple(float(x) for x in mean) or (0.0,) * channels
+        self.std = tuple(float(x) for x in std) or (1.0,) * channels
+        if not len(self.mean) == len(self.std) == channels or min(self.std) <= 0:
+            raise OtprError(
+                f"Images of {channels} channels need as many means and deviations, these above 0; given "
+                f"{self.mean} and {self.std}."
+            )
+        stem_key, keypoint_key, out_key, *keys = jax.random.split(key, 11)
+        self.conv1 = _resnet_convolution((channels, 64), 7, 2, stem_key)
+        self.norm1 = _group_norm(64)
+        stages: list[tuple[ResidualBlock, ResidualBlock]] = []
+        for stage, (before, after) in enumerate(((64, 64), (64, 128), (128, 256), (256, 512))):
+            first = ResidualBlock((before, after), 1 if stage == 0 else 2, key=keys[2 * stage])
+            stages.append((first, ResidualBlock((after, after), 1, key=keys[2 * stage + 1])))
+        self.stages = tuple(stages)
+        self.keypoints = Convolution((512, keypoints), (1, 1), key=keypoint_key)
+        self.out = eqx.nn.Linear(2 * keypoints, 2 * keypoints, key=out_key)
+
+    @property
+    def feature_dim(self) -> int:
+        """See `VisionNetwork.feature_dim`."""
+        return self.out.weight.shape[0]
+
+    def about(self) -> dict[str, Any]:
+        """See `VisionNetwork.about`."""
+        return {
+            "keypoints": self.keypoints.kernel.shape[-1],
+            "crop_shape": None if self.crop_shape is None else list(self.crop_shape),
+            "mean": list(self.mean),
+            "std": list(self.std),
+        }
+
+    def __call__(
+        self, images: UInt8[Array, "n h w c"], key: PRNGKeyArray | None = None
+    ) -> Float[Array, "n f"]:
+        """See `VisionNetwork.__call__`; each image has a crop of its own."""
+        x = self.seen(images, key).astype(jnp.float32) / 255
+        x = (x - jnp.asarray(self.mean)) / jnp.asarray(self.std)
+        x = max_pool(jax.nn.relu(self.norm1(self.conv1(x))), 3, 2, 1)
+        for first, second in self.stages:
+            x = second(first(x))
+        return jax.nn.relu(_linear(self.out, spatial_softmax(self.keypoints(x))))
+
+    def seen(
+        self, images: UInt8[Array, "n h w c"], key: PRNGKeyArray | None
+    ) -> UInt8[Array, "n rows columns c"]:
+        """What the network sees of images: their crops, or all of them."""
+        if self.crop_shape is None:
+            return images
+        if key is not None:
+            return random_crop(images, self.crop_shape, key)
+        rows, columns = self.crop_shape
+        # rounded to even, as torchvision does
+        top, left = round((images.shape[1] - rows) / 2), round((images.shape[2] - columns) / 2)
+        return images[:, top : top + rows, left : left + columns]
+
+    def torch_leaves(self) -> dict[str, Any]:
+        """The arrays, or what stands for them, by their names in the state dict of LeRobot's encoder."""
+        modules: dict[str, Any] = {"backbone.0": self.conv1, "backbone.1": self.norm1}
+        for i, stage in enumerate(self.stages, 4):  # 2 and 3 are the ReLU and the pooling
+            for j, block in enumerate(stage):
+                prefix = f"backbone.{i}.{j}"
+                modules |= {f"{prefix}.conv1": block.conv1, f"{prefix}.bn1": block.norm1}
+                modules |= {f"{prefix}.conv2": block.conv2, f"{prefix}.bn2": block.norm2}
+                if block.shortcut is not None:
+                    modules |= {f"{prefix}.downsample.{k}": part for k, part in enumerate(block.shortcut)}
+        modules |= {"pool.nets": self.keypoints, "out": self.out}
+        leaves: dict[str, Any] = {}
+        for name, module in modules.items():
+            leaves[f"{name}.weight"] = module.kernel if isinstance(module, Convolution) else module.weight
+            if module.bias is not None:
+                leaves[f"{name}.bias"] = module.bias
+        return leaves
+
+    def with_torch_weights(self, arrays: Mapping[str, NDArray[Any]]) -> ResNet18:
+        """The network with weights of LeRobot's `DiffusionRgbEncoder`; its own may be `jax.ShapeDtypeStruct`.
+
+        Args:
+            arrays: its state dict, with `use_group_norm`; the grid of its spatial softmax is not needed.
+
+        Raises:
+            OtprError: an array is missing, too many, or of another shape.
+        """
+        given = {name: x for name, x in arrays.items() if name != "pool.pos_grid"}
+        due = self.torch_leaves()
+        if odd := sorted(given.keys() ^ due.keys()):
+            state = "missing" if odd[0] in due else "not expected"
+            raise OtprError(
+                f"These are no weights of a ResNet-18 with group normalisation: {odd[0]} is {state}."
+            )
+        new: dict[int, Array] = {}
+        for name, leaf in due.items():
+            array = np.asarray(given[name], np.float32)
+            # (out, in, *window) in PyTorch
+            array = array.transpose(2, 3, 1, 0) if array.ndim == 4 else array
+            if array.shape != leaf.shape:
+                raise OtprError(
+                    f"The weights {name} are {array.shape}, channels last; {leaf.shape} is expected."
+                )
+            new[id(leaf)] = jnp.asarray(array)
+        leaves, structure = jax.tree.flatten(self)
+        return jax.tree.unflatten(structure, [new[id(leaf)] for leaf in leaves])
+
+
+def _resnet_convolution(
+    channels: tuple[int, int], window: int, stride: int, key: PRNGKeyArray
+) -> Convolution:
+    """Without bias, initialised as in torchvision: gradients keep their scale (He et al., 2015)."""
+    spread = math.sqrt(2 / (channels[1] * window**2))
+    return Convolution(channels, (window, window), stride=stride, use_bias=False, spread=spread, key=key)
+
+
+def _linear(layer: eqx.nn.Linear, x: Float[Array, "n i"]) -> Float[Array, "n o"]:
+    return x @ layer.weight.T + cast(Array, layer.bias)
+
+
+def _group_norm(channels: int) -> GroupNorm:
+    return GroupNorm(channels // 16, channels)
+
+
+def _check_size(size: tuple[int, ...]) -> None:
+    if min(size) < SMALLEST:
+        raise OtprError(
+            f"A vision network needs at least {SMALLEST} pixels along each axis, given {size[0]} x {size[1]}."
+        )
+
+
+VISION: dict[str, Callable[..., VisionNetwork]] = {
+    network.kind: network for network in (SmallVision, ResNet18)
+}
+"""By their names; each is called with the images' shape, what `about` gives, and a key."""
