@@ -26,7 +26,8 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     for name, code in FILES.items():
         (tmp_path / name).write_text(code)
     yield tmp_path
-    sys.modules.pop("my_robot", None)
+    for name in ("my_robot", "my_camera"):
+        sys.modules.pop(name, None)
     sys.path[:] = [entry for entry in sys.path if entry != str(tmp_path)]
 
 
@@ -40,16 +41,19 @@ def run(command: str) -> None:
 
 
 def test_each_file_has_at_most_40_lines() -> None:
-    assert set(FILES) == {"my_robot.py", "record.py"}
+    assert set(FILES) == {"my_robot.py", "my_camera.py", "record.py"}
     for code in FILES.values():
         assert len(code.splitlines()) <= 40
 
 
 def test_collecting_converting_and_inspecting_as_printed(folder: Path) -> None:
     quick = [c for c in COMMANDS if c.startswith(("otpr info", "otpr collect", "python", "otpr data"))]
-    assert len(quick) == 5
+    assert len(quick) == 6
     for command in quick:
         run(command)
+    seen = read_dataset("runs/seen")
+    assert seen.spec == task_spec("my_camera:make_env").spec
+    assert seen.episodes[0].observations["above"].shape[1:] == (64, 64, 3)
     collected, logged = read_dataset("runs/demonstrations"), read_dataset("runs/logged")
     assert collected.task_id == logged.task_id == "my_robot:make_env"
     assert all(episode.success for episode in [*collected.episodes, *logged.episodes])
@@ -64,6 +68,6 @@ def test_collecting_converting_and_inspecting_as_printed(folder: Path) -> None:
 
 @pytest.mark.slow
 def test_every_command_as_printed(folder: Path) -> None:
-    assert len(COMMANDS) == 9
+    assert len(COMMANDS) == 13
     for command in COMMANDS:
         run(command)

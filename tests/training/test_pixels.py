@@ -81,7 +81,7 @@ def settings(algorithm: str) -> AgentConfig:
     names = {field.name for field in dataclasses.fields(config)}
     known = tuple(text for text in SETTINGS if text.partition("=")[0] in names)
     more = ("potentials_width=16", "ot_batch=16", "ot_block=32", "ot_blocks=1", "potentials_steps=5")
-    dppo = ("decisions=8", "epochs=1", "value_iterations=1", "width=16")
+    dppo = ("decisions=8", "batch_size=4", "epochs=1", "value_iterations=1", "width=16")
     if algorithm == "dppo":  # it learns from rounds
         known = ()
     known += {"otpr": more, "dppo": dppo}.get(algorithm, ())
@@ -116,7 +116,7 @@ def sit(
 
 
 def test_imitation_from_images_finds_what_the_vector_does_not_tell(tmp_path: Path) -> None:
-    config = dataclasses.replace(CONFIG, width=64, depth=2, updates=800, batch_size=64)
+    config = dataclasses.replace(CONFIG, width=64, depth=2, updates=1200, batch_size=64)
     policy = imitated(tmp_path / "run", config, demonstrations(40))
     with ChunkedVectorEnv(TASK, 20, policy.spec.execute, processes=False) as env:
         seeing = evaluate(policy, env, 40).success_rate
