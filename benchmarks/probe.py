@@ -47,9 +47,7 @@ class Explained(NamedTuple):
     share: float  # of its variance
 
 
-def visited(
-    policy: Policy, setup: Setup, episodes: int
-) -> list[Pair]:
+def visited(policy: Policy, setup: Setup, episodes: int) -> list[Pair]:
     """Features and the simulator's own numbers, at every sixteenth step of episodes of the noisy expert."""
     spec = task_spec(setup).spec
     env = make_env(setup)
@@ -86,10 +84,7 @@ def explained(pairs: list[Pair]) -> list[Explained]:
     offset = y.mean(axis=0)
     # the penalty that predicts the last fifth of the fitted rows best
     cut = len(x) * 4 // 5
-    fits = {p: _ridge(x[:cut], y[:cut] - offset, p) for p in STRIDE = 16
-"""Steps between two looks: what changes from episode to episode alone needs many of them."""
-
-_PENALTIES}
+    fits = {p: _ridge(x[:cut], y[:cut] - offset, p) for p in _PENALTIES}
     best = min(
         fits,
         key=lambda p: float((((x[cut:] @ fits[p] + offset - y[cut:]) / (y.std(axis=0) + 1e-9)) ** 2).sum()),
@@ -104,7 +99,7 @@ _PENALTIES}
 
 
 def _ridge(x: NDArray[np.float64], y: NDArray[np.float64], penalty: float) -> NDArray[np.float64]:
-    return np.linalg.solve(x.T @ x + penalty * len(x) * np.eye(x.shape[1]), x.T @ y)
+    return np.asarray(np.linalg.solve(x.T @ x + penalty * len(x) * np.eye(x.shape[1]), x.T @ y), np.float64)
 
 
 def main() -> None:

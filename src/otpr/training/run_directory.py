@@ -163,7 +163,8 @@ class RunDirectory:
     def write_summary(self, summary: Mapping[str, Any]) -> None:
         """Write summary.json, whole or not at all. Values as in `log`, or dictionaries in JSON's types."""
         plain = {
-            name: value if isinstance(value, dict) else _scalar(name, value) for name, value in summary.items()
+            name: value if isinstance(value, dict) else _scalar(name, value)
+            for name, value in summary.items()
         }
         write_json(self.path / "summary.json", plain)
 
