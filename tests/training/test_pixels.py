@@ -59,8 +59,8 @@ LOOP = LoopConfig(
 
 
 @functools.cache
-def demonstrations(episodes: int = 6) -> list[Episode]:
-    return collect(TASK, episodes=episodes, noise=0.1, seed=0, user_expert=f"{HERE}:SeeingExpert")
+def demonstrations(episodes: int = 6, noise: float = 0.1) -> list[Episode]:
+    return collect(TASK, episodes=episodes, noise=noise, seed=0, user_expert=f"{HERE}:SeeingExpert")
 
 
 def imitated(path: Path, config: PretrainConfig, episodes: list[Episode], **options: Any) -> Policy:
@@ -116,13 +116,13 @@ def sit(
 
 
 def test_imitation_from_images_finds_what_the_vector_does_not_tell(tmp_path: Path) -> None:
-    config = dataclasses.replace(CONFIG, width=64, depth=2, updates=1200, batch_size=64)
-    policy = imitated(tmp_path / "run", config, demonstrations(40))
+    config = dataclasses.replace(CONFIG, width=64, depth=2, updates=600, batch_size=64, ema_rate=0.02)
+    policy = imitated(tmp_path / "run", config, demonstrations(40, noise=0.3))
     with ChunkedVectorEnv(TASK, 20, policy.spec.execute, processes=False) as env:
         seeing = evaluate(policy, env, 40).success_rate
         blind = evaluate(blindfolded(policy), env, 40).success_rate
     assert seeing > 0.7
-    assert blind < 0.4
+    assert blind < 0.5
 
 
 def blindfolded(policy: Policy) -> Policy:
