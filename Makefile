@@ -11,7 +11,7 @@ BIN := .venv/bin
 # More arguments for `make quickstart`, e.g. ARGS="--seed 1", or for pytest, e.g. ARGS="-k replay".
 ARGS ?=
 
-.PHONY: help setup quickstart test coverage test-slow faults bench results tasks lint format types lock clean
+.PHONY: help setup quickstart test coverage test-learning test-slow faults bench results tasks lint format types lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' Makefile
@@ -22,11 +22,14 @@ quickstart: setup ## set up, then demonstrations, imitation, OTPR and evaluation
 	$(BIN)/otpr quickstart $(ARGS)
 
 test: setup ## set up, then the fast tests, in two processes
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile $(ARGS)
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile -m "not slow and not faults and not learning" $(ARGS)
 
 # Not in `test` itself: before Python 3.12 it makes the tests a quarter to a half slower.
-coverage: setup ## the same, counting the lines of src that they run; fails under 90%
+coverage: setup ## the same and those of learning, counting the lines of src that they run; fails under 90%
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --cov --cov-report term $(ARGS)
+
+test-learning: setup ## set up, then the tests in which each algorithm has to learn something
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile -m learning $(ARGS)
 
 test-slow: setup ## set up, then the tests marked slow
 	$(BIN)/python -m pytest -m slow $(ARGS)

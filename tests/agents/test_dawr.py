@@ -90,6 +90,7 @@ def test_what_was_achieved_in_a_cut_off_episode_with_costs_is_not_known(agent: D
 
 
 def test_an_update_regresses_v_and_weighs_the_score_matching_by_its_errors():
+@pytest.mark.learning
     config = dataclasses.replace(CONFIG, beta=5.0, largest_weight=20.0)
     agent, n = small.fresh(config), 32
     data = small.transitions(n * config.lookahead)

@@ -35,6 +35,7 @@ UPDATE = eqx.filter_jit(DQL.update)
 
 
 def test_an_update_is_td_learning_and_climbing_q_through_the_sampling():
+@pytest.mark.learning
     agent, data, n = small.fresh(CONFIG, THREE_LEVELS), small.transitions(32), 32
     updated, metrics = UPDATE(agent, data)
     policy, spec = agent.actor.policy, small.BASE.spec

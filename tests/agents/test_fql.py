@@ -109,6 +109,7 @@ def test_the_size_of_its_networks_is_its_own():
 
 @pytest.fixture(scope="module")
 def learnt() -> FQL:
+@pytest.mark.learning
     config = FQLConfig(
         critic_width=32,
         policy_width=32,

@@ -52,6 +52,7 @@ def test_an_update_is_iql_and_plain_score_matching(return_bound: bool):
 
 
 def test_warming_up_leaves_the_policy_alone():
+@pytest.mark.learning
     agent = small.created(CONFIG)
     warmed, metrics = UPDATE(agent, small.transitions(32), update_policy=False)
     assert "policy/loss" not in metrics

@@ -70,6 +70,7 @@ def test_an_update_is_the_papers():
 
 
 def test_critics_alone_leave_the_policy():
+@pytest.mark.learning
     agent = small.fresh(CONFIG)
     updated, metrics = UPDATE(agent, small.transitions(32), update_policy=False)
     assert reference.same(agent.actor, updated.actor)

@@ -29,6 +29,7 @@ CONFIG = QSMConfig(
 
 
 def test_an_update_is_td_learning_and_regression_on_the_gradient_of_q():
+@pytest.mark.learning
     config = dataclasses.replace(CONFIG, return_bound=False)  # with it, DQL's is tested
     agent, data = small.fresh(config), small.transitions(32)
     updated, metrics = eqx.filter_jit(QSM.update)(agent, data)

@@ -112,6 +112,7 @@ def test_the_temperature_rises_where_the_entropy_is_below_its_target():
 
 
 def test_critics_alone_leave_policy_and_temperature():
+@pytest.mark.learning
     agent = fresh()
     updated, metrics = UPDATE(agent, DATA, update_policy=False)
     assert reference.same((agent.actor, agent.temperature), (updated.actor, updated.temperature))

@@ -15,6 +15,7 @@ from otpr_bench.result_versions import ALGORITHM_VERSIONS, package_versions, res
 NUMBERS = {"actions": [0.5, -0.25], "policy": [0.1], "critics": []}
 
 
+@pytest.mark.learning
 @pytest.mark.parametrize("algorithm", algorithm_names())
 def test_an_algorithm_has_the_numbers_of_its_result_version(algorithm: str):
     file = golden.FOLDER / f"{algorithm}.json"

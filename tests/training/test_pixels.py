@@ -89,6 +89,7 @@ def settings(algorithm: str) -> AgentConfig:
 
 
 def sit(
+@pytest.mark.learning
     path: Path, base: Policy, algorithm: str, *, resume: bool = False, processes: bool = False
 ) -> FineTuning:
     config = settings(algorithm)

@@ -241,6 +241,7 @@ BANDIT = dataclasses.replace(
 
 
 def bandit_round(policy: Policy, n: int, seed: int) -> tuple[Round, float]:
+@pytest.mark.learning
     """Episodes of one step, which pays on the observation's side; the share within the best mode."""
     rng = np.random.default_rng(seed)
     observation = rng.uniform(-1, 1, n).astype(np.float32)

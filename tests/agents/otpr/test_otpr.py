@@ -47,8 +47,10 @@ BEGIN = eqx.filter_jit(OTPR.begin_block)
 # ------------------------------------------------------------------------------------------- the bandit
 
 
+@pytest.mark.learning
 @pytest.mark.parametrize("measure", ["successes", "replay"])
 def test_otpr_moves_the_mass_to_the_best_mode(measure):
+@pytest.mark.learning
     before = bandit.good_share(bandit.base())
     assert 0.4 < before < 0.6
     tuned = bandit.learn(dataclasses.replace(CONFIG, target_measure=measure))
