@@ -90,7 +90,6 @@ def test_what_was_achieved_in_a_cut_off_episode_with_costs_is_not_known(agent: D
 
 
 def test_an_update_regresses_v_and_weighs_the_score_matching_by_its_errors():
-@pytest.mark.learning
     config = dataclasses.replace(CONFIG, beta=5.0, largest_weight=20.0)
     agent, n = small.fresh(config), 32
     data = small.transitions(n * config.lookahead)
@@ -129,6 +128,7 @@ def test_an_update_regresses_v_and_weighs_the_score_matching_by_its_errors():
     assert_same_arrays(arrays(warmed.actor), arrays(agent.actor))
 
 
+@pytest.mark.learning
 def test_advantages_move_the_policy_itself_to_the_side_that_pays_and_equal_weights_do_not():
     assert 0.4 < bandit.paying_share(bandit.base()) < 0.6
     assert bandit.paying_share(bandit.learn(CONFIG).deployed()) > 0.8

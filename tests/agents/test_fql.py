@@ -109,7 +109,6 @@ def test_the_size_of_its_networks_is_its_own():
 
 @pytest.fixture(scope="module")
 def learnt() -> FQL:
-@pytest.mark.learning
     config = FQLConfig(
         critic_width=32,
         policy_width=32,
@@ -125,6 +124,7 @@ def learnt() -> FQL:
     return agent
 
 
+@pytest.mark.learning
 def test_it_finds_what_pays_and_its_flow_still_imitates(learnt: FQL):
     assert bandit.paying_share(learnt.deployed()) > 0.9
     # two thirds of the data are demonstrations, half of which do not pay

@@ -52,7 +52,6 @@ def test_an_update_is_iql_and_plain_score_matching(return_bound: bool):
 
 
 def test_warming_up_leaves_the_policy_alone():
-@pytest.mark.learning
     agent = small.created(CONFIG)
     warmed, metrics = UPDATE(agent, small.transitions(32), update_policy=False)
     assert "policy/loss" not in metrics
@@ -60,6 +59,7 @@ def test_warming_up_leaves_the_policy_alone():
     assert not reference.same(warmed.critics.q, agent.critics.q)
 
 
+@pytest.mark.learning
 def test_choosing_by_q_finds_the_mode_that_pays_and_imitation_does_not():
     before = bandit.good_share(bandit.base())
     assert 0.4 < before < 0.6

@@ -70,7 +70,6 @@ def test_an_update_is_the_papers():
 
 
 def test_critics_alone_leave_the_policy():
-@pytest.mark.learning
     agent = small.fresh(CONFIG)
     updated, metrics = UPDATE(agent, small.transitions(32), update_policy=False)
     assert reference.same(agent.actor, updated.actor)
@@ -78,6 +77,7 @@ def test_critics_alone_leave_the_policy():
     assert "policy/loss" not in metrics
 
 
+@pytest.mark.learning
 def test_it_chooses_what_pays_and_imitation_alone_does_not():
     learnt = bandit.learn(dataclasses.replace(CONFIG, batch_size=64, target_candidates=2), rounds=4)
     before = bandit.paying_share(bandit.base())

@@ -29,7 +29,6 @@ CONFIG = QSMConfig(
 
 
 def test_an_update_is_td_learning_and_regression_on_the_gradient_of_q():
-@pytest.mark.learning
     config = dataclasses.replace(CONFIG, return_bound=False)  # with it, DQL's is tested
     agent, data = small.fresh(config), small.transitions(32)
     updated, metrics = eqx.filter_jit(QSM.update)(agent, data)
@@ -77,6 +76,7 @@ def test_an_update_is_td_learning_and_regression_on_the_gradient_of_q():
     reference.assert_moved(before, updated.actor.network, after, 0.02)
 
 
+@pytest.mark.learning
 def test_the_score_leads_to_the_side_that_pays():
     assert 0.4 < bandit.paying_share(bandit.base()) < 0.6
     tuned = bandit.learn(CONFIG)

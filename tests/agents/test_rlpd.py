@@ -112,7 +112,6 @@ def test_the_temperature_rises_where_the_entropy_is_below_its_target():
 
 
 def test_critics_alone_leave_policy_and_temperature():
-@pytest.mark.learning
     agent = fresh()
     updated, metrics = UPDATE(agent, DATA, update_policy=False)
     assert reference.same((agent.actor, agent.temperature), (updated.actor, updated.temperature))
@@ -120,6 +119,7 @@ def test_critics_alone_leave_policy_and_temperature():
     assert not any(name.startswith("policy/") for name in metrics)
 
 
+@pytest.mark.learning
 def test_it_finds_what_pays():
     config = RLPDConfig(
         width=32,

@@ -89,7 +89,6 @@ def settings(algorithm: str) -> AgentConfig:
 
 
 def sit(
-@pytest.mark.learning
     path: Path, base: Policy, algorithm: str, *, resume: bool = False, processes: bool = False
 ) -> FineTuning:
     config = settings(algorithm)
@@ -116,6 +115,7 @@ def sit(
     return job
 
 
+@pytest.mark.learning
 def test_imitation_from_images_finds_what_the_vector_does_not_tell(tmp_path: Path) -> None:
     config = dataclasses.replace(CONFIG, width=64, depth=2, updates=600, batch_size=64, ema_rate=0.02)
     policy = imitated(tmp_path / "run", config, demonstrations(40, noise=0.3))

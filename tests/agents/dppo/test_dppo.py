@@ -241,7 +241,6 @@ BANDIT = dataclasses.replace(
 
 
 def bandit_round(policy: Policy, n: int, seed: int) -> tuple[Round, float]:
-@pytest.mark.learning
     """Episodes of one step, which pays on the observation's side; the share within the best mode."""
     rng = np.random.default_rng(seed)
     observation = rng.uniform(-1, 1, n).astype(np.float32)
@@ -256,6 +255,7 @@ def bandit_round(policy: Policy, n: int, seed: int) -> tuple[Round, float]:
     return data, float(np.mean(np.abs(action - bandit.MODE * np.sign(observation)) < 0.25))
 
 
+@pytest.mark.learning
 def test_dppo_moves_the_mass_to_the_best_mode():
     assert 0.4 < bandit_round(bandit.base(), 1000, seed=99)[1] < 0.6
     agent = bandit.new_agent(BANDIT, seed=0)

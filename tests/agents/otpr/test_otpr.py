@@ -50,7 +50,6 @@ BEGIN = eqx.filter_jit(OTPR.begin_block)
 @pytest.mark.learning
 @pytest.mark.parametrize("measure", ["successes", "replay"])
 def test_otpr_moves_the_mass_to_the_best_mode(measure):
-@pytest.mark.learning
     before = bandit.good_share(bandit.base())
     assert 0.4 < before < 0.6
     tuned = bandit.learn(dataclasses.replace(CONFIG, target_measure=measure))
@@ -59,6 +58,7 @@ def test_otpr_moves_the_mass_to_the_best_mode(measure):
     assert bandit.good_share(tuned.actor.policy) > before + 0.2
 
 
+@pytest.mark.learning
 def test_imitation_alone_does_not():
     imitator = dataclasses.replace(CONFIG, pairing="imitation", target_measure="replay", candidates=1)
     imitated = bandit.learn(imitator)
