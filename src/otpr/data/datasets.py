@@ -7,7 +7,7 @@ import itertools
 import os
 import re
 import tempfile
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,7 @@ from otpr.data.meaning import Meaning
 from otpr.data.minari_files import DATA_FOLDER, DATA_FORMAT, MinariFile, as_source, open_minari_file
 from otpr.data.reading import check_readable
 from otpr.data.recorded import Recorded, readable
+from otpr.data.views import seen_as
 from otpr.envs import Setup, TaskSpec
 from otpr.envs.image_spaces import IMAGE
 from otpr.envs.task_env import observation_space
@@ -68,7 +69,7 @@ def write_dataset(
     spec: Spec | None = None,
     meaning: Meaning | None = None,
     task_id: str | None,
-    view: dict[str, Any] | None = None,
+    view: Mapping[str, Any] | None = None,
     expert: str,
     noise: float | None,
     seed: int | None,
@@ -268,6 +269,8 @@ def read_dataset(
 def setup_of(path_or_id: str | os.PathLike[str], task: str | None = None) -> Setup | None:
     """The task that a data set names, seen as its episodes show it, without reading them.
 
+    Where the set does not say what it shows, as those of others do not, its parts and images tell it.
+
     Args:
         path_or_id: see `read_dataset`.
         task: a task's name in place of the one that the set names.
@@ -278,15 +281,20 @@ def setup_of(path_or_id: str | os.PathLike[str], task: str | None = None) -> Set
     Raises:
         OtprError: as in `read_dataset`.
     """
+    opened: MinariFile | None = None
     if is_experience(path_or_id):
         about = read_about(Path(path_or_id))
         named, view = about.task, about.view
     else:
-        metadata = open_minari_file(path_or_id).metadata
-        named, view = metadata.get("task_id"), metadata.get("view")
+        opened = open_minari_file(path_or_id)
+        named, view = opened.metadata.get("task_id"), opened.metadata.get("view")
     name = task or named
     if name is None:
         return None
+    if opened is not None and view is None and opened.images:
+        return seen_as(
+            str(name), opened.keys, {key or IMAGE: one.entry for key, one in opened.images.items()}
+        )
     try:
         return Setup(str(name)) if view is None else Setup(str(name)).viewing(view)
     except ValueError as error:
@@ -295,16 +303,15 @@ def setup_of(path_or_id: str | os.PathLike[str], task: str | None = None) -> Set
 
 def _spec(opened: MinariFile, dtype: str) -> Spec:
     """What the episodes of a set exchange when they are read; `dtype` counts where it has no spec."""
+    images = {key or IMAGE: image.entry for key, image in opened.images.items()}
     if opened.spec is None:
         bounds = opened.bounds or ((-1.0,) * opened.action_dim, (1.0,) * opened.action_dim)
         vector = {STATE: Entry((opened.observation_dim,), dtype)} if opened.keys else {}
-        images = {key or IMAGE: image.entry for key, image in opened.images.items()}
         return Spec({**vector, **images}, *bounds)
-    if opened.columns is None:
-        return opened.spec
-    ((name, entry),) = opened.spec.vectors.items()  # a set with columns has one vector
-    cut = {name: replace(entry, shape=(opened.observation_dim,))}
-    return replace(opened.spec, observation={**opened.spec.observation, **cut})
+    vectors = opened.spec.vectors
+    if opened.columns is not None:  # a set with columns has one vector
+        vectors = {name: replace(entry, shape=(opened.observation_dim,)) for name, entry in vectors.items()}
+    return replace(opened.spec, observation={**vectors, **images})
 
 
 def _read_experience(folder: Path) -> Demonstrations:

@@ -63,8 +63,8 @@ def image_in_file(shape: tuple[int, ...], dtype: np.dtype[Any], where: str) -> I
     """
     if dtype != np.uint8:
         raise OtprError(
-            f"{where}: holds images of {dtype}, expected uint8, from 0 to 255: write them so, e.g. numbers from "
-            "0 to 1 as (255 * image).round().astype('uint8'); or leave them out with --keys."
+            f"{where}: holds images of {dtype}, expected uint8, from 0 to 255: write them so, e.g. numbers "
+            "from 0 to 1 as (255 * image).round().astype('uint8'); or leave them out with --keys."
         )
     check_size(shape, dtype, f"{where} (a frame)")
     return image_of(shape, dtype, where)
@@ -155,7 +155,7 @@ def decoded(file: bytes, image: Image, where: str) -> NDArray[np.uint8]:
             frame = np.array(picture.convert("RGB") if picture.mode == "P" else picture)
     except (OSError, ValueError, SyntaxError, Warning, PIL.Image.DecompressionBombError) as error:
         raise OtprError(f"{where}: holds an image that cannot be read ({error}).") from error
-    if frame.shape + (1,) == image.shape:
+    if (*frame.shape, 1) == image.shape:
         frame = frame[..., None]
     if frame.dtype != np.uint8 or frame.shape != image.shape:
         raise OtprError(
@@ -176,7 +176,7 @@ def check_seen(images: Iterable[tuple[str, NDArray[np.uint8]]], where: str) -> N
         # mostly, the first one has light
         if len(frames) and all(int(block.max()) <= BLACK for block in in_blocks(frames, 0, len(frames))):
             raise OtprError(
-                f"{where}: every frame of {name} is black; leave out that episode, or that camera with --keys."
+                f"{where}: every frame of {name} is black; leave out that episode, or the camera by --keys."
             )
 
 

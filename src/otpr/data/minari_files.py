@@ -23,14 +23,25 @@ from numpy.typing import NDArray
 
 from otpr.data.actions import Bounds
 from otpr.data.flags import SUCCESS, agreed, as_flags, end_of
-from otpr.data.frames import stored_frames
+from otpr.data.frames import image_in_file, stored_frames
 from otpr.data.meaning import Meaning, chosen, listed
 from otpr.data.minari_attributes import read_attributes
 from otpr.data.minari_spaces import bounds_of, choose, flat_dim, is_flat, leaves_of, stored_space
 from otpr.data.reading import CORRUPT, check_links, check_readable, missing, reading, reason, stored, subgroup
-from otpr.data.recorded import Recorded, Source, attempt, by_step, check_lengths, columns, first_steps, join
+from otpr.data.recorded import (
+    Recorded,
+    Source,
+    attempt,
+    by_kind,
+    by_step,
+    check_lengths,
+    columns,
+    first_steps,
+    join,
+)
+from otpr.data.spool import Spool
 from otpr.envs import TaskSpec
-from otpr.envs.image_spaces import IMAGE, Image, image_of, is_image
+from otpr.envs.image_spaces import IMAGE, Image, is_image
 from otpr.errors import OtprError
 from otpr.spec import STATE, Entry, Parts, Spec
 
@@ -84,14 +95,18 @@ class MinariFile:
         """The length of the observation, all parts together."""
         return sum(dim for _, dim in self.keys)
 
-    def read(self) -> Iterator[Recorded | OtprError]:
+    def read(self, *, images: bool = True) -> Iterator[Recorded | OtprError]:
         """The episodes in order, as they are stored, or the error that says why one cannot be read.
+
+        Args:
+            images: whether they are read too.
 
         Raises:
             OtprError: the file is truncated or corrupt.
         """
         with reading(self.file, _MEND):
             file = h5py.File(self.file, "r")
+        spool = Spool() if images else None
         with file:
             check_links(self.file, file)
             count = int(self.metadata["total_episodes"])
@@ -101,21 +116,22 @@ class MinariFile:
                     f"{len(file):,}); {_MEND}."
                 )
             for index in range(count):
-                yield attempt(functools.partial(self._read, file, index))
+                yield attempt(functools.partial(self._read, file, index, spool))
 
-    def _read(self, file: h5py.File, index: int) -> Recorded:
+    def _read(self, file: h5py.File, index: int, spool: Spool | None) -> Recorded:
         with reading(self.file, _MEND):
-            return self._recorded(subgroup(file, f"episode_{index}"), f"{self.file}: episode {index}")
+            return self._recorded(subgroup(file, f"episode_{index}"), f"{self.file}: episode {index}", spool)
 
-    def _recorded(self, group: h5py.Group, place: str) -> Recorded:
+    def _recorded(self, group: h5py.Group, place: str, spool: Spool | None) -> Recorded:
         actions = columns(stored(group, "actions"), f"{place}: actions")
         seed = group.attrs.get("seed")  # older versions of Minari stored the text "None"
         recorded = Recorded(
             place=place,
             observations=self._observations(group, place, len(actions) + 1),
             images={
-                key or IMAGE: stored_frames(group, _path(key), image, f"{place}: {_path(key)}")
+                key or IMAGE: stored_frames(group, _path(key), image, f"{place}: {_path(key)}", spool)
                 for key, image in self.images.items()
+                if spool is not None
             },
             actions=actions,
             rewards=by_step(stored(group, "rewards"), f"{place}: rewards"),
@@ -211,21 +227,22 @@ def open_minari_file(
     if only_of_others and (spec is not None or list(leaves) == [""]):
         keys = ()
     images = {
-        key: image_of(leaf.shape, leaf.dtype, f"{folder}: {_path(key)}")  # pyright: ignore[reportArgumentType]
+        key: image_in_file(leaf.shape, leaf.dtype, f"{folder}: {_path(key)}")  # pyright: ignore[reportArgumentType]
         for key, leaf in pictures.items()
         if not keys or _within(key, keys)
     }
-    # a name that is neither stays, and is refused below
-    of_vectors = tuple(
-        key
-        for key in keys
-        if any(_within(leaf, (key,)) for leaf in leaves)
-        or not any(_within(leaf, (key,)) for leaf in pictures)
+    told: tuple[str, ...] = ()
+    if only_of_others and task is not None:
+        images, told = _of_task(images, task, alone=not leaves)
+    # a dict may hold both
+    inside = [key for key in keys if any(_within(leaf, (key,)) for leaf in pictures)]
+    of_vectors, _ = by_kind(
+        keys, [key for key in inside if not any(_within(leaf, (key,)) for leaf in leaves)]
     )
     if keys and not of_vectors:
-        leaves = {}
+        leaves, meaning = {}, dataclasses.replace(meaning, parts=())
     keys = of_vectors
-    whole = "" if list(leaves) == [""] else STATE if own and list(leaves) == [STATE] and images else None
+    whole = "" if list(leaves) == [""] else STATE if own and list(leaves) == [STATE] and pictures else None
     vectors = [key for key, space in leaves.items() if key and is_flat(space)]
     wanted = task.parts if task is not None else ()
     if {"observation-order", "observation-parts"} & {*meaning.accepted} and task is not None:
@@ -240,6 +257,7 @@ def open_minari_file(
         meaning=meaning,
         images=images,
         whole=whole,
+        told=told,
     )
     if meaning.parts and whole is not None:  # one vector of ours, and it is known what is in it
         if (dim := flat_dim(folder, "observations", leaves[whole])) != sum(n for _, n in meaning.parts):
@@ -264,7 +282,20 @@ def _told(opened: MinariFile, stored: Sequence[tuple[str, int]], keys: tuple[str
     if keys or [name for name, _ in stored] == [name for name, _ in opened.keys]:
         return opened
     line = "of the observation these parts are read, as the task has them: "
-    return dataclasses.replace(opened, told=(line + listed(opened.keys),))
+    return dataclasses.replace(opened, told=(*opened.told, line + listed(opened.keys)))
+
+
+def _of_task(
+    images: dict[str, Image], task: TaskSpec, *, alone: bool
+) -> tuple[dict[str, Image], tuple[str, ...]]:
+    """The images that the task has, where the set has all of them, and what is left out; else all."""
+    given = {key or IMAGE: image.entry for key, image in images.items()}
+    wanted = task.spec.images
+    left = sorted(set(given) - set(wanted))
+    if not left or (alone and not wanted) or any(given.get(name) != entry for name, entry in wanted.items()):
+        return images, ()
+    kept = {key: image for key, image in images.items() if (key or IMAGE) in wanted}
+    return kept, (f"images that the task does not show are left out: {', '.join(left)}",)
 
 
 def _with_columns(opened: MinariFile, names: list[str]) -> MinariFile:
@@ -305,18 +336,20 @@ def open_minari(
 def as_source(opened: MinariFile, *, whole: bool) -> Source:
     """An opened set as any other; `whole`: its observation is read as it was written."""
     folder, own = opened.file.parent, opened.spec
+    images = {key or IMAGE: image.entry for key, image in opened.images.items()}
     if own is not None and (not whole or opened.columns is not None):
-        entries = {STATE: Entry((opened.observation_dim,)), **own.images}
-        own = dataclasses.replace(own, observation=entries)
+        vector = {STATE: Entry((opened.observation_dim,))} if opened.keys else {}
+        own = dataclasses.replace(own, observation={**vector, **images})
     return Source(
         format="minari",
         path=folder.parent if folder.name == DATA_FOLDER else folder,
         keys=tuple((key or "observations", dim) for key, dim in opened.keys),
         read=opened.read,
-        images={key or IMAGE: image.entry for key, image in opened.images.items()},
+        images=images,
         task_id=opened.metadata.get("task_id"),
         own_spec=own,
         own_meaning=opened.meaning if opened.own else None,
+        own_view=opened.metadata.get("view") if opened.own else None,
         facts=opened.meaning.facts,
         bounds=opened.bounds,
         notes=opened.told,
