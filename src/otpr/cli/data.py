@@ -126,7 +126,9 @@ class ConvertData:
             overwrite=self.overwrite,
         )
         print(f"{source.path}: {source.format}" + "".join(f"; {note}" for note in source.notes))
-        print("observation: " + ", ".join(f"{key} ({dim})" for key, dim in source.keys))
+        shapes = {name: " x ".join(map(str, entry.shape)) for name, entry in source.images.items()}
+        parts = [f"{key} ({size})" for key, size in (*source.keys, *shapes.items())]
+        print("observation: " + ", ".join(parts))
         for line in (*source.doubts, *tally.lines()):
             print(f"- {line}")
         print(
@@ -187,11 +189,31 @@ def _described(found: dict[str, Any], spec: Spec, source: Source) -> str:
         lines += [f"  {problem}" for problem in found["problems"]]
     else:
         lines.append("problems      none")
+    lines += _frames(found["images"])
     rows = [*found["observation"], *found["action"]]
     width = max(len("dimension"), *(len(row["name"]) for row in rows))
     lines += ["", f"{'dimension':{width}} {'min':>10} {'max':>10} {'mean':>10} {'std':>10}  notes"]
     lines += [_row(row, width) for row in rows]
     return "\n".join(lines)
+
+
+def _frames(images: list[dict[str, Any]]) -> list[str]:
+    """A table of the images; without any, nothing."""
+    if not images:
+        return []
+    width = max(len("images"), *(len(row["name"]) for row in images))
+    lines = [
+        "",
+        f"{'images':{width}} {'size':>13} {'frames':>10} {'black':>8} {'one colour':>10} {'repeated':>8}",
+    ]
+    for row in images:
+        shares = [row[name] for name in ("black", "one_colour", "repeated")]
+        black, plain, repeated = ("-" if share is None else f"{share:.1%}" for share in shares)
+        size = " x ".join(map(str, row["shape"]))
+        lines.append(
+            f"{row['name']:{width}} {size:>13} {row['frames']:>10,} {black:>8} {plain:>10} {repeated:>8}"
+        )
+    return lines
 
 
 def _row(row: dict[str, Any], width: int) -> str:

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import gymnasium
 import h5py
 import numpy as np
 from minari.dataset.minari_storage import METADATA_FILE_NAME
@@ -227,7 +228,7 @@ def open_minari_file(
     if only_of_others and (spec is not None or list(leaves) == [""]):
         keys = ()
     images = {
-        key: image_in_file(leaf.shape, leaf.dtype, f"{folder}: {_path(key)}")  # pyright: ignore[reportArgumentType]
+        key: _image(folder, key, leaf, spec)
         for key, leaf in pictures.items()
         if not keys or _within(key, keys)
     }
@@ -283,6 +284,18 @@ def _told(opened: MinariFile, stored: Sequence[tuple[str, int]], keys: tuple[str
         return opened
     line = "of the observation these parts are read, as the task has them: "
     return dataclasses.replace(opened, told=(*opened.told, line + listed(opened.keys)))
+
+
+def _image(folder: Path, key: str, space: gymnasium.Space[Any], spec: Spec | None) -> Image:
+    """What a part of the observation is, where it is an image; a set of ours says it."""
+    assert space.shape is not None and space.dtype is not None, "it is a box"
+    if (
+        spec is not None
+        and (entry := spec.images.get(key or IMAGE)) is not None
+        and entry.shape == space.shape
+    ):
+        return Image(space.shape, "hwc")
+    return image_in_file(space.shape, space.dtype, f"{folder}: {_path(key)}")
 
 
 def _of_task(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from typing import get_args
 
@@ -98,4 +99,9 @@ def cameras_known(task: TaskSpec) -> Sequence[str]:
     Raises:
         OtprError: its simulator is installed and cannot be made.
     """
-    return cameras_of(task.id) if task.installed else ()
+    return _cameras(task.id) if task.installed else ()
+
+
+@functools.cache
+def _cameras(task: str) -> tuple[str, ...]:  # a simulator takes seconds to make
+    return cameras_of(task)

@@ -287,11 +287,10 @@ def _read(
     with reading(path):
         group = _group(path, subgroup(file, "data"), demo)
         _group(path, group, "obs")
-        steps = len(dataset(group, "actions"))
-        observations = _observations(group, place, wanted, "obs", steps)
+        observations = _observations(group, place, wanted, "obs")
         continues = None
         if "next_obs" in group:
-            after = _observations(group, place, wanted, "next_obs", steps)
+            after = _observations(group, place, wanted, "next_obs")
             if after.shape != observations.shape:
                 raise OtprError(
                     f"{place}: obs have shape {observations.shape} and next_obs {after.shape}; "
@@ -328,11 +327,11 @@ def _images(
     return frames
 
 
-def _observations(group: h5py.Group, place: str, wanted: _Wanted, field: str, steps: int) -> NDArray[Any]:
+def _observations(group: h5py.Group, place: str, wanted: _Wanted, field: str) -> NDArray[Any]:
     """All vectors of `obs` or of `next_obs`; of the task `later`, `object` is brought into our order."""
     keys, later = wanted.keys, wanted.later
     if not keys:
-        return np.zeros((steps, 0), np.float32)
+        return np.zeros((len(_columns(group, place, "actions")), 0), np.float32)
     parts = [_columns(group, place, f"{field}/{key}") for key in keys]
     whole = join(parts, list(keys), place)
     if later is None:
