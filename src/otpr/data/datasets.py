@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import gymnasium
+import h5py
 import minari
 import numpy as np
 from minari.data_collector import EpisodeBuffer
@@ -25,9 +26,17 @@ from otpr.data.convert.tally import Tally
 from otpr.data.episodes import Episode, seen_spec, validate_episode, validate_episodes
 from otpr.data.experience_files import is_experience, read_about, read_experience
 from otpr.data.meaning import Meaning
-from otpr.data.minari_files import DATA_FOLDER, DATA_FORMAT, MinariFile, as_source, open_minari_file
-from otpr.data.reading import check_readable
+from otpr.data.minari_files import (
+    DATA_FOLDER,
+    DATA_FORMAT,
+    FILE_NAME,
+    MinariFile,
+    as_source,
+    open_minari_file,
+)
+from otpr.data.reading import check_readable, subgroup
 from otpr.data.recorded import Recorded, readable
+from otpr.data.spool import Spool
 from otpr.data.views import seen_as
 from otpr.envs import Setup, TaskSpec
 from otpr.envs.image_spaces import IMAGE
@@ -148,7 +157,8 @@ def write_dataset(
                 **(more or {}),
             }
         )
-        storage.update_episodes(_buffers(itertools.chain([first], remaining), spec, source))
+        file = staging / DATA_FOLDER / FILE_NAME
+        storage.update_episodes(_buffers(itertools.chain([first], remaining), spec, source, file))
         # A folder that is not empty cannot be replaced by a rename: the old one is first moved into the
         # temporary folder, and vanishes with it.
         if path.exists():
@@ -186,8 +196,11 @@ def check_free(path: Path, overwrite: bool) -> None:
         )
 
 
-def _buffers(episodes: Iterable[Episode], spec: Spec, source: str) -> Iterator[EpisodeBuffer]:
-    """Episodes in Minari's form, each refused where it is not valid or does not fit the spec."""
+def _buffers(episodes: Iterable[Episode], spec: Spec, source: str, file: Path) -> Iterator[EpisodeBuffer]:
+    """Episodes in Minari's form, each refused where it is not valid or does not fit the spec.
+
+    Minari writes an episode when it is given it, and its images are added to the file then.
+    """
     for index, episode in enumerate(episodes):
         validate_episode(episode, where=f"{source}: episode {index}", spec=spec)
         if episode.looked is not None:
@@ -197,13 +210,19 @@ def _buffers(episodes: Iterable[Episode], spec: Spec, source: str) -> Iterator[E
                 "`experience` of a run can be given as --data as it is."
             )
         yield _to_buffer(episode, spec)
+        if spec.images:
+            # Minari would cut frames into small tiles, and they could not be mapped as they lie
+            with h5py.File(file, "r+") as opened:  # which Minari has open too, in this process
+                group = subgroup(opened, f"episode_{index}/observations")
+                for name in spec.images:
+                    group.create_dataset(name, data=episode.observations[name])
 
 
 def _to_buffer(episode: Episode, spec: Spec) -> EpisodeBuffer:
     def last_step(flag: bool) -> list[bool]:
         return [False] * (len(episode) - 1) + [flag]
 
-    observations = {name: episode.observations[name] for name in spec.observation}
+    observations = {name: episode.observations[name] for name in spec.vectors}
     return EpisodeBuffer(
         seed=episode.seed,
         # arrays are stored as they are
@@ -315,7 +334,8 @@ def _spec(opened: MinariFile, dtype: str) -> Spec:
 
 
 def _read_experience(folder: Path) -> Demonstrations:
-    about, episodes = read_about(folder), list(read_experience(folder))
+    about, spool = read_about(folder), Spool()
+    episodes = [_spooled(one, about.spec, spool, folder) for one in read_experience(folder)]
     validate_episodes(episodes, source=str(folder), spec=about.spec)
     metadata = {"written_by": about.written_by}
     return Demonstrations(
@@ -326,6 +346,16 @@ def _read_experience(folder: Path) -> Demonstrations:
         view=about.view,
         metadata=metadata,
     )
+
+
+def _spooled(episode: Episode, spec: Spec, spool: Spool, folder: Path) -> Episode:
+    """The episode with its images in a file: those of a whole run may be more than memory holds."""
+    images = {
+        name: spool.keep([array], array.shape, str(folder))
+        for name, array in episode.observations.items()
+        if name in spec.images
+    }
+    return replace(episode, observations={**episode.observations, **images})
 
 
 def _entries(recorded: Recorded, spec: Spec) -> dict[str, NDArray[Any]]:

@@ -12,6 +12,7 @@ from otpr.data.frames import BLACK, in_blocks
 FRAMES = 8
 """Frames of an episode that are kept for the picture, evenly spaced."""
 _EPISODES = 3
+_EVERY = 61
 _LARGEST = 128
 """Pixels of a kept frame, each way."""
 
@@ -44,16 +45,17 @@ class Look:
         black = 0
         for block in in_blocks(frames, 0, len(frames)):
             pixels = block.reshape(len(block), -1, self.shape[-1])
-            high, low = pixels.max(axis=1), pixels.min(axis=1)
-            dark = high.max(axis=1) <= BLACK
-            black += int(dark.sum())
-            self.plain += int((((high - low) <= BLACK).all(axis=1) & ~dark).sum())
+            thin = pixels[:, ::_EVERY]  # mostly, they tell that a frame is neither plain nor the one before
+            for i in np.flatnonzero((np.ptp(thin, axis=1) <= BLACK).all(axis=1)):
+                dark = int(pixels[i].max()) <= BLACK
+                black += dark
+                spread = max(int(np.ptp(pixels[i, :, c])) for c in range(self.shape[-1]))
+                self.plain += not dark and spread <= BLACK
             if before is not None:
-                self.repeated += bool((block[0] == before).all())
-            self.repeated += sum(
-                bool((one == other).all()) for one, other in zip(block[1:], block, strict=False)
-            )
-            before = block[-1]
+                self.repeated += bool((pixels[0] == before).all())
+            for i in np.flatnonzero((thin[1:] == thin[:-1]).all(axis=(1, 2))):
+                self.repeated += bool((pixels[i + 1] == pixels[i]).all())
+            before = pixels[-1]
         self.frames += len(frames)
         self.black += black
         if len(frames) and len(self.strips) < _EPISODES:

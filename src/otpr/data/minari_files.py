@@ -51,7 +51,7 @@ DATA_FORMAT = 3
 format 1, without a number there, had no spec."""
 DATA_FOLDER = "data"
 """Minari looks for its files in this folder inside the one a data set is named by."""
-_FILE_NAME = "main_data.hdf5"
+FILE_NAME = "main_data.hdf5"
 _MEND = "collect or download it again"
 
 
@@ -197,7 +197,7 @@ def open_minari_file(
         if metadata_file.exists():
             metadata = json.loads(metadata_file.read_text())
         else:
-            metadata = read_attributes(folder / _FILE_NAME)
+            metadata = read_attributes(folder / FILE_NAME)
         if int(metadata["total_episodes"]) < 0:
             raise ValueError("total_episodes is negative")
         if metadata.get("data_format", "hdf5") != "hdf5":
@@ -205,8 +205,8 @@ def open_minari_file(
                 f"{folder}: is stored as {metadata['data_format']!r}; only Minari's 'hdf5' is read: "
                 "write it again with data_format='hdf5'."
             )
-        if not (folder / _FILE_NAME).is_file():
-            raise ValueError(f"No data found: there is no {_FILE_NAME}")
+        if not (folder / FILE_NAME).is_file():
+            raise ValueError(f"No data found: there is no {FILE_NAME}")
         if (given := int(metadata.get("otpr_data_format", 1))) > DATA_FORMAT:
             raise OtprError(
                 f"{metadata_file}: has otpr's data format {given}; this version reads formats up to "
@@ -249,7 +249,7 @@ def open_minari_file(
     if {"observation-order", "observation-parts"} & {*meaning.accepted} and task is not None:
         wanted = () if metadata.get("task_id") == task.id else wanted
     opened = MinariFile(
-        file=folder / _FILE_NAME,
+        file=folder / FILE_NAME,
         metadata=metadata,
         keys=(),
         action_dim=flat_dim(folder, "actions", actions),
@@ -375,7 +375,7 @@ def _find(path_or_id: str | os.PathLike[str]) -> Path:
     given = Path(path_or_id)
     for folder in (given / DATA_FOLDER, given, root / given / DATA_FOLDER):
         with reading(folder):
-            if (folder / METADATA_FILE_NAME).exists() or (folder / _FILE_NAME).exists():
+            if (folder / METADATA_FILE_NAME).exists() or (folder / FILE_NAME).exists():
                 return folder
     if given.is_file():
         raise OtprError(f"{given} is a file, not a Minari data set; `otpr data convert` makes one of it.")

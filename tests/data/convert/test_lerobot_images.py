@@ -289,7 +289,7 @@ def test_a_shape_that_is_none_is_an_error(copy: Path, shape: object) -> None:
 def test_a_table_without_places_of_videos_is_an_error(copy: Path) -> None:
     file = copy / "meta" / "episodes" / "chunk-000" / "file-000.parquet"
     pq.write_table(pq.read_table(file).drop_columns([f"videos/{FRONT}/from_timestamp"]), file)
-    with pytest.raises(OtprError, match="has no column 'videos/observation.images.front/from_timestamp'"):
+    with pytest.raises(OtprError, match=r"has no column 'videos/.*/from_timestamp'"):
         open_source(copy)
 
 
