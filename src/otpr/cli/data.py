@@ -29,7 +29,7 @@ class InspectData:
     data: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="PATH_OR_ID")]
     # a PNG file for a picture; left out, none is drawn
     picture: Path | None = None
-    # parts of the observation to look at, in this order; left out, the format's own choice
+    # parts of the observation to look at, images among them; left out, the format's own choice
     keys: tuple[str, ...] = ()
     # numbers of a LeRobot set's own tasks to look at; left out, all
     task_index: tuple[int, ...] = ()
@@ -63,7 +63,8 @@ class ConvertData:
     format: Format = "auto"
     # task the data belong to; left out, the one that a robomimic file names, else none
     task: str | None = None
-    # parts of the observation in the order wanted; left out, the format's own choice (docs/data.md)
+    # parts of the observation, images among them, the vectors in the order wanted; left out, all images and
+    # the format's own choice of vectors (docs/data.md)
     keys: tuple[str, ...] = ()
     # named subset of the demonstrations in a robomimic file
     filter_key: str | None = None

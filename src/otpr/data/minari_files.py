@@ -23,10 +23,10 @@ from minari.dataset.minari_storage import METADATA_FILE_NAME
 from numpy.typing import NDArray
 
 from otpr.data.actions import Bounds
-from otpr.data.flags import SUCCESS, agreed, as_flags, end_of
 from otpr.data.frames import image_in_file, stored_frames
 from otpr.data.meaning import Meaning, chosen, listed
 from otpr.data.minari_attributes import read_attributes
+from otpr.data.minari_ends import ended, success_of
 from otpr.data.minari_spaces import bounds_of, choose, flat_dim, is_flat, leaves_of, stored_space
 from otpr.data.reading import CORRUPT, check_links, check_readable, missing, reading, reason, stored, subgroup
 from otpr.data.recorded import (
@@ -37,7 +37,6 @@ from otpr.data.recorded import (
     by_step,
     check_lengths,
     columns,
-    first_steps,
     join,
 )
 from otpr.data.spool import Spool
@@ -139,9 +138,9 @@ class MinariFile:
             seed=int(seed) if isinstance(seed, np.integer) else None,
         )
         check_lengths(recorded, last_observation=True)
-        success, field = _success(group, place, len(actions))
+        success, field = success_of(group, place, len(actions))
         recorded = dataclasses.replace(recorded, success=success, success_field=field)
-        return _ended(recorded, group)
+        return ended(recorded, group)
 
     def _observations(self, group: h5py.Group, place: str, rows: int) -> NDArray[Any]:
         """The vector, (T + 1, observation_dim)."""
@@ -384,48 +383,4 @@ def _find(path_or_id: str | os.PathLike[str]) -> Path:
     raise OtprError(
         f"No data set at {given}, nor one of that id in {root}. "
         "Make one with `otpr collect`, or fetch one with `minari download ID`."
-    )
-
-
-def _success(group: h5py.Group, place: str, steps: int) -> tuple[NDArray[np.bool_] | None, str]:
-    """After which steps the task was solved, (steps,), and the field that says so."""
-    told: dict[str, NDArray[np.bool_]] = {}
-    infos = group.get("infos")
-    present = set(infos) if isinstance(infos, h5py.Group) else set[str]()
-    for name in SUCCESS:
-        if name not in present:
-            continue
-        field = f"infos/{name}"
-        flags = as_flags(stored(group, field), f"{place}: {field}")
-        if len(flags) == steps + 1 > 1:
-            # Minari's collector writes an entry for the reset before those of the steps
-            flags[1] |= flags[0]
-            flags = flags[1:]
-        if len(flags) != steps:
-            raise OtprError(
-                f"{place}: {field} has length {len(flags)}, expected {steps}, as many as actions, or one "
-                "more for the reset; mend or leave out that episode."
-            )
-        told[field] = flags
-    return agreed(told, place)
-
-
-def _ended(recorded: Recorded, group: h5py.Group) -> Recorded:
-    """The episode up to its end, with the flags that say how it ends."""
-    place, steps = recorded.place, len(recorded.actions)
-    ends: dict[str, int | None] = {}
-    for name in ("terminations", "truncations"):
-        flags = as_flags(stored(group, name), f"{place}: {name}")
-        if len(flags) != steps:
-            raise OtprError(
-                f"{place}: {name} have length {len(flags)}, expected {steps}, as many as actions; "
-                "mend or leave out that episode."
-            )
-        ends[name] = end_of(flags, f"{place}: {name}")
-    kept = min((end for end in ends.values() if end is not None), default=steps)
-    return dataclasses.replace(
-        first_steps(recorded, kept),
-        terminated=ends["terminations"] == kept,
-        truncated=ends["truncations"] == kept,
-        after_end=steps - kept,
     )

@@ -358,7 +358,38 @@ def test_an_array_of_images_with_other_rows_is_refused(tmp_path: Path) -> None:
         open_source(path)
 
 
+@pytest.mark.parametrize("name", ["front", "side"])
+def test_an_environment_of_the_users_shows_the_images_of_its_space(tmp_path: Path, name: str) -> None:
+    task = "tests.data.agreement_envs:seen"
+    pair = {"pos": np.ones((9, 2)), "goal": np.zeros((9, 2))}
+    path = save(tmp_path / "set.npz", **arrays(**pair, **{name: pictures(9, (8, 9, 3))}))
+    source = open_source(path, keys=("pos", "goal", name), task=task)
+    rules = Rules(assume_success=True, action_low=(-0.05,), action_high=(0.05,), clip_actions=True)
+    if name == "side":
+        with pytest.raises(OtprError, match=f"The task {task} shows front: choose the images with --keys"):
+            convert(source, tmp_path / "out", task=task, rules=rules, accept=("observation-order",))
+        return
+    accept = ("observation-order",)
+    convert(source, tmp_path / "out", task=task, rules=rules, accept=accept, check=False)
+    sets, setup = DataConfig((str(tmp_path / "out"),)).read(None)
+    assert setup == Setup(task)
+    assert {entry: array.shape[1:] for entry, array in sets[0][0].observations.items()} == {
+        "front": (8, 9, 3),
+        "state": (4,),
+    }
+
+
 # --------------------------------------------------------------------------------------------------- Minari
+
+
+def test_minari_reads_the_frames_of_our_sets(tmp_path: Path) -> None:
+    made = robomimic(tmp_path / "can.hdf5")
+    for number, keys in enumerate([(), ("agentview_image",)]):
+        out = tmp_path / f"out{number}"
+        convert(open_source(tmp_path / "can.hdf5", keys=keys), out, check=False)
+        read = minari.MinariDataset(out / "data").iterate_episodes()
+        for episode, one in zip(read, made, strict=True):
+            np.testing.assert_array_equal(episode.observations["agentview"], one["agentview"])
 
 
 @pytest.mark.filterwarnings("ignore:.*is (set to )?None")

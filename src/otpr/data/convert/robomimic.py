@@ -8,7 +8,6 @@
 from __future__ import annotations
 
 import functools
-import json
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -19,7 +18,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from otpr.data.convert.robosuite_args import facts, order, version
+from otpr.data.convert.robosuite_args import facts, order, read_env_args, version
 from otpr.data.evidence import DONES, SHAPED
 from otpr.data.flags import as_flags
 from otpr.data.frames import image_in_file, stored_frames
@@ -94,7 +93,7 @@ def open_robomimic(
             raise OtprError(
                 f"{path} is not a robomimic file: it has no group 'data', but {', '.join(file) or 'nothing'}."
             )
-        env_args = _env_args(path, data)
+        env_args = read_env_args(path, data)
         demos = _demos(path, file, filter_key)
         keys, known, images, first = _keys(path, data, demos, keys, task)
         dims = tuple((key, known[key]) for key in keys)
@@ -152,27 +151,6 @@ def _order(
     objects = _columns(demo, place, "obs/object").astype(np.float64)
     poses = {entry: _columns(demo, place, f"obs/{entry}").astype(np.float64) for entry in hands}
     return order(task_name, env_args, objects, poses, place)
-
-
-def _env_args(path: Path, data: h5py.Group) -> dict[str, Any]:
-    if "env_args" not in data.attrs:
-        return {}
-    try:
-        text = data.attrs["env_args"]
-        env_args = json.loads(text if isinstance(text, bytes) else str(text))
-    except (ValueError, TypeError) as error:
-        raise OtprError(
-            f"{path}: attribute env_args of 'data' is not JSON ({error}); mend or delete it."
-        ) from error
-    if not isinstance(env_args, dict):
-        raise OtprError(f"{path}: attribute env_args of 'data' is not a JSON object; mend or delete it.")
-    if not isinstance(env_args.get("env_kwargs", {}), dict) or not isinstance(
-        env_args.get("env_name", ""), str
-    ):
-        raise OtprError(
-            f"{path}: attribute env_args of 'data' is not as robomimic writes it; mend or delete it."
-        )
-    return env_args
 
 
 def _demos(path: Path, file: h5py.File, filter_key: str | None) -> list[str]:
