@@ -80,3 +80,19 @@ def wide() -> gymnasium.Env:
 
 def shifted() -> gymnasium.Env:
     return _limited(Shifted())
+
+
+class Seen(Point):
+    """With a camera called front."""
+
+    observation_space = Dict(
+        front=Box(0, 255, (8, 9, 3), np.uint8), goal=Box(-2, 2, (2,)), pos=Box(-2, 2, (2,))
+    )
+
+    def observe(self) -> Any:
+        return {**super().observe(), "front": np.full((8, 9, 3), 90, np.uint8)}
+
+
+def seen() -> gymnasium.Env:
+    """It with a limit."""
+    return gymnasium.wrappers.TimeLimit(Seen(), 20)

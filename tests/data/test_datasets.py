@@ -135,16 +135,6 @@ def test_one_entry_of_another_name_survives(tmp_path: Path) -> None:
     assert_same(episodes, read_dataset(tmp_path / "demos").episodes)
 
 
-def test_images_are_not_written(tmp_path: Path) -> None:
-    episodes = [
-        replace(e, observations={**e.observations, "camera": np.zeros((len(e) + 1, 4, 4, 3), np.uint8)})
-        for e in make_episodes()
-    ]
-    with pytest.raises(OtprError, match="entry 'camera' is an image; data sets hold vectors"):
-        write(tmp_path / "demos", episodes)
-    assert list(tmp_path.iterdir()) == []
-
-
 @pytest.mark.parametrize(
     ("version", "spec", "meaning"),
     [

@@ -10,10 +10,12 @@ import pytest
 from PIL import Image
 
 from otpr.cli.main import main
+from otpr.data import frames
 from otpr.data.convert.sources import open_source
 from otpr.data.datasets import read_dataset, write_dataset
 from otpr.data.episodes import Episode
 from otpr.data.inspect import SAMPLE, Moments, _Reservoir, inspect
+from otpr.data.looks import Look
 from otpr.data.picture import draw
 from otpr.errors import OtprError
 from otpr.spec import Entry, Spec
@@ -193,3 +195,103 @@ def test_misspelt_names_are_mended(capsys: pytest.CaptureFixture[str]) -> None:
     assert "Did you mean '--assume-success'" in capsys.readouterr().err
     assert main(["data", "inspect", "nowhere"]) == 2
     assert capsys.readouterr().err.startswith("otpr: No data set at nowhere")
+
+
+# --------------------------------------------------------------------------------------------------- frames
+
+
+def with_frames(black: bool = False) -> list[Episode]:
+    """Three episodes of 9 steps; of the 30 frames 3 are black, 2 of one colour, 4 as the one before."""
+    generator = np.random.default_rng(0)
+    made = []
+    for number in range(3):
+        front = generator.integers(0, 256, (10, 40, 30, 3)).astype(np.uint8)
+        front[4, 0, 0] = 0, 200, 0  # as the frames beside it there
+        if number == 0:
+            front[2] = [3, 0, 5]
+            front[3] = [5, 5, 5]
+            front[5] = 0
+        elif number == 1:
+            front[0] = [10, 200, 30]
+            front[1] = [10, 200, 30]
+            front[7] = front[8] = front[9] = front[6]
+        if black:
+            front[:] = 0
+        made.append(
+            Episode(
+                {"front": front, "state": generator.standard_normal((10, 3)).astype(np.float32)},
+                generator.uniform(-0.9, 0.9, (9, 2)).astype(np.float32),
+                np.eye(1, 9, 8, dtype=np.float32)[0],
+                terminated=True,
+                truncated=False,
+                success=True,
+                seed=number,
+            )
+        )
+    return made
+
+
+@pytest.mark.parametrize("at_once", [1, 10_000, 2**24])
+def test_shares_of_frames_are_counted(tmp_path: Path, at_once: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(frames, "_AT_ONCE", at_once)
+    write_dataset(with_frames(), tmp_path / "set", task_id=None, expert="e", noise=0.0, seed=0)
+    found = inspect(open_source(tmp_path / "set")).as_dict()
+    assert found["images"] == [
+        {
+            "name": "front",
+            "shape": [40, 30, 3],
+            "frames": 30,
+            "black": pytest.approx(3 / 30),
+            "one_colour": pytest.approx(2 / 30),
+            "repeated": pytest.approx(4 / 30),
+        }
+    ]
+    assert found["problems"] == []
+
+
+def test_episodes_without_light_are_problems(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_dataset(with_frames(black=True), tmp_path / "set", task_id=None, expert="e", noise=0.0, seed=0)
+    main(["data", "inspect", str(tmp_path / "set")])
+    printed = capsys.readouterr().out
+    assert "problems      3; the first:" in printed
+    assert "episode 2: every frame of front is black" in printed
+    row = next(line for line in printed.splitlines() if line.startswith("front "))
+    assert row.split() == ["front", "40", "x", "30", "x", "3", "30", "100.0%", "0.0%", "90.0%"]
+
+
+def pixels(path: Path) -> np.ndarray:
+    with Image.open(path) as picture:
+        return np.array(picture.convert("RGB"))
+
+
+@pytest.mark.parametrize("channels", [1, 3, 4])
+def test_the_picture_has_a_strip_of_each_camera(tmp_path: Path, channels: int) -> None:
+    """Eight frames from the first to the last of three episodes, in their own colours."""
+    episodes = []
+    for episode in with_frames():
+        colours = np.linspace(0, 240, 10).astype(np.uint8)
+        front = np.broadcast_to(colours[:, None, None, None], (10, 40, 30, channels)).copy()
+        if channels > 1:
+            front[..., 1] = 255 - front[..., 0]
+        episodes.append(replace(episode, observations={**episode.observations, "front": front}))
+    write_dataset(episodes, tmp_path / "set", task_id=None, expert="e", noise=0.0, seed=0)
+    found = inspect(open_source(tmp_path / "set"))
+    strips = found.looks["front"].strips
+    assert [strip.shape for strip in strips] == [(8, 40, 30, channels)] * 3
+    chosen = [0, 1, 3, 4, 5, 6, 8, 9]
+    assert strips[0][:, 0, 0, 0].tolist() == colours[chosen].tolist()
+    draw(found, tmp_path / "picture.png")
+    whole = pixels(tmp_path / "picture.png")
+    picture = whole.reshape(-1, 3)
+    for level in colours[chosen]:
+        colour = [level, 255 - level, level] if channels > 1 else [level] * 3
+        assert (np.abs(picture.astype(int) - colour).max(axis=1) <= 1).sum() > 1000
+    with_none = replace(found, looks={})
+    draw(with_none, tmp_path / "without.png")
+    assert len(whole) > len(pixels(tmp_path / "without.png"))
+
+
+def test_large_frames_are_kept_small(tmp_path: Path) -> None:
+    look = Look((600, 800, 3))
+    look.add(np.full((3, 600, 800, 3), 9, np.uint8))
+    assert look.strips[0].shape == (3, 86, 115, 3)

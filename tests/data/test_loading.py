@@ -10,7 +10,7 @@ import pytest
 from otpr.data.datasets import read_dataset, write_dataset
 from otpr.data.episodes import Episode
 from otpr.data.loading import DataConfig
-from otpr.envs import task_spec
+from otpr.envs import Setup, task_spec
 from otpr.errors import OtprError
 from otpr.spec import Entry
 
@@ -79,7 +79,7 @@ def folder(tmp_path, monkeypatch):
 
 def test_several_sets_are_read_and_each_is_selected_from(folder) -> None:
     sets, task = DataConfig(("a", "b"), first=2).read(None)
-    assert task == TASK
+    assert task == Setup(TASK)
     assert [[len(e) for e in episodes] for episodes in sets] == [[9, 8], [9, 8]]
 
 
@@ -89,7 +89,7 @@ def test_sets_of_another_task_are_refused(folder) -> None:
     with pytest.raises(OtprError, match=f"data set a and (?s:.*)task: {TASK} against metaworld/reach-v3"):
         DataConfig(("a",)).read("metaworld/reach-v3")
     sets, task = DataConfig(("a", "other"), accept=("task",)).read(None)
-    assert (task, [len(episodes) for episodes in sets]) == (TASK, [5, 5])
+    assert (task, [len(episodes) for episodes in sets]) == (Setup(TASK), [5, 5])
 
 
 def test_a_set_in_float64_is_rounded_to_what_the_task_shows(tmp_path) -> None:
@@ -160,7 +160,7 @@ def test_a_task_of_dictionaries_reads_a_set_that_is_flat_already(tmp_path) -> No
     )
     write_dataset([flat], tmp_path / "set", task_id="fetch/push", expert="test", noise=0, seed=0)
     sets, task = DataConfig((str(tmp_path / "set"),)).read("fetch/push")
-    assert task == "fetch/push"
+    assert task == Setup("fetch/push")
     assert sets[0][0].observations["state"].shape == (4, 28)
 
 

@@ -29,7 +29,7 @@ class InspectData:
     data: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="PATH_OR_ID")]
     # a PNG file for a picture; left out, none is drawn
     picture: Path | None = None
-    # parts of the observation to look at, in this order; left out, the format's own choice
+    # parts of the observation to look at, images among them; left out, the format's own choice
     keys: tuple[str, ...] = ()
     # numbers of a LeRobot set's own tasks to look at; left out, all
     task_index: tuple[int, ...] = ()
@@ -63,7 +63,8 @@ class ConvertData:
     format: Format = "auto"
     # task the data belong to; left out, the one that a robomimic file names, else none
     task: str | None = None
-    # parts of the observation in the order wanted; left out, the format's own choice (docs/data.md)
+    # parts of the observation, images among them, the vectors in the order wanted; left out, all images and
+    # the format's own choice of vectors (docs/data.md)
     keys: tuple[str, ...] = ()
     # named subset of the demonstrations in a robomimic file
     filter_key: str | None = None
@@ -126,7 +127,9 @@ class ConvertData:
             overwrite=self.overwrite,
         )
         print(f"{source.path}: {source.format}" + "".join(f"; {note}" for note in source.notes))
-        print("observation: " + ", ".join(f"{key} ({dim})" for key, dim in source.keys))
+        shapes = {name: " x ".join(map(str, entry.shape)) for name, entry in source.images.items()}
+        parts = [f"{key} ({size})" for key, size in (*source.keys, *shapes.items())]
+        print("observation: " + ", ".join(parts))
         for line in (*source.doubts, *tally.lines()):
             print(f"- {line}")
         print(
@@ -187,11 +190,31 @@ def _described(found: dict[str, Any], spec: Spec, source: Source) -> str:
         lines += [f"  {problem}" for problem in found["problems"]]
     else:
         lines.append("problems      none")
+    lines += _frames(found["images"])
     rows = [*found["observation"], *found["action"]]
     width = max(len("dimension"), *(len(row["name"]) for row in rows))
     lines += ["", f"{'dimension':{width}} {'min':>10} {'max':>10} {'mean':>10} {'std':>10}  notes"]
     lines += [_row(row, width) for row in rows]
     return "\n".join(lines)
+
+
+def _frames(images: list[dict[str, Any]]) -> list[str]:
+    """A table of the images; without any, nothing."""
+    if not images:
+        return []
+    width = max(len("images"), *(len(row["name"]) for row in images))
+    lines = [
+        "",
+        f"{'images':{width}} {'size':>13} {'frames':>10} {'black':>8} {'one colour':>10} {'repeated':>8}",
+    ]
+    for row in images:
+        shares = [row[name] for name in ("black", "one_colour", "repeated")]
+        black, plain, repeated = ("-" if share is None else f"{share:.1%}" for share in shares)
+        size = " x ".join(map(str, row["shape"]))
+        lines.append(
+            f"{row['name']:{width}} {size:>13} {row['frames']:>10,} {black:>8} {plain:>10} {repeated:>8}"
+        )
+    return lines
 
 
 def _row(row: dict[str, Any], width: int) -> str:

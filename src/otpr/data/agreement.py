@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 from otpr.data.actions import Bounds, shown
 from otpr.data.meaning import FACTS, Meaning, listed
 from otpr.envs import TaskSpec
+from otpr.envs.cameras import LARGEST, SMALLEST
 from otpr.errors import OtprError, unknown_name
-from otpr.spec import Spec
+from otpr.spec import Entry, Spec
 
 ACCEPTABLE = (
     "task",
@@ -38,6 +39,7 @@ class Side:
         action_range: the least and the greatest number of each dimension of its actions, asked for where its
             bounds are not stated; None: it has no actions.
         advice: what to do in place of what each difference advises, which is for data; a whole sentence.
+        images: of a task, all images that it could show, where that is known.
     """
 
     name: str
@@ -46,6 +48,7 @@ class Side:
     meaning: Meaning = field(default_factory=Meaning)
     action_range: Callable[[], Bounds] | None = None
     advice: str = ""
+    images: tuple[str, ...] = ()
 
 
 class Difference(NamedTuple):
@@ -78,7 +81,7 @@ def compare(mine: Side, theirs: Side) -> list[Difference]:
         found.append(
             Difference("task", f"task: {mine.task} against {theirs.task}", "Give the right task with --task")
         )
-    found += _shapes(mine.spec, theirs.spec)
+    found += _shapes(mine.spec, theirs)
     found += _parts(mine.meaning, theirs.meaning)
     if mine.spec.action_dim == theirs.spec.action_dim:
         found += _bounds(mine, theirs)
@@ -165,18 +168,32 @@ def check_names(accept: Sequence[str]) -> None:
             raise unknown_name("difference to accept", name, ACCEPTABLE)
 
 
-def _shapes(mine: Spec, theirs: Spec) -> list[Difference]:
+def _shapes(mine: Spec, other: Side) -> list[Difference]:
     """Entries and dimensions, which nothing can override."""
     found: list[Difference] = []
+    theirs = other.spec
     for name in sorted({*mine.observation, *theirs.observation}):
         here, there = (spec.observation.get(name) for spec in (mine, theirs))
         # the floating-point types of vectors are not compared: numbers take the task's
         if here is None or there is None or (here.shape, here.kind) != (there.shape, there.kind):
             sides = f"{here or 'nothing'} against {there or 'nothing'}"
-            found.append(Difference(None, f"observation {name!r}: {sides}"))
+            found.append(Difference(None, f"observation {name!r}: {sides}", _of_images(name, here, other)))
     if mine.action_dim != theirs.action_dim:
         found.append(Difference(None, f"action dimensions: {mine.action_dim} against {theirs.action_dim}"))
     return found
+
+
+def _of_images(name: str, here: Entry | None, other: Side) -> str:
+    """What to do about an image that the other side does not show."""
+    known = other.images or tuple(other.spec.images)
+    if here is None or here.kind != "image" or name in other.spec.observation:
+        return ""
+    if name in other.images and not all(SMALLEST <= size <= LARGEST for size in here.shape[:2]):
+        return f"The frames of its cameras are {SMALLEST} to {LARGEST} pixels high and wide"
+    if name in known:
+        return ""
+    shown = f"shows {', '.join(known)}" if known else "shows no images"
+    return f"{other.name[:1].upper()}{other.name[1:]} {shown}: choose the images with --keys"
 
 
 def _undivided(mine: Meaning, theirs: Meaning) -> bool:

@@ -7,12 +7,13 @@ import itertools
 import os
 import re
 import tempfile
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import gymnasium
+import h5py
 import minari
 import numpy as np
 from minari.data_collector import EpisodeBuffer
@@ -25,9 +26,18 @@ from otpr.data.convert.tally import Tally
 from otpr.data.episodes import Episode, seen_spec, validate_episode, validate_episodes
 from otpr.data.experience_files import is_experience, read_about, read_experience
 from otpr.data.meaning import Meaning
-from otpr.data.minari_files import DATA_FOLDER, DATA_FORMAT, MinariFile, as_source, open_minari_file
-from otpr.data.reading import check_readable
+from otpr.data.minari_files import (
+    DATA_FOLDER,
+    DATA_FORMAT,
+    FILE_NAME,
+    MinariFile,
+    as_source,
+    open_minari_file,
+)
+from otpr.data.reading import check_readable, subgroup
 from otpr.data.recorded import Recorded, readable
+from otpr.data.spool import Spool
+from otpr.data.views import seen_as
 from otpr.envs import Setup, TaskSpec
 from otpr.envs.image_spaces import IMAGE
 from otpr.envs.task_env import observation_space
@@ -68,7 +78,7 @@ def write_dataset(
     spec: Spec | None = None,
     meaning: Meaning | None = None,
     task_id: str | None,
-    view: dict[str, Any] | None = None,
+    view: Mapping[str, Any] | None = None,
     expert: str,
     noise: float | None,
     seed: int | None,
@@ -147,7 +157,8 @@ def write_dataset(
                 **(more or {}),
             }
         )
-        storage.update_episodes(_buffers(itertools.chain([first], remaining), spec, source))
+        file = staging / DATA_FOLDER / FILE_NAME
+        storage.update_episodes(_buffers(itertools.chain([first], remaining), spec, source, file))
         # A folder that is not empty cannot be replaced by a rename: the old one is first moved into the
         # temporary folder, and vanishes with it.
         if path.exists():
@@ -185,8 +196,11 @@ def check_free(path: Path, overwrite: bool) -> None:
         )
 
 
-def _buffers(episodes: Iterable[Episode], spec: Spec, source: str) -> Iterator[EpisodeBuffer]:
-    """Episodes in Minari's form, each refused where it is not valid or does not fit the spec."""
+def _buffers(episodes: Iterable[Episode], spec: Spec, source: str, file: Path) -> Iterator[EpisodeBuffer]:
+    """Episodes in Minari's form, each refused where it is not valid or does not fit the spec.
+
+    Minari writes an episode when it is given it, and its images are added to the file then.
+    """
     for index, episode in enumerate(episodes):
         validate_episode(episode, where=f"{source}: episode {index}", spec=spec)
         if episode.looked is not None:
@@ -196,13 +210,19 @@ def _buffers(episodes: Iterable[Episode], spec: Spec, source: str) -> Iterator[E
                 "`experience` of a run can be given as --data as it is."
             )
         yield _to_buffer(episode, spec)
+        if spec.images:
+            # Minari would cut frames into small tiles, and they could not be mapped as they lie
+            with h5py.File(file, "r+") as opened:  # which Minari has open too, in this process
+                group = subgroup(opened, f"episode_{index}/observations")
+                for name in spec.images:
+                    group.create_dataset(name, data=episode.observations[name])
 
 
 def _to_buffer(episode: Episode, spec: Spec) -> EpisodeBuffer:
     def last_step(flag: bool) -> list[bool]:
         return [False] * (len(episode) - 1) + [flag]
 
-    observations = {name: episode.observations[name] for name in spec.observation}
+    observations = {name: episode.observations[name] for name in spec.vectors}
     return EpisodeBuffer(
         seed=episode.seed,
         # arrays are stored as they are
@@ -268,6 +288,8 @@ def read_dataset(
 def setup_of(path_or_id: str | os.PathLike[str], task: str | None = None) -> Setup | None:
     """The task that a data set names, seen as its episodes show it, without reading them.
 
+    Where the set does not say what it shows, as those of others do not, its parts and images tell it.
+
     Args:
         path_or_id: see `read_dataset`.
         task: a task's name in place of the one that the set names.
@@ -278,15 +300,20 @@ def setup_of(path_or_id: str | os.PathLike[str], task: str | None = None) -> Set
     Raises:
         OtprError: as in `read_dataset`.
     """
+    opened: MinariFile | None = None
     if is_experience(path_or_id):
         about = read_about(Path(path_or_id))
         named, view = about.task, about.view
     else:
-        metadata = open_minari_file(path_or_id).metadata
-        named, view = metadata.get("task_id"), metadata.get("view")
+        opened = open_minari_file(path_or_id)
+        named, view = opened.metadata.get("task_id"), opened.metadata.get("view")
     name = task or named
     if name is None:
         return None
+    if opened is not None and view is None and opened.images:
+        return seen_as(
+            str(name), opened.keys, {key or IMAGE: one.entry for key, one in opened.images.items()}
+        )
     try:
         return Setup(str(name)) if view is None else Setup(str(name)).viewing(view)
     except ValueError as error:
@@ -295,20 +322,20 @@ def setup_of(path_or_id: str | os.PathLike[str], task: str | None = None) -> Set
 
 def _spec(opened: MinariFile, dtype: str) -> Spec:
     """What the episodes of a set exchange when they are read; `dtype` counts where it has no spec."""
+    images = {key or IMAGE: image.entry for key, image in opened.images.items()}
     if opened.spec is None:
         bounds = opened.bounds or ((-1.0,) * opened.action_dim, (1.0,) * opened.action_dim)
         vector = {STATE: Entry((opened.observation_dim,), dtype)} if opened.keys else {}
-        images = {key or IMAGE: image.entry for key, image in opened.images.items()}
         return Spec({**vector, **images}, *bounds)
-    if opened.columns is None:
-        return opened.spec
-    ((name, entry),) = opened.spec.vectors.items()  # a set with columns has one vector
-    cut = {name: replace(entry, shape=(opened.observation_dim,))}
-    return replace(opened.spec, observation={**opened.spec.observation, **cut})
+    vectors = opened.spec.vectors
+    if opened.columns is not None:  # a set with columns has one vector
+        vectors = {name: replace(entry, shape=(opened.observation_dim,)) for name, entry in vectors.items()}
+    return replace(opened.spec, observation={**vectors, **images})
 
 
 def _read_experience(folder: Path) -> Demonstrations:
-    about, episodes = read_about(folder), list(read_experience(folder))
+    about, spool = read_about(folder), Spool()
+    episodes = [_spooled(one, about.spec, spool, folder) for one in read_experience(folder)]
     validate_episodes(episodes, source=str(folder), spec=about.spec)
     metadata = {"written_by": about.written_by}
     return Demonstrations(
@@ -319,6 +346,16 @@ def _read_experience(folder: Path) -> Demonstrations:
         view=about.view,
         metadata=metadata,
     )
+
+
+def _spooled(episode: Episode, spec: Spec, spool: Spool, folder: Path) -> Episode:
+    """The episode with its images in a file: those of a whole run may be more than memory holds."""
+    images = {
+        name: spool.keep([array], array.shape, str(folder))
+        for name, array in episode.observations.items()
+        if name in spec.images
+    }
+    return replace(episode, observations={**episode.observations, **images})
 
 
 def _entries(recorded: Recorded, spec: Spec) -> dict[str, NDArray[Any]]:

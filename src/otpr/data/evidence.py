@@ -222,7 +222,7 @@ def survey(source: Source) -> Evidence:
         OtprError: the file as a whole is not readable.
     """
     evidence = Evidence(source.ours)
-    for recorded in source.read():
+    for recorded in source.read(images=False):
         if isinstance(recorded, Recorded):
             evidence.add(recorded)
     return evidence

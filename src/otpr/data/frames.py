@@ -7,9 +7,11 @@ pages that are asked for, and drops them again when memory is short.
 from __future__ import annotations
 
 import io
-import tempfile
-from collections.abc import Iterable, Sequence
-from typing import Any
+import itertools
+import math
+import warnings
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, Protocol
 
 import h5py
 import numpy as np
@@ -17,26 +19,72 @@ import PIL.Image
 from numpy.typing import NDArray
 
 from otpr.data.episodes import Episode
-from otpr.data.reading import dataset
-from otpr.envs.image_spaces import Image
+from otpr.data.reading import check_size, dataset
+from otpr.data.spool import Spool, mapped
+from otpr.envs.image_spaces import Image, image_of
 from otpr.errors import OtprError
 from otpr.spec import Spec, zeros
 
-_AT_ONCE = 64
-"""Frames that are decoded at once."""
+_AT_ONCE = 2**24
+"""Bytes of frames that are read at once, where they are more than one."""
+
+BLACK = 5
+"""A frame is black whose brightest number is at most this: videos do not keep 0."""
 
 
-def stored_frames(group: h5py.Group, name: str, image: Image, where: str) -> NDArray[np.uint8]:
+class Rows(Protocol):
+    """An array on disk, of which rows are read in order."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """As NumPy's."""
+        ...
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """As NumPy's."""
+        ...
+
+    def __getitem__(self, rows: slice, /) -> Any:
+        """Those rows."""
+        ...
+
+
+def image_in_file(shape: tuple[int, ...], dtype: np.dtype[Any], where: str) -> Image:
+    """What image an array of that shape and type in a file is.
+
+    Args:
+        shape: of one image.
+        dtype: its type.
+        where: names it in errors.
+
+    Raises:
+        OtprError: it is not of bytes, nothing tells which axis is the channels, or it is too large.
+    """
+    if dtype != np.uint8:
+        raise OtprError(
+            f"{where}: holds images of {dtype}, expected uint8, from 0 to 255: write them so, e.g. numbers "
+            "from 0 to 1 as (255 * image).round().astype('uint8'); or leave them out with --keys."
+        )
+    check_size(shape, dtype, f"{where} (a frame)")
+    return image_of(shape, dtype, where)
+
+
+def stored_frames(
+    group: h5py.Group, name: str, image: Image, where: str, spool: Spool, last: str | None = None
+) -> NDArray[np.uint8]:
     """The frames of a data set inside a group of an HDF5 file: (steps, height, width, channels), mapped.
 
     Frames that lie in the file in one piece are mapped as they lie there. Others, among them Minari's JPEGs,
-    are unpacked into a temporary file, which goes when the array goes.
+    are unpacked.
 
     Args:
         group: the group.
         name: of the data set; KeyError where there is none.
         image: what each frame should be.
         where: names it in errors.
+        spool: has room for frames that are unpacked.
+        last: another data set, whose last frame comes after those of this one.
 
     Raises:
         OtprError: its numbers are no bytes, or have other shapes.
@@ -45,20 +93,46 @@ def stored_frames(group: h5py.Group, name: str, image: Image, where: str) -> NDA
     if h5py.check_vlen_dtype(entry.dtype) == np.uint8 and entry.ndim == 1:
         files = (entry[index] for index in range(len(entry)))
         frames = (decoded(file.tobytes(), image, where)[None] for file in files)
-        return image.upright(spooled(frames, (len(entry), *image.shape)))
+        return image.upright(spool.keep(frames, (len(entry), *image.shape), where))
+    _check(entry, image, where)
+    if last is None and (offset := entry.id.get_offset()) is not None:
+        return image.upright(mapped(entry.file.filename, entry.shape, offset))
+    chunk = entry.chunks or (1,)
+    after: list[NDArray[np.uint8]] = []
+    if last is not None and len(entry):
+        others = dataset(group, last)
+        _check(others, image, f"{where}, after the last step ({last})")
+        after = [others[len(others) - 1 :]]
+    blocks = itertools.chain(in_blocks(entry, 0, len(entry), chunk[0]), after)
+    return image.upright(spool.keep(blocks, (len(entry) + len(after), *image.shape), where))
+
+
+def _check(entry: h5py.Dataset, image: Image, where: str) -> None:
     if entry.dtype != np.uint8 or entry.shape[1:] != image.shape:
         raise OtprError(
             f"{where}: is {entry.dtype} of shape {entry.shape}, expected uint8 of (steps, "
-            f"{', '.join(map(str, image.shape))})."
+            f"{', '.join(map(str, image.shape))}); mend or leave out that episode."
         )
-    offset = entry.id.get_offset()
-    if offset is not None:
-        file = entry.file.filename
-        frames = np.memmap(file, np.uint8, mode="r", offset=offset, shape=entry.shape)
-    else:
-        blocks = (entry[start : start + _AT_ONCE] for start in range(0, len(entry), _AT_ONCE))
-        frames = spooled(blocks, entry.shape)
-    return image.upright(frames)
+    check_size(image.shape, entry.dtype, f"{where} (a frame)")
+    if entry.chunks is not None:
+        check_size(entry.chunks, entry.dtype, f"{where} (a chunk)")
+
+
+def in_blocks(rows: Rows, start: int, stop: int, multiple: int = 1) -> Iterator[NDArray[Any]]:
+    """Some rows of an array on disk, as many at once as fit into a few megabytes.
+
+    Args:
+        rows: the array.
+        start: the first row.
+        stop: the one after the last.
+        multiple: rows that are compressed together: they are unpacked once if they are read at once.
+    """
+    size = max(1, math.prod(rows.shape[1:]) * rows.dtype.itemsize)
+    if multiple * size > 4 * _AT_ONCE:
+        multiple = 1
+    count = max(1, _AT_ONCE // size // multiple) * multiple
+    for first in range(start, stop, count):
+        yield np.asarray(rows[first : min(first + count, stop)])
 
 
 def decoded(file: bytes, image: Image, where: str) -> NDArray[np.uint8]:
@@ -68,29 +142,42 @@ def decoded(file: bytes, image: Image, where: str) -> NDArray[np.uint8]:
         OtprError: it is neither, or of another size.
     """
     try:
-        with PIL.Image.open(io.BytesIO(file), formats=("JPEG", "PNG")) as picture:
-            frame = np.array(picture)
-    except (OSError, ValueError, PIL.Image.DecompressionBombError) as error:
+        with (
+            warnings.catch_warnings(action="error", category=PIL.Image.DecompressionBombWarning),
+            PIL.Image.open(io.BytesIO(file), formats=("JPEG", "PNG")) as picture,
+        ):
+            given, wanted = (picture.height, picture.width), image.entry.shape[:2]
+            if given != wanted:  # before it is unpacked
+                raise OtprError(
+                    f"{where}: holds an image of {given[0]} x {given[1]} pixels (height x width), expected "
+                    f"{wanted[0]} x {wanted[1]}; mend or leave out that episode."
+                )
+            frame = np.array(picture.convert("RGB") if picture.mode == "P" else picture)
+    except (OSError, ValueError, SyntaxError, Warning, PIL.Image.DecompressionBombError) as error:
         raise OtprError(f"{where}: holds an image that cannot be read ({error}).") from error
+    if (*frame.shape, 1) == image.shape:
+        frame = frame[..., None]
     if frame.dtype != np.uint8 or frame.shape != image.shape:
-        raise OtprError(f"{where}: holds an image of {frame.dtype} {frame.shape}, expected {image.shape}.")
+        raise OtprError(
+            f"{where}: holds an image of {frame.dtype} {frame.shape}, expected uint8 {image.shape}; mend or "
+            "leave out that episode."
+        )
     return frame
 
 
-def spooled(blocks: Iterable[NDArray[np.uint8]], shape: tuple[int, ...]) -> NDArray[np.uint8]:
-    """Frames that come in blocks, in a temporary file, mapped; it goes when the array goes.
+def check_seen(images: Iterable[tuple[str, NDArray[np.uint8]]], where: str) -> None:
+    """Refuse an episode with a camera that saw nothing: every frame of it is black.
 
     Args:
-        blocks: of frames, (n, *frame).
-        shape: (frames, *frame) of all of them together.
+        images: frames by entry name.
+        where: names the episode in errors.
     """
-    if not shape[0]:
-        return np.zeros(shape, np.uint8)
-    with tempfile.TemporaryFile(prefix="otpr-frames-") as file:
-        for block in blocks:
-            file.write(np.ascontiguousarray(block, np.uint8).tobytes())
-        file.flush()
-        return np.memmap(file, np.uint8, mode="r", shape=shape)  # the map outlives the file's name
+    for name, frames in images:
+        # mostly, the first one has light
+        if len(frames) and all(int(block.max()) <= BLACK for block in in_blocks(frames, 0, len(frames))):
+            raise OtprError(
+                f"{where}: every frame of {name} is black; leave out that episode, or the camera by --keys."
+            )
 
 
 class DecisionObservations:

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from otpr.data.evidence import Evidence, survey
+from otpr.data.looks import Look
 from otpr.data.recorded import Recorded, Source, check_lengths
 from otpr.errors import OtprError
 from otpr.spec import Spec
@@ -74,13 +75,14 @@ class Inspection:
         success: (episodes,) True, False, or None where the set does not say.
         told_by: what tells success, or why nothing does; more than one where episodes differ.
         terminated, truncated: how many episodes; None where the file does not say.
-        duplicates: pairs of episodes with the same observations and actions, the earlier first.
+        duplicates: pairs of episodes with the same vectors and actions, the earlier first.
         saturated: (action_dim,) share of the actions beyond 0.99.
         outside: how many numbers of the actions are outside [-1, 1].
         problems: why otpr would refuse episodes, with their places; at most ten.
         problem_count: how many such problems there are.
         sample: (rows, observation_dim) observations picked at random, finite ones.
         progress: (rows,) how far into its episode each of them is, in [0, 1].
+        looks: what its images show, by entry name.
     """
 
     source: Source
@@ -101,6 +103,7 @@ class Inspection:
     problem_count: int = 0
     sample: NDArray[np.float64] = field(default_factory=lambda: np.zeros((0, 0)))
     progress: NDArray[np.float64] = field(default_factory=lambda: np.zeros(0))
+    looks: dict[str, Look] = field(default_factory=dict[str, Look])
 
     def as_dict(self) -> dict[str, Any]:
         """The numbers in JSON's types, without what is for the picture."""
@@ -122,6 +125,7 @@ class Inspection:
             "spec": self.spec.to_json(),
             "meaning": self.source.meaning.to_json(),
             "observation": _dimensions(self.observations, parts),
+            "images": [look.as_dict(name) for name, look in self.looks.items()],
             "action": [
                 {**row, "saturated": float(share)}
                 for row, share in zip(
@@ -161,6 +165,7 @@ def inspect(source: Source) -> Inspection:
         observations=Moments(observation_dim),
         actions=Moments(action_dim),
         histograms=np.zeros((action_dim, len(BINS) - 1), np.int64),
+        looks={name: Look(entry.shape) for name, entry in source.images.items()},
     )
     for doubt in (*source.doubts, *evidence.doubts()):
         _problem(found, f"{source.path}: {doubt}")
@@ -191,6 +196,9 @@ def inspect(source: Source) -> Inspection:
         for dim, column in enumerate(np.clip(actions, -1, 1).T):
             found.histograms[dim] += np.histogram(column, BINS)[0]
         reservoir.add(recorded.observations)
+        for name, frames in recorded.images.items():
+            if found.looks[name].add(frames):
+                _problem(found, f"{recorded.place}: every frame of {name} is black")
     found.saturated = saturated / np.maximum(found.actions.n, 1)
     found.sample, found.progress = reservoir.rows()
     return found
@@ -262,6 +270,9 @@ def _digest(recorded: Recorded) -> bytes:
     for array in (recorded.observations, recorded.actions):
         with np.errstate(over="ignore"):
             digest.update(repr(array.shape).encode() + np.ascontiguousarray(array, np.float32).tobytes())
+    if not recorded.observations.shape[1]:
+        for name, frames in recorded.images.items():
+            digest.update(name.encode() + frames[:1].tobytes())
     return digest.digest()
 
 

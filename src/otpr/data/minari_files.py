@@ -16,21 +16,32 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import gymnasium
 import h5py
 import numpy as np
 from minari.dataset.minari_storage import METADATA_FILE_NAME
 from numpy.typing import NDArray
 
 from otpr.data.actions import Bounds
-from otpr.data.flags import SUCCESS, agreed, as_flags, end_of
-from otpr.data.frames import stored_frames
+from otpr.data.frames import image_in_file, stored_frames
 from otpr.data.meaning import Meaning, chosen, listed
 from otpr.data.minari_attributes import read_attributes
+from otpr.data.minari_ends import ended, success_of
 from otpr.data.minari_spaces import bounds_of, choose, flat_dim, is_flat, leaves_of, stored_space
 from otpr.data.reading import CORRUPT, check_links, check_readable, missing, reading, reason, stored, subgroup
-from otpr.data.recorded import Recorded, Source, attempt, by_step, check_lengths, columns, first_steps, join
+from otpr.data.recorded import (
+    Recorded,
+    Source,
+    attempt,
+    by_kind,
+    by_step,
+    check_lengths,
+    columns,
+    join,
+)
+from otpr.data.spool import Spool
 from otpr.envs import TaskSpec
-from otpr.envs.image_spaces import IMAGE, Image, image_of, is_image
+from otpr.envs.image_spaces import IMAGE, Image, is_image
 from otpr.errors import OtprError
 from otpr.spec import STATE, Entry, Parts, Spec
 
@@ -39,7 +50,7 @@ DATA_FORMAT = 3
 format 1, without a number there, had no spec."""
 DATA_FOLDER = "data"
 """Minari looks for its files in this folder inside the one a data set is named by."""
-_FILE_NAME = "main_data.hdf5"
+FILE_NAME = "main_data.hdf5"
 _MEND = "collect or download it again"
 
 
@@ -84,14 +95,18 @@ class MinariFile:
         """The length of the observation, all parts together."""
         return sum(dim for _, dim in self.keys)
 
-    def read(self) -> Iterator[Recorded | OtprError]:
+    def read(self, *, images: bool = True) -> Iterator[Recorded | OtprError]:
         """The episodes in order, as they are stored, or the error that says why one cannot be read.
+
+        Args:
+            images: whether they are read too.
 
         Raises:
             OtprError: the file is truncated or corrupt.
         """
         with reading(self.file, _MEND):
             file = h5py.File(self.file, "r")
+        spool = Spool() if images else None
         with file:
             check_links(self.file, file)
             count = int(self.metadata["total_episodes"])
@@ -101,30 +116,31 @@ class MinariFile:
                     f"{len(file):,}); {_MEND}."
                 )
             for index in range(count):
-                yield attempt(functools.partial(self._read, file, index))
+                yield attempt(functools.partial(self._read, file, index, spool))
 
-    def _read(self, file: h5py.File, index: int) -> Recorded:
+    def _read(self, file: h5py.File, index: int, spool: Spool | None) -> Recorded:
         with reading(self.file, _MEND):
-            return self._recorded(subgroup(file, f"episode_{index}"), f"{self.file}: episode {index}")
+            return self._recorded(subgroup(file, f"episode_{index}"), f"{self.file}: episode {index}", spool)
 
-    def _recorded(self, group: h5py.Group, place: str) -> Recorded:
+    def _recorded(self, group: h5py.Group, place: str, spool: Spool | None) -> Recorded:
         actions = columns(stored(group, "actions"), f"{place}: actions")
         seed = group.attrs.get("seed")  # older versions of Minari stored the text "None"
         recorded = Recorded(
             place=place,
             observations=self._observations(group, place, len(actions) + 1),
             images={
-                key or IMAGE: stored_frames(group, _path(key), image, f"{place}: {_path(key)}")
+                key or IMAGE: stored_frames(group, _path(key), image, f"{place}: {_path(key)}", spool)
                 for key, image in self.images.items()
+                if spool is not None
             },
             actions=actions,
             rewards=by_step(stored(group, "rewards"), f"{place}: rewards"),
             seed=int(seed) if isinstance(seed, np.integer) else None,
         )
         check_lengths(recorded, last_observation=True)
-        success, field = _success(group, place, len(actions))
+        success, field = success_of(group, place, len(actions))
         recorded = dataclasses.replace(recorded, success=success, success_field=field)
-        return _ended(recorded, group)
+        return ended(recorded, group)
 
     def _observations(self, group: h5py.Group, place: str, rows: int) -> NDArray[Any]:
         """The vector, (T + 1, observation_dim)."""
@@ -180,7 +196,7 @@ def open_minari_file(
         if metadata_file.exists():
             metadata = json.loads(metadata_file.read_text())
         else:
-            metadata = read_attributes(folder / _FILE_NAME)
+            metadata = read_attributes(folder / FILE_NAME)
         if int(metadata["total_episodes"]) < 0:
             raise ValueError("total_episodes is negative")
         if metadata.get("data_format", "hdf5") != "hdf5":
@@ -188,8 +204,8 @@ def open_minari_file(
                 f"{folder}: is stored as {metadata['data_format']!r}; only Minari's 'hdf5' is read: "
                 "write it again with data_format='hdf5'."
             )
-        if not (folder / _FILE_NAME).is_file():
-            raise ValueError(f"No data found: there is no {_FILE_NAME}")
+        if not (folder / FILE_NAME).is_file():
+            raise ValueError(f"No data found: there is no {FILE_NAME}")
         if (given := int(metadata.get("otpr_data_format", 1))) > DATA_FORMAT:
             raise OtprError(
                 f"{metadata_file}: has otpr's data format {given}; this version reads formats up to "
@@ -211,27 +227,28 @@ def open_minari_file(
     if only_of_others and (spec is not None or list(leaves) == [""]):
         keys = ()
     images = {
-        key: image_of(leaf.shape, leaf.dtype, f"{folder}: {_path(key)}")  # pyright: ignore[reportArgumentType]
+        key: _image(folder, key, leaf, spec)
         for key, leaf in pictures.items()
         if not keys or _within(key, keys)
     }
-    # a name that is neither stays, and is refused below
-    of_vectors = tuple(
-        key
-        for key in keys
-        if any(_within(leaf, (key,)) for leaf in leaves)
-        or not any(_within(leaf, (key,)) for leaf in pictures)
+    told: tuple[str, ...] = ()
+    if only_of_others and task is not None:
+        images, told = _of_task(images, task, alone=not leaves)
+    # a dict may hold both
+    inside = [key for key in keys if any(_within(leaf, (key,)) for leaf in pictures)]
+    of_vectors, _ = by_kind(
+        keys, [key for key in inside if not any(_within(leaf, (key,)) for leaf in leaves)]
     )
     if keys and not of_vectors:
-        leaves = {}
+        leaves, meaning = {}, dataclasses.replace(meaning, parts=())
     keys = of_vectors
-    whole = "" if list(leaves) == [""] else STATE if own and list(leaves) == [STATE] and images else None
+    whole = "" if list(leaves) == [""] else STATE if own and list(leaves) == [STATE] and pictures else None
     vectors = [key for key, space in leaves.items() if key and is_flat(space)]
     wanted = task.parts if task is not None else ()
     if {"observation-order", "observation-parts"} & {*meaning.accepted} and task is not None:
         wanted = () if metadata.get("task_id") == task.id else wanted
     opened = MinariFile(
-        file=folder / _FILE_NAME,
+        file=folder / FILE_NAME,
         metadata=metadata,
         keys=(),
         action_dim=flat_dim(folder, "actions", actions),
@@ -240,6 +257,7 @@ def open_minari_file(
         meaning=meaning,
         images=images,
         whole=whole,
+        told=told,
     )
     if meaning.parts and whole is not None:  # one vector of ours, and it is known what is in it
         if (dim := flat_dim(folder, "observations", leaves[whole])) != sum(n for _, n in meaning.parts):
@@ -264,7 +282,32 @@ def _told(opened: MinariFile, stored: Sequence[tuple[str, int]], keys: tuple[str
     if keys or [name for name, _ in stored] == [name for name, _ in opened.keys]:
         return opened
     line = "of the observation these parts are read, as the task has them: "
-    return dataclasses.replace(opened, told=(line + listed(opened.keys),))
+    return dataclasses.replace(opened, told=(*opened.told, line + listed(opened.keys)))
+
+
+def _image(folder: Path, key: str, space: gymnasium.Space[Any], spec: Spec | None) -> Image:
+    """What a part of the observation is, where it is an image; a set of ours says it."""
+    assert space.shape is not None and space.dtype is not None, "it is a box"
+    if (
+        spec is not None
+        and (entry := spec.images.get(key or IMAGE)) is not None
+        and entry.shape == space.shape
+    ):
+        return Image(space.shape, "hwc")
+    return image_in_file(space.shape, space.dtype, f"{folder}: {_path(key)}")
+
+
+def _of_task(
+    images: dict[str, Image], task: TaskSpec, *, alone: bool
+) -> tuple[dict[str, Image], tuple[str, ...]]:
+    """The images that the task has, where the set has all of them, and what is left out; else all."""
+    given = {key or IMAGE: image.entry for key, image in images.items()}
+    wanted = task.spec.images
+    left = sorted(set(given) - set(wanted))
+    if not left or (alone and not wanted) or any(given.get(name) != entry for name, entry in wanted.items()):
+        return images, ()
+    kept = {key: image for key, image in images.items() if (key or IMAGE) in wanted}
+    return kept, (f"images that the task does not show are left out: {', '.join(left)}",)
 
 
 def _with_columns(opened: MinariFile, names: list[str]) -> MinariFile:
@@ -305,18 +348,20 @@ def open_minari(
 def as_source(opened: MinariFile, *, whole: bool) -> Source:
     """An opened set as any other; `whole`: its observation is read as it was written."""
     folder, own = opened.file.parent, opened.spec
+    images = {key or IMAGE: image.entry for key, image in opened.images.items()}
     if own is not None and (not whole or opened.columns is not None):
-        entries = {STATE: Entry((opened.observation_dim,)), **own.images}
-        own = dataclasses.replace(own, observation=entries)
+        vector = {STATE: Entry((opened.observation_dim,))} if opened.keys else {}
+        own = dataclasses.replace(own, observation={**vector, **images})
     return Source(
         format="minari",
         path=folder.parent if folder.name == DATA_FOLDER else folder,
         keys=tuple((key or "observations", dim) for key, dim in opened.keys),
         read=opened.read,
-        images={key or IMAGE: image.entry for key, image in opened.images.items()},
+        images=images,
         task_id=opened.metadata.get("task_id"),
         own_spec=own,
         own_meaning=opened.meaning if opened.own else None,
+        own_view=opened.metadata.get("view") if opened.own else None,
         facts=opened.meaning.facts,
         bounds=opened.bounds,
         notes=opened.told,
@@ -329,7 +374,7 @@ def _find(path_or_id: str | os.PathLike[str]) -> Path:
     given = Path(path_or_id)
     for folder in (given / DATA_FOLDER, given, root / given / DATA_FOLDER):
         with reading(folder):
-            if (folder / METADATA_FILE_NAME).exists() or (folder / _FILE_NAME).exists():
+            if (folder / METADATA_FILE_NAME).exists() or (folder / FILE_NAME).exists():
                 return folder
     if given.is_file():
         raise OtprError(f"{given} is a file, not a Minari data set; `otpr data convert` makes one of it.")
@@ -338,48 +383,4 @@ def _find(path_or_id: str | os.PathLike[str]) -> Path:
     raise OtprError(
         f"No data set at {given}, nor one of that id in {root}. "
         "Make one with `otpr collect`, or fetch one with `minari download ID`."
-    )
-
-
-def _success(group: h5py.Group, place: str, steps: int) -> tuple[NDArray[np.bool_] | None, str]:
-    """After which steps the task was solved, (steps,), and the field that says so."""
-    told: dict[str, NDArray[np.bool_]] = {}
-    infos = group.get("infos")
-    present = set(infos) if isinstance(infos, h5py.Group) else set[str]()
-    for name in SUCCESS:
-        if name not in present:
-            continue
-        field = f"infos/{name}"
-        flags = as_flags(stored(group, field), f"{place}: {field}")
-        if len(flags) == steps + 1 > 1:
-            # Minari's collector writes an entry for the reset before those of the steps
-            flags[1] |= flags[0]
-            flags = flags[1:]
-        if len(flags) != steps:
-            raise OtprError(
-                f"{place}: {field} has length {len(flags)}, expected {steps}, as many as actions, or one "
-                "more for the reset; mend or leave out that episode."
-            )
-        told[field] = flags
-    return agreed(told, place)
-
-
-def _ended(recorded: Recorded, group: h5py.Group) -> Recorded:
-    """The episode up to its end, with the flags that say how it ends."""
-    place, steps = recorded.place, len(recorded.actions)
-    ends: dict[str, int | None] = {}
-    for name in ("terminations", "truncations"):
-        flags = as_flags(stored(group, name), f"{place}: {name}")
-        if len(flags) != steps:
-            raise OtprError(
-                f"{place}: {name} have length {len(flags)}, expected {steps}, as many as actions; "
-                "mend or leave out that episode."
-            )
-        ends[name] = end_of(flags, f"{place}: {name}")
-    kept = min((end for end in ends.values() if end is not None), default=steps)
-    return dataclasses.replace(
-        first_steps(recorded, kept),
-        terminated=ends["terminations"] == kept,
-        truncated=ends["truncations"] == kept,
-        after_end=steps - kept,
     )

@@ -13,14 +13,17 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from otpr.data.inspect import BINS, SATURATED, Inspection
+from otpr.data.looks import FRAMES, Look
 from otpr.storage import writing
 
 # Blue, orange and grey that the colour-blind tell apart (Okabe and Ito).
 _SOLVED, _FAILED, _UNKNOWN = "#0072B2", "#D55E00", "0.6"
+_WIDTH = 10.0  # of the picture, in inches
+_GAP = 4  # pixels between frames, where a row of them has 1,000
 
 
 def draw(found: Inspection, path: Path) -> None:
-    """Draw lengths, returns, actions and the two directions in which observations vary most.
+    """Draw lengths, returns, actions, the two directions in which observations vary most, and frames.
 
     Args:
         found: what `inspect` gave.
@@ -30,9 +33,13 @@ def draw(found: Inspection, path: Path) -> None:
         OtprError: it cannot be written.
     """
     # Not through pyplot: its figures are global, and it may open windows.
-    figure = Figure(figsize=(10.0, 7.4), dpi=130, layout="constrained")
+    strips = {name: look for name, look in found.looks.items() if look.strips}
+    heights = [_strip_height(look) for look in strips.values()]
+    figure = Figure(figsize=(_WIDTH, 7.4 + sum(heights)), dpi=130, layout="constrained")
     FigureCanvasAgg(figure)
-    (lengths, returns), (actions, states) = figure.subplots(2, 2)
+    grid = figure.add_gridspec(2 + len(strips), 2, height_ratios=[3.7, 3.7, *heights])
+    panels = [figure.add_subplot(grid[row, column]) for row in range(2) for column in range(2)]
+    lengths, returns, actions, states = panels
     steps = sum(found.lengths)
     title = f"{found.source.path}\n{len(found.lengths):,} episodes, {steps:,} steps"
     figure.suptitle(title, fontsize="medium")
@@ -42,7 +49,9 @@ def draw(found: Inspection, path: Path) -> None:
     _histogram(returns, np.asarray(found.returns), found, "return of an episode (undiscounted)")
     _draw_actions(figure, actions, found)
     _draw_states(figure, states, found)
-    for axes in (lengths, returns, actions, states):
+    for row, (name, look) in enumerate(strips.items(), start=2):
+        _draw_frames(figure.add_subplot(grid[row, :]), name, look)
+    for axes in panels:
         axes.spines[["top", "right"]].set_visible(False)
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -121,3 +130,29 @@ def _draw_states(figure: Figure, axes: Axes, found: Inspection) -> None:
     figure.colorbar(dots, ax=axes, label="progress in the episode", pad=0.02)
     axes.set_xlabel(f"first principal component of observations ({share[0]:.0%} of variance)")
     axes.set_ylabel(f"second ({share[1]:.0%})")
+
+
+def _strip_height(look: Look) -> float:
+    """Inches that the frames of a camera take, its title included."""
+    height, width = look.shape[:2]
+    return 0.5 + len(look.strips) * (_WIDTH - 0.6) / FRAMES * height / width
+
+
+def _draw_frames(axes: Axes, name: str, look: Look) -> None:
+    """A row of frames for each of the first episodes, from its beginning to its end."""
+    height, width = look.strips[0].shape[1:3]
+    gap = max(1, _GAP * FRAMES * width // 1000)
+    canvas = np.full(
+        (len(look.strips) * (height + gap) - gap, FRAMES * (width + gap) - gap, 3), 255, np.uint8
+    )
+    for row, strip in enumerate(look.strips):
+        for column, frame in enumerate(strip):
+            top, left = row * (height + gap), column * (width + gap)
+            canvas[top : top + height, left : left + width] = frame[
+                ..., :3
+            ]  # grey becomes three times itself
+    axes.imshow(canvas, interpolation="antialiased")
+    axes.set_axis_off()
+    size = " x ".join(map(str, look.shape[:2]))
+    few = "the first episode" if len(look.strips) == 1 else f"the first {len(look.strips)} episodes"
+    axes.set_title(f"{name}, {size}: {few} from beginning to end", fontsize="small")

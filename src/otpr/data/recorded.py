@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,7 +36,8 @@ class Recorded:
             row; None where the file records none but the last.
         after_end: steps that the file has after the end and that are left out, since they repeat its flag.
         images: by entry name, (rows, height, width, channels) uint8, as many rows as `observations` have;
-            mapped from a file where they are many.
+            mapped from a file where they are many. None where they were not asked for.
+        looked: the steps that alone have images, as in `Episode`; None: all.
     """
 
     place: str
@@ -51,6 +52,15 @@ class Recorded:
     continues: NDArray[np.bool_] | None = None
     after_end: int = 0
     images: Mapping[str, NDArray[np.uint8]] = field(default_factory=dict[str, NDArray[np.uint8]])
+    looked: NDArray[np.int32] | None = None
+
+
+class Read(Protocol):
+    """Starts reading a data set: the episodes in order, or the error that says why one cannot be read."""
+
+    def __call__(self, *, images: bool = True) -> Iterator[Recorded | OtprError]:
+        """Read on; without images nothing is unpacked that only they need."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -63,10 +73,11 @@ class Source:
         keys: the parts of the observation's vector in their order, each with its dimension; none where it is
             images alone.
         images: the image entries of its observations.
-        read: starts reading: the episodes in order; one that cannot be read comes as the error that says why.
+        read: starts reading.
         task_id: the otpr task that the file names; None where it names none.
         own_spec: what the set was written with, if otpr wrote it; its actions are in [-1, 1] already.
         own_meaning: what it says of its numbers, if otpr wrote it.
+        own_view: what its episodes show of their task, as `Setup.view` has it, if otpr wrote it.
         facts: what the file says of its numbers; see `otpr.data.meaning.FACTS`.
         bounds: the bounds of the actions as the file states them, one number a dimension; None where it does
             not.
@@ -80,11 +91,12 @@ class Source:
     format: str
     path: Path
     keys: Parts
-    read: Callable[[], Iterator[Recorded | OtprError]]
+    read: Read
     images: Mapping[str, Entry] = field(default_factory=dict[str, Entry])
     task_id: str | None = None
     own_spec: Spec | None = None
     own_meaning: Meaning | None = None
+    own_view: Mapping[str, Any] | None = None
     facts: Mapping[str, str] = field(default_factory=dict[str, str])
     bounds: Bounds | None = None
     control_rate: float | None = None
@@ -134,6 +146,19 @@ class Source:
         return replace(self.own_meaning, parts=self.keys) if len(self.keys) > 1 else self.own_meaning
 
 
+def by_kind(keys: Sequence[str], images: Iterable[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """What the user asked for, in two: vectors, and images; all images where nothing was asked for.
+
+    Args:
+        keys: what was asked for; names that there are not are taken for vectors.
+        images: the names of the images that there are.
+    """
+    known = tuple(images)
+    if not keys:
+        return (), known
+    return tuple(key for key in keys if key not in known), tuple(key for key in keys if key in known)
+
+
 def attempt(read: Callable[[], Recorded]) -> Recorded | OtprError:
     """An episode, or the error that says why it cannot be read."""
     try:
@@ -162,7 +187,7 @@ def columns(values: NDArray[Any], where: str) -> NDArray[Any]:
     if values.ndim == 1:
         return values[:, None]
     if values.ndim != 2:
-        raise OtprError(f"{where}: has shape {values.shape}, expected (steps, dim); images are not read.")
+        raise OtprError(f"{where}: has shape {values.shape}, expected (steps, dim).")
     return values
 
 
@@ -205,11 +230,12 @@ def check_lengths(recorded: Recorded, last_observation: bool | None) -> None:
             f"{place}: observations have length {len(recorded.observations)}, expected {expected} for "
             f"{steps} actions; mend or leave out that episode."
         )
+    looks = len(recorded.observations) if recorded.looked is None else len(recorded.looked)
     for name, frames in recorded.images.items():
-        if len(frames) != len(recorded.observations):
+        if len(frames) != looks:
             raise OtprError(
-                f"{place}: {name} has {len(frames)} frames, expected {len(recorded.observations)}, one an "
-                "observation; mend or leave out that episode."
+                f"{place}: {name} has {len(frames)} frames, expected {looks}, one an observation; mend or "
+                "leave out that episode."
             )
     for name in ("rewards", "success"):
         values = getattr(recorded, name)
@@ -222,7 +248,10 @@ def check_lengths(recorded: Recorded, last_observation: bool | None) -> None:
 
 def first_steps(recorded: Recorded, steps: int) -> Recorded:
     """The first so many steps of an episode, with the observation after them where it is there."""
-    continues = recorded.continues
+    continues, looked = recorded.continues, recorded.looked
+    if looked is not None:
+        looked = looked[looked <= steps]
+    frames = steps + 1 if looked is None else len(looked)
     return replace(
         recorded,
         observations=recorded.observations[: steps + 1],
@@ -230,7 +259,8 @@ def first_steps(recorded: Recorded, steps: int) -> Recorded:
         rewards=None if recorded.rewards is None else recorded.rewards[:steps],
         success=None if recorded.success is None else recorded.success[:steps],
         continues=None if continues is None else continues[: max(steps - 1, 0)],
-        images={name: frames[: steps + 1] for name, frames in recorded.images.items()},
+        images={name: array[:frames] for name, array in recorded.images.items()},
+        looked=looked,
     )
 
 

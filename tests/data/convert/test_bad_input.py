@@ -221,8 +221,8 @@ def unequal_lengths(folder: Path) -> Path:
     return npz(folder, rewards=np.zeros(5))
 
 
-@case(r"set\.npz: observations: has shape \(6, 8, 8, 3\).*images are not read")
-def pictures(folder: Path) -> Path:
+@case(r"set\.npz: rows 0 to 2: every frame of image is black")
+def black_pictures(folder: Path) -> Path:
     return npz(folder, observations=np.zeros((6, 8, 8, 3), np.uint8))
 
 

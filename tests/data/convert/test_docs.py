@@ -31,6 +31,7 @@ def prepare(folder: Path) -> None:
     """The files that the page names."""
     shutil.copy(FIXTURES / "lift.hdf5", folder / "lift.hdf5")
     shutil.copytree(FIXTURES / "lerobot", folder / "my-robot")
+    shutil.copytree(FIXTURES / "lerobot_images", folder / "my-camera")
     generator = np.random.default_rng(0)
     ends = np.arange(1, 41) % 10 == 0
     arrays = {

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from otpr.data.convert import lerobot
+from otpr.data.convert import lerobot_tables
 from otpr.data.convert.rules import Rules
 from otpr.data.convert.sources import convert, open_source
 from otpr.data.datasets import read_dataset
@@ -38,11 +38,11 @@ def copy(tmp_path: Path) -> Path:
     return Path(shutil.copytree(SET, tmp_path / "set"))
 
 
-@pytest.mark.parametrize("rows", [lerobot._ROWS, 4, 1])
+@pytest.mark.parametrize("rows", [lerobot_tables._ROWS, 4, 1])
 def test_every_number_is_what_the_library_was_given(
     given, rows: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(lerobot, "_ROWS", rows)
+    monkeypatch.setattr(lerobot_tables, "_ROWS", rows)
     source = open_source(SET)
     assert (source.format, source.task_id) == ("lerobot", None)
     assert source.keys == (("observation.state", 3), ("observation.environment_state", 2))
@@ -74,17 +74,6 @@ def test_keys_in_the_order_given(given) -> None:
     assert source.keys == (("observation.force", 1), ("observation.state", 3))
     for episode, numbers in zip(source.episodes(), given, strict=True):
         np.testing.assert_array_equal(episode.observations[:, 0], numbers["observation.force"][:, 0])
-
-
-def test_pictures_are_never_read(copy: Path) -> None:
-    info = json.loads((copy / "meta" / "info.json").read_text())
-    info["features"]["observation.image"] = {"dtype": "video", "shape": [480, 640, 3], "names": None}
-    (copy / "meta" / "info.json").write_text(json.dumps(info))
-    assert open_source(copy).observation_dim == 5
-    with pytest.raises(
-        OtprError, match=r"has no low-dimensional feature 'observation\.image'; it has: action, "
-    ):
-        open_source(copy, keys=("observation.image",))
 
 
 def without(copy: Path, *names: str) -> None:

@@ -153,7 +153,7 @@ def test_two_assumptions_are_refused() -> None:
 
 
 def test_assumption_without_effect_is_told() -> None:
-    source = Source("npz", Path("set"), (("observations", 2),), lambda: iter([recorded()]))
+    source = Source("npz", Path("set"), (("observations", 2),), lambda images=True: iter([recorded()]))
     tally = Tally()
     assert len(list(follow(source, Rules(assume_success=True), tally, task=None))) == 1
     assert "--assume-success had no effect: the file tells success of every episode" in tally.lines()
@@ -177,7 +177,7 @@ def test_only_our_tasks_end_at_success(
     task: str | None, end_at_success: bool, kept: int, why: str | None
 ) -> None:
     one = recorded(success=EARLY, **CUT_OFF)
-    source = Source("npz", Path("set"), (("observations", 2),), lambda: iter([one]))
+    source = Source("npz", Path("set"), (("observations", 2),), lambda images=True: iter([one]))
     tally = Tally()
     (episode,) = follow(source, Rules(end_at_success=end_at_success), tally, task=task)
     assert (len(episode), len(episode.observations["state"]), episode.success) == (kept, kept + 1, True)
@@ -244,7 +244,7 @@ def test_neither_terminated_nor_truncated_is_cut_off() -> None:
 def bad_set(*, good: int, bad: int) -> Source:
     """Episodes that cannot be read, then good ones."""
     items = [OtprError(f"file: episode {i}: broken; mend") for i in range(bad)] + [recorded()] * good
-    return Source("npz", Path("set"), (("observations", 2),), lambda: iter(items))
+    return Source("npz", Path("set"), (("observations", 2),), lambda images=True: iter(items))
 
 
 def test_bad_episodes_are_left_out_and_listed() -> None:
@@ -268,7 +268,7 @@ def test_nothing_left_is_an_error_and_so_is_a_bad_episode_by_default() -> None:
 
 def test_unknown_success_is_no_bad_episode() -> None:
     unknown = recorded(rewards=None)
-    source = Source("npz", Path("set"), (("observations", 2),), lambda: iter([unknown]))
+    source = Source("npz", Path("set"), (("observations", 2),), lambda images=True: iter([unknown]))
     with pytest.raises(SuccessUnknownError):
         list(follow(source, Rules(skip_bad=True), Tally(), task=None))
 

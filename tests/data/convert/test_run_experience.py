@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -83,7 +84,7 @@ def test_another_run_learns_from_it(tmp_path: Path):
     assert (read.task_id, read.spec) == (TASK, SPEC)
     assert_same(read.episodes, EPISODES)
     sets, task = DataConfig(data=(folder,), only_successes=True).read(None)
-    assert task == TASK
+    assert task == Setup(TASK)
     assert_same(sets[0], EPISODES[::2])
     with pytest.raises(OtprError, match="task: metaworld/peg-insert-side-v3 against metaworld/box-close"):
         DataConfig(data=(folder,)).read("metaworld/box-close-v3")
@@ -97,7 +98,7 @@ def test_conversion_keeps_its_episodes(tmp_path: Path):
     assert_same(read.episodes[1:], EPISODES[1:])
 
 
-def test_entries_are_chosen_by_name_and_images_left_out(tmp_path: Path):
+def test_entries_are_chosen_by_name(tmp_path: Path):
     spec = Spec(
         {"arm": Entry((3,)), "camera": Entry((4, 4, 3), "uint8", "image"), "hand": Entry((2,), "float64")},
         (-1.0,),
@@ -107,19 +108,18 @@ def test_entries_are_chosen_by_name_and_images_left_out(tmp_path: Path):
     folder = written(tmp_path / "experience", spec)
     both = open_source(folder)
     assert both.keys == (("arm", 3), ("hand", 2))
-    assert both.notes == ("images are left out: camera",)
-    assert both.spec(1) == Spec.flat(5, 1, control_rate=10.0)
+    assert both.images == {"camera": spec.observation["camera"]}
+    assert both.spec(1) == replace(
+        Spec.flat(5, 1, control_rate=10.0), observation={"state": Entry((5,)), **both.images}
+    )
     hand = open_source(folder, keys=("hand",))
     expected = episode(3, spec).observations["hand"]
     np.testing.assert_array_equal(list(hand.episodes())[3].observations, expected)
-    with pytest.raises(OtprError, match="has no vector 'camera'; it has: arm, hand"):
-        open_source(folder, keys=("camera",))
-
-
-def test_images_alone_are_refused(tmp_path: Path):
-    spec = Spec({"camera": Entry((4, 4, 3), "uint8", "image")}, (-1.0,), (1.0,))
-    with pytest.raises(OtprError, match="its observations are images alone"):
-        open_source(written(tmp_path / "experience", spec))
+    seen = list(open_source(folder, keys=("camera",)).episodes())[3]
+    assert seen.observations.shape == (len(seen.actions) + 1, 0)
+    np.testing.assert_array_equal(seen.images["camera"], episode(3, spec).observations["camera"])
+    with pytest.raises(OtprError, match="has no observation 'eye'; it has: arm, camera, hand"):
+        open_source(folder, keys=("eye",))
 
 
 def test_damage_names_the_file(tmp_path: Path):

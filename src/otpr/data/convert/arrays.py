@@ -10,45 +10,54 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import itertools
+import math
 import zipfile
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import h5py
 import numpy as np
 from numpy.typing import NDArray
 
 from otpr.data.flags import SUCCESS, agreed, as_flags
+from otpr.data.frames import Rows, image_in_file, in_blocks
 from otpr.data.meaning import chosen
 from otpr.data.reading import check_numbers, check_own, check_size, missing, open_hdf5, reading
-from otpr.data.recorded import Recorded, Source, attempt, by_step, columns, same_rows
+from otpr.data.recorded import Recorded, Source, attempt, by_kind, by_step, columns, same_rows
+from otpr.data.spool import Spool
 from otpr.envs import TaskSpec
+from otpr.envs.image_spaces import IMAGE, Image
 from otpr.errors import OtprError
 from otpr.npz import open_npz
 
 _FLAGS = tuple(f"{group}{name}" for name in SUCCESS for group in ("", "infos/"))
 _FIELDS = ("actions", "rewards", "terminals", "timeouts", "next_observations", *_FLAGS)
+_OBSERVATIONS, _NEXT = "observations", "next_observations"
 # Rows read at once where a whole array is looked through.
 _ROWS = 16_384
 
 
-class Rows(Protocol):
-    """An array on disk, of which rows are read in order."""
+@dataclass(frozen=True)
+class _Layout:
+    """How the arrays of a file are read.
 
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """As NumPy's."""
-        ...
+    Attributes:
+        keys: the vectors, in their order.
+        images: by array.
+        fields: the other arrays that are read.
+        continues: (rows - 1,) whether the next observation of each row is the row after it; None: there are
+            none, or they are of something else.
+        ogbench: whether the last row of an episode is a state alone.
+    """
 
-    @property
-    def dtype(self) -> np.dtype[Any]:
-        """As NumPy's."""
-        ...
-
-    def __getitem__(self, rows: slice, /) -> Any:
-        """Those rows."""
-        ...
+    keys: tuple[str, ...]
+    images: Mapping[str, Image]
+    fields: tuple[str, ...]
+    continues: NDArray[np.bool_] | None
+    ogbench: bool
 
 
 def open_arrays(
@@ -58,8 +67,8 @@ def open_arrays(
 
     Args:
         path: the file.
-        keys: the arrays that make the observation, in this order; none: the parts of the task, where all of
-            them are there, else `observations`.
+        keys: the arrays that make the observation, vectors in this order; none: all images, and the parts of
+            the task, where all of them are there, else `observations`.
         ogbench: whether terminals are OGBench's; None: they are where there is `qpos` and neither rewards,
             timeouts nor next observations.
         task: the task that the data are for.
@@ -68,31 +77,36 @@ def open_arrays(
         OtprError: it is no such file; an array is missing, of another length or no numbers.
     """
     with _arrays(path) as arrays:
-        lengths = {name: (*array.shape, 1)[1] for name, array in arrays.items() if len(array.shape) in (1, 2)}
-        keys = tuple(chosen(keys, task.parts if task else (), lengths, ("observations",)))
         if ogbench is None:
-            ogbench = "qpos" in arrays and not {"rewards", "timeouts", "next_observations"} & set(arrays)
+            ogbench = "qpos" in arrays and not {"rewards", "timeouts", _NEXT} & set(arrays)
+        keys, of_images = _chosen(arrays, keys, task)
         for name in (*keys, "actions"):
             if name not in arrays:
                 raise missing(str(path), "array", name, arrays)
-        wanted = [*keys, *(name for name in _FIELDS if name in arrays)]
-        if "next_observations" in wanted and keys != ("observations",):
-            wanted.remove("next_observations")  # they are of `observations`, not of what was asked for
-        _check(path, arrays, wanted)
+        fields = [name for name in _FIELDS if name in arrays]
+        if _NEXT in fields and (*keys, *of_images) != (_OBSERVATIONS,):
+            fields.remove(_NEXT)  # they are of `observations`, not of what was asked for
+        next_images = [_NEXT] if of_images else []
+        _check(path, arrays, [*keys, *(name for name in fields if name not in next_images)])
+        _check(path, arrays, [*of_images, *(name for name in fields if name in next_images)], images=True)
+        images = {
+            name: image_in_file(arrays[name].shape[1:], arrays[name].dtype, f"{path}: {name}")
+            for name in of_images
+        }
         dims = tuple((key, (*arrays[key].shape, 1)[1]) for key in keys)
         ends = _ends(path, arrays)
         rows = len(ends)
         with reading(path):
-            continues = _continues(path, arrays) if "next_observations" in wanted else None
+            continues = _continues(path, arrays) if _NEXT in fields else None
     episodes = _episodes(ends, continues)
+    layout = _Layout(keys, images, tuple(fields), continues, ogbench)
 
-    def read() -> Iterator[Recorded | OtprError]:
+    def read(*, images: bool = True) -> Iterator[Recorded | OtprError]:
+        spool = Spool() if images else None
         with _arrays(path) as arrays:
             for start, end in episodes:
                 with reading(path):  # a damaged archive is no matter of one episode
-                    recorded = attempt(
-                        functools.partial(_read, path, arrays, wanted, keys, start, end, continues, ogbench)
-                    )
+                    recorded = attempt(functools.partial(_read, path, arrays, layout, start, end, spool))
                 yield recorded
 
     notes = [f"{rows:,} rows, {len(episodes)} episodes"]
@@ -104,26 +118,62 @@ def open_arrays(
         path=path,
         keys=dims,
         read=read,
+        images={_entry(name): image.entry for name, image in images.items()},
         last_observation=complete,
         notes=tuple(notes),
         doubts=_doubts(ends, continues),
     )
 
 
+def _chosen(
+    arrays: dict[str, Rows], keys: tuple[str, ...], task: TaskSpec | None
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The names of the vectors and of the images that are read.
+
+    Without keys, images are what can be nothing else: bytes with four axes, and `observations` with more
+    than two. What is named is taken for images if it has more than two axes.
+    """
+    lengths = {name: (*array.shape, 1)[1] for name, array in arrays.items() if len(array.shape) in (1, 2)}
+    many = [name for name, array in arrays.items() if len(array.shape) > 2]
+    if not keys:
+        default = [
+            name
+            for name in many
+            if name == _OBSERVATIONS
+            or (
+                len(arrays[name].shape) == 4
+                and arrays[name].dtype == np.uint8
+                and not name.startswith("next_")
+            )
+        ]
+        if default and _OBSERVATIONS not in lengths:
+            parts = chosen((), task.parts if task else (), lengths, ())
+            return tuple(parts), tuple(default)
+        return tuple(chosen((), task.parts if task else (), lengths, (_OBSERVATIONS,))), tuple(default)
+    return by_kind(keys, many)
+
+
+def _entry(name: str) -> str:
+    """The name of an image's observation entry."""
+    return IMAGE if name == _OBSERVATIONS else name
+
+
 def _continues(path: Path, arrays: dict[str, Rows]) -> NDArray[np.bool_]:
     """Whether the next observation of each row but the last is the observation of the row after it."""
-    observations, after = arrays["observations"], arrays["next_observations"]
-    for name in ("observations", "next_observations"):
+    observations, after = arrays[_OBSERVATIONS], arrays[_NEXT]
+    count = max(1, min(_ROWS, 2**25 // max(1, math.prod(observations.shape[1:]))))
+    for name in (_OBSERVATIONS, _NEXT):
         shape, dtype = arrays[name].shape, arrays[name].dtype
-        check_size((min(_ROWS, shape[0]), *shape[1:]), dtype, f"{path}: {name}")
+        check_size((min(count, shape[0]), *shape[1:]), dtype, f"{path}: {name}")
     if observations.shape[1:] != after.shape[1:]:
         raise ValueError(f"observations have shape {observations.shape}, next_observations {after.shape}")
     last = observations.shape[0] - 1
     same = np.zeros(last, bool)
-    for start in range(0, last, _ROWS):
-        stop = min(start + _ROWS, last)
+    for start in range(0, last, count):
+        stop = min(start + count, last)
         one = np.asarray(after[start:stop]).reshape(stop - start, -1)
-        same[start:stop] = same_rows(one, np.asarray(observations[start + 1 : stop + 1]).reshape(one.shape))
+        other = np.asarray(observations[start + 1 : stop + 1]).reshape(one.shape)
+        same[start:stop] = (one == other).all(axis=1) if one.dtype == np.uint8 else same_rows(one, other)
     return same
 
 
@@ -186,15 +236,15 @@ def _arrays(path: Path) -> Generator[dict[str, Rows]]:
         yield arrays
 
 
-def _check(path: Path, arrays: dict[str, Rows], wanted: list[str]) -> None:
-    """Refuse what is no numbers by row, before any of it is read."""
+def _check(path: Path, arrays: dict[str, Rows], wanted: list[str], *, images: bool = False) -> None:
+    """Refuse what is no numbers by row, or no images, before any of it is read."""
     if not arrays["actions"].shape:
         raise OtprError(f"{path}: actions: have no shape, expected (steps, dim); mend the file.")
     for name in wanted:
         where, array = f"{path}: {name}", arrays[name]
         check_numbers(array.dtype, where)
-        if len(array.shape) not in (1, 2):
-            raise OtprError(f"{where}: has shape {array.shape}, expected (steps, dim); images are not read.")
+        if len(array.shape) not in (1, 2) and not images:
+            raise OtprError(f"{where}: has shape {array.shape}, expected (steps, dim).")
         if array.shape[0] != arrays["actions"].shape[0]:
             raise OtprError(
                 f"{where}: has {array.shape[0]} rows, actions have {arrays['actions'].shape[0]}; "
@@ -228,29 +278,39 @@ def _after(states: NDArray[np.bool_]) -> NDArray[np.bool_]:
 def _read(
     path: Path,
     arrays: dict[str, Rows],
-    wanted: list[str],
-    keys: tuple[str, ...],
+    layout: _Layout,
     start: int,
     end: int,
-    continues: NDArray[np.bool_] | None,
-    ogbench: bool,
+    spool: Spool | None,
 ) -> Recorded:
     place = f"{path}: rows {start} to {end}"
+    continues = layout.continues
 
     def rows(name: str, first: int = start) -> NDArray[Any]:
         array = arrays[name]
         check_size((end + 1 - first, *array.shape[1:]), array.dtype, f"{place}: {name}")
         return np.asarray(array[first : end + 1])
 
-    parts = [columns(rows(key), f"{place}: {key}") for key in keys]
+    def frames(name: str, image: Image, spool: Spool) -> NDArray[np.uint8]:
+        blocks = in_blocks(arrays[name], start, end + 1)
+        count = end + 1 - start
+        if continues is not None:
+            blocks, count = itertools.chain(blocks, in_blocks(arrays[_NEXT], end, end + 1)), count + 1
+        return image.upright(spool.keep(blocks, (count, *image.shape), f"{place}: {name}"))
+
+    images = {
+        _entry(name): frames(name, image, spool) for name, image in layout.images.items() if spool is not None
+    }
+    parts = [columns(rows(key), f"{place}: {key}") for key in layout.keys]
+    parts = parts or [np.zeros((end + 1 - start, 0), np.float32)]
     actions = columns(rows("actions"), f"{place}: actions")
     if continues is not None:
-        after = columns(rows("next_observations", end), f"{place}: next_observations")
+        after = columns(rows(_NEXT, end), f"{place}: {_NEXT}") if layout.keys else parts[0][:1]
         parts = [np.concatenate([*parts, after])]
     observations = np.concatenate(parts, axis=1)
-    told = {name: as_flags(rows(name), f"{place}: {name}") for name in _FLAGS if name in wanted}
+    told = {name: as_flags(rows(name), f"{place}: {name}") for name in _FLAGS if name in layout.fields}
     success, field = agreed(told, place)
-    if ogbench:  # the row of the last state holds an action that leads nowhere
+    if layout.ogbench:  # the row of the last state holds an action that leads nowhere
         return Recorded(
             place,
             observations,
@@ -259,16 +319,18 @@ def _read(
             success_field=field,
             terminated=False,
             truncated=True,
+            images=images,
         )
-    terminated = "terminals" in wanted and bool(rows("terminals", end).any())
+    terminated = "terminals" in layout.fields and bool(rows("terminals", end).any())
     return Recorded(
         place=place,
         observations=observations,
         actions=actions,
-        rewards=by_step(rows("rewards"), f"{place}: rewards") if "rewards" in wanted else None,
+        rewards=by_step(rows("rewards"), f"{place}: rewards") if "rewards" in layout.fields else None,
         success=success,
         success_field=field,
         terminated=terminated,
         truncated=not terminated,
         continues=None if continues is None else continues[start:end],
+        images=images,
     )

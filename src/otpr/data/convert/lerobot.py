@@ -1,4 +1,4 @@
-"""LeRobotDataset v3.0 (huggingface/lerobot 0.4): low-dimensional features out of parquet, videos left alone.
+"""LeRobotDataset v3.0 (huggingface/lerobot 0.4): vectors out of parquet, images out of videos or parquet.
 
 `meta/info.json` names the features; `data/chunk-000/file-000.parquet` and following hold a row a frame, many
 episodes a file; `meta/episodes/` has their lengths. A frame is an observation and the action taken there: the
@@ -7,29 +7,38 @@ observation after the last action of an episode is nowhere.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from otpr.data.convert.lerobot_images import (
+    Feature,
+    Frames,
+    Pictures,
+    Videos,
+    image_feature,
+    kind_of,
+    video_columns,
+)
+from otpr.data.convert.lerobot_tables import MOST_EPISODES, by_episode, numbers_of, parquet, read_episodes
 from otpr.data.flags import SUCCESS, agreed, as_flags
 from otpr.data.meaning import chosen
-from otpr.data.reading import check_numbers, check_readable, check_size, missing, reading, reason
-from otpr.data.recorded import Recorded, Source, attempt, by_step, columns, rate
+from otpr.data.reading import check_readable, check_size, missing, reading, reason
+from otpr.data.recorded import Recorded, Source, attempt, by_kind, by_step, columns, rate
+from otpr.data.spool import Spool
 from otpr.envs import TaskSpec
 from otpr.errors import OtprError
 
 _VERSION = "v3.0"
 _OBSERVATIONS = ("observation.state", "observation.environment_state")
-_MOST_EPISODES = 1_000_000
 _FLAGS = tuple(f"{group}{name}" for name in SUCCESS for group in ("next.", ""))
-# Rows read at once: memory stays small whatever the size of a file.
-_ROWS = 16_384
 
 
 def is_lerobot(path: Path) -> bool:
@@ -47,33 +56,45 @@ def open_lerobot(
 
     Args:
         path: the folder that holds `meta` and `data`.
-        keys: features that make the observation, in this order; none: the parts of the task, where all of
-            them are there, else those of `observation.state` and `observation.environment_state` that are.
+        keys: features that make the observation, vectors in this order; none: all images, and the parts of
+            the task, where all of them are there, else those of `observation.state` and
+            `observation.environment_state` that are.
         task: the task that the data are for.
         task_index: which of the set's own tasks are read, by their numbers; none: all.
 
     Raises:
-        OtprError: it is no such folder or of another version, a feature or a file is missing, or pyarrow is;
-            it has no episodes of a task that is asked for.
+        OtprError: it is no such folder or of another version, a feature or a file is missing, or pyarrow or
+            PyAV is; it has no episodes of a task that is asked for.
     """
     info = _info(path)
     features: dict[str, dict[str, Any]] = info["features"]
     known = {name: dim for name, feature in features.items() if (dim := _dim(feature)) is not None}
     default = [key for key in _OBSERVATIONS if key in known]
-    keys = tuple(chosen(keys, task.parts if task else (), known, default))
-    if not keys:
+    pictured = [name for name, feature in features.items() if kind_of(feature)]
+    of_vectors, of_images = by_kind(keys, pictured)
+    if of_vectors or not keys:
+        of_vectors = tuple(chosen(of_vectors, task.parts if task else (), known, default))
+    if not of_vectors and not of_images:
         raise OtprError(
             f"{path}: has neither {' nor '.join(_OBSERVATIONS)}; give --keys, out of: {', '.join(known)}."
         )
-    for key in keys:
+    for key in of_vectors:
         if key not in known:
-            raise missing(str(path), "low-dimensional feature", key, known)
+            raise missing(str(path), "feature of vectors or images", key, [*known, *pictured])
+    cameras = [image_feature(path, key, features[key]) for key in of_images]
+    if len({camera.name for camera in cameras}) < len(cameras):
+        raise OtprError(f"{path}: two of {', '.join(of_images)} have one name; choose with --keys.")
     if "action" not in known:
         raise OtprError(
             f"{path}: has no low-dimensional feature 'action'; it has {', '.join(known) or 'none'}."
         )
-    lengths = _lengths(path)
-    names = (*keys, "action", *(name for name in ("next.reward", *_FLAGS) if known.get(name) == 1))
+    fps = rate(info.get("fps"))
+    videos = [camera for camera in cameras if camera.video]
+    if videos and fps is None:
+        raise OtprError(f"{path}: meta/info.json has no fps, and its videos need it; download it again.")
+    lengths, said = read_episodes(path, [name for camera in videos for name in video_columns(camera.key)])
+    others = ("next.reward", *_FLAGS, *(("timestamp",) if videos else ()))
+    names = (*of_vectors, "action", *(name for name in others if known.get(name) == 1))
     dims = {name: known[name] for name in names}
     check_size((max(lengths), sum(dims.values())), np.dtype(float), f"{path}: its longest episode")
 
@@ -83,17 +104,38 @@ def open_lerobot(
     wanted = set(task_index or numbers)
     words = {number: words[number] for number in sorted(wanted) if number in words}
 
-    def read() -> Iterator[Recorded | OtprError]:
-        for index, pieces in enumerate(_by_episode(path, dims, lengths)):
-            if numbers[index] in wanted:
-                yield attempt(functools.partial(_recorded, f"{path}: episode {index}", pieces, keys))
+    def frames(camera: Feature) -> Frames:
+        if not camera.video or fps is None:
+            return Pictures(path, camera, lengths)
+        rows = zip(*(said[name] for name in video_columns(camera.key)), strict=True)
+        return Videos(path, camera, list(rows), fps)
+
+    for camera in cameras:
+        frames(camera).close()  # an error where PyAV is missing
+
+    def read(*, images: bool = True) -> Iterator[Recorded | OtprError]:
+        with contextlib.ExitStack() as stack:
+            shown = [
+                (camera, stack.enter_context(contextlib.closing(frames(camera))))
+                for camera in (cameras if images else ())
+            ]
+            spool = Spool()
+            for index, pieces in enumerate(by_episode(path, dims, lengths)):
+                if numbers[index] in wanted:
+                    place = f"{path}: episode {index}"
+                    yield attempt(
+                        functools.partial(
+                            _recorded, place, pieces, of_vectors, shown, index, fps or 1.0, spool
+                        )
+                    )
 
     return Source(
         format="lerobot",
         path=path,
-        keys=tuple((key, known[key]) for key in keys),
+        keys=tuple((key, known[key]) for key in of_vectors),
         read=read,
-        control_rate=rate(info.get("fps")),
+        images={camera.name: camera.image.entry for camera in cameras},
+        control_rate=fps,
         last_observation=False,
         facts=_facts(info, words),
         notes=(
@@ -115,9 +157,9 @@ def _facts(info: dict[str, Any], words: dict[int, str]) -> dict[str, str]:
 def _task_numbers(path: Path, lengths: list[int]) -> list[int]:
     """The `task_index` of each episode."""
     numbers: list[int] = []
-    for index, pieces in enumerate(_by_episode(path, {"task_index": 1}, lengths)):
+    for index, pieces in enumerate(by_episode(path, {"task_index": 1}, lengths)):
         place = f"{path}: episode {index}: task_index"
-        given = np.concatenate([_array(piece, place) for piece in pieces["task_index"]])
+        given = np.concatenate([numbers_of(piece, place) for piece in pieces["task_index"]])
         found = sorted(set(by_step(given, place).tolist()))
         if len(found) > 1:
             raise OtprError(
@@ -150,10 +192,9 @@ def _task_words(path: Path) -> dict[int, str]:
     file = path / "meta" / "tasks.parquet"
     if not file.is_file():
         return {}
-    parquet = _parquet()
     with reading(file):
-        opened = parquet.ParquetFile(file)
-        if opened.metadata.num_rows > _MOST_EPISODES:
+        opened = parquet().ParquetFile(file)
+        if opened.metadata.num_rows > MOST_EPISODES:
             raise ValueError(f"it claims {opened.metadata.num_rows:,} tasks")
         columns_of = opened.read().to_pydict()
         opened.close()
@@ -163,14 +204,6 @@ def _task_words(path: Path) -> dict[int, str]:
     return {
         int(n): str(text) for n, text in zip(columns_of["task_index"], columns_of[others[0]], strict=True)
     }
-
-
-def _parquet() -> Any:
-    try:
-        import pyarrow.parquet
-    except ImportError as error:
-        raise OtprError("LeRobot data need pyarrow. Install it with: pip install 'otpr[lerobot]'") from error
-    return pyarrow.parquet
 
 
 def _info(path: Path) -> dict[str, Any]:
@@ -209,137 +242,43 @@ def _dim(feature: dict[str, Any]) -> int | None:
     return shape[0]
 
 
-def _files(path: Path, folder: str) -> list[Path]:
-    files = sorted((path / folder).glob("chunk-*/file-*.parquet"))
-    if not files:
-        raise OtprError(f"{path}: holds no {folder}/chunk-*/file-*.parquet; download it again.")
-    return files
-
-
-def _lengths(path: Path) -> list[int]:
-    """The length of each episode, in the order of their index."""
-    parquet = _parquet()
-    lengths: dict[int, int] = {}
-    for file in _files(path, "meta/episodes"):
-        with reading(file):
-            opened = parquet.ParquetFile(file)
-            if opened.metadata.num_rows > _MOST_EPISODES:
-                raise ValueError(f"it claims {opened.metadata.num_rows:,} episodes")
-            _check_counts(opened, {"episode_index": 1, "length": 1})
-            table = opened.read(columns=["episode_index", "length"])
-            opened.close()
-            indices, steps = (table.column(name).to_pylist() for name in ("episode_index", "length"))
-            if not all(type(n) is int and n > 0 for n in steps):
-                raise ValueError("episodes have lengths that are no positive numbers")
-        lengths |= dict(zip(indices, steps, strict=True))
-    if not lengths:
-        raise OtprError(f"{path}: meta/episodes names no episodes; at least one is needed.")
-    if sorted(lengths) != list(range(len(lengths))):
-        raise OtprError(f"{path}: meta/episodes does not number its episodes from 0 on; download it again.")
-    return [lengths[index] for index in range(len(lengths))]
-
-
-def _by_episode(path: Path, dims: dict[str, int], lengths: list[int]) -> Iterator[dict[str, list[Any]]]:
-    """The pieces of each column of an episode, in the order of the episodes' index, one episode at a time."""
-    index, have = 0, 0
-    pieces: list[dict[str, Any]] = []
-    for file, batch in _batches(path, dims):
-        owner = _array(batch.column("episode_index"), f"{file}: episode_index")
-        start = 0
-        while start < len(owner):
-            if index == len(lengths) or owner[start] != index:
-                raise OtprError(
-                    f"{file}: has frames of episode {owner[start]} where those of episode {index} belong, "
-                    "by meta/episodes; download it again."
-                )
-            stop = min(len(owner), start + lengths[index] - have)
-            if (owner[start:stop] != index).any():
-                raise OtprError(
-                    f"{file}: episode {index} has fewer frames than the {lengths[index]} of meta/episodes; "
-                    "download it again."
-                )
-            pieces.append({name: batch.column(name).slice(start, stop - start) for name in dims})
-            have += stop - start
-            start = stop
-            if have == lengths[index]:
-                yield {name: [piece[name] for piece in pieces] for name in dims}
-                index, pieces, have = index + 1, [], 0
-    if index < len(lengths):
-        raise OtprError(f"{path}: the data end in episode {index} of {len(lengths)}; download it again.")
-
-
-def _batches(path: Path, dims: dict[str, int]) -> Iterator[tuple[Path, Any]]:
-    """The rows in batches, as pyarrow has them, each with its file."""
-    parquet = _parquet()
-    for file in _files(path, "data"):
-        with reading(file):
-            opened = parquet.ParquetFile(file)
-            absent = set(dims) - set(opened.schema_arrow.names)
-            if absent:
-                raise OtprError(
-                    f"{file}: has no column {sorted(absent)[0]!r} of meta/info.json; download it again."
-                )
-            _check_counts(opened, {**dims, "episode_index": 1})
-            check_size((min(_ROWS, opened.metadata.num_rows), max(dims.values())), np.dtype(float), str(file))
-            batches = opened.iter_batches(_ROWS, columns=[*dims, "episode_index"])
-        while True:
-            with reading(file):
-                batch = next(batches, None)
-                if batch is None:
-                    break
-            yield file, batch
-        opened.close()
-
-
-def _check_counts(opened: Any, dims: dict[str, int]) -> None:
-    """Refuse columns with more numbers than their dimensions allow: runs of one number take no room."""
-    for index in range(opened.metadata.num_row_groups):
-        group = opened.metadata.row_group(index)
-        for column in map(group.column, range(group.num_columns)):
-            # a list's path goes on below the name of its column
-            name = next((name for name in dims if f"{column.path_in_schema}.".startswith(f"{name}.")), None)
-            if name is not None and column.num_values > group.num_rows * dims[name]:
-                raise ValueError(f"{name} has {column.num_values:,} numbers in {group.num_rows:,} rows")
-
-
-def _array(column: Any, where: str) -> NDArray[Any]:
-    """A column of numbers or of lists of numbers, all of one length, as (rows,) or (rows, dim)."""
-    import pyarrow as pa
-
-    if column.null_count:
-        raise OtprError(f"{where}: has frames without a value; mend or leave out that episode.")
-    kind = column.type
-    if not (pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)):
-        values = column.to_numpy(zero_copy_only=False)
-        check_numbers(values.dtype, where)
-        return values
-    values = column.flatten()
-    if values.null_count:
-        raise OtprError(f"{where}: has frames with a missing number; mend or leave out that episode.")
-    lengths = column.value_lengths().to_numpy(zero_copy_only=False)
-    if len(lengths) and (lengths != lengths[0]).any():
-        raise OtprError(f"{where}: has vectors of different lengths; mend or leave out that episode.")
-    numbers = values.to_numpy(zero_copy_only=False)
-    check_numbers(numbers.dtype, where)
-    return numbers.reshape(len(column), -1)
-
-
-def _recorded(place: str, pieces: dict[str, list[Any]], keys: tuple[str, ...]) -> Recorded:
-    def array(name: str) -> NDArray[Any]:
-        arrays = [_array(piece, f"{place}: {name}") for piece in pieces[name]]
-        if len({part.shape[1:] for part in arrays}) > 1:
-            raise OtprError(
-                f"{place}: {name}: has vectors of different lengths; mend or leave out that episode."
-            )
-        return np.concatenate(arrays)
-
+def _recorded(
+    place: str,
+    pieces: dict[str, list[Any]],
+    keys: tuple[str, ...],
+    shown: Sequence[tuple[Feature, Frames]],
+    index: int,
+    fps: float,
+    spool: Spool,
+) -> Recorded:
+    array = functools.partial(_column, pieces, place=place)
+    actions = columns(array("action"), f"{place}: action")
+    vectors = [columns(array(key), f"{place}: {key}") for key in keys]
+    steps = len(actions)
+    times = np.arange(steps) / fps
+    if "timestamp" in pieces:
+        times = by_step(array("timestamp"), f"{place}: timestamp").astype(np.float64)
+    images: dict[str, NDArray[np.uint8]] = {}
+    for camera, frames in shown:
+        where = f"{place}: {camera.key}"
+        blocks = frames.of(index, times.tolist(), where)
+        images[camera.name] = spool.keep(blocks, (steps, *camera.image.shape), where)
     told = {name: as_flags(array(name), f"{place}: {name}") for name in _FLAGS if name in pieces}
     success, field = agreed(told, place)
     return Recorded(
         place=place,
-        observations=np.concatenate([columns(array(key), f"{place}: {key}") for key in keys], axis=1),
-        actions=columns(array("action"), f"{place}: action"),
+        observations=np.concatenate(vectors or [np.zeros((steps, 0), np.float32)], axis=1),
+        actions=actions,
         rewards=by_step(array("next.reward"), f"{place}: next.reward") if "next.reward" in pieces else None,
         success=success,
         success_field=field,
+        images=images,
     )
+
+
+def _column(pieces: dict[str, list[Any]], name: str, place: str) -> NDArray[Any]:
+    """A column of an episode, (rows,) or (rows, dim)."""
+    arrays = [numbers_of(piece, f"{place}: {name}") for piece in pieces[name]]
+    if len({part.shape[1:] for part in arrays}) > 1:
+        raise OtprError(f"{place}: {name}: has vectors of different lengths; mend or leave out that episode.")
+    return np.concatenate(arrays)

@@ -1,15 +1,16 @@
 """robomimic's HDF5 files, layout v1 (robomimic 0.1 to 0.5; Mandlekar et al., CoRL 2021).
 
 `data/demo_i/{obs/KEY, next_obs/KEY, actions, rewards, dones}`, the simulator in the JSON of
-`data.attrs["env_args"]`, and subsets of the demonstrations by name in `mask/NAME`.
+`data.attrs["env_args"]`, and subsets of the demonstrations by name in `mask/NAME`. Of the keys of `obs`,
+`CAMERA_image` has a camera's frames, upright, (steps, height, width, 3).
 """
 
 from __future__ import annotations
 
 import functools
-import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +18,16 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from otpr.data.convert.robosuite_args import facts, order, version
+from otpr.data.convert.robosuite_args import facts, order, read_env_args, version
 from otpr.data.evidence import DONES, SHAPED
 from otpr.data.flags import as_flags
+from otpr.data.frames import image_in_file, stored_frames
 from otpr.data.meaning import chosen
 from otpr.data.reading import check_size, dataset, missing, open_hdf5, reading, stored, subgroup
-from otpr.data.recorded import Recorded, Source, attempt, by_step, columns, join, rate, same_rows
+from otpr.data.recorded import Recorded, Source, attempt, by_kind, by_step, columns, join, rate, same_rows
+from otpr.data.spool import Spool
 from otpr.envs import TaskSpec
+from otpr.envs.image_spaces import Image
 from otpr.envs.robosuite_objects import FORMER, LATER, hand_entries, in_our_order, object_dim
 from otpr.errors import OtprError
 
@@ -39,6 +43,22 @@ _FIRST_ARM = ("robot0_eef_pos", "robot0_eef_quat", "robot0_gripper_qpos")
 _SECOND_ARM = ("robot1_eef_pos", "robot1_eef_quat", "robot1_gripper_qpos")
 # `type` in env_args of a robosuite environment.
 _ROBOSUITE = 1
+_FRAMES = "_image"  # at the end of a key, behind the camera's name
+
+
+@dataclass(frozen=True)
+class _Wanted:
+    """What is read of each demonstration.
+
+    Attributes:
+        keys: the vectors, in their order.
+        images: by key.
+        later: the task whose `object` is brought into our order, if it must be.
+    """
+
+    keys: tuple[str, ...]
+    images: Mapping[str, Image]
+    later: str | None
 
 
 def is_robomimic(file: h5py.File) -> bool:
@@ -59,8 +79,8 @@ def open_robomimic(
 
     Args:
         path: the HDF5 file.
-        keys: entries of `obs`, in the order wanted; none: the parts of the task, where all of them are there,
-            else robomimic's own low-dimensional ones.
+        keys: entries of `obs`, the vectors in the order wanted; none: all images, and the parts of the task,
+            where all of them are there, else robomimic's own low-dimensional ones.
         filter_key: the entry of `mask` that names the demonstrations to read; None: all.
         task: the task that the data are for.
 
@@ -73,9 +93,9 @@ def open_robomimic(
             raise OtprError(
                 f"{path} is not a robomimic file: it has no group 'data', but {', '.join(file) or 'nothing'}."
             )
-        env_args = _env_args(path, data)
+        env_args = read_env_args(path, data)
         demos = _demos(path, file, filter_key)
-        keys, known, first = _keys(path, data, demos, keys, task)
+        keys, known, images, first = _keys(path, data, demos, keys, task)
         dims = tuple((key, known[key]) for key in keys)
         said = facts(env_args)
         ours = _TASKS.get(env_args.get("env_name", ""))
@@ -89,10 +109,13 @@ def open_robomimic(
                 said["object"] = LATER if stated >= (1, 5) else FORMER
         complete = {"next_obs" in _group(path, data, demo) for demo in demos}
 
-    def read() -> Iterator[Recorded | OtprError]:
+    wanted = _Wanted(keys, images, later)
+
+    def read(*, images: bool = True) -> Iterator[Recorded | OtprError]:
+        spool = Spool() if images else None
         with open_hdf5(path) as file:
             for demo in demos:
-                yield attempt(functools.partial(_read, path, file, demo, keys, env_args, later))
+                yield attempt(functools.partial(_read, path, file, demo, wanted, env_args, spool))
 
     shown = f"{len(demos)} demonstrations" + (f" of filter key {filter_key!r}" if filter_key else "")
     notes = [f"{shown}, environment {env_args.get('env_name', 'not named')}"]
@@ -103,6 +126,7 @@ def open_robomimic(
         path=path,
         keys=dims,
         read=read,
+        images={_camera(key): image.entry for key, image in images.items()},
         task_id=ours,
         facts=said,
         control_rate=rate(env_args.get("env_kwargs", {}).get("control_freq")),
@@ -127,27 +151,6 @@ def _order(
     objects = _columns(demo, place, "obs/object").astype(np.float64)
     poses = {entry: _columns(demo, place, f"obs/{entry}").astype(np.float64) for entry in hands}
     return order(task_name, env_args, objects, poses, place)
-
-
-def _env_args(path: Path, data: h5py.Group) -> dict[str, Any]:
-    if "env_args" not in data.attrs:
-        return {}
-    try:
-        text = data.attrs["env_args"]
-        env_args = json.loads(text if isinstance(text, bytes) else str(text))
-    except (ValueError, TypeError) as error:
-        raise OtprError(
-            f"{path}: attribute env_args of 'data' is not JSON ({error}); mend or delete it."
-        ) from error
-    if not isinstance(env_args, dict):
-        raise OtprError(f"{path}: attribute env_args of 'data' is not a JSON object; mend or delete it.")
-    if not isinstance(env_args.get("env_kwargs", {}), dict) or not isinstance(
-        env_args.get("env_name", ""), str
-    ):
-        raise OtprError(
-            f"{path}: attribute env_args of 'data' is not as robomimic writes it; mend or delete it."
-        )
-    return env_args
 
 
 def _demos(path: Path, file: h5py.File, filter_key: str | None) -> list[str]:
@@ -185,8 +188,8 @@ def _names(file: h5py.File, filter_key: str) -> NDArray[Any]:
 
 def _keys(
     path: Path, data: h5py.Group, demos: list[str], keys: tuple[str, ...], task: TaskSpec | None
-) -> tuple[tuple[str, ...], dict[str, int], str]:
-    """The keys to be read, and the dimensions and the name of the first demonstration that has them all."""
+) -> tuple[tuple[str, ...], dict[str, int], dict[str, Image], str]:
+    """The vectors to be read; the dimensions, the images and the name of the first demonstration with all."""
     refusal: OtprError | None = None
     for demo in demos:
         try:
@@ -194,13 +197,28 @@ def _keys(
         except OtprError as error:
             refusal = refusal or error
             continue
+        frames = _frames(path, _group(path, data, demo))
+        of_vectors, of_images = by_kind(keys, frames)
         default = (*_FIRST_ARM, *(key for key in _SECOND_ARM if key in known), "object")
-        wanted = tuple(chosen(keys, task.parts if task else (), known, default))
+        if of_images:
+            default = tuple(key for key in default if key in known)
+        wanted = of_vectors
+        if of_vectors or not keys:
+            wanted = tuple(chosen(of_vectors, task.parts if task else (), known, default))
         absent = [key for key in wanted if key not in known]
-        if not absent:
-            return wanted, known, demo
         where = f"{path}: data/{demo}/obs"
-        refusal = refusal or missing(where, "low-dimensional key", absent[0], known)
+        if not absent:
+            if len({_camera(key) for key in of_images}) < len(of_images):
+                raise OtprError(
+                    f"{where}: two of {', '.join(of_images)} are of one camera; choose with --keys."
+                )
+            images = {
+                key: image_in_file(frames[key].shape[1:], frames[key].dtype, f"{where}/{key}")
+                for key in of_images
+            }
+            return wanted, known, images, demo
+        names = [*known, *frames]
+        refusal = refusal or missing(where, "key", absent[0], names)
     assert refusal is not None  # there are demonstrations
     raise refusal
 
@@ -223,22 +241,34 @@ def _low_dimensional(path: Path, demo: h5py.Group) -> dict[str, int]:
     return {name: (*value.shape, 1)[1] for name, value in datasets.items() if value.ndim in (1, 2)}
 
 
+def _frames(path: Path, demo: h5py.Group) -> dict[str, h5py.Dataset]:
+    """The keys of `obs` that may be a camera's frames: all with the name of such, and others of bytes."""
+    obs = _group(path, demo, "obs")
+    found = {name: entry for name in map(str, obs) if isinstance(entry := obs.get(name), h5py.Dataset)}
+    frames = {
+        name: dataset(obs, name)
+        for name, entry in found.items()
+        if entry.ndim == 4 and (name.endswith(_FRAMES) or entry.dtype == np.uint8)
+    }
+    return frames
+
+
+def _camera(key: str) -> str:
+    """The camera whose frames a key has."""
+    return key.removesuffix(_FRAMES)
+
+
 def _read(
-    path: Path,
-    file: h5py.File,
-    demo: str,
-    keys: tuple[str, ...],
-    env_args: dict[str, Any],
-    later: str | None,
+    path: Path, file: h5py.File, demo: str, wanted: _Wanted, env_args: dict[str, Any], spool: Spool | None
 ) -> Recorded:
     place = f"{path}: data/{demo}"
     with reading(path):
         group = _group(path, subgroup(file, "data"), demo)
         _group(path, group, "obs")
-        observations = _observations(group, place, keys, later, "obs")
+        observations = _observations(group, place, wanted, "obs")
         continues = None
         if "next_obs" in group:
-            after = _observations(group, place, keys, later, "next_obs")
+            after = _observations(group, place, wanted, "next_obs")
             if after.shape != observations.shape:
                 raise OtprError(
                     f"{place}: obs have shape {observations.shape} and next_obs {after.shape}; "
@@ -256,13 +286,30 @@ def _read(
             success=success,
             success_field=field,
             continues=continues,
+            images={} if spool is None else _images(group, place, wanted.images, spool),
         )
 
 
-def _observations(
-    group: h5py.Group, place: str, keys: tuple[str, ...], later: str | None, field: str
-) -> NDArray[Any]:
-    """All of `obs` or of `next_obs`; of the task `later`, `object` is brought into our order."""
+def _images(
+    group: h5py.Group, place: str, images: Mapping[str, Image], spool: Spool
+) -> dict[str, NDArray[np.uint8]]:
+    """The frames by camera, with the one after the last step where it is there."""
+    frames: dict[str, NDArray[np.uint8]] = {}
+    for key, image in images.items():
+        fields = ("obs", "next_obs") if "next_obs" in group else ("obs",)
+        for field in fields:
+            if not isinstance(group.get(f"{field}/{key}"), h5py.Dataset):
+                raise _absent(place, f"{field}/{key}")
+        last = f"next_obs/{key}" if "next_obs" in group else None
+        frames[_camera(key)] = stored_frames(group, f"obs/{key}", image, f"{place}/obs/{key}", spool, last)
+    return frames
+
+
+def _observations(group: h5py.Group, place: str, wanted: _Wanted, field: str) -> NDArray[Any]:
+    """All vectors of `obs` or of `next_obs`; of the task `later`, `object` is brought into our order."""
+    keys, later = wanted.keys, wanted.later
+    if not keys:
+        return np.zeros((len(_columns(group, place, "actions")), 0), np.float32)
     parts = [_columns(group, place, f"{field}/{key}") for key in keys]
     whole = join(parts, list(keys), place)
     if later is None:
@@ -295,7 +342,11 @@ def _success(
 
 def _columns(group: h5py.Group, place: str, name: str) -> NDArray[Any]:
     if not isinstance(group.get(name), h5py.Dataset):
-        raise OtprError(
-            f"{place}/{name} is missing; leave out that demonstration or choose others by --filter-key."
-        )
+        raise _absent(place, name)
     return columns(stored(group, name), f"{place}/{name}")
+
+
+def _absent(place: str, name: str) -> OtprError:
+    return OtprError(
+        f"{place}/{name} is missing; leave out that demonstration or choose others by --filter-key."
+    )

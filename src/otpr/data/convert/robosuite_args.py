@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import re
+from pathlib import Path
 from typing import Any, cast
 
+import h5py
 import numpy as np
 from numpy.typing import NDArray
 
@@ -17,6 +20,28 @@ _SIMULATORS = {1: "robosuite", 2: "gym", 3: "igibson"}
 # late; those of a wrong order are off by the distance of things, in metres.
 _AGREES = 0.02
 _DISAGREES = 5.0  # times as far off as the right order
+
+
+def read_env_args(path: Path, data: h5py.Group) -> dict[str, Any]:
+    """The simulator and its arguments, as a file's attribute `env_args` has them; {} where there are none."""
+    if "env_args" not in data.attrs:
+        return {}
+    try:
+        text = data.attrs["env_args"]
+        env_args = json.loads(text if isinstance(text, bytes) else str(text))
+    except (ValueError, TypeError) as error:
+        raise OtprError(
+            f"{path}: attribute env_args of 'data' is not JSON ({error}); mend or delete it."
+        ) from error
+    if not isinstance(env_args, dict):
+        raise OtprError(f"{path}: attribute env_args of 'data' is not a JSON object; mend or delete it.")
+    if not isinstance(env_args.get("env_kwargs", {}), dict) or not isinstance(
+        env_args.get("env_name", ""), str
+    ):
+        raise OtprError(
+            f"{path}: attribute env_args of 'data' is not as robomimic writes it; mend or delete it."
+        )
+    return env_args
 
 
 def facts(env_args: dict[str, Any]) -> dict[str, str]:

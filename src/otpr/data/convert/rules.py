@@ -14,6 +14,7 @@ from otpr.data.convert.tally import Tally
 from otpr.data.episodes import Episode, validate_episode
 from otpr.data.evidence import Evidence, survey
 from otpr.data.flags import NotFlagsError
+from otpr.data.frames import check_seen
 from otpr.data.recorded import Recorded, Source, check_lengths, first_steps
 from otpr.envs.user_env import is_user_task
 from otpr.errors import OtprError
@@ -172,7 +173,7 @@ def finish(
 
     Raises:
         OtprError: its lengths do not fit together, it has other dimensions than most, a number is NaN or
-            infinite, or next observations are not the following rows.
+            infinite, every frame of a camera is black, or next observations are not the following rows.
         SuccessUnknownError: nothing tells whether it succeeded.
         ActionRangeError: an action is outside the range.
     """
@@ -183,6 +184,7 @@ def finish(
             f"{recorded.place}: has (observation, action) dimensions {dims}, most episodes {evidence.dims}; "
             "mend or leave out that episode."
         )
+    check_seen(recorded.images.items(), recorded.place)
     done = Tally()
     flags, why = evidence.success(recorded)
     recorded = _joined(replace(recorded, success=flags), evidence, done)
@@ -209,6 +211,7 @@ def finish(
         truncated=False,
         success=False,
         seed=recorded.seed,
+        looked=recorded.looked,
     )
     validate_episode(episode, where=recorded.place)
     solved = _solved(recorded, rules, why, done)

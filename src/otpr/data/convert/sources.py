@@ -27,6 +27,7 @@ from otpr.data.minari_files import open_minari
 from otpr.data.overlap import Sample
 from otpr.data.reading import check_readable, open_hdf5
 from otpr.data.recorded import Source
+from otpr.data.views import as_shown, cameras_known, hint
 from otpr.envs import TaskSpec, list_tasks
 from otpr.envs.registry import known_task
 from otpr.envs.user_env import is_user_task
@@ -58,8 +59,9 @@ def open_source(
         path_or_id: a file or a folder; or the id of a Minari data set.
         format: its format; `auto`: what the file looks like. `npz` is any dictionary of arrays in a row, in
             an .npz or an HDF5 file.
-        keys: the parts of the observation in the order wanted; none: those of the task, in its order, where
-            the set has all of them, else the format's own choice.
+        keys: the parts of the observation, images among them, the vectors in the order wanted; none: all
+            images, and of the vectors those of the task, in its order, where the set has all of them, else
+            the format's own choice.
         filter_key: a named subset of demonstrations; robomimic's files alone have them.
         task: the otpr task that the data are for; None: the one that the set names, if any.
         task_index: numbers of a set's own tasks, of which episodes are read; LeRobot's sets alone have them.
@@ -214,8 +216,11 @@ def convert(
     side = _side(source, evidence, given or stored, _range(source))
     known = named(task) if task is not None else _own(source)
     if known is not None:
-        hint = "Choose the parts of the observation with --keys, or name another task with --task."
-        told += assumed(side, of_task(known)) + agree(side, of_task(known), accept, hint)
+        known = as_shown(known, source)
+        theirs = dataclasses.replace(
+            of_task(known), images=tuple(cameras_known(known)) if source.images else ()
+        )
+        told += assumed(side, theirs) + agree(side, theirs, accept, hint(known))
     elif task is not None:
         told.append(f"nothing was compared with the task {task}: its environment cannot be made here")
     tally.told += told
@@ -226,6 +231,7 @@ def convert(
         spec=side.spec,
         meaning=dataclasses.replace(side.meaning, accepted=accept),
         task_id=task or source.task_id,
+        view=known.setup.view() if known is not None else source.own_view,
         expert=f"{source.format} data",
         noise=None,
         seed=None,
@@ -268,10 +274,11 @@ def _mapped(
 def _side(
     source: Source, evidence: Evidence, bounds: Bounds | None, action_range: Callable[[], Bounds]
 ) -> Side:
-    """What the converted set will say of itself: one vector, and the action bounds of the user or the set."""
+    """What the converted set will say of itself: a vector, images, and the bounds of the user or the set."""
     own = source.spec(evidence.dims[1])
+    vector = {STATE: Entry((source.observation_dim,), evidence.dtype)} if source.observation_dim else {}
     spec = Spec(
-        {STATE: Entry((source.observation_dim,), evidence.dtype)},
+        {**vector, **source.images},
         *(bounds or (own.action_low, own.action_high)),
         control_rate=own.control_rate,
     )
@@ -286,7 +293,7 @@ def _range(source: Source) -> Callable[[], Bounds]:
 
     def read() -> Bounds:
         low, high = np.inf, -np.inf
-        for recorded in source.read():
+        for recorded in source.read(images=False):
             if isinstance(recorded, OtprError):
                 continue
             with np.errstate(invalid="ignore"):
