@@ -253,6 +253,18 @@ def read_experience(folder: Path) -> Iterator[Episode]:
         yield from _read_file(folder / name, spec)
 
 
+def read_ends(folder: Path) -> tuple[list[Episode], list[Episode]]:
+    """The episodes of the first and of the last file alone; the same where there is one, none where none.
+
+    Raises:
+        OtprError: as in `read_experience`, of these two files.
+    """
+    spec, names = read_about(folder).spec, _names(folder)
+    if not names:
+        return [], []
+    return _read_file(folder / names[0], spec), _read_file(folder / names[-1], spec)
+
+
 def _names(folder: Path) -> list[str]:
     """The files of a data set in their order."""
     try:

@@ -13,6 +13,7 @@ from otpr_bench.report.metric_charts import metric_sections, success_chart
 from otpr_bench.report.otpr_words import transport_health
 from otpr_bench.report.page import render
 from otpr_bench.report.run_files import Document, Rate, RunFiles, number, read_run, success
+from otpr_bench.report.seen import strips
 from otpr_bench.tables import Table
 
 VIDEO_LIMIT = 12 * 2**20  # bytes of the largest film that is put into a page; a third more there, as text
@@ -38,6 +39,7 @@ def run_page(path: Path) -> str:
         on_the_way=_evaluations_on_the_way(run.rows),
         afterwards=_evaluations(run.evaluations),
         films=list(_films(run)),
+        strips=list(strips(run.path)),
         sections=list(metric_sections([*run.rows, *run.imitation])),
         settings=dict(_settings(run)),
         versions=_versions(run.starts),

@@ -1,0 +1,56 @@
+"""What a policy saw: frames of episodes that a run collected."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image
+
+from otpr.data.episodes import Episode
+from otpr.data.experience_files import is_experience, read_about, read_ends
+
+FRAMES = 8
+"""Frames of an episode that are shown, from its first to its last."""
+
+
+class Strip(NamedTuple):
+    """Frames of one camera side by side."""
+
+    camera: str
+    when: str  # which episode it is
+    source: str  # a PNG as a data URL
+
+
+def strips(run: Path) -> Iterator[Strip]:
+    """Of each camera the first episode and the last one; nothing of a run that collected no images.
+
+    Raises:
+        OtprError: the run's experience is damaged.
+    """
+    folder = run / "experience"
+    if not is_experience(folder) or not read_about(folder).spec.images:
+        return
+    first, last = read_ends(folder)
+    shown = [("the first episode", first[0])] if first else []
+    if last and last[-1].seed != first[0].seed:
+        shown.append(("the last episode", last[-1]))
+    for when, episode in shown:
+        outcome = "success" if episode.success else "failure"
+        for camera in read_about(folder).spec.images:
+            yield Strip(camera, f"{when} of the run, {outcome}", _png(episode, camera))
+
+
+def _png(episode: Episode, camera: str) -> str:
+    frames = episode.observations[camera]
+    chosen = np.unique(np.linspace(0, len(frames) - 1, FRAMES).round().astype(int))
+    picture = np.concatenate([frames[i] for i in chosen], axis=1)
+    if picture.shape[-1] == 1:
+        picture = picture[..., 0]
+    file = io.BytesIO()
+    Image.fromarray(picture).save(file, format="PNG")
+    return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
