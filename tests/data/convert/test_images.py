@@ -18,12 +18,14 @@ from minari.data_collector import EpisodeBuffer
 
 from otpr.cli.main import main
 from otpr.data import frames, spool
+from otpr.data.collect import collect
 from otpr.data.convert.rules import Rules
 from otpr.data.convert.sources import convert, open_source
 from otpr.data.datasets import read_dataset, setup_of, write_dataset
 from otpr.data.episodes import Episode
 from otpr.data.experience_files import ExperienceWriter
 from otpr.data.loading import DataConfig
+from otpr.data.overlap import Sample
 from otpr.envs import Setup, task_spec
 from otpr.envs.cameras import Camera
 from otpr.errors import OtprError
@@ -150,6 +152,38 @@ def test_a_run_may_see_less_than_the_set_shows(tmp_path: Path) -> None:
         OtprError, match=r"'agentview': image \(24, 32, 3\) uint8 against image \(24, 24, 3\)"
     ):
         DataConfig((str(tmp_path / "out"),)).read(other)
+
+
+def test_a_run_may_see_of_an_undivided_vector_what_the_robot_knows(tmp_path: Path) -> None:
+    whole = Setup("metaworld/reach-v3", cameras=(Camera("corner2", 16, 16),))
+    vector = np.random.default_rng(0).normal(size=(4, 39)).astype(np.float32)
+    episode = Episode(
+        {"corner2": pictures(4, (16, 16, 3)), "state": vector},
+        np.zeros((3, 4), np.float32),
+        np.ones(3, np.float32),
+        terminated=True,
+        truncated=False,
+        success=True,
+        seed=None,
+    )
+    write_dataset(
+        [episode],
+        tmp_path / "set",
+        spec=task_spec(whole).spec,
+        task_id=whole.task,
+        view=whole.view(),
+        expert="e",
+        noise=0.0,
+        seed=0,
+    )
+    told: list[str] = []
+    own = replace(whole, observe="proprioception")
+    (read,), setup = DataConfig((str(tmp_path / "set"),)).read(own, told.append)
+    assert setup == own
+    np.testing.assert_array_equal(read[0].observations["state"], vector[:, [0, 1, 2, 3, 18, 19, 20, 21]])
+    assert any("8 numbers are read: what the robot knows of itself" in line for line in told)
+    (read,), _ = DataConfig((str(tmp_path / "set"),)).read(whole)
+    np.testing.assert_array_equal(read[0].observations["state"], vector)
 
 
 def test_a_camera_that_the_task_lacks_is_a_difference_that_lists_them(tmp_path: Path) -> None:
@@ -552,3 +586,23 @@ def test_a_picture_that_unpacks_to_much_is_refused_before(tmp_path: Path) -> Non
     image = frames.image_in_file((8, 8, 3), np.dtype(np.uint8), "x")
     with pytest.raises(OtprError, match=r"9000 x 9000 pixels \(height x width\), expected 8 x 8"):
         frames.decoded((tmp_path / "big.png").read_bytes(), image, "x")
+
+
+# ----------------------------------------------------------------------------------------- resets and replays
+
+
+def test_episodes_of_images_alone_are_replayed_blind() -> None:
+    setup = Setup("metaworld/reach-v3", observe="images", cameras=(Camera("corner2", 16, 16),))
+    (episode,) = collect(setup, episodes=1, noise=0.0, seed=0)
+    for given, told in (
+        (episode, []),
+        (
+            replace(episode, success=False),
+            ["replay of episode 0 from its seed ends with success, the stored"],
+        ),
+    ):
+        sample = Sample()
+        sample.add(given)
+        lines = sample.compared(task_spec(setup))
+        assert len(lines) == len(told)
+        assert all(line.startswith(text) for line, text in zip(lines, told, strict=True))
