@@ -336,7 +336,9 @@ def _robots_own(opened: MinariFile, task: TaskSpec | None) -> MinariFile:
         return opened
     if dict(opened.metadata.get("view") or {}).get("observe", "state") != "state" or len(opened.keys) != 1:
         return opened
-    ((name, _),) = opened.keys
+    ((name, length),) = opened.keys
+    if max(task.columns) >= length:
+        return opened
     line = f"of the observation {len(task.columns)} numbers are read: what the robot knows of itself"
     return dataclasses.replace(
         opened, keys=((name, len(task.columns)),), columns=task.columns, told=(*opened.told, line)
