@@ -1,7 +1,7 @@
 """Frames of cameras on disk: read where they are drawn, not all at once.
 
-Episodes hold their frames as arrays that may lie in a file (`np.memmap`): the operating system reads the
-pages that are asked for, and drops them again when memory is short.
+Episodes hold their frames as arrays that may lie in a file (`otpr.data.spool`): the operating system reads
+the pages that are asked for, and drops them again when memory is short.
 """
 
 from __future__ import annotations

@@ -217,6 +217,16 @@ def test_other_parts_are_a_difference_that_says_which_there_are(tmp_path: Path) 
         convert(source, tmp_path / "out")
 
 
+def test_another_order_of_what_the_robot_knows_can_be_accepted(tmp_path: Path) -> None:
+    robomimic(tmp_path / "can.hdf5")
+    source = open_source(tmp_path / "can.hdf5", keys=(*PROPRIOCEPTION[::-1], "agentview_image"))
+    with pytest.raises(OtprError, match="--accept observation-order"):
+        convert(source, tmp_path / "out")
+    convert(source, tmp_path / "out", accept=("observation-order",), check=False)
+    setup = setup_of(tmp_path / "out")
+    assert setup is not None and setup.observe == "proprioception"
+
+
 # ----------------------------------------------------------------------------------------------- bad frames
 
 
