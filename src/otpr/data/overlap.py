@@ -48,7 +48,7 @@ class Sample:
     def add(self, episode: Episode) -> None:
         """Take in an episode."""
         if len(self._starts) < _STARTS:
-            self._starts.append(_flat(episode)[0])
+            self._starts.append(_flat(episode)[0].copy())  # not a view of all of it
         if episode.seed is not None and len(self._seeded) < _REPLAYS:
             self._seeded.append((self._count, episode))
         self._longest = max(self._longest, len(episode))
