@@ -20,7 +20,7 @@ class Episode:
     Attributes:
         observations: by entry name, (T+1, *shape) of the entry's own type: the one after reset, then the one
             after each step. A task whose observation is one vector has the single entry "state". Images may
-            lie in a file (`np.memmap`), and may be fewer: see `looked`.
+            lie in a file (`otpr.data.spool`), and may be fewer: see `looked`.
         actions: (T, action_dim) float32, in [-1, 1], as executed.
         rewards: (T,) float32.
         terminated: the episode reached a terminal state (mostly: success).

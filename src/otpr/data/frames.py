@@ -1,7 +1,7 @@
 """Frames of cameras on disk: read where they are drawn, not all at once.
 
-Episodes hold their frames as arrays that may lie in a file (`np.memmap`): the operating system reads the
-pages that are asked for, and drops them again when memory is short.
+Episodes hold their frames as arrays that may lie in a file (`otpr.data.spool`): the operating system reads
+the pages that are asked for, and drops them again when memory is short.
 """
 
 from __future__ import annotations
@@ -90,12 +90,15 @@ def stored_frames(
         OtprError: its numbers are no bytes, or have other shapes.
     """
     entry = dataset(group, name)
-    if h5py.check_vlen_dtype(entry.dtype) == np.uint8 and entry.ndim == 1:
+    of_one_length = entry.dtype == np.uint8 and entry.ndim == 2
+    if (h5py.check_vlen_dtype(entry.dtype) == np.uint8 and entry.ndim == 1) or of_one_length:
         files = (entry[index] for index in range(len(entry)))
         frames = (decoded(file.tobytes(), image, where)[None] for file in files)
         return image.upright(spool.keep(frames, (len(entry), *image.shape), where))
     _check(entry, image, where)
-    if last is None and (offset := entry.id.get_offset()) is not None:
+    # one that was never written has no place in the file
+    written = entry.id.get_storage_size() == entry.nbytes > 0
+    if last is None and written and (offset := entry.id.get_offset()) is not None:
         return image.upright(mapped(entry.file.filename, entry.shape, offset))
     chunk = entry.chunks or (1,)
     after: list[NDArray[np.uint8]] = []

@@ -269,7 +269,7 @@ def open_minari_file(
         for key in choose(folder, leaves, keys, wanted)
     )
     if own:
-        return dataclasses.replace(opened, keys=parts)
+        return _robots_own(dataclasses.replace(opened, keys=parts), task)
     bounds = bounds_of(actions)
     named = () if list(leaves) == [""] else parts
     meaning = Meaning(parts=named, facts=_facts(metadata), bounds_stated=bounds is not None)
@@ -327,6 +327,21 @@ def _with_columns(opened: MinariFile, names: list[str]) -> MinariFile:
         keys=keys,
         meaning=dataclasses.replace(opened.meaning, parts=keys),
         columns=None if keys == opened.meaning.parts else picked,
+    )
+
+
+def _robots_own(opened: MinariFile, task: TaskSpec | None) -> MinariFile:
+    """A set of ours that has all that its task tells, of which the task, as it is set up, shows columns."""
+    if task is None or task.columns is None or task.id != opened.metadata.get("task_id"):
+        return opened
+    if dict(opened.metadata.get("view") or {}).get("observe", "state") != "state" or len(opened.keys) != 1:
+        return opened
+    ((name, length),) = opened.keys
+    if max(task.columns) >= length:
+        return opened
+    line = f"of the observation {len(task.columns)} numbers are read: what the robot knows of itself"
+    return dataclasses.replace(
+        opened, keys=((name, len(task.columns)),), columns=task.columns, told=(*opened.told, line)
     )
 
 

@@ -48,7 +48,8 @@ def _check_types(description: Any) -> None:
             _check_types(inside)
     elif isinstance(description, list):
         for inside in description:
-            _check_types(inside)
+            if isinstance(inside, dict | list):  # the bounds of an image are a number for each of its own
+                _check_types(inside)
 
 
 def leaves_of(space: gymnasium.Space[Any], prefix: str = "") -> dict[str, gymnasium.Space[Any]]:

@@ -48,7 +48,7 @@ class Sample:
     def add(self, episode: Episode) -> None:
         """Take in an episode."""
         if len(self._starts) < _STARTS:
-            self._starts.append(_flat(episode.observations)[0])
+            self._starts.append(_flat(episode)[0].copy())  # not a view of all of it
         if episode.seed is not None and len(self._seeded) < _REPLAYS:
             self._seeded.append((self._count, episode))
         self._longest = max(self._longest, len(episode))
@@ -87,7 +87,7 @@ class Sample:
         for index, episode in self._seeded:
             if time.monotonic() > deadline:
                 break
-            stored = _flat(episode.observations)
+            stored = _flat(episode)
             scale = _APART * np.ptp(stored, axis=0) + _SMALL
             observation, _ = env.reset(seed=episode.seed)
             if found := _first_gap(_now(spec, observation), stored[0], scale, names):
@@ -107,11 +107,12 @@ class Sample:
         deadline: float,
     ) -> str:
         """How the replay of an episode that was reset differs; nothing where it does not, or time is up."""
-        stored, info = _flat(episode.observations), {"success": False}
+        stored, info = _flat(episode), {"success": False}
         for step, action in enumerate(episode.actions, start=1):
             if time.monotonic() > deadline:
                 return ""
-            observation, _, terminated, truncated, info = env.step(action)
+            # frames are not compared
+            observation, _, terminated, truncated, info = env.step(action, False)
             if found := _first_gap(_now(spec, observation), stored[step], scale, names):
                 return f"leaves the stored observations at step {step}: {found}"
             if (terminated or truncated) and step < len(episode):
@@ -152,15 +153,19 @@ class Sample:
         return told
 
 
-def _flat(observations: Mapping[str, NDArray[Any]]) -> NDArray[np.float64]:
+def _flat(episode: Episode) -> NDArray[np.float64]:
     """The vector entries side by side, (T + 1, dim)."""
-    vectors = [observations[name] for name in sorted(observations) if observations[name].ndim == 2]
-    return np.concatenate([np.zeros((len(vectors[0]), 0)), *vectors], axis=1) if vectors else np.zeros((1, 0))
+    return _beside(episode.observations, len(episode) + 1)
 
 
 def _now(spec: Spec, observation: Any) -> NDArray[np.float64]:
     """The vector entries of one observation of the environment side by side, (dim,)."""
-    return _flat({name: entry[None] for name, entry in by_name(spec, observation).items()})[0]
+    return _beside({name: entry[None] for name, entry in by_name(spec, observation).items()}, 1)[0]
+
+
+def _beside(observations: Mapping[str, NDArray[Any]], rows: int) -> NDArray[np.float64]:
+    vectors = [observations[name] for name in sorted(observations) if observations[name].ndim == 2]
+    return np.concatenate([np.zeros((rows, 0)), *vectors], axis=1)
 
 
 def _names(spec: Spec, parts: Parts) -> list[str]:

@@ -18,12 +18,14 @@ from minari.data_collector import EpisodeBuffer
 
 from otpr.cli.main import main
 from otpr.data import frames, spool
+from otpr.data.collect import collect
 from otpr.data.convert.rules import Rules
 from otpr.data.convert.sources import convert, open_source
 from otpr.data.datasets import read_dataset, setup_of, write_dataset
 from otpr.data.episodes import Episode
 from otpr.data.experience_files import ExperienceWriter
 from otpr.data.loading import DataConfig
+from otpr.data.overlap import Sample
 from otpr.envs import Setup, task_spec
 from otpr.envs.cameras import Camera
 from otpr.errors import OtprError
@@ -152,6 +154,38 @@ def test_a_run_may_see_less_than_the_set_shows(tmp_path: Path) -> None:
         DataConfig((str(tmp_path / "out"),)).read(other)
 
 
+def test_a_run_may_see_of_an_undivided_vector_what_the_robot_knows(tmp_path: Path) -> None:
+    whole = Setup("metaworld/reach-v3", cameras=(Camera("corner2", 16, 16),))
+    vector = np.random.default_rng(0).normal(size=(4, 39)).astype(np.float32)
+    episode = Episode(
+        {"corner2": pictures(4, (16, 16, 3)), "state": vector},
+        np.zeros((3, 4), np.float32),
+        np.ones(3, np.float32),
+        terminated=True,
+        truncated=False,
+        success=True,
+        seed=None,
+    )
+    write_dataset(
+        [episode],
+        tmp_path / "set",
+        spec=task_spec(whole).spec,
+        task_id=whole.task,
+        view=whole.view(),
+        expert="e",
+        noise=0.0,
+        seed=0,
+    )
+    told: list[str] = []
+    own = replace(whole, observe="proprioception")
+    (read,), setup = DataConfig((str(tmp_path / "set"),)).read(own, told.append)
+    assert setup == own
+    np.testing.assert_array_equal(read[0].observations["state"], vector[:, [0, 1, 2, 3, 18, 19, 20, 21]])
+    assert any("8 numbers are read: what the robot knows of itself" in line for line in told)
+    (read,), _ = DataConfig((str(tmp_path / "set"),)).read(whole)
+    np.testing.assert_array_equal(read[0].observations["state"], vector)
+
+
 def test_a_camera_that_the_task_lacks_is_a_difference_that_lists_them(tmp_path: Path) -> None:
     robomimic(tmp_path / "can.hdf5", cameras={"agentview": (24, 32, 3), "top": (24, 32, 3)})
     with pytest.raises(
@@ -181,6 +215,16 @@ def test_other_parts_are_a_difference_that_says_which_there_are(tmp_path: Path) 
     source = open_source(tmp_path / "can.hdf5", keys=("robot0_eef_pos", "agentview_image"))
     with pytest.raises(OtprError, match="robot0_gripper_qpos: what the robot knows of itself"):
         convert(source, tmp_path / "out")
+
+
+def test_another_order_of_what_the_robot_knows_can_be_accepted(tmp_path: Path) -> None:
+    robomimic(tmp_path / "can.hdf5")
+    source = open_source(tmp_path / "can.hdf5", keys=(*PROPRIOCEPTION[::-1], "agentview_image"))
+    with pytest.raises(OtprError, match="--accept observation-order"):
+        convert(source, tmp_path / "out")
+    convert(source, tmp_path / "out", accept=("observation-order",), check=False)
+    setup = setup_of(tmp_path / "out")
+    assert setup is not None and setup.observe == "proprioception"
 
 
 # ----------------------------------------------------------------------------------------------- bad frames
@@ -393,15 +437,16 @@ def test_minari_reads_the_frames_of_our_sets(tmp_path: Path) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:.*is (set to )?None")
-@pytest.mark.parametrize("jpeg", [False, True])
-def test_a_set_of_minari_is_read_as_minari_reads_it(tmp_path: Path, jpeg: bool, monkeypatch) -> None:
+@pytest.mark.parametrize(("jpeg", "faster"), [(False, 5), (True, 5), (True, 0)])
+def test_minaris_frames_are_those_that_minari_reads(tmp_path: Path, jpeg, faster: int, monkeypatch) -> None:
+    # JPEGs of one length are stored in another way
     monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path))
-    space = Dict({"front": Box(0, 255, (16, 24, 3), np.uint8), "pose": Box(-9, 9, (2,), np.float32)})
-    smooth = np.linspace(0, 200, 16 * 24 * 3).reshape(16, 24, 3)
+    space = Dict({"front": Box(0, 255, (32, 40, 3), np.uint8), "pose": Box(-9, 9, (2,), np.float32)})
+    smooth = np.linspace(0, 200, 32 * 40 * 3).reshape(32, 40, 3)
     buffers = [
         EpisodeBuffer(
             observations={
-                "front": [(smooth + 5 * step).astype(np.uint8) for step in range(steps + 1)],
+                "front": [(smooth + faster * step).astype(np.uint8) for step in range(steps + 1)],
                 "pose": [np.full(2, step, np.float32) for step in range(steps + 1)],
             },
             actions=[np.zeros(2, np.float32)] * steps,
@@ -425,6 +470,8 @@ def test_a_set_of_minari_is_read_as_minari_reads_it(tmp_path: Path, jpeg: bool, 
     for ours, theirs in zip(episodes, written.iterate_episodes(), strict=True):
         np.testing.assert_array_equal(ours.observations["front"], theirs.observations["front"])
         np.testing.assert_array_equal(ours.observations["state"], theirs.observations["pose"])
+    with h5py.File(tmp_path / "odd" / "front-v0" / "data" / "main_data.hdf5") as file:
+        assert (file["episode_0/observations/front"].ndim == 4) != jpeg
     assert [*open_source("odd/front-v0", keys=("front",)).images] == ["front"]
     assert open_source("odd/front-v0", keys=("pose",)).images == {}
 
@@ -528,6 +575,19 @@ def test_episodes_of_one_file_share_one_map(tmp_path: Path) -> None:
     np.testing.assert_array_equal(episodes[299].observations["front"], pictures(3, (4, 4, 3)))
 
 
+def test_what_comes_before_the_file_is_passed_over(tmp_path: Path) -> None:
+    frames_in = pictures(5, (6, 7, 3))
+    with h5py.File(tmp_path / "file.hdf5", "w", userblock_size=1024) as file:
+        file["front"], file["late"] = frames_in, np.zeros((0, 6, 7, 3), np.uint8)
+        file.create_dataset("unwritten", (2, 6, 7, 3), np.uint8, fillvalue=7)
+    image = frames.image_in_file((6, 7, 3), np.dtype(np.uint8), "x")
+    with h5py.File(tmp_path / "file.hdf5") as file:
+        read = {name: frames.stored_frames(file, name, image, name, spool.Spool()) for name in file}
+    np.testing.assert_array_equal(read["front"], frames_in)
+    assert read["late"].shape == (0, 6, 7, 3)
+    np.testing.assert_array_equal(read["unwritten"], np.full((2, 6, 7, 3), 7))
+
+
 def test_files_of_a_spool_go_with_their_arrays(tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     monkeypatch.setattr(spool, "SEGMENT", 200)
@@ -552,3 +612,23 @@ def test_a_picture_that_unpacks_to_much_is_refused_before(tmp_path: Path) -> Non
     image = frames.image_in_file((8, 8, 3), np.dtype(np.uint8), "x")
     with pytest.raises(OtprError, match=r"9000 x 9000 pixels \(height x width\), expected 8 x 8"):
         frames.decoded((tmp_path / "big.png").read_bytes(), image, "x")
+
+
+# ----------------------------------------------------------------------------------------- resets and replays
+
+
+def test_episodes_of_images_alone_are_replayed_blind() -> None:
+    setup = Setup("metaworld/reach-v3", observe="images", cameras=(Camera("corner2", 16, 16),))
+    (episode,) = collect(setup, episodes=1, noise=0.0, seed=0)
+    for given, told in (
+        (episode, []),
+        (
+            replace(episode, success=False),
+            ["replay of episode 0 from its seed ends with success, the stored"],
+        ),
+    ):
+        sample = Sample()
+        sample.add(given)
+        lines = sample.compared(task_spec(setup))
+        assert len(lines) == len(told)
+        assert all(line.startswith(text) for line, text in zip(lines, told, strict=True))
