@@ -25,20 +25,12 @@ from otpr.cli.pretrain import Pretrain
 from otpr.data.datasets import read_dataset
 from otpr.data.loading import DataConfig
 from otpr.envs import Setup, task_spec
-from otpr.envs.registry import pixels_setup
-from otpr.errors import OtprError, check_seed
+from otpr.errors import OtprError, check_at_least, check_seed
 from otpr.policies.policy import load_policy
 from otpr.storage import check_writable
 from otpr.training.finetune import LoopConfig
-from otpr.training.imitation import PretrainConfig
 from otpr.training.run_directory import RunDirectory
 from otpr.training.sinks import DEFAULT
-
-DEMOS = {False: 10, True: 50}
-"""Demonstrations by whether a camera is looked through, which takes more of them."""
-
-BATCH_SIZE = {False: PretrainConfig.batch_size, True: 128}
-"""Of imitation; images cost a hundred times as much as vectors."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,11 +41,8 @@ class Quickstart:
     task: str = "metaworld/peg-insert-side-v3"
     # seed of everything but the evaluation's initial conditions, which are always the same
     seed: int = 0
-    # see through a camera of 64 x 64 pixels, and know of the robot itself, but not where objects are
-    pixels: bool = False
-    # demonstrations to collect, whose actions carry Gaussian noise of standard deviation 0.7; left out, 10,
-    # and with --pixels 50
-    demos: int | None = None
+    # demonstrations to collect, whose actions carry Gaussian noise of standard deviation 0.7
+    demos: int = 10
     # environment steps of fine-tuning
     env_steps: int = 40_000
     # settings of the algorithm: default, paper or release; see docs/fidelity.md
@@ -73,13 +62,9 @@ class Quickstart:
     def run(self) -> None:
         """The four steps and a table of what came of them."""
         check_seed(self.seed)
-        demos = self.demos if self.demos is not None else DEMOS[self.pixels]
-        if demos < 1:
-            raise OtprError(f"demos must be at least 1, given {demos}.")
+        check_at_least(1, self, "demos")
         check_writable(self.run_dir, "--run-dir", folder=True)
         setup = Setup(self.task, self.episode_limit)
-        if self.pixels:
-            setup = pixels_setup(self.task, self.episode_limit)
         task = task_spec(setup)
         task.required_limit()
         if not task.expert:
@@ -95,8 +80,7 @@ class Quickstart:
             "task": self.task,
             "episode_limit": self.episode_limit,
             "seed": self.seed,
-            "demos": demos,
-            **({"pixels": setup.view()} if self.pixels else {}),
+            "demos": self.demos,
             "preset": self.preset,
             "agent": dataclasses.asdict(agent),
             "loop": dataclasses.asdict(loop),
@@ -115,18 +99,15 @@ class Quickstart:
                 Collect(
                     self.task,
                     demonstrations,
-                    episodes=demos,
+                    episodes=self.demos,
                     seed=self.seed,
                     episode_limit=self.episode_limit,
-                    observe=setup.observe,
-                    cameras=tuple(map(str, setup.cameras)),
                 ).run()
             print("2/4  Imitation")
             if not (pretrained / "policy").exists():
                 Pretrain(
                     DataConfig((str(demonstrations),)),
                     pretrained,
-                    PretrainConfig(batch_size=BATCH_SIZE[self.pixels]),
                     seed=self.seed,
                     resume=pretrained.exists(),
                 ).run()
