@@ -38,6 +38,8 @@ class ToyEnv:
         solved = over & (np.array(self.seeds) % 2 == 0)
         return SimpleNamespace(
             observations={"state": np.repeat(np.float32(self.seeds)[:, None, None], CHUNK, axis=1)},
+            images={},
+            looked=np.zeros((self.num_envs, CHUNK), np.bool_),
             rewards=np.zeros((self.num_envs, CHUNK), np.float32),
             steps=steps,
             terminated=solved,
