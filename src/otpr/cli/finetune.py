@@ -257,7 +257,7 @@ def policy_setup(path: Path, task: str | None = None, episode_limit: int | None 
     """
     setup, view = Setup(task or policy_task(path), episode_limit), policy_view(path)
     try:
-        return setup if view is None else setup.viewing(view)
+        return setup.viewing(view)
     except ValueError as error:
         raise OtprError(f"{path}: {error}. Copy or save the policy again.") from error
 

@@ -315,7 +315,7 @@ def setup_of(path_or_id: str | os.PathLike[str], task: str | None = None) -> Set
             str(name), opened.keys, {key or IMAGE: one.entry for key, one in opened.images.items()}
         )
     try:
-        return Setup(str(name)) if view is None else Setup(str(name)).viewing(view)
+        return Setup(str(name)).viewing(view)
     except ValueError as error:
         raise OtprError(f"{path_or_id}: {error}. Collect or convert it again.") from error
 

@@ -55,17 +55,9 @@ def pack(episodes: Sequence[Episode], spec: Spec) -> dict[str, NDArray[Any]]:
         "seeds": np.array(seeds, np.int64),
     }
     if spec.images:
-        arrays["looked"] = np.concatenate([_looks(episode) for episode in episodes])
+        arrays["looked"] = np.concatenate([episode.looks for episode in episodes])
     _check(arrays, spec)
     return arrays
-
-
-def _looks(episode: Episode) -> NDArray[np.bool_]:
-    """Which observations of an episode have images, (T + 1,)."""
-    looks = np.full(len(episode) + 1, episode.looked is None)
-    if episode.looked is not None:
-        looks[episode.looked] = True
-    return looks
 
 
 def unpack(arrays: Arrays, spec: Spec) -> list[Episode]:

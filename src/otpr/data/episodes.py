@@ -44,6 +44,18 @@ class Episode:
         """The number of steps, T."""
         return len(self.actions)
 
+    @property
+    def looks(self) -> NDArray[np.bool_]:
+        """After which steps, from 0 on, there are images: (T + 1,)."""
+        looks = np.full(len(self) + 1, self.looked is None)
+        if self.looked is not None:
+            looks[self.looked] = True
+        return looks
+
+    def frames(self, steps: NDArray[np.integer]) -> NDArray[np.integer]:
+        """The rows that images have after some steps; the last before it of one that was not looked at."""
+        return steps if self.looked is None else np.searchsorted(self.looked, steps, side="right") - 1
+
 
 def seen_spec(episode: Episode) -> Spec:
     """What an episode's own arrays tell of the task: entries and dimensions; bounds and rate are not in them.

@@ -37,7 +37,7 @@ class Collected(NamedTuple):
         features = encode(
             {name: rows if name in frames else rows[looked] for name, rows in episode.observations.items()}
         )
-        return cls(episode, features[np.searchsorted(looked, np.arange(len(episode) + 1), side="right") - 1])
+        return cls(episode, features[episode.frames(np.arange(len(episode) + 1))])
 
 
 class Experience(eqx.Module):

@@ -206,9 +206,7 @@ class DecisionObservations:
         for i, row in enumerate(rows.tolist()):
             episode = self._episodes[int(self._episode[row])]
             steps = np.maximum(self._step[row] - np.arange(history - 1, -1, -1), 0)
-            frames = steps
-            if episode.looked is not None:
-                frames = np.searchsorted(episode.looked, steps, side="right") - 1
+            frames = episode.frames(steps)
             for name, entry in self._spec.observation.items():
                 np.take(
                     episode.observations[name], frames if entry.kind == "image" else steps, 0, seen[name][i]

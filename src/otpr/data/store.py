@@ -255,11 +255,9 @@ def startable(episode: Episode, spec: Spec) -> NDArray[np.bool_]:
     T = len(episode)
     if episode.looked is None:
         return np.ones(T, np.bool_)
-    looked = np.zeros(T + 1, np.bool_)
-    looked[episode.looked] = True
     before = np.arange(spec.history)
     window = np.maximum(np.arange(T + 1)[:, None] - before, 0)
-    seen: NDArray[np.bool_] = np.asarray(looked[window].all(axis=1))
+    seen: NDArray[np.bool_] = np.asarray(episode.looks[window].all(axis=1))
     after = np.minimum(np.arange(T) + spec.execute, T)
     # the last images of an episode that the environment itself cut off may be older than its history
     return seen[:T] & (seen[after] | (after == T))

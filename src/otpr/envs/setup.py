@@ -79,12 +79,14 @@ class Setup:
         """What is seen, as a JSON document that `viewing` reads."""
         return {"observe": self.observe, "cameras": [str(camera) for camera in self.cameras]}
 
-    def viewing(self, view: Mapping[str, Any]) -> Setup:
-        """The same task and limit, seen as `view()` of another setup says.
+    def viewing(self, view: Mapping[str, Any] | None) -> Setup:
+        """The same task and limit, seen as `view()` of another setup says; None says nothing.
 
         Raises:
             ValueError: it is no such document.
         """
+        if view is None:
+            return self
         try:
             cameras = tuple(Camera.parse(str(text)) for text in view["cameras"])
             return dataclasses.replace(self, observe=view["observe"], cameras=cameras)

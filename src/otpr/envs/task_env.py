@@ -75,9 +75,6 @@ class TaskEnv(gymnasium.Env[Any, NDArray[np.float32]]):
         columns: which numbers of the simulator's vector the entry "state" holds; None: all.
         eyes: render the image entries; None: the simulator shows whatever there is to see.
 
-    Attributes:
-        whole_observation: all that the simulator tells, of which the last observation may be a part: what
-            experts see. A vector is in float32.
     """
 
     metadata: dict[str, Any] = {"render_modes": ["rgb_array"]}  # noqa: RUF012, as Gymnasium declares it
@@ -105,7 +102,16 @@ class TaskEnv(gymnasium.Env[Any, NDArray[np.float32]]):
         self._steps_left = 0
         self._columns = None if columns is None else list(columns)
         self._eyes = eyes
-        self.whole_observation: Any = None
+        self._told: Observation | None = None
+
+    @property
+    def whole_observation(self) -> Any:
+        """All that the simulator told last, of which the observation may be a part: what experts see.
+
+        A vector is in float32.
+        """
+        told = self._told
+        return told.astype(np.float32) if isinstance(told, np.ndarray) else told
 
     @property
     def steps_left(self) -> int:
@@ -163,9 +169,8 @@ class TaskEnv(gymnasium.Env[Any, NDArray[np.float32]]):
             OtprError: an entry is missing or surplus, or has another shape; or an image is not `uint8`.
         """
         only = self._spec.only_vector
-        self.whole_observation = observation
+        self._told = observation
         if not isinstance(observation, Mapping):
-            self.whole_observation = observation.astype(np.float32)
             vector = observation if self._columns is None else observation[self._columns]
             if only is not None:
                 return self._entry(only, vector)

@@ -187,11 +187,11 @@ def _together(network: NoiseNetwork, encoder: VisionEncoder | None) -> Any:
 def _new_encoder(
     episodes: Sequence[Episode], spec: Spec, config: PretrainConfig, key: PRNGKeyArray, resolution: float
 ) -> Encoder:
-    if not spec.images:
-        return VectorEncoder.fit(spec, vectors_of(episodes, spec), resolution)
     vectors = None
     if spec.vectors:
         vectors = VectorEncoder.fit(vector_part(spec), vectors_of(episodes, spec), resolution)
+    if vectors is not None and not spec.images:
+        return vectors
     return VisionEncoder.new(
         spec, vectors, network=config.vision, shared=config.shared_vision, sizes={}, key=key
     )
