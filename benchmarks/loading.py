@@ -14,7 +14,8 @@ import numpy as np
 from benchmarks.rows import Row
 from benchmarks.sizes import Sizes
 from benchmarks.subjects import GAMMA, flat_spec
-from otpr.data.datasets import read_dataset, write_dataset
+from otpr.data.dataset_writer import write_dataset
+from otpr.data.datasets import read_dataset
 from otpr.data.episodes import Episode
 from otpr.data.experience import Experience
 from otpr.policies.encoder import VectorEncoder, encode

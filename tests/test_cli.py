@@ -19,7 +19,8 @@ import pytest
 
 import otpr
 from otpr.cli.main import main
-from otpr.data.datasets import read_dataset, write_dataset
+from otpr.data.dataset_writer import write_dataset
+from otpr.data.datasets import read_dataset
 from otpr.data.seeds import evaluation_seed
 from otpr.envs import ChunkedVectorEnv, Setup, task_spec
 from otpr.policies.policy import load_policy

@@ -14,7 +14,8 @@ import pytest
 
 from otpr.cli.main import main
 from otpr.data.agreement import ACCEPTABLE, Side, agree, assumed, check_names, compare
-from otpr.data.datasets import read_dataset, write_dataset
+from otpr.data.dataset_writer import write_dataset
+from otpr.data.datasets import read_dataset
 from otpr.data.episodes import Episode
 from otpr.data.loading import DataConfig
 from otpr.data.meaning import FACTS, Meaning, chosen

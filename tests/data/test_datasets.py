@@ -14,10 +14,11 @@ import pytest
 from minari.data_collector import EpisodeBuffer
 from minari.dataset.minari_storage import MinariStorage
 
-from otpr.data.datasets import read_dataset, write_dataset
+from otpr.data.dataset_writer import write_dataset
+from otpr.data.datasets import read_dataset
 from otpr.data.episodes import Episode
 from otpr.data.meaning import Meaning
-from otpr.data.minari_files import open_minari_file
+from otpr.data.minari_opening import open_minari_file
 from otpr.data.recorded import readable
 from otpr.errors import OtprError
 from otpr.spec import Entry, Spec

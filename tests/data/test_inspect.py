@@ -12,7 +12,8 @@ from PIL import Image
 from otpr.cli.main import main
 from otpr.data import frames
 from otpr.data.convert.sources import open_source
-from otpr.data.datasets import read_dataset, write_dataset
+from otpr.data.dataset_writer import write_dataset
+from otpr.data.datasets import read_dataset
 from otpr.data.episodes import Episode
 from otpr.data.inspect import SAMPLE, Moments, _Reservoir, inspect
 from otpr.data.looks import Look

@@ -7,7 +7,8 @@ import warnings
 import numpy as np
 import pytest
 
-from otpr.data.datasets import read_dataset, write_dataset
+from otpr.data.dataset_writer import write_dataset
+from otpr.data.datasets import read_dataset
 from otpr.data.episodes import Episode
 from otpr.data.loading import DataConfig
 from otpr.envs import Setup, task_spec

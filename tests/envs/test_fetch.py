@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from otpr.data.collect import collect
-from otpr.data.datasets import read_dataset, write_dataset
+from otpr.data.dataset_writer import write_dataset
+from otpr.data.datasets import read_dataset
 from otpr.data.seeds import evaluation_seed
 from otpr.envs import make_env, make_expert
 from otpr.envs.fetch import FetchSimulator

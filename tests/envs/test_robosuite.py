@@ -11,7 +11,8 @@ import pytest
 from gymnasium.error import ResetNeeded
 
 from otpr.data.collect import collect
-from otpr.data.datasets import read_dataset, write_dataset
+from otpr.data.dataset_writer import write_dataset
+from otpr.data.datasets import read_dataset
 from otpr.data.seeds import evaluation_seed
 from otpr.envs import list_tasks, make_env, make_expert, task_spec
 from otpr.envs.chunked import ChunkedVectorEnv

@@ -212,7 +212,7 @@ def test_file_system_that_is_read_only(tmp_path: Path):
 @pytest.mark.faults
 def test_command_on_a_full_disk_ends_with_a_line_and_status_2(tmp_path: Path):
     """Its imitation gets as far as the first row that does not fit."""
-    from otpr.data.datasets import write_dataset
+    from otpr.data.dataset_writer import write_dataset
     from tiny import POLICY, demonstrations, options
 
     write_dataset(demonstrations(), tmp_path / "demos", task_id=TASK, expert="e", noise=0.1, seed=0)

@@ -10,7 +10,7 @@ import tyro
 
 from otpr.data.agreement import of_task
 from otpr.data.collect import collect
-from otpr.data.datasets import check_free, write_dataset
+from otpr.data.dataset_writer import check_free, write_dataset
 from otpr.envs import Setup, task_spec
 from otpr.envs.setup import Observe
 from otpr.errors import check_at_least, check_seed

@@ -12,7 +12,7 @@ import tyro
 from otpr.data.convert.rules import Rules
 from otpr.data.convert.sources import Format, convert, open_source
 from otpr.data.convert.tally import PLAIN
-from otpr.data.datasets import check_free
+from otpr.data.dataset_writer import check_free
 from otpr.data.inspect import SATURATED, inspect
 from otpr.data.picture import draw
 from otpr.data.recorded import Source

@@ -18,7 +18,7 @@ import pytest
 
 from otpr.cli.data import ConvertData
 from otpr.cli.main import main
-from otpr.data.datasets import write_dataset
+from otpr.data.dataset_writer import write_dataset
 from otpr.data.episodes import Episode
 from otpr.errors import OtprError
 from tiny import files

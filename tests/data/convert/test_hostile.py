@@ -23,7 +23,8 @@ import pytest
 from gymnasium.envs.registration import EnvSpec
 
 from otpr.data.convert.sources import convert, open_source
-from otpr.data.datasets import read_dataset, write_dataset
+from otpr.data.dataset_writer import write_dataset
+from otpr.data.datasets import read_dataset
 from otpr.data.episodes import Episode
 from otpr.errors import OtprError
 

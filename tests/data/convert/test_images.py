@@ -21,7 +21,8 @@ from otpr.data import frames, spool
 from otpr.data.collect import collect
 from otpr.data.convert.rules import Rules
 from otpr.data.convert.sources import convert, open_source
-from otpr.data.datasets import read_dataset, setup_of, write_dataset
+from otpr.data.dataset_writer import write_dataset
+from otpr.data.datasets import read_dataset, setup_of
 from otpr.data.episodes import Episode
 from otpr.data.experience_files import ExperienceWriter
 from otpr.data.loading import DataConfig

@@ -15,7 +15,8 @@ import numpy as np
 import pytest
 
 from otpr.data.convert.sources import convert, open_source
-from otpr.data.datasets import read_dataset, write_dataset
+from otpr.data.dataset_writer import write_dataset
+from otpr.data.datasets import read_dataset
 from otpr.data.episodes import Episode
 
 # Runs in a process of its own, so that nothing else is in its peak. The peak is VmHWM and not getrusage's,

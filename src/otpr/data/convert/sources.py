@@ -19,11 +19,11 @@ from otpr.data.convert.lerobot import is_lerobot, open_lerobot
 from otpr.data.convert.robomimic import is_robomimic, open_robomimic
 from otpr.data.convert.rules import BadEpisodeError, Rules, SuccessUnknownError, follow
 from otpr.data.convert.tally import Tally
-from otpr.data.datasets import check_free, write_dataset
+from otpr.data.dataset_writer import check_free, write_dataset
 from otpr.data.episodes import Episode
 from otpr.data.evidence import Evidence, survey
 from otpr.data.experience_files import is_experience
-from otpr.data.minari_files import open_minari
+from otpr.data.minari_opening import open_minari
 from otpr.data.overlap import Sample
 from otpr.data.reading import check_readable, open_hdf5
 from otpr.data.recorded import Source
