@@ -5,21 +5,28 @@ All use the same shapes, so that what one test compiles the others reuse.
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import functools
 import hashlib
+from collections.abc import Generator
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from otpr.agents.otpr.compatibility import Compatibility, TransportCost
+from otpr.agents.parts.agent import AgentConfig
 from otpr.data.collect import collect
 from otpr.data.episodes import Episode
 from otpr.data.experience import Experience
 from otpr.diffusion import NoiseSchedule
+from otpr.envs import ChunkedVectorEnv
 from otpr.networks.critics import QEnsemble
 from otpr.networks.mlp import NoiseNetwork
 from otpr.ot import Potentials
@@ -27,6 +34,9 @@ from otpr.policies.encoder import Normalizer, VectorEncoder, encode
 from otpr.policies.generators import Diffusion, plan_shape
 from otpr.policies.policy import Policy
 from otpr.spec import Spec
+from otpr.training.finetune import FineTuning
+from otpr.training.loop import LoopConfig
+from otpr.training.run_directory import RunDirectory
 from otpr.trees import read_arrays
 
 TASK = "metaworld/peg-insert-side-v3"
@@ -53,6 +63,43 @@ LOOP: dict[str, Any] = {
     "final_eval_episodes": 3,
     "checkpoint_every": 700,
 }
+
+
+def sitting(
+    path: Path,
+    base: Policy,
+    episodes: list[Episode],
+    env: ChunkedVectorEnv,
+    *,
+    agent: AgentConfig,
+    loop: LoopConfig,
+    seed: int = 0,
+    resume: bool = False,
+) -> FineTuning:
+    """One sitting of a run, as the command does it: to its end, or to the first signal or error."""
+    config = {"seed": seed, "loop": dataclasses.asdict(loop)}
+    with RunDirectory.open(path, command="finetune", config=config, resume=resume) as run:
+        job = FineTuning(
+            base, [episodes], preset="default", seed=seed, agent=agent, loop=loop, run=run, env=env
+        )
+        if resume:
+            job.restore()
+        job.run_to_end()
+    return job
+
+
+@contextlib.contextmanager
+def dying_after(name: str, number: int) -> Generator[None]:
+    """A run dies at once after the row of metrics whose `name` is that; what no checkpoint holds is lost."""
+    log = RunDirectory.log
+
+    def log_and_die(run: RunDirectory, row: dict[str, Any]) -> None:
+        log(run, row)
+        if row[name] == number:
+            raise SystemExit
+
+    with mock.patch.object(RunDirectory, "log", log_and_die), pytest.raises(SystemExit):
+        yield
 
 
 def options(settings: dict[str, Any]) -> list[str]:

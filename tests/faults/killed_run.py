@@ -14,7 +14,6 @@ from typing import Any
 
 from otpr.envs import ChunkedVectorEnv
 from otpr.training.finetune import FineTuning, LoopConfig
-from otpr.training.run_directory import RunDirectory
 from tests.faults import small
 
 PHASES = ("collect", "learn", "end_round", "evaluate", "save")
@@ -49,26 +48,11 @@ def run_metaworld(path: Path, resume: bool) -> None:
     """The run of tests/training/test_finetune.py, with simulator processes."""
     import tiny
     from otpr.agents import agent_config
-    from tiny import AGENT, POLICY, TASK, demonstrations, policy
 
-    loop = tiny.LOOP
-    with (
-        ChunkedVectorEnv(TASK, loop["num_envs"], POLICY["execute"], processes=True) as env,
-        RunDirectory.open(path, command="finetune", config=loop, resume=resume) as run,
-    ):
-        job = FineTuning(
-            policy(),
-            [demonstrations()],
-            preset="default",
-            seed=0,
-            agent=agent_config("otpr", "default", AGENT),
-            loop=LoopConfig(**loop),
-            run=run,
-            env=env,
-        )
-        if resume:
-            job.restore()
-        job.run_to_end()
+    base, loop = tiny.policy(), LoopConfig(**tiny.LOOP)
+    agent = agent_config("otpr", "default", tiny.AGENT)
+    with ChunkedVectorEnv(tiny.TASK, loop.num_envs, base.spec.execute, processes=True) as env:
+        tiny.sitting(path, base, tiny.demonstrations(), env, agent=agent, loop=loop, resume=resume)
 
 
 def main() -> None:

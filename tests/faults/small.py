@@ -13,8 +13,8 @@ from otpr.agents import agent_config
 from otpr.data.episodes import Episode
 from otpr.envs import ChunkedVectorEnv, make_env
 from otpr.training.finetune import FineTuning, LoopConfig
-from otpr.training.run_directory import RunDirectory, read_rows
-from tiny import AGENT, policy
+from otpr.training.run_directory import read_rows
+from tiny import AGENT, policy, sitting
 
 TASK = "tests.faults.faulty_envs:Point"
 CHUNK = 8  # longer than an episode of 6 steps: one decision each
@@ -67,21 +67,15 @@ def fine_tune(
     config = {**LOOP, **loop}
     learning = {name: value for name, value in config.items() if name in ("update_ratio", "warmup_updates")}
     settings = tuple(f"{name}={value}" for name, value in learning.items())
-    with RunDirectory.open(path, command="finetune", config=config, resume=resume) as run:
-        job = FineTuning(
-            BASE,
-            [demonstrations()],
-            preset="default",
-            seed=0,
-            agent=agent_config("otpr", "default", (*AGENT, *settings, *agent)),
-            loop=LoopConfig(**{name: config[name] for name in config if name not in learning}),
-            run=run,
-            env=env,
-        )
-        if resume:
-            job.restore()
-        job.run_to_end()
-    return job
+    return sitting(
+        path,
+        BASE,
+        demonstrations(),
+        env,
+        agent=agent_config("otpr", "default", (*AGENT, *settings, *agent)),
+        loop=LoopConfig(**{name: config[name] for name in config if name not in learning}),
+        resume=resume,
+    )
 
 
 def processes(monkeypatch: pytest.MonkeyPatch, count: int, timeout: float = 60.0) -> ChunkedVectorEnv:

@@ -24,8 +24,8 @@ from otpr.errors import OtprError
 from otpr.policies.policy import Policy, load_policy
 from otpr.training import checkpoints, finetune
 from otpr.training.finetune import FineTuning, LoopConfig
-from otpr.training.run_directory import RunDirectory, read_rows
-from tiny import arrays, assert_same_arrays, chooser, experience, policy, weights
+from otpr.training.run_directory import read_rows
+from tiny import arrays, assert_same_arrays, chooser, dying_after, experience, policy, sitting, weights
 
 ROOT = Path(__file__).parents[2]
 HERE = "tests.envs.user_envs"
@@ -96,24 +96,9 @@ def created(base: Policy, config: AgentConfig) -> Agent:
 def sit(path: Path, algorithm: str, *, resume: bool = False, base: Policy = BASE) -> FineTuning:
     """One sitting of a run, as the command does it."""
     config = small(algorithm)
-    with (
-        RunDirectory.open(path, command="finetune", config={}, resume=resume) as run,
-        ChunkedVectorEnv(TASK, LOOP.num_envs, config.acting_spec(base.spec).execute, processes=False) as env,
-    ):
-        job = FineTuning(
-            base,
-            [demonstrations()],
-            preset="default",
-            seed=0,
-            agent=config,
-            loop=LOOP,
-            run=run,
-            env=env,
-        )
-        if resume:
-            job.restore()
-        job.run_to_end()
-    return job
+    execute = config.acting_spec(base.spec).execute
+    with ChunkedVectorEnv(TASK, LOOP.num_envs, execute, processes=False) as env:
+        return sitting(path, base, demonstrations(), env, agent=config, loop=LOOP, resume=resume)
 
 
 def timeless(row: dict[str, Any]) -> dict[str, Any]:
@@ -197,21 +182,6 @@ def test_algorithm_that_does_not_learn_is_evaluated_as_it_is_deployed(
     assert set(evaluated) == {1}
 
 
-def sit_until(path: Path, algorithm: str, number: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A sitting that dies at once after that row of metrics; what no checkpoint holds is lost."""
-    log = RunDirectory.log
-
-    def log_and_die(run: RunDirectory, row: dict[str, Any]) -> None:
-        log(run, row)
-        if row["row"] == number:
-            raise SystemExit
-
-    with monkeypatch.context() as patch:
-        patch.setattr(RunDirectory, "log", log_and_die)
-        with pytest.raises(SystemExit):
-            sit(path, algorithm)
-
-
 def assert_resumed_is_whole(path: Path, whole: Whole) -> None:
     job = sit(path, whole.algorithm, resume=True)
     assert rows(path) == rows(whole.path)
@@ -220,12 +190,11 @@ def assert_resumed_is_whole(path: Path, whole: Whole) -> None:
     assert_same_arrays(arrays(job.experience), arrays(whole.job.experience))
 
 
-def test_killed_and_resumed_run_is_the_uninterrupted_run(
-    whole: Whole, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
+def test_killed_and_resumed_run_is_the_uninterrupted_run(whole: Whole, tmp_path: Path):
     path, number = tmp_path / "run", len(rows(whole.path)) * 3 // 4
     if whole.algorithm in LEARNING:
-        sit_until(path, whole.algorithm, number, monkeypatch)
+        with dying_after("row", number):
+            sit(path, whole.algorithm)
         newest = checkpoints.latest(path / "checkpoints")
         assert newest is not None and 0 < newest < number
     else:
@@ -234,12 +203,11 @@ def test_killed_and_resumed_run_is_the_uninterrupted_run(
 
 
 @pytest.mark.slow
-def test_run_killed_after_any_row_is_the_uninterrupted_run(
-    whole: Whole, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
+def test_run_killed_after_any_row_is_the_uninterrupted_run(whole: Whole, tmp_path: Path):
     for number in range(1, len(rows(whole.path)) + 1):
         path = tmp_path / f"run-{number}"
-        sit_until(path, whole.algorithm, number, monkeypatch)
+        with dying_after("row", number):
+            sit(path, whole.algorithm)
         assert_resumed_is_whole(path, whole)
 
 

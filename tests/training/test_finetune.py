@@ -32,8 +32,10 @@ from tiny import (
     arrays,
     assert_same_arrays,
     demonstrations,
+    dying_after,
     files,
     policy,
+    sitting,
     weights,
 )
 
@@ -69,23 +71,8 @@ def sit(
     path: Path, env: ChunkedVectorEnv, *, resume: bool = False, seed: int = 0, changes: tuple[str, ...] = ()
 ) -> FineTuning:
     """One sitting of a run: as the command does it, to its end or to the first signal."""
-    loop = LoopConfig(**LOOP)
-    config = {"seed": seed, "loop": LOOP}
-    with RunDirectory.open(path, command="finetune", config=config, resume=resume) as run:
-        job = FineTuning(
-            BASE,
-            [demonstrations()],
-            preset="default",
-            seed=seed,
-            agent=agent_config("otpr", "default", (*AGENT, *changes)),
-            loop=loop,
-            run=run,
-            env=env,
-        )
-        if resume:
-            job.restore()
-        job.run_to_end()
-    return job
+    agent, loop = agent_config("otpr", "default", (*AGENT, *changes)), LoopConfig(**LOOP)
+    return sitting(path, BASE, demonstrations(), env, agent=agent, loop=loop, seed=seed, resume=resume)
 
 
 def timeless(row: dict[str, Any]) -> dict[str, Any]:
@@ -243,10 +230,10 @@ def test_run_stopped_after_every_single_step_is_the_uninterrupted_run(
     path = tmp_path / "run"
     interrupt_after(monkeypatch, lambda row: True)
     expected = rows(whole[0])
-    for sitting in range(len(expected)):
+    for number in range(len(expected)):
         with pytest.raises(Stopped, match="fine-tuning stopped at"):
-            sit(path, env, resume=sitting > 0)
-        assert rows(path) == expected[: sitting + 1]
+            sit(path, env, resume=number > 0)
+        assert rows(path) == expected[: number + 1]
         assert not (path / "summary.json").exists()
     # stopped after its last step, there is only the policy left to save
     assert_equal_runs(path, sit(path, env, resume=True), whole)
@@ -263,10 +250,10 @@ def test_run_stopped_while_acting_is_the_uninterrupted_run(
         51: 8,  # in the second evaluation, of the deployed policy, after both collections
         30: 8,  # in the second evaluation again, of the single sample
     }
-    for sitting, (chunk, rows_kept) in enumerate(stops.items()):
+    for number, (chunk, rows_kept) in enumerate(stops.items()):
         env.chunks, env.interrupt_at = 0, chunk
         with pytest.raises(Stopped):
-            sit(path, env, resume=sitting > 0)
+            sit(path, env, resume=number > 0)
         assert rows(path) == rows(whole[0])[:rows_kept]
     env.interrupt_at = None
     assert_equal_runs(path, sit(path, env, resume=True), whole)
@@ -283,24 +270,15 @@ def test_evaluation_is_left_at_once_and_done_again(
 
 
 def test_run_that_was_killed_goes_on_from_its_last_checkpoint(
-    whole: tuple[Path, FineTuning], tmp_path: Path, env: InterruptedEnv, monkeypatch: pytest.MonkeyPatch
+    whole: tuple[Path, FineTuning], tmp_path: Path, env: InterruptedEnv
 ):
     """Killed after rows that no checkpoint holds: at row 3 there is none, at row 11 it is that of row 6."""
     path = tmp_path / "run"
-    log = RunDirectory.log
     for row, newest in ((3, None), (11, 6)):
-
-        def log_and_die(run: RunDirectory, values: dict[str, Any], row: int = row) -> None:
-            log(run, values)
-            if values["row"] == row:
-                raise SystemExit
-
-        monkeypatch.setattr(RunDirectory, "log", log_and_die)
-        with pytest.raises(SystemExit):
+        with dying_after("row", row):
             sit(path, env, resume=path.exists())
         assert rows(path) == rows(whole[0])[:row]
         assert checkpoints.latest(path / "checkpoints") == newest
-    monkeypatch.setattr(RunDirectory, "log", log)
     assert_equal_runs(path, sit(path, env, resume=True), whole)
 
 

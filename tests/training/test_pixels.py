@@ -34,7 +34,7 @@ from otpr.training.finetune import FineTuning, LoopConfig
 from otpr.training.imitation import Imitation
 from otpr.training.pretrain import PretrainConfig, pretrain
 from otpr.training.run_directory import RunDirectory, read_rows
-from tiny import arrays, assert_same_arrays, weights
+from tiny import arrays, assert_same_arrays, dying_after, sitting, weights
 
 HERE = "tests.envs.user_envs"
 TASK = f"{HERE}:seeing"
@@ -93,26 +93,10 @@ def sit(
 ) -> FineTuning:
     config = settings(algorithm)
     acting = config.acting_spec(base.spec)
-    with (
-        RunDirectory.open(path, command="finetune", config={}, resume=resume) as run,
-        ChunkedVectorEnv(
-            TASK, LOOP.num_envs, acting.execute, processes=processes, history=acting.history
-        ) as env,
-    ):
-        job = FineTuning(
-            base,
-            [demonstrations()],
-            preset="default",
-            seed=0,
-            agent=config,
-            loop=LOOP,
-            run=run,
-            env=env,
-        )
-        if resume:
-            job.restore()
-        job.run_to_end()
-    return job
+    with ChunkedVectorEnv(
+        TASK, LOOP.num_envs, acting.execute, processes=processes, history=acting.history
+    ) as env:
+        return sitting(path, base, demonstrations(), env, agent=config, loop=LOOP, resume=resume)
 
 
 @pytest.mark.learning
@@ -245,22 +229,11 @@ def test_collected_frames_are_those_of_the_decisions(base: Policy, tmp_path: Pat
     np.testing.assert_array_equal(transitions.state, store.features[np.asarray(rows)])
 
 
-def test_killed_run_from_images_is_resumed_bit_for_bit(
-    base: Policy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_killed_run_from_images_is_resumed_bit_for_bit(base: Policy, tmp_path: Path) -> None:
     whole = sit(tmp_path / "whole", base, "otpr")
     rows = read_rows(tmp_path / "whole")
-    log = RunDirectory.log
-
-    def log_and_die(run: RunDirectory, row: dict[str, Any]) -> None:
-        log(run, row)
-        if row["row"] == len(rows) * 3 // 4:
-            raise SystemExit
-
-    with monkeypatch.context() as patch:
-        patch.setattr(RunDirectory, "log", log_and_die)
-        with pytest.raises(SystemExit):
-            sit(tmp_path / "part", base, "otpr")
+    with dying_after("row", len(rows) * 3 // 4):
+        sit(tmp_path / "part", base, "otpr")
     resumed = sit(tmp_path / "part", base, "otpr", resume=True)
     assert_same_arrays(arrays(resumed.agent), arrays(whole.agent))
     assert_same_arrays(arrays(resumed.experience), arrays(whole.experience))

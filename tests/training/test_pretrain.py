@@ -21,7 +21,7 @@ from otpr.training import checkpoints
 from otpr.training.pretrain import PretrainConfig, pretrain
 from otpr.training.run_directory import RunDirectory, read_rows
 from otpr.training.stopping import Stopped
-from tiny import arrays, assert_same_arrays, weights
+from tiny import arrays, assert_same_arrays, dying_after, weights
 
 CONFIG = PretrainConfig(
     horizon=2, denoising_steps=5, width=32, depth=2, updates=1100, batch_size=64, learning_rate=3e-3
@@ -123,22 +123,13 @@ def test_run_stopped_after_every_block_is_the_uninterrupted_run(
 
 
 def test_run_killed_before_its_first_checkpoint_starts_over(
-    whole: tuple[Path, Policy], episodes: list[Episode], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    whole: tuple[Path, Policy], episodes: list[Episode], tmp_path: Path
 ):
     path = tmp_path / "run"
-    log = RunDirectory.log
-
-    def log_and_die(directory: RunDirectory, row: dict[str, Any]) -> None:
-        log(directory, row)
-        if row["updates"] == 500:
-            raise SystemExit
-
-    monkeypatch.setattr(RunDirectory, "log", log_and_die)
-    with pytest.raises(SystemExit):
+    with dying_after("updates", 500):
         run(path, episodes)
     assert checkpoints.latest(path / "checkpoints") is None
     assert len(read_rows(path)) == 2
-    monkeypatch.undo()
     run(path, episodes, resume=True)
     assert read_rows(path) == read_rows(whole[0])
     assert_same_arrays(weights(path / "policy"), weights(whole[0] / "policy"))
