@@ -11,8 +11,8 @@ from beartype import beartype
 def checked(function: Callable[..., Any]) -> Callable[..., Any]:
     """Check arguments and results at each call; beartype knows no `Self` here, so that it may be anything.
 
-    A function within a function would be wrapped anew whenever the outer one is called, for a millisecond each
-    time. What it is given and gives is checked by its neighbours.
+    A function within a function would be wrapped anew whenever the outer one is called, which takes a
+    millisecond each time. What it is given and gives is checked by its neighbours.
     """
     if "<locals>" in function.__qualname__:
         return function
