@@ -201,8 +201,10 @@ def _widen(sampler: Any, factor: float) -> None:
             ):
                 return drawn[0]
 
-    sampler._sample_x = sample_x
-    sampler._sample_y = lambda radius: drawn[1]
+    def sample_y(radius: float) -> float:
+        return drawn[1]
+
+    sampler._sample_x, sampler._sample_y = sample_x, sample_y
 
 
 def make_simulator(name: str, render_mode: str | None) -> RobosuiteSimulator:
