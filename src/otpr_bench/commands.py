@@ -12,12 +12,14 @@ from typing import Annotated
 import rich
 import tyro
 
+from otpr.envs.shifts import LEVELS
 from otpr.errors import OtprError, check_at_least
 from otpr.storage import check_writable
 from otpr_bench.jobs import make_jobs, parse_seeds, parse_variants
 from otpr_bench.queue import Queue
 from otpr_bench.results import load_pyarrow
-from otpr_bench.suites import OPEN, BenchSuite, Budget, Recipe, named_suite, open_suite
+from otpr_bench.shift_runs import measure_runs
+from otpr_bench.suites import OPEN, SHIFTED, BenchSuite, Budget, Recipe, named_suite, open_suite
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,7 +29,8 @@ class Bench:
     The queue may be stopped at any time; the same command continues it.
     """
 
-    # smoke (2 tasks, minutes), arena-6 (6 tasks, hours), ablations (2 of these), or open (those of --tasks)
+    # smoke (2 tasks, minutes), arena-6 (6 tasks, hours), ablations (2 of these), shifts (3 of these, and then
+    # their policies under every shift, see --shift-results), or open (those of --tasks)
     suite: str = "smoke"
     # algorithms separated by commas, each with a preset and changed fields of it if wanted:
     # otpr,otpr:paper,otpr:default:epsilon=0.1,fql
@@ -42,6 +45,10 @@ class Bench:
     out: Path | None = None
     # the table of results, Parquet; by default results/bench/SUITE.parquet
     results: Path | None = None
+    # of the suite `shifts`: the table of success under shifts, Parquet
+    shift_results: Path = Path("results", "shifts", "policies.parquet")
+    # of the suite `shifts`: the levels that are measured
+    levels: tuple[int, ...] = LEVELS
     # say what there is to do and how long it will take, and do nothing
     dry_run: bool = False
     # begin runs that failed anew
@@ -83,6 +90,8 @@ class Bench:
             print(f"{len(failed)} runs failed; --retry-failed begins them anew:")
             for row in failed:
                 print(f"  {row.algorithm}:{row.preset} on {row.task}, seed {row.seed}: {row.error}")
+        if suite.name == SHIFTED and complete:
+            measure_runs(queue.finished(), self.levels, self.shift_results)
         if not complete:
             print(f"Some runs are left. Continue with:\n  {shlex.join(['otpr', *sys.argv[1:]])}")
 

@@ -93,6 +93,12 @@ class Queue:
         keys = {job.key(base) for job in self._jobs if (base := self._bases.get(job.task.id))}
         return [row for row in self._rows if row.status == "failed" and row.run in keys]
 
+    def finished(self) -> list[tuple[Job, Base, Path]]:
+        """The runs that were completed and whose directories are there, each with its base and directory."""
+        pairs = [(job, base) for job in self._jobs if (base := self._bases.get(job.task.id))]
+        found = [(job, base, job.directory(self._folder, base)) for job, base in pairs]
+        return [(job, base, directory) for job, base, directory in found if is_finished(directory)]
+
     def plan(self) -> Plan:
         """The present state of the runs. Nothing is changed."""
         states: dict[Job, State] = {}

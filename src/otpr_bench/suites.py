@@ -87,6 +87,8 @@ class BenchSuite:
     tasks: tuple[BenchTask, ...]
 
 
+SHIFTED = "shifts"  # the suite whose policies are measured under shifts too
+
 # a round must be shorter than the steps between evaluations, or it would skip some of them
 _ROBOSUITE = Budget(env_steps=20_000, eval_episodes=20, final_eval_episodes=50, num_envs=4)
 _FEW = Budget(env_steps=2_000, eval_every=1_000, eval_episodes=8, final_eval_episodes=16)
@@ -106,6 +108,12 @@ BENCH_SUITES = {
         _BOX,
         BenchTask("ogbench/cube-double-task2", Recipe(40, noise=0.2, updates=4000), Budget()),
         BenchTask("robosuite/can", Recipe(6, noise=0.3), _ROBOSUITE),
+        BenchTask("robosuite/square", Recipe(80, noise=0.1, updates=15_000), _ROBOSUITE),
+    ),
+    # those of arena-6 whose shifts are measured: docs/robustness.md
+    SHIFTED: (
+        _PEG,
+        BenchTask("metaworld/assembly-v3", Recipe(15, noise=0.4), Budget()),
         BenchTask("robosuite/square", Recipe(80, noise=0.1, updates=15_000), _ROBOSUITE),
     ),
     # two tasks of arena-6 that leave room above the base policy and below 100%

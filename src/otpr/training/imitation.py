@@ -163,7 +163,9 @@ class Imitation(eqx.Module):
                 states = cast(Array, seen)
             else:
                 images = cast(Observations, seen)
-                states = encoder.training_states(images, self.config.random_shift, jax.random.fold_in(noise_key, 1))
+                states = encoder.training_states(
+                    images, self.config.random_shift, jax.random.fold_in(noise_key, 1)
+                )
             return jnp.mean(diffusion.losses(network, states, plans, noise_key))
 
         trained = _together(self.network, self.encoder)

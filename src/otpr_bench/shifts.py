@@ -1,0 +1,191 @@
+"""Success under distribution shifts: of experts, of base policies and of what runs have learnt.
+
+Every episode is paired with its nominal twin, which begins alike. A shift at a level counts as solvable on a
+task where the scripted expert keeps four fifths of its nominal success; others are measured and left out of
+means. docs/shifts.md defines the shifts, docs/robustness.md shows what came out.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from otpr.data.seeds import evaluation_seed
+from otpr.envs import ChunkedVectorEnv, Setup, make_env, make_expert
+from otpr.envs.shifts import LEVELS, SHIFTS, Shift
+from otpr.errors import OtprError
+from otpr.policies.policy import Policy
+from otpr.storage import write_bytes, writing
+from otpr.training.evaluate import evaluate
+from otpr_bench.results import load_pyarrow
+
+EXPERT = "expert"
+SOLVABLE = 0.8
+"""Share of the expert's nominal success that it has to keep for a shift to count."""
+
+
+@dataclasses.dataclass(frozen=True)
+class ShiftRow:
+    """One cell: a policy on a task under a shift at a level; level 0 and no shift: the task as it is."""
+
+    task: str
+    algorithm: str  # "expert" and "bc" (the base policy) among them
+    preset: str
+    seed: int  # of the run; 0 for an expert
+    policy: str  # "one sample" or "chosen"; "expert"
+    shift: str
+    level: int
+    episodes: int
+    success: float  # share of the episodes that succeeded
+    nominal_success: float  # of their twins
+    outcomes: str  # "1" for each episode that succeeded, "0" for others, in the order of the conditions
+
+    @property
+    def cell(self) -> tuple[str, str, str, int, str, str, int, int]:
+        """What the row is of."""
+        who = (self.task, self.algorithm, self.preset, self.seed, self.policy)
+        return (*who, self.shift, self.level, self.episodes)
+
+
+@dataclasses.dataclass(frozen=True)
+class Subject:
+    """Who is measured: `run` gives the outcomes of so many episodes of a task as it is set up."""
+
+    task: str
+    algorithm: str
+    preset: str
+    seed: int
+    policy: str
+    episode_limit: int | None
+    run: Callable[[Setup, int], Sequence[bool]]
+
+
+def expert_outcomes(setup: Setup, episodes: int) -> list[bool]:
+    """Whether the scripted expert succeeds from each of the first held-out initial conditions."""
+    env = make_env(setup)
+    expert = make_expert(setup.task, env)
+    outcomes: list[bool] = []
+    for index in range(episodes):
+        env.reset(seed=evaluation_seed(index))
+        expert.reset()
+        while True:
+            _, _, terminated, truncated, info = env.step(expert.act(env.whole_observation))
+            if terminated or truncated:
+                break
+        outcomes.append(bool(info["success"]))
+    env.close()
+    return outcomes
+
+
+def policy_outcomes(policy: Policy) -> Callable[[Setup, int], Sequence[bool]]:
+    """The same of a policy."""
+
+    def run(setup: Setup, episodes: int) -> Sequence[bool]:
+        execute, history = policy.spec.execute, policy.spec.history
+        with ChunkedVectorEnv(setup, min(8, episodes), execute, processes=True, history=history) as env:
+            return evaluate(policy, env, episodes).outcomes
+
+    return run
+
+
+def cells(names: Iterable[str] = SHIFTS, levels: Iterable[int] = LEVELS) -> list[Shift]:
+    """The shifts to measure, those of images left out."""
+    return [Shift(name, level) for name in names if not SHIFTS[name].images for level in levels]
+
+
+def measure(
+    subjects: Sequence[Subject],
+    shifts: Sequence[Shift],
+    episodes: int,
+    path: Path,
+    say: Callable[[str], None],
+) -> None:
+    """Measure what the file lacks; each cell is written as it is finished, so that a stop loses one.
+
+    Args:
+        subjects: who.
+        shifts: under what; one that a task cannot have is told and left out.
+        episodes: of each cell, >= 1.
+        path: the Parquet file.
+        say: told of each cell.
+    """
+    done = {row.cell: row for row in read_shift_rows(path)} if path.exists() else {}
+    for subject in subjects:
+        nominal: float | None = None
+        usual = Setup(subject.task, subject.episode_limit)
+        for shift in (None, *shifts):
+            row = _row(subject, shift, episodes, "0" * episodes, nominal or 0.0)
+            if row.cell in done:
+                nominal = done[row.cell].success if shift is None else nominal
+                continue
+            setup = usual if shift is None else dataclasses.replace(usual, shifts=(shift,))
+            try:
+                outcomes = subject.run(setup, episodes)
+            except OtprError as error:
+                if shift is None:
+                    raise
+                say(f"{shift} on {subject.task} is left out. {error}")
+                continue
+            text = "".join("1" if outcome else "0" for outcome in outcomes)
+            if nominal is None:
+                nominal = sum(outcomes) / episodes
+            row = _row(subject, shift, episodes, text, nominal)
+            add_shift_rows(path, [row])
+            who = f"{subject.algorithm} ({subject.policy}), seed {subject.seed}"
+            say(f"{subject.task}, {shift or 'nominal'}, {who}: {row.success:.0%} of {episodes}")
+
+
+def _row(subject: Subject, shift: Shift | None, episodes: int, outcomes: str, nominal: float) -> ShiftRow:
+    return ShiftRow(
+        task=subject.task,
+        algorithm=subject.algorithm,
+        preset=subject.preset,
+        seed=subject.seed,
+        policy=subject.policy,
+        shift="" if shift is None else shift.name,
+        level=0 if shift is None else shift.level,
+        episodes=episodes,
+        success=outcomes.count("1") / episodes,
+        nominal_success=nominal,
+        outcomes=outcomes,
+    )
+
+
+def solvable(rows: Iterable[ShiftRow]) -> set[tuple[str, str, int]]:
+    """(task, shift, level) where the expert keeps enough of its nominal success."""
+    return {
+        (row.task, row.shift, row.level)
+        for row in rows
+        if row.algorithm == EXPERT and row.shift and row.success >= SOLVABLE * row.nominal_success
+    }
+
+
+def read_shift_rows(path: Path) -> list[ShiftRow]:
+    """The rows of a file.
+
+    Raises:
+        OtprError: it is missing, or no such file.
+    """
+    pa, pq = load_pyarrow()
+    if not path.is_file():
+        raise OtprError(f"There are no results in {path}: `otpr bench --suite shifts` writes them.")
+    try:
+        return [ShiftRow(**values) for values in pq.ParquetFile(path).read().to_pylist()]
+    except (pa.ArrowException, OSError, TypeError) as error:
+        raise OtprError(f"{path} holds no results under shifts ({str(error)[:200]}).") from error
+
+
+def add_shift_rows(path: Path, rows: Sequence[ShiftRow]) -> None:
+    """Add rows to a file, which is made where it is missing, in place of those of the same cells."""
+    pa, pq = load_pyarrow()
+    new = {row.cell for row in rows}
+    kept = [row for row in read_shift_rows(path) if row.cell not in new] if path.exists() else []
+    ordered = sorted([*kept, *rows], key=lambda row: row.cell)
+    content: Any = io.BytesIO()
+    pq.write_table(pa.Table.from_pylist([dataclasses.asdict(row) for row in ordered]), content)
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_bytes(path, content.getvalue())

@@ -1,0 +1,103 @@
+"""Success under shifts: what is measured, kept and left out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from otpr.envs import Setup
+from otpr.envs.shifts import Shift
+from otpr.errors import OtprError
+from otpr_bench.shifts import (
+    EXPERT,
+    ShiftRow,
+    Subject,
+    cells,
+    expert_outcomes,
+    measure,
+    read_shift_rows,
+    solvable,
+)
+
+TASK = "metaworld/reach-v3"
+
+
+class Fake:
+    """Succeeds in so many of ten episodes, by shift; counts how often it is asked."""
+
+    def __init__(self, **successes: int):
+        self.successes, self.asked = successes, []
+
+    def __call__(self, setup: Setup, episodes: int) -> list[bool]:
+        name = str(setup.shifts[0]) if setup.shifts else "nominal"
+        self.asked.append(name)
+        if name == "mass:1":
+            raise OtprError("reach has no object.")
+        count = self.successes.get(name.replace(":", "_"), 10)
+        return [index < count for index in range(episodes)]
+
+
+def subject(run: Fake, algorithm: str = EXPERT) -> Subject:
+    return Subject(TASK, algorithm, "", 0, EXPERT, None, run)
+
+
+def test_each_cell_is_measured_once_beside_the_nominal_one(tmp_path: Path) -> None:
+    told: list[str] = []
+    path, run = tmp_path / "deep" / "results.parquet", Fake(gain_1=6, latency_2=8)
+    shifts = [Shift("gain", 1), Shift("mass", 1), Shift("latency", 2)]
+    measure([subject(run)], shifts[:2], 10, path, told.append)
+    measure([subject(run)], shifts, 10, path, told.append)
+    assert run.asked == ["nominal", "gain:1", "mass:1", "mass:1", "latency:2"]
+    rows = {(row.shift, row.level): row for row in read_shift_rows(path)}
+    assert rows.keys() == {("", 0), ("gain", 1), ("latency", 2)}
+    assert rows["gain", 1].outcomes == "1111110000"
+    assert (rows["gain", 1].success, rows["gain", 1].nominal_success) == (0.6, 1.0)
+    assert any("mass:1 on metaworld/reach-v3 is left out. reach has no object." in line for line in told)
+
+
+def test_a_stop_in_the_middle_loses_one_cell(tmp_path: Path) -> None:
+    path, run = tmp_path / "results.parquet", Fake()
+
+    def stopping(setup: Setup, episodes: int) -> list[bool]:
+        if setup.shifts and setup.shifts[0].name == "latency":
+            raise KeyboardInterrupt
+        return run(setup, episodes)
+
+    shifts = [Shift("gain", 1), Shift("latency", 2)]
+    with pytest.raises(KeyboardInterrupt):
+        measure([Subject(TASK, EXPERT, "", 0, EXPERT, None, stopping)], shifts, 10, path, print)
+    measure([subject(run)], shifts, 10, path, print)
+    assert run.asked == ["nominal", "gain:1", "latency:2"]
+    assert [row.nominal_success for row in read_shift_rows(path)] == [1.0] * 3
+
+
+def test_solvable_is_where_the_expert_keeps_four_fifths() -> None:
+    def row(algorithm: str, shift: str, success: float) -> ShiftRow:
+        return ShiftRow(TASK, algorithm, "", 0, EXPERT, shift, 1, 10, success, 0.5, "")
+
+    rows = [
+        row(EXPERT, "gain", 0.4),
+        row(EXPERT, "mass", 0.39),
+        row("otpr", "push", 1.0),
+        row(EXPERT, "", 0.5),
+    ]
+    assert solvable(rows) == {(TASK, "gain", 1)}
+
+
+def test_shifts_of_images_are_no_cells_of_the_state() -> None:
+    assert len(cells()) == 30
+    assert cells(["push", "light"], [2]) == [Shift("push", 2)]
+
+
+def test_another_file_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("text")
+    with pytest.raises(OtprError, match="holds no results under shifts"):
+        read_shift_rows(tmp_path / "file")
+    with pytest.raises(OtprError, match="There are no results"):
+        read_shift_rows(tmp_path / "none")
+
+
+def test_the_expert_reaches_with_a_smaller_gain_and_not_within_three_steps() -> None:
+    assert expert_outcomes(Setup(TASK, shifts=(Shift("gain", 1),)), 2) == [True, True]
+    assert expert_outcomes(Setup(TASK, 3), 2) == [False, False]
