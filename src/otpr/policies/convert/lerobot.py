@@ -138,9 +138,8 @@ def _beyond(action: Feature, spec: Spec) -> tuple[str, ...]:
     rounding = 1e-6 * (high - low)
     if (least >= low - rounding).all() and (greatest <= high + rounding).all():
         return ()
-    bounds = " ".join(
-        f"[{x:g}, {y:g}]" for x, y in dict.fromkeys(zip(low.tolist(), high.tolist(), strict=True))
-    )
+    pairs = dict.fromkeys(zip(low.tolist(), high.tolist(), strict=True))
+    bounds = " ".join(f"[{x:g}, {y:g}]" for x, y in pairs)
     return (
         f"The actions it was trained on go from {_listed(least)} to {_listed(greatest)}: some are beyond the "
         f"bounds {bounds}, and are clipped to them.",
