@@ -106,7 +106,7 @@ class Policy(eqx.Module):
         return _propose(self, self.encoder.on_device(observations), keys, n)
 
     def chunks(self, plans: Float[Array, "n h a"]) -> Float[Array, "n c"]:
-        """What the chooser scores of plans: their first actions, flattened."""
+        """What the chooser scores of plans: their actions from the present on, flattened."""
         assert self.chooser is not None
         first = self.spec.offset
         last = first + self.chooser.chunk_dim // self.spec.action_dim
