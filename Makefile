@@ -11,7 +11,7 @@ BIN := .venv/bin
 # More arguments for `make quickstart`, e.g. ARGS="--seed 1", or for pytest, e.g. ARGS="-k replay".
 ARGS ?=
 
-.PHONY: help setup quickstart test coverage test-learning test-slow faults bench results tasks lint format types lock clean
+.PHONY: help setup quickstart test coverage test-learning test-slow faults interop bench results tasks lint format types lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' Makefile
@@ -22,7 +22,7 @@ quickstart: setup ## set up, then demonstrations, imitation, OTPR and evaluation
 	$(BIN)/otpr quickstart $(ARGS)
 
 test: setup ## set up, then the fast tests, in two processes
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile -m "not slow and not faults and not learning" $(ARGS)
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile -m "not slow and not faults and not learning and not interop" $(ARGS)
 
 # Not in `test` itself: before Python 3.12 it makes the tests a quarter to a half slower.
 coverage: setup ## the same and those of learning, counting the lines of src that they run; fails under 90%
@@ -36,6 +36,9 @@ test-slow: setup ## set up, then the tests marked slow
 
 faults: setup ## set up, then kill, fill disks and break things for 10 to 30 minutes: docs/reliability.md
 	$(BIN)/python -m pytest tests/faults -m "faults or not slow" -rP $(ARGS)
+
+interop: setup .venv-interop/.requirements ## set up, then compare with LeRobot itself (several GB): docs/lerobot.md
+	$(BIN)/python -m pytest tests/interop tests/diffusion/test_diffusers.py -m "interop or not slow" $(ARGS)
 
 bench: setup ## set up, then measure: a table, benchmarks/latest.json and the table in docs/performance.md
 	$(BIN)/python -m benchmarks $(ARGS)
@@ -67,7 +70,7 @@ lock: ## resolve pyproject.toml again into requirements/dev.txt (needs uv)
 		--no-emit-index-url --no-emit-find-links --custom-compile-command "make lock" $(ARGS)
 
 clean: ## remove .venv and the caches
-	rm -rf .venv .coverage .coverage.* .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-interop .coverage .coverage.* .pytest_cache .ruff_cache .hypothesis
 
 # From nothing each time (--clear): a package dropped from the lock must not linger and hide a missing dependency.
 # Wheels only: with hashes checked, a source build would still fetch its build dependencies unchecked.
@@ -79,6 +82,13 @@ clean: ## remove .venv and the caches
 	@"$(PYTHON)" -m venv --clear .venv
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes --only-binary :all: \
 		--requirement requirements/dev.txt
+	@touch $@
+
+# Of its own, since LeRobot's pins are not ours.
+.venv-interop/.requirements: requirements/interop.txt
+	@echo "Installing LeRobot into .venv-interop (minutes)"
+	@"$(PYTHON)" -m venv --clear .venv-interop
+	@.venv-interop/bin/python -m pip install --quiet --disable-pip-version-check --requirement requirements/interop.txt
 	@touch $@
 
 .venv/.package: pyproject.toml .venv/.requirements

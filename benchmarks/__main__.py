@@ -22,6 +22,7 @@ from benchmarks import (
     pairwise,
     rendering,
     rollout,
+    unet,
 )
 from benchmarks.rows import Row, table, write_json, write_page
 from benchmarks.sizes import FULL, TINY, Sizes
@@ -39,6 +40,7 @@ BENCHMARKS: dict[str, Callable[[Sizes], list[Row]]] = {
     "pairwise_cost": pairwise.pairwise_cost,
     "pairwise_memory": pairwise.pairwise_memory,
     "convolution": convolution.convolution,
+    "unet_vs_torch": unet.unet,
     "act": acting.act,
     "rollout_vs_bare": rollout.rollout,
     "rendering": rendering.rendering,

@@ -16,7 +16,7 @@ from benchmarks.sizes import Sizes
 from benchmarks.subjects import default_agent
 from benchmarks.timing import in_turns, medians, ratio
 from otpr.diffusion.sampling import Sampler
-from otpr.policies.encoder import Normalizer, VectorEncoder
+from otpr.policies.encoder import LIMIT, VectorEncoder
 from otpr.policies.generators import plan_shape
 from otpr.policies.policy import Policy
 from otpr.spec import STATE
@@ -94,7 +94,7 @@ class Loop:
 
     def __call__(self, observation: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """The actions to execute, (execute, action_dim)."""
-        state = np.clip((observation - self.mean) / self.scale, -Normalizer.LIMIT, Normalizer.LIMIT)
+        state = np.clip((observation - self.mean) / self.scale, -LIMIT, LIMIT)
         shape = (self.candidates, *self.plan_shape)
         plans = self.denoise(state, lambda: rng.normal(size=shape).astype(np.float32))
         chosen = plans[0]

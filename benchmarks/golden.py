@@ -27,10 +27,11 @@ from otpr.agents.parts.agent import OffPolicyAgent, OnPolicyAgent, Round
 from otpr.data.episodes import Episode
 from otpr.data.experience import Collected, Experience
 from otpr.diffusion import NoiseSchedule
-from otpr.networks.mlp import NoiseNetwork
+from otpr.networks.mlp import NoiseMLP
 from otpr.policies.acting import decision_keys
+from otpr.policies.denoising import Diffusion
 from otpr.policies.encoder import Normalizer, VectorEncoder, encode
-from otpr.policies.generators import Diffusion, plan_shape
+from otpr.policies.generators import plan_shape
 from otpr.policies.policy import Policy
 from otpr.spec import Spec
 from otpr.training.learning import end_round, learn_round, update_block
@@ -115,7 +116,7 @@ def fingerprint(algorithm: str, changes: Sequence[str] = ()) -> dict[str, list[f
 
 def _base_policy() -> Policy:
     """An untrained diffusion policy."""
-    network = NoiseNetwork(3, plan_shape(SPEC), width=16, depth=2, key=jax.random.key(3))
+    network = NoiseMLP(3, plan_shape(SPEC), width=16, depth=2, key=jax.random.key(3))
     encoder = VectorEncoder({"state": Normalizer(jnp.full(3, 0.1), jnp.full(3, 1.5))})
     return Policy(encoder, Diffusion(network, NoiseSchedule.cosine(4)), None, SPEC)
 

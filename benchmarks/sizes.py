@@ -66,6 +66,10 @@ class Sizes:
     plan: tuple[int, int] = (16, 4)
     plan_channels: tuple[int, ...] = (64, 128, 256)
     gradients: int = 2
+    # training steps of a U-Net: plans, channels of its levels, turns
+    unet_batch: int = 64
+    unet_dims: tuple[int, ...] = (128, 256, 512)
+    unet_turns: int = 9
     # episodes of a data set that is read
     load_episodes: int = 5000
     # frames of a camera
@@ -118,6 +122,9 @@ TINY = Sizes(
     resnet_side=32,
     plan=(4, 2),
     plan_channels=(4, 8),
+    unet_batch=2,
+    unet_dims=(8, 16),
+    unet_turns=1,
     load_episodes=4,
     frames=2,
     turns=1,

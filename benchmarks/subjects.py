@@ -13,9 +13,10 @@ from otpr.data.experience import Experience
 from otpr.data.mixture import Mixture
 from otpr.data.store import EpisodeStore, IndexSet, Transitions
 from otpr.diffusion import NoiseSchedule
-from otpr.networks.mlp import NoiseNetwork
+from otpr.networks.mlp import NoiseMLP
+from otpr.policies.denoising import Diffusion
 from otpr.policies.encoder import Normalizer, VectorEncoder
-from otpr.policies.generators import Diffusion, plan_shape
+from otpr.policies.generators import plan_shape
 from otpr.policies.policy import Policy
 from otpr.spec import STATE, Spec
 from otpr.training.loop import LoopConfig
@@ -94,7 +95,7 @@ def batch_keys(updates: int) -> PRNGKeyArray:
 def base_policy(sizes: Sizes, *, width: int, depth: int, chunk_length: int, levels: int) -> Policy:
     """An untrained policy, without a chooser."""
     o, spec = sizes.observation_dim, flat_spec(sizes, chunk_length)
-    network = NoiseNetwork(o, plan_shape(spec), width=width, depth=depth, key=jax.random.key(0))
+    network = NoiseMLP(o, plan_shape(spec), width=width, depth=depth, key=jax.random.key(0))
     encoder = VectorEncoder({STATE: Normalizer(jnp.zeros(o), jnp.ones(o))})
     return Policy(encoder, Diffusion(network, NoiseSchedule.cosine(levels)), None, spec)
 

@@ -21,8 +21,7 @@ from otpr.data.episodes import Episode
 from otpr.envs import ChunkedVectorEnv, catalog, make_env, task_spec
 from otpr.envs.env_group import EnvGroup
 from otpr.envs.task_env import sparse
-from otpr.policies import files as encoders
-from otpr.policies import generators
+from otpr.policies import files as tables
 from otpr.policies.encoder import Encoder
 from otpr.policies.generators import Generator
 from otpr.policies.policy import Policy, load_policy
@@ -148,8 +147,8 @@ class Echo(Generator):
 def test_an_encoder_and_a_generator_are_entries_of_their_tables(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setitem(encoders.ENCODERS, Doubling.kind, Doubling)
-    monkeypatch.setitem(generators.GENERATORS, Echo.kind, Echo)
+    monkeypatch.setitem(tables.ENCODERS, Doubling.kind, Doubling)
+    monkeypatch.setitem(tables.GENERATORS, Echo.kind, Echo)
     spec = Spec.flat(3, 2, horizon=4, execute=2)
     made = Policy(Doubling(3), Echo(jnp.asarray(0.1), (4, 2)), None, spec)
     made.save(tmp_path / "policy", task="toy/task")

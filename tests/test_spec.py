@@ -165,3 +165,21 @@ def test_the_types_of_vectors_are_not_compared_and_kinds_are():
     assert one.differences(image) == [
         "observation 'state': vector (7,) float32 against image (7, 7, 3) uint8"
     ]
+
+
+def test_plans_may_begin_before_the_present():
+    spec = Spec.flat(3, 2, history=2, horizon=8, execute=4, offset=1)
+    assert spec.executed == slice(1, 5)
+    assert spec.of_task().offset == 0
+    assert Spec.from_json(spec.to_json()) == spec
+    assert "execute       4, after the first 1" in spec.lines()
+    assert spec.differences(dataclasses.replace(spec, offset=2)) == ["offset: 1 against 2"]
+    with pytest.raises(OtprError, match=r"execute \(8\) must not exceed horizon \(8\) less offset \(1\)"):
+        dataclasses.replace(spec, execute=8)
+    with pytest.raises(OtprError, match="offset must be a whole number of at least 0, given -1"):
+        dataclasses.replace(spec, offset=-1)
+
+
+def test_an_offset_of_0_is_not_written():
+    """So that documents of tasks and data sets are what they were before there was one."""
+    assert "offset" not in Spec.flat(3, 2).to_json()

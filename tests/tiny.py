@@ -28,10 +28,11 @@ from otpr.data.experience import Experience
 from otpr.diffusion import NoiseSchedule
 from otpr.envs import ChunkedVectorEnv
 from otpr.networks.critics import QEnsemble
-from otpr.networks.mlp import NoiseNetwork
+from otpr.networks.mlp import NoiseMLP
 from otpr.ot import Potentials
+from otpr.policies.denoising import Diffusion
 from otpr.policies.encoder import Normalizer, VectorEncoder, encode
-from otpr.policies.generators import Diffusion, plan_shape
+from otpr.policies.generators import plan_shape
 from otpr.policies.policy import Policy
 from otpr.spec import Spec
 from otpr.training.finetune import FineTuning
@@ -128,7 +129,7 @@ def policy(
     """An untrained policy; `plan` may have another `history`, `horizon` and `execute` than 1, 8 and 8."""
     spec = Spec.flat(observation_dim, action_dim, **{"horizon": POLICY["horizon"], "execute": 8, **plan})
     normalizer = Normalizer(jnp.linspace(-0.5, 0.5, observation_dim), jnp.linspace(0.5, 2.0, observation_dim))
-    network = NoiseNetwork(
+    network = NoiseMLP(
         spec.history * observation_dim,
         plan_shape(spec),
         width=POLICY["width"],

@@ -70,9 +70,12 @@ class Spec:
         control_rate: actions in a second, in Hz; None where unknown.
         history: how many observations a decision sees: the present one and those before it.
         horizon: how many actions a plan has.
-        execute: how many of them are executed, from the first, before the next decision; at most `horizon`.
+        execute: how many of them are executed before the next decision.
+        offset: how many actions of a plan lie before the present step: they are planned, since what was
+            observed before helps to plan them, and never executed. `execute` are executed from there on, at
+            most `horizon - offset`.
 
-    A task and a data set have the last three 1.
+    A task and a data set have `history`, `horizon` and `execute` 1 and `offset` 0.
 
     Raises:
         OtprError: there is no entry, or a number is out of its range.
@@ -85,6 +88,7 @@ class Spec:
     history: int = 1
     horizon: int = 1
     execute: int = 1
+    offset: int = 0
 
     def __post_init__(self) -> None:
         """Put the entries in order, and refuse what nothing can be."""
@@ -108,9 +112,13 @@ class Spec:
                 raise OtprError(
                     f"{name} must be a whole number of at least 1, given {getattr(self, name)!r}."
                 )
-        if self.execute > self.horizon:
+        if type(self.offset) is not int or self.offset < 0:
+            raise OtprError(f"offset must be a whole number of at least 0, given {self.offset!r}.")
+        if self.execute > self.horizon - self.offset:
+            less = f" less offset ({self.offset})" if self.offset else ""
             raise OtprError(
-                f"execute ({self.execute}) must not exceed horizon ({self.horizon}), the actions of a plan."
+                f"execute ({self.execute}) must not exceed horizon ({self.horizon}){less}, the actions of a "
+                "plan."
             )
         if self.control_rate is not None and not 0 < self.control_rate < math.inf:
             raise OtprError(f"control_rate must be a positive number of Hz, given {self.control_rate}.")
@@ -139,6 +147,11 @@ class Spec:
         return self.execute * self.action_dim
 
     @property
+    def executed(self) -> slice:
+        """Which actions of a plan are executed."""
+        return slice(self.offset, self.offset + self.execute)
+
+    @property
     def only_vector(self) -> str | None:
         """The name of the only entry, where there is but one and it is a vector; else None."""
         if len(self.observation) > 1:
@@ -157,8 +170,8 @@ class Spec:
         return {name: entry for name, entry in self.observation.items() if entry.kind == "image"}
 
     def of_task(self) -> Spec:
-        """The part that a task has: without history, horizon and execution."""
-        return dataclasses.replace(self, history=1, horizon=1, execute=1)
+        """The part that a task has: without history, horizon, execution and offset."""
+        return dataclasses.replace(self, history=1, horizon=1, execute=1, offset=0)
 
     # ----------------------------------------------------------------------------------------- comparison
 
@@ -181,7 +194,7 @@ class Spec:
             yield "action bounds", _bounds(self), _bounds(other)
         if self.control_rate is not None and other.control_rate is not None:
             yield "control rate", f"{self.control_rate:g} Hz", f"{other.control_rate:g} Hz"
-        for name in ("history", "horizon", "execute"):
+        for name in ("history", "horizon", "execute", "offset"):
             yield name, str(getattr(self, name)), str(getattr(other, name))
 
     def check(self, other: Spec, mine: str, theirs: str, hint: str) -> None:
@@ -203,8 +216,11 @@ class Spec:
     # ------------------------------------------------------------------------------------- as JSON, in words
 
     def to_json(self) -> dict[str, Any]:
-        """As a JSON document, which `from_json` reads."""
-        return json_ready(dataclasses.asdict(self))
+        """As a JSON document, which `from_json` reads; an offset of 0 is left out."""
+        document = json_ready(dataclasses.asdict(self))
+        if not self.offset:
+            del document["offset"]
+        return document
 
     @classmethod
     def from_json(cls, document: Any) -> Self:
@@ -216,7 +232,7 @@ class Spec:
         if not isinstance(document, dict):
             raise ValueError(f"the spec is {document!r}")
         fields = {field.name for field in dataclasses.fields(cls)}
-        given = cast(dict[str, Any], document)
+        given: dict[str, Any] = {"offset": 0, **cast(dict[str, Any], document)}
         if odd := sorted(fields ^ set(given)):
             raise ValueError(f"the spec's fields and those known differ by {odd[0]!r}")
         try:
@@ -225,7 +241,7 @@ class Spec:
                 for name, entry in given["observation"].items()
             }
             bounds = tuple(given["action_low"]), tuple(given["action_high"])
-            others = {name: given[name] for name in ("control_rate", "history", "horizon", "execute")}
+            others = {name: given[name] for name in fields - {"observation", "action_low", "action_high"}}
             return cls(entries, *bounds, **others)
         except (KeyError, TypeError, AttributeError, OtprError) as error:
             raise ValueError(f"the spec cannot be read: {error}") from error
@@ -237,7 +253,7 @@ class Spec:
         plan = [
             f"history       {self.history}",
             f"horizon       {self.horizon}",
-            f"execute       {self.execute}",
+            f"execute       {self.execute}" + (f", after the first {self.offset}" if self.offset else ""),
         ]
         return [
             *entries,

@@ -20,9 +20,9 @@ from otpr.agents.parts.agent import AgentConfig
 from otpr.data.episodes import Episode
 from otpr.data.experience import Collected, Experience
 from otpr.diffusion import NoiseSchedule, denoising_losses
-from otpr.networks.mlp import NoiseNetwork
+from otpr.networks.mlp import NoiseMLP
+from otpr.policies.denoising import Diffusion
 from otpr.policies.encoder import Normalizer, VectorEncoder
-from otpr.policies.generators import Diffusion
 from otpr.policies.policy import Policy
 from otpr.spec import Spec
 from otpr.training.learning import update_block
@@ -89,7 +89,7 @@ def added(experience: Experience, observation: np.ndarray, action: np.ndarray) -
 def base() -> Policy:
     """Imitation of the demonstrations."""
     schedule = NoiseSchedule.cosine(10)
-    network = NoiseNetwork(1, (1, 1), width=64, depth=2, key=jax.random.key(0))
+    network = NoiseMLP(1, (1, 1), width=64, depth=2, key=jax.random.key(0))
     optimizer = optax.adam(3e-3)
     data = experience()
     arrays, static = eqx.partition(network, eqx.is_array)

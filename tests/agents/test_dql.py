@@ -17,7 +17,7 @@ import small
 from otpr.agents.dql import DQL, PRESETS, DQLConfig
 from otpr.diffusion import NoiseSchedule
 from otpr.policies.choosers import HighestQ
-from otpr.policies.generators import Diffusion
+from otpr.policies.denoising import Diffusion
 from tiny import arrays
 
 CONFIG = DQLConfig(

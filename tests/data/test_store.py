@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from typing import Any
 
@@ -233,6 +234,23 @@ def test_past_the_end_the_last_action_repeats() -> None:
         of_one(short, spec_of(1, 4), 0.9).chunk,
         [np.concatenate([first, last, last, last]), np.concatenate([last] * 4)],
     )
+
+
+def test_plans_may_begin_before_the_present_and_what_is_executed_does_not() -> None:
+    spec = dataclasses.replace(spec_of(1, 4, 2), offset=1)
+    data = of_one(sparse(terminated=True), spec, 0.5)
+    expected = [
+        [0.1, 0.1, 0.2, 0.3],  # before the first action it repeats
+        [0.1, 0.2, 0.3, 0.4],
+        [0.2, 0.3, 0.4, 0.5],
+        [0.3, 0.4, 0.5, 0.5],
+        [0.4, 0.5, 0.5, 0.5],
+    ]
+    np.testing.assert_allclose(data.plan[:, :, 0], expected)
+    np.testing.assert_allclose(data.chunk[:, ::ACTIONS], np.array(expected)[:, 1:3])
+    without = of_one(sparse(terminated=True), spec_of(1, 4, 2), 0.5)
+    for name in ("state", "chunk", "reward", "discount", "next_state", "return_to_go"):
+        np.testing.assert_array_equal(getattr(data, name), getattr(without, name))
 
 
 def test_truncation_keeps_its_bootstrap_and_termination_does_not() -> None:

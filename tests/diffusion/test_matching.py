@@ -10,7 +10,8 @@ from scipy import stats
 
 from otpr.diffusion import NoiseSchedule, denoising_losses
 from otpr.diffusion.parametrization import Prediction
-from otpr.networks.mlp import NoiseNetwork
+from otpr.networks.mlp import NoiseMLP
+from otpr.networks.noise import NoiseNetwork
 
 SCHEDULE = NoiseSchedule.cosine(20)
 ALPHA_BAR = np.asarray(SCHEDULE.alpha_bar, np.float64)
@@ -168,7 +169,7 @@ class TestWeights:
     key = jax.random.key(2)
 
     def network(self) -> NoiseNetwork:
-        return NoiseNetwork(2, (2, 2), width=16, depth=2, key=jax.random.key(0))
+        return NoiseMLP(2, (2, 2), width=16, depth=2, key=jax.random.key(0))
 
     def losses(self, network) -> jax.Array:
         return denoising_losses(network, SCHEDULE, self.observations, self.chunks, self.key)

@@ -11,8 +11,8 @@ import pytest
 
 from otpr.diffusion import NoiseSchedule
 from otpr.diffusion.parametrization import Prediction, target, to_noise
-from otpr.networks.mlp import NoiseNetwork
-from otpr.policies.generators import Diffusion
+from otpr.networks.mlp import NoiseMLP
+from otpr.policies.denoising import Diffusion
 
 SCHEDULE = NoiseSchedule.cosine(200)
 MEAN, STD = 0.2, 0.15
@@ -43,7 +43,7 @@ def test_the_velocity_is_the_derivative_along_the_angle() -> None:
     assert float(target("velocity", *parts)) == pytest.approx(slope, abs=1e-6)
 
 
-class Exact(NoiseNetwork):
+class Exact(NoiseMLP):
     """The exact prediction where clean plans are independent N(MEAN, STD^2), whatever the state."""
 
     prediction: Prediction

@@ -39,6 +39,27 @@ class ReachExpert:
         return np.clip(observation["a_goal"] - observation["z_point"], [-0.1, 0.0], [0.3, 0.2])
 
 
+class Five(gymnasium.Env):
+    """Two of five numbers are moved; the others are random."""
+
+    observation_space = Box(-9, 9, (5,))
+    action_space = Box(-1, 1, (2,))
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.seen = self.np_random.uniform(-1, 1, 5).astype(np.float32)
+        return self.seen, {}
+
+    def step(self, action):
+        self.seen = np.concatenate([self.seen[:3], self.seen[3:] + 0.1 * action]).astype(np.float32)
+        success = bool(np.abs(self.seen[3:]).max() < 0.1)
+        return self.seen, float(success), success, False, {"success": success}
+
+
+def make_five():
+    return TimeLimit(Five(), LIMIT)
+
+
 def make_reach():
     return TimeLimit(Reach(), LIMIT)
 

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from otpr.networks.mlp import NoiseNetwork, time_embedding
+from otpr.networks.mlp import NoiseMLP, time_embedding
 
 
 @pytest.mark.parametrize("width", [2, 8, 16])
@@ -24,7 +24,7 @@ def test_time_embedding_tells_levels_apart() -> None:
 
 @pytest.mark.parametrize("depth", [1, 3])
 def test_forward_pass_by_hand(depth: int) -> None:
-    network = NoiseNetwork(3, (2, 2), width=8, depth=depth, time_width=6, key=jax.random.key(0))
+    network = NoiseMLP(3, (2, 2), width=8, depth=depth, time_width=6, key=jax.random.key(0))
     rng = np.random.default_rng(0)
     state, plan = rng.normal(size=3).astype(np.float32), rng.normal(size=(2, 2)).astype(np.float32)
     for k in (0, 5):
@@ -39,7 +39,7 @@ def test_forward_pass_by_hand(depth: int) -> None:
 
 @pytest.mark.parametrize(("depth", "time_width"), [(1, 16), (3, 6)])
 def test_plans_that_share_a_state_are_predicted_as_each_by_itself(depth: int, time_width: int) -> None:
-    network = NoiseNetwork(3, (2, 2), width=32, depth=depth, time_width=time_width, key=jax.random.key(0))
+    network = NoiseMLP(3, (2, 2), width=32, depth=depth, time_width=time_width, key=jax.random.key(0))
     plans = jax.random.normal(jax.random.key(1), (5, 2, 2))
     for state in jax.random.normal(jax.random.key(2), (2, 3)):
         for k in (jnp.array(0), jnp.array(9)):
@@ -48,7 +48,7 @@ def test_plans_that_share_a_state_are_predicted_as_each_by_itself(depth: int, ti
 
 
 def test_prediction_depends_on_state_plan_and_level() -> None:
-    network = NoiseNetwork(3, (2, 2), width=32, depth=2, key=jax.random.key(0))
+    network = NoiseMLP(3, (2, 2), width=32, depth=2, key=jax.random.key(0))
     zero, one, k = jnp.zeros, jnp.ones, jnp.array
     base = network(zero(3), zero((2, 2)), k(0))
     for other in (

@@ -14,6 +14,7 @@ from programs import assert_fast
 from torch_cases import CROP, MEAN, STD, encoder_weight, formula, images
 
 from otpr.errors import OtprError
+from otpr.networks.torch_weights import torch_leaves
 from otpr.networks.vision import VISION, ResNet18, SmallVision, VisionNetwork
 from otpr.trees import read_arrays
 
@@ -47,7 +48,7 @@ def torch_shape(leaf: Any) -> tuple[int, ...]:
 
 def torch_weights(network: ResNet18) -> dict[str, np.ndarray]:
     """By formula, of the shapes that LeRobot's encoder has."""
-    shapes = {name: torch_shape(leaf) for name, leaf in network.torch_leaves().items()}
+    shapes = {name: torch_shape(leaf) for name, leaf in torch_leaves(network.torch_modules()).items()}
     return {name: encoder_weight(name, shape) for name, shape in shapes.items()}
 
 
@@ -59,7 +60,7 @@ def lerobot() -> ResNet18:
 
 
 def test_the_weights_are_those_of_lerobot(lerobot: ResNet18) -> None:
-    assert sorted(lerobot.torch_leaves()) == NAMES and len(NAMES) == 64
+    assert sorted(torch_leaves(lerobot.torch_modules())) == NAMES and len(NAMES) == 64
 
 
 def test_features_are_those_of_lerobot(lerobot: ResNet18) -> None:
@@ -72,7 +73,7 @@ def test_features_are_those_of_lerobot(lerobot: ResNet18) -> None:
 def test_gradients_are_those_of_lerobot(lerobot: ResNet18) -> None:
     given, weights = jnp.asarray(images()), formula("encoder g", TORCH["encoder y"].shape)
     gradient = eqx.filter_jit(eqx.filter_grad(lambda network: jnp.sum(network(given) * weights)))(lerobot)
-    for name, leaf in gradient.torch_leaves().items():
+    for name, leaf in torch_leaves(gradient.torch_modules()).items():
         array = np.asarray(leaf, np.float64)
         array = array.transpose(3, 2, 0, 1) if array.ndim == 4 else array
         norm, product = TORCH[f"encoder {name}"].tolist()

@@ -15,10 +15,11 @@ from otpr.data.episodes import Episode
 from otpr.data.store import EpisodeStore
 from otpr.diffusion import NoiseSchedule
 from otpr.errors import OtprError
-from otpr.networks.mlp import NoiseNetwork
+from otpr.networks.mlp import NoiseMLP
 from otpr.policies.acting import act_within, decision_keys, recent
+from otpr.policies.denoising import Diffusion
 from otpr.policies.encoder import Normalizer, VectorEncoder, encode
-from otpr.policies.generators import Diffusion, plan_shape
+from otpr.policies.generators import plan_shape
 from otpr.policies.policy import Policy, load_policy
 from otpr.policies.proposer import Proposer
 from otpr.spec import Entry, Spec
@@ -39,7 +40,7 @@ def dictionary_policy(history: int = 1) -> Policy:
         )
         for i, (name, entry) in enumerate(ENTRIES.items())
     }
-    network = NoiseNetwork(6 * history, plan_shape(spec), width=16, depth=2, key=jax.random.key(0))
+    network = NoiseMLP(6 * history, plan_shape(spec), width=16, depth=2, key=jax.random.key(0))
     return Policy(VectorEncoder(normalizers), Diffusion(network, NoiseSchedule.cosine(4)), None, spec)
 
 

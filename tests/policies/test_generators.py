@@ -14,7 +14,9 @@ from scipy import integrate, stats
 
 from otpr.errors import OtprError
 from otpr.networks.mlp import VelocityNetwork
-from otpr.policies.generators import GENERATORS, Diffusion, Flow, Generator, OneStep, TanhGaussian
+from otpr.policies.denoising import Diffusion
+from otpr.policies.files import GENERATORS
+from otpr.policies.generators import Flow, Generator, OneStep, TanhGaussian
 from otpr.policies.policy import load_policy
 from tiny import TASK, arrays, assert_same_arrays, policy, reseal
 

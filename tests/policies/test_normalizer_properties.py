@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from numpy.typing import NDArray
 
-from otpr.policies.encoder import Normalizer
+from otpr.policies.encoder import LIMIT, Normalizer
 
 finite = st.floats(-1e6, 1e6, width=32)
 ROWS, DIMS = 6, 3
@@ -64,10 +64,10 @@ class TestNormalizer:
         assert result.shape == seen.shape and result.dtype == np.float32
         mean, scale = (np.asarray(x, np.float64) for x in (normalizer.mean, normalizer.scale))
         exact = (seen - mean) / scale
-        clipped = np.clip(exact, -Normalizer.LIMIT, Normalizer.LIMIT)
+        clipped = np.clip(exact, -LIMIT, LIMIT)
         rounding = 4e-7 * (np.abs(seen) + np.abs(mean)) / scale + 1e-6
         assert (np.abs(result - clipped) <= rounding).all()
-        inside = np.abs(exact) < Normalizer.LIMIT - rounding
+        inside = np.abs(exact) < LIMIT - rounding
         back = result * scale + mean
         assert (np.abs(back - seen) <= rounding * scale + 1e-5 * scale)[inside].all()
         assert np.abs(np.asarray(normalizer(data))).max() <= math.sqrt(ROWS) + 1.0

@@ -14,9 +14,10 @@ import pytest
 
 from otpr.diffusion import NoiseSchedule
 from otpr.errors import OtprError
-from otpr.networks.mlp import NoiseNetwork
+from otpr.networks.mlp import NoiseMLP
+from otpr.policies.denoising import Diffusion
 from otpr.policies.encoder import VectorEncoder, encode
-from otpr.policies.generators import Diffusion, plan_shape
+from otpr.policies.generators import plan_shape
 from otpr.policies.policy import Policy, load_policy
 from otpr.policies.vision import VisionEncoder, vector_part
 from otpr.spec import Entry, Spec
@@ -54,14 +55,15 @@ SIZES: dict[str, dict[str, Any]] = {
 
 def encoder(network: str = "small", shared: bool = False, spec: Spec = SPEC) -> VisionEncoder:
     vectors = VectorEncoder.fit(vector_part(spec), {"joints": SEEN["joints"]}) if spec.vectors else None
+    sizes = dict.fromkeys(["", *spec.images], SIZES[network])
     return VisionEncoder.new(
-        spec, vectors, network=network, shared=shared, sizes=SIZES[network], key=jax.random.key(0)
+        spec, vectors, network=network, shared=shared, sizes=sizes, key=jax.random.key(0)
     )
 
 
 def policy(made: VisionEncoder, spec: Spec = SPEC) -> Policy:
     state_dim = spec.history * made.feature_dim
-    network = NoiseNetwork(state_dim, plan_shape(spec), width=8, depth=1, key=jax.random.key(1))
+    network = NoiseMLP(state_dim, plan_shape(spec), width=8, depth=1, key=jax.random.key(1))
     return Policy(made, Diffusion(network, NoiseSchedule.cosine(3)), None, spec)
 
 

@@ -122,6 +122,21 @@ def test_run_stopped_after_every_block_is_the_uninterrupted_run(
     assert_same_arrays(weights(path / "policy"), weights(whole[0] / "policy"))
 
 
+def test_a_unet_is_trained_and_stored_like_an_mlp(episodes: list[Episode], tmp_path: Path):
+    config = dataclasses.replace(
+        CONFIG, network="unet", down_dims=(8, 16), kernel_size=3, history=2, offset=1, horizon=4, updates=250
+    )
+    policy = run(tmp_path / "run", episodes, config)
+    assert policy.diffusion.network.about()["down_dims"] == [8, 16]
+    assert (policy.spec.execute, policy.spec.offset) == (3, 1)
+    saved, seen = load_policy(tmp_path / "run"), episodes[0].observations["state"][:2]
+    np.testing.assert_array_equal(saved.act(seen, 0), policy.act(seen, 0))
+    rows = read_rows(tmp_path / "run")
+    assert rows[-1]["pretrain/loss"] < 0.9  # that of predicting no noise at all is 1
+    recorded = config.record(SPEC)
+    assert recorded["down_dims"] == (8, 16) and "width" not in recorded
+
+
 def test_run_killed_before_its_first_checkpoint_starts_over(
     whole: tuple[Path, Policy], episodes: list[Episode], tmp_path: Path
 ):

@@ -22,7 +22,7 @@ from otpr.agents.parts.agent import Metrics, OffPolicyAgent
 from otpr.agents.parts.settings import at_least_zero, count, positive, share
 from otpr.data.experience import Experience
 from otpr.data.store import Transitions
-from otpr.networks.mlp import NoiseNetwork
+from otpr.networks.noise import NoiseNetwork
 from otpr.policies.policy import Policy
 
 

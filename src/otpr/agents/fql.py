@@ -113,7 +113,7 @@ class FQL(OffPolicyAgent):
         self, states: Float[Array, "n s"], key: PRNGKeyArray
     ) -> Callable[[OneStep], tuple[Array, Metrics]]:
         """Distillation of the flow, noise by noise, and ascent of Q: the paper's eq. 8."""
-        flow, execute = self.flow.model, self.base.spec.execute
+        flow, executed = self.flow.model, self.base.spec.executed
         noise = jax.random.normal(key, (states.shape[0], *plan_shape(self.base.spec)))
 
         def end(state: Float[Array, " s"], z: Float[Array, "h a"]) -> Float[Array, "h a"]:
@@ -124,7 +124,7 @@ class FQL(OffPolicyAgent):
         def loss_of(one_step: OneStep) -> tuple[Float[Array, ""], Metrics]:
             plans = jax.vmap(one_step.unclipped)(states, noise)
             distillation = jnp.mean((plans - ends) ** 2)
-            chunks = jnp.clip(plans[:, :execute], -1, 1).reshape(states.shape[0], -1)
+            chunks = jnp.clip(plans[:, executed], -1, 1).reshape(states.shape[0], -1)
             q = jnp.mean(self.critics.q(states, chunks))
             return self.config.alpha * distillation - q, {"policy/distillation": distillation, "policy/q": q}
 

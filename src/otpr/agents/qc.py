@@ -76,7 +76,7 @@ class QC(OffPolicyAgent):
 
         def next_chunk(state: Array, key: PRNGKeyArray) -> Float[Array, " c"]:
             plans = policy.generator.propose(state, key, self.config.target_candidates)
-            chunks = plans[:, : policy.spec.execute].reshape(plans.shape[0], -1)
+            chunks = plans[:, policy.spec.executed].reshape(plans.shape[0], -1)
             return chunks[jnp.argmax(candidate_values(self.critics.q, state, chunks, "mean"))]
 
         keys = jax.random.split(next_key, batch.reward.shape[0])

@@ -20,7 +20,7 @@ from otpr.agents.parts.settings import at_least_zero, positive
 from otpr.data.experience import Experience
 from otpr.data.store import Transitions
 from otpr.diffusion.matching import noised
-from otpr.networks.mlp import NoiseNetwork
+from otpr.networks.noise import NoiseNetwork
 from otpr.policies.policy import Policy
 
 
@@ -80,11 +80,11 @@ class QSM(OffPolicyAgent):
         self, network: NoiseNetwork, data: Transitions, key: PRNGKeyArray
     ) -> tuple[Array, Metrics]:
         """Squared distance of the score from the gradient of Q, at plans as the sampler meets them."""
-        diffusion, execute = self.actor.policy.diffusion, self.actor.policy.spec.execute
-        noisy, k, _ = noised(diffusion.schedule, data.plan, key)
+        diffusion, executed = self.actor.policy.diffusion, self.actor.policy.spec.executed
+        noisy, k, _ = noised(diffusion.schedule, diffusion.scaled(data.plan), key)
 
         def mean_q(plans: Float[Array, "n h a"]) -> Float[Array, ""]:
-            chunks = plans[:, :execute].reshape(plans.shape[0], -1)
+            chunks = diffusion.unscaled(plans)[:, executed].reshape(plans.shape[0], -1)
             return jnp.sum(jnp.mean(self.critics.q(data.state, chunks), axis=0))
 
         score = self.config.q_gradient_scale * jax.grad(mean_q)(noisy)

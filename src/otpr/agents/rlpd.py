@@ -62,7 +62,7 @@ class RLPDConfig(QConfig):
 
     def acting_spec(self, base: Spec) -> Spec:
         """A step at a time, as in the paper."""
-        return dataclasses.replace(base, horizon=1, execute=1)
+        return dataclasses.replace(base, horizon=1, execute=1, offset=0)
 
 
 class RLPD(OffPolicyAgent):

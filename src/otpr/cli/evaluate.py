@@ -14,7 +14,7 @@ from otpr.diffusion.sampling import Sampler
 from otpr.envs import ChunkedVectorEnv, Setup, check_filming, task_spec
 from otpr.envs.shifts import parse_all
 from otpr.errors import check_at_least
-from otpr.policies.generators import Diffusion
+from otpr.policies.denoising import Diffusion
 from otpr.policies.policy import Policy, load_policy, policy_task
 from otpr.storage import check_writable, write_json, writing
 from otpr.training.evaluate import Evaluation, evaluate

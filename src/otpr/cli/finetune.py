@@ -107,7 +107,8 @@ class Finetune:
         sets, _ = self.demonstrations.read(setup)  # which know of no shift
         setup = dataclasses.replace(setup, shifts=parse_all(self.shift))
         if setup.task != own:
-            print(f"The policy in {self.policy} was trained on {own}; it is fine-tuned on {setup.task}.")
+            before = f"was trained on {own}" if own else "does not name its task"
+            print(f"The policy in {self.policy} {before}; it is fine-tuned on {setup.task}.")
         check_fits(base, self.policy, setup, self.demonstrations.accept)
         task_spec(setup).required_limit()
         config = {
@@ -259,8 +260,13 @@ def policy_setup(path: Path, task: str | None = None, episode_limit: int | None 
         path: of the policy.
         task: a task's name in place of its own.
         episode_limit: see `Setup`.
+
+    Raises:
+        OtprError: neither names a task, or what the policy says of it cannot be read.
     """
-    setup, view = Setup(task or policy_task(path), episode_limit), policy_view(path)
+    if not (name := task or policy_task(path)):
+        raise OtprError(f"The policy in {path} does not name its task. Give it with --task.")
+    setup, view = Setup(name, episode_limit), policy_view(path)
     try:
         return setup.viewing(view)
     except ValueError as error:

@@ -70,7 +70,7 @@ def _run(arguments: list[str]) -> int:
     from otpr.training.compilation import use_compilation_cache
     from otpr.training.stopping import Stopped
 
-    classes = (Quickstart, Collect, Pretrain, Finetune, Evaluate, data.Data, policy.InspectPolicy, Info)
+    classes = (Quickstart, Collect, Pretrain, Finetune, Evaluate, data.Data, policy.Policy, Info)
     commands: dict[str, Any] = dict(zip(COMMANDS, classes, strict=True))
     commands |= {name: point.load() for name, point in others.items()}
     groups: dict[str, Mapping[str, type]] = {"data": data.SUBCOMMANDS, "policy": policy.SUBCOMMANDS}
@@ -86,7 +86,7 @@ def _run(arguments: list[str]) -> int:
                 more["description"] = more["default"].about
             _check_names(name, rest, more.get("default", commands[name]), groups)
             # tyro leaves a positional argument that is given out of its help
-            second = [word for word in rest[:1] if name in ("finetune", "policy") and word[:1] != "-"]
+            second = [word for word in rest[:1] if name == "finetune" and word[:1] != "-"]
             command = tyro.cli(commands[name], prog=" ".join(["otpr", name, *second]), args=rest, **more)
         else:
             description = "Fine-tune a diffusion policy by reinforcement learning with optimal transport."

@@ -1,16 +1,17 @@
-"""`otpr policy inspect`: what a stored policy is, takes and gives."""
+"""`otpr policy`: what a stored policy is, and bringing policies in from other libraries and back."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import equinox as eqx
 import jax
 import tyro
 
+from otpr.cli.policy_convert import ExportPolicy, ImportPolicy
 from otpr.policies import files
 from otpr.policies.policy import load_policy
 from otpr.spec import Spec
@@ -21,8 +22,6 @@ from otpr.storage import SEAL
 class InspectPolicy:
     """Tell what a stored policy is made of, what it takes and gives, and whether its files are whole."""
 
-    # what to do with the policy
-    action: Annotated[Literal["inspect"], tyro.conf.Positional]
     # folder of the policy, or of the run that made it
     path: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="PATH")]
     # as JSON, for programs
@@ -34,7 +33,22 @@ class InspectPolicy:
         print(json.dumps(found, indent=2) if self.json else _in_words(found))
 
 
-SUBCOMMANDS = {"inspect": InspectPolicy}
+@dataclasses.dataclass(frozen=True)
+class Policy:
+    """Look into policies, bring those of LeRobot in, and take them back."""
+
+    command: (
+        Annotated[InspectPolicy, tyro.conf.subcommand("inspect", prefix_name=False)]
+        | Annotated[ImportPolicy, tyro.conf.subcommand("import", prefix_name=False)]
+        | Annotated[ExportPolicy, tyro.conf.subcommand("export", prefix_name=False)]
+    )
+
+    def run(self) -> None:
+        """Do it."""
+        self.command.run()
+
+
+SUBCOMMANDS = {"inspect": InspectPolicy, "import": ImportPolicy, "export": ExportPolicy}
 """What follows `otpr policy`."""
 
 
@@ -76,7 +90,7 @@ def _in_words(found: dict[str, Any]) -> str:
     """A line on each part; the settings of a part follow its kind."""
     sums = "checksums agree" if found["sealed"] else "without checksums"
     lines = [
-        f"{found['path']}: policy for {found['task']}",
+        f"{found['path']}: policy for {found['task'] or 'a task that it does not name'}",
         f"files         format {found['format']}, {found['bytes']:,} bytes, {sums}",
         *Spec.from_json(found["spec"]).lines(),
     ]

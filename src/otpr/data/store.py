@@ -32,7 +32,8 @@ class Transitions(NamedTuple):
 
     state: Float[Array, "n s"]  # features of the last `history` observations, oldest first
     chunk: Float[Array, "n c"]  # the executed actions, flattened; past the episode's end the last repeats
-    plan: Float[Array, "n h a"]  # the `horizon` actions from there on; past the end the last repeats
+    # `horizon` actions, the first of them `offset` steps before; beyond the episode its ends repeat
+    plan: Float[Array, "n h a"]
     reward: Float[Array, " n"]  # sum_i gamma^i r_i over the steps taken
     discount: Float[Array, " n"]  # gamma^(steps taken), 0 where the episode terminated inside the chunk
     next_state: Float[Array, "n s"]  # after the chunk, or at the episode's last observation
@@ -135,13 +136,18 @@ class EpisodeStore(eqx.Module):
         return self.features[window].reshape(rows.shape[0], self.state_dim)
 
     def plans(self, rows: Int[Array, " n"]) -> Float[Array, "n h a"]:
-        """The actions that follow some rows, `horizon` of them; past an episode's end the last repeats."""
-        steps = rows[:, None] + jnp.arange(self.spec.horizon)
+        """The actions around some rows, `horizon` of them, the first `offset` before the row.
+
+        Before an episode's start its first action repeats, past its end the last.
+        """
+        steps = rows[:, None] + (jnp.arange(self.spec.horizon) - self.spec.offset)
+        if self.spec.offset:
+            steps = jnp.maximum(steps, self.first[rows][:, None])
         return self.actions[jnp.minimum(steps, self.last[rows][:, None] - 1)]
 
     def chunks(self, rows: Int[Array, " n"]) -> Float[Array, "n c"]:
         """The actions executed from some rows on, flattened."""
-        return self.plans(rows)[:, : self.spec.execute].reshape(rows.shape[0], self.spec.chunk_dim)
+        return self.plans(rows)[:, self.spec.executed].reshape(rows.shape[0], self.spec.chunk_dim)
 
     def transitions(self, rows: Int[Array, " n"]) -> Transitions:
         """The transitions that start at some rows, none of them an episode's last."""
@@ -155,7 +161,7 @@ class EpisodeStore(eqx.Module):
         over = self.terminated[rows] & (ends == last)
         return Transitions(
             state=self.states(rows),
-            chunk=plan[:, :execute].reshape(rows.shape[0], self.spec.chunk_dim),
+            chunk=plan[:, self.spec.executed].reshape(rows.shape[0], self.spec.chunk_dim),
             plan=plan,
             reward=rewards @ powers[:-1],
             discount=jnp.where(over, 0.0, powers[taken]),

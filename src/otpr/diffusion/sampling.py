@@ -21,6 +21,17 @@ from otpr.errors import unknown_name
 
 Sampler = Literal["ddpm", "ddim", "dpm++", "sde-dpm++"]
 
+Spacing = Literal["linspace", "leading"]
+"""How the levels that a sampler visits are spread, as diffusers names it; see `visited_levels`."""
+
+
+class Noise(NamedTuple):
+    """The noise of a draw, for draws that are to be made again elsewhere."""
+
+    start: Float[Array, "..."]  # where it begins
+    # of each step, n levels and so n steps, the noisiest first; None where they draw it themselves
+    steps: Float[Array, "n ..."] | None = None
+
 
 def sample(
     predict_noise: Callable[[Array, Array], Array],
@@ -30,8 +41,11 @@ def sample(
     *,
     method: Sampler = "ddpm",
     steps: int | None = None,
+    spacing: Spacing = "linspace",
     bound: float | None = 1.0,
+    clipped_noise: bool = True,
     least_std: float = 0.0,
+    noise: Noise | None = None,
 ) -> Float[Array, "..."]:
     """Draw chunks by reversing the noise process.
 
@@ -43,9 +57,13 @@ def sample(
             first and to second order; "ddim" and "dpm++" draw at the start alone, and follow the
             probability-flow ODE, to first and to second order.
         steps: how many of the schedule's levels to visit, evenly spaced; None visits all.
+        spacing: how they are spread; see `visited_levels`.
         bound: the estimate of the clean chunk is clipped to [-bound, bound] at every step; None never clips.
+        clipped_noise: whether "ddim" goes on with the noise that belongs to the clipped estimate, or with the
+            noise as it was predicted (`use_clipped_model_output` of diffusers).
         least_std: "ddpm" draws no step with a smaller standard deviation. Above 0 the last step draws too,
             and may leave the bound.
+        noise: what is drawn otherwise, the start of `shape`.
 
     Raises:
         OtprError: there is no such method.
@@ -53,8 +71,13 @@ def sample(
     """
     if method not in get_args(Sampler):
         raise unknown_name("sampling method", method, get_args(Sampler))
-    visited = visited_levels(schedule, steps)
-    return _reverse(predict_noise, visited, shape, key, method, bound, least_std, keep=False)[0]
+    visited = visited_levels(schedule, steps, spacing)
+    if noise is None:
+        start_key, key = jax.random.split(key)
+        noise = Noise(jax.random.normal(start_key, shape))
+    return _reverse(predict_noise, visited, noise, key, method, bound, clipped_noise, least_std, keep=False)[
+        0
+    ]
 
 
 def sample_chain(
@@ -64,6 +87,7 @@ def sample_chain(
     key: PRNGKeyArray,
     *,
     steps: int | None = None,
+    spacing: Spacing = "linspace",
     bound: float | None = 1.0,
     least_std: float = 0.0,
 ) -> Float[Array, "..."]:
@@ -71,10 +95,12 @@ def sample_chain(
 
     With the same arguments the last chunk is the one that `sample` draws.
     """
-    visited = visited_levels(schedule, steps)
-    _, start, way = _reverse(predict_noise, visited, shape, key, "ddpm", bound, least_std, keep=True)
+    visited = visited_levels(schedule, steps, spacing)
+    start_key, key = jax.random.split(key)
+    noise = Noise(jax.random.normal(start_key, shape))
+    _, way = _reverse(predict_noise, visited, noise, key, "ddpm", bound, True, least_std, keep=True)
     assert way is not None
-    return jnp.concatenate([start[None], way])
+    return jnp.concatenate([noise.start[None], way])
 
 
 class Visited(NamedTuple):
@@ -85,8 +111,16 @@ class Visited(NamedTuple):
     alpha_bar_next: Float[Array, " n"]  # after the step from it; 1 after the last, when the chunk is clean
 
 
-def visited_levels(schedule: NoiseSchedule, steps: int | None = None) -> Visited:
+def visited_levels(
+    schedule: NoiseSchedule, steps: int | None = None, spacing: Spacing = "linspace"
+) -> Visited:
     """`steps` of the schedule's levels, evenly spaced, the noisiest first; None visits all.
+
+    Args:
+        schedule: of K levels.
+        steps: how many.
+        spacing: "linspace" spreads them from K - 1 to 0, rounded; "leading" takes every K // steps-th from 0
+            up, as diffusers does by default, so that the noisiest are left out.
 
     Raises:
         ValueError: the schedule has not that many levels.
@@ -94,7 +128,10 @@ def visited_levels(schedule: NoiseSchedule, steps: int | None = None) -> Visited
     steps = schedule.steps if steps is None else steps
     if not 1 <= steps <= schedule.steps:
         raise ValueError(f"steps must lie in 1..{schedule.steps} (the schedule's levels), got {steps}.")
-    levels = np.linspace(schedule.steps - 1, 0, steps).round().astype(int)
+    if spacing == "linspace":
+        levels = np.linspace(schedule.steps - 1, 0, steps).round().astype(int)
+    else:
+        levels = np.arange(steps)[::-1] * (schedule.steps // steps)
     alpha_bar = schedule.alpha_bar[levels]
     return Visited(jnp.asarray(levels), alpha_bar, jnp.append(schedule.alpha_bar[levels[1:]], 1.0))
 
@@ -147,44 +184,54 @@ def _implied_noise(chunk: Array, clean: Array, alpha_bar: Array) -> Array:
 def _reverse(
     predict_noise: Callable[[Array, Array], Array],
     visited: Visited,
-    shape: tuple[int, ...],
+    given: Noise,
     key: PRNGKeyArray,
     method: Sampler,
     bound: float | None,
+    clipped_noise: bool,
     least_std: float,
     keep: bool,
-) -> tuple[Array, Array, Array | None]:
-    """The result, the noise it began with, and where asked for the chunk after each step."""
+) -> tuple[Array, Array | None]:
+    """The result, and where asked for the chunk after each step."""
 
     def step(
-        carry: tuple[Array, Array, PRNGKeyArray], inputs: tuple[Array, Array, Array, Array]
+        carry: tuple[Array, Array, PRNGKeyArray], inputs: tuple[Array, Array, Array, Array, Array | None]
     ) -> tuple[tuple[Array, Array, PRNGKeyArray], Array | None]:
         chunk, previous, key = carry
-        k, ab, ab_next, share = inputs
+        k, ab, ab_next, share, fresh = inputs
+
+        def random(key: PRNGKeyArray) -> tuple[PRNGKeyArray, Array]:
+            if fresh is not None:
+                return key, fresh
+            key, noise_key = jax.random.split(key)
+            return key, jax.random.normal(noise_key, chunk.shape)
+
         noise = predict_noise(chunk, k)
         if method == "ddpm":
-            key, noise_key = jax.random.split(key)
+            key, added = random(key)
             mean, std = ancestral_step(noise, chunk, ab, ab_next, bound=bound, least_std=least_std)
-            chunk = mean + std * jax.random.normal(noise_key, chunk.shape)
+            chunk = mean + std * added
             return (chunk, previous, key), chunk if keep else None
+        predicted = noise
         clean, noise = _estimates(noise, chunk, ab, bound)
         ahead = clean
-        if method != "ddim":
+        if method == "ddim":
+            noise = noise if clipped_noise else predicted
+        else:
             ahead = clean + share * (clean - previous)
             noise = _implied_noise(chunk, ahead, ab)
         if method == "sde-dpm++":  # to first order it is "ddpm"
-            key, noise_key = jax.random.split(key)
+            key, added = random(key)
             mean, std = _posterior(ahead, noise, ab, ab_next)
-            chunk = mean + std * jax.random.normal(noise_key, chunk.shape)
+            chunk = mean + std * added
         else:
             chunk = jnp.sqrt(ab_next) * ahead + jnp.sqrt(1 - ab_next) * noise
         return (chunk, clean, key), chunk if keep else None
 
-    start_key, key = jax.random.split(key)
-    start = jax.random.normal(start_key, shape)
-    inputs = (visited.levels, visited.alpha_bar, visited.alpha_bar_next, _shares(visited.alpha_bar))
+    shares, start = _shares(visited.alpha_bar), given.start
+    inputs = (visited.levels, visited.alpha_bar, visited.alpha_bar_next, shares, given.steps)
     (chunk, _, _), way = jax.lax.scan(step, (start, jnp.zeros_like(start), key), inputs)
-    return chunk, start, way
+    return chunk, way
 
 
 def _shares(alpha_bar: Float[Array, " n"]) -> Float[Array, " n"]:

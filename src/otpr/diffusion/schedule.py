@@ -4,10 +4,13 @@
 
 Level k runs from 0, almost clean, to K - 1, almost pure noise. Sources: Ho et al., "Denoising diffusion
 probabilistic models", 2020; the cosine schedule of Nichol and Dhariwal, "Improved denoising diffusion
-probabilistic models", 2021 (eq. 17).
+probabilistic models", 2021 (eq. 17). The other schedules are those of the schedulers of Hugging Face's
+diffusers, which diffusion_policy and LeRobot use, under their names there.
 """
 
 from __future__ import annotations
+
+from typing import Literal, assert_never, get_args
 
 import equinox as eqx
 import jax.numpy as jnp
@@ -15,24 +18,58 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 from numpy.typing import NDArray
 
+from otpr.errors import OtprError, unknown_name
+
+Betas = Literal["squaredcos_cap_v2", "linear", "scaled_linear", "sigmoid"]
+
 
 class NoiseSchedule(eqx.Module):
-    """alpha_bar of each of K noise levels, decreasing from near 1 to near 0."""
+    """alpha_bar of each of K noise levels, decreasing from near 1 to near 0.
+
+    Args:
+        alpha_bar: of each level.
+        betas: how beta, 1 - alpha_bar_k / alpha_bar_{k - 1}, goes over the levels; see `of`.
+        beta_start: the first beta; "squaredcos_cap_v2" has its own.
+        beta_end: the last beta, likewise.
+    """
 
     alpha_bar: Float[Array, " K"]
+    betas: Betas = eqx.field(static=True, default="squaredcos_cap_v2")
+    beta_start: float = eqx.field(static=True, default=0.0001)
+    beta_end: float = eqx.field(static=True, default=0.02)
 
     @classmethod
     def cosine(cls, steps: int) -> NoiseSchedule:
         """The squared-cosine schedule with `steps` levels; each beta is capped at 0.999 as in its source."""
+        return cls.of("squaredcos_cap_v2", steps)
+
+    @classmethod
+    def of(
+        cls, betas: Betas, steps: int, beta_start: float = 0.0001, beta_end: float = 0.02
+    ) -> NoiseSchedule:
+        """A schedule by the course of its betas.
+
+        Args:
+            betas: "linear", from start to end; "scaled_linear", whose square roots are linear; "sigmoid",
+                along a logistic function from -6 to 6; "squaredcos_cap_v2", the squared cosine.
+            steps: K.
+            beta_start: the first beta, in (0, 1).
+            beta_end: the last, in (0, 1).
+
+        Raises:
+            OtprError: there is no such course, or a beta is outside (0, 1).
+            ValueError: there is no step.
+        """
         if steps < 1:
             raise ValueError(f"A noise schedule needs at least 1 step, got {steps}.")
-
-        def f(t: NDArray[np.float64]) -> NDArray[np.float64]:
-            return np.cos((t + 0.008) / 1.008 * np.pi / 2) ** 2
-
-        t = np.arange(steps + 1) / steps
-        beta = np.minimum(1 - f(t[1:]) / f(t[:-1]), 0.999)
-        return cls(jnp.asarray(np.cumprod(1 - beta), jnp.float32))
+        if betas not in get_args(Betas):
+            raise unknown_name("beta schedule", betas, get_args(Betas))
+        if not (0 < beta_start < 1 and 0 < beta_end < 1):
+            raise OtprError(
+                f"beta_start and beta_end must lie between 0 and 1, given {beta_start:g} and {beta_end:g}."
+            )
+        alpha_bar = np.cumprod(1 - _betas(betas, steps, beta_start, beta_end))
+        return cls(jnp.asarray(alpha_bar, jnp.float32), betas, beta_start, beta_end)
 
     @property
     def steps(self) -> int:
@@ -46,3 +83,19 @@ class NoiseSchedule(eqx.Module):
     def sigma(self, k: Int[Array, "..."]) -> Float[Array, "..."]:
         """sqrt(1 - alpha_bar_k): the standard deviation of the noise."""
         return jnp.sqrt(1 - self.alpha_bar[k])
+
+
+def _betas(betas: Betas, steps: int, start: float, end: float) -> NDArray[np.float64]:
+    match betas:
+        case "linear":
+            return np.linspace(start, end, steps)
+        case "scaled_linear":
+            return np.linspace(start**0.5, end**0.5, steps) ** 2
+        case "sigmoid":
+            return start + (end - start) / (1 + np.exp(-np.linspace(-6, 6, steps)))
+        case "squaredcos_cap_v2":
+            t = np.arange(steps + 1) / steps
+            f = np.cos((t + 0.008) / 1.008 * np.pi / 2) ** 2
+            return np.minimum(1 - f[1:] / f[:-1], 0.999)
+        case _:
+            assert_never(betas)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PRNGKeyArray
+
+from otpr.networks.noise import NoiseNetwork
 
 
 def time_embedding(k: Int[Array, ""], width: int, max_period: float = 100.0) -> Float[Array, " width"]:
@@ -72,10 +74,8 @@ class PlanMLP(eqx.Module):
         return x.reshape(-1, *self.plan_shape)
 
 
-class NoiseNetwork(eqx.Module):
-    """Predicts the noise in a plan (or what stands for it), given the state and the noise level.
-
-    One call takes one sample; vmap for batches.
+class NoiseMLP(NoiseNetwork):
+    """An MLP as a network of a diffusion policy.
 
     Args:
         state_dim: length of the state.
@@ -87,6 +87,7 @@ class NoiseNetwork(eqx.Module):
     """
 
     body: PlanMLP
+    kind: ClassVar[str] = "mlp"
 
     def __init__(
         self,
@@ -102,30 +103,30 @@ class NoiseNetwork(eqx.Module):
 
     @property
     def plan_shape(self) -> tuple[int, int]:
-        """(horizon, action_dim)."""
+        """See `NoiseNetwork.plan_shape`."""
         return self.body.plan_shape
 
     def about(self) -> dict[str, Any]:
-        """The sizes that are free: with the dimensions, what the constructor takes beside a key."""
-        return {**sizes(self.body.mlp), "time_width": self.body.time_dim}
+        """See `NoiseNetwork.about`."""
+        return {"kind": self.kind, **sizes(self.body.mlp), "time_width": self.body.time_dim}
 
     def __call__(
         self, state: Float[Array, " s"], plan: Float[Array, "h a"], k: Int[Array, ""]
     ) -> Float[Array, "h a"]:
-        """The prediction for one noisy plan."""
+        """See `NoiseNetwork.__call__`."""
         return self.body(state, plan, time_embedding(k, self.body.time_dim))
 
     def many(
         self, state: Float[Array, " s"], plans: Float[Array, "n h a"], k: Int[Array, ""]
     ) -> Float[Array, "n h a"]:
-        """The predictions for n noisy plans of one state, at one level."""
+        """See `NoiseNetwork.many`."""
         return self.body.many(state, plans, time_embedding(k, self.body.time_dim))
 
 
 class VelocityNetwork(eqx.Module):
     """Predicts the velocity of a plan, given the state and the time in [0, 1].
 
-    One call takes one sample; vmap for batches. Arguments as of `NoiseNetwork`.
+    One call takes one sample; vmap for batches. Arguments as of `NoiseMLP`.
     """
 
     body: PlanMLP

@@ -14,13 +14,13 @@ from typing import Any, ClassVar, cast
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray, UInt8
 from numpy.typing import NDArray
 
 from otpr.errors import OtprError
 from otpr.networks.augmentation import random_crop
 from otpr.networks.convolution import Convolution, GroupNorm, max_pool, spatial_softmax
+from otpr.networks.torch_weights import with_torch_weights
 
 SMALLEST = 32
 """Pixels that an image must have along each axis."""
@@ -269,8 +269,8 @@ class ResNet18(VisionNetwork):
         top, left = round((images.shape[1] - rows) / 2), round((images.shape[2] - columns) / 2)
         return images[:, top : top + rows, left : left + columns]
 
-    def torch_leaves(self) -> dict[str, Any]:
-        """The arrays, or what stands for them, by their names in the state dict of LeRobot's encoder."""
+    def torch_modules(self) -> dict[str, Any]:
+        """The modules by their names in the state dict of LeRobot's encoder."""
         modules: dict[str, Any] = {"backbone.0": self.conv1, "backbone.1": self.norm1}
         for i, stage in enumerate(self.stages, 4):  # 2 and 3 are the ReLU and the pooling
             for j, block in enumerate(stage):
@@ -279,13 +279,7 @@ class ResNet18(VisionNetwork):
                 modules |= {f"{prefix}.conv2": block.conv2, f"{prefix}.bn2": block.norm2}
                 if block.shortcut is not None:
                     modules |= {f"{prefix}.downsample.{k}": part for k, part in enumerate(block.shortcut)}
-        modules |= {"pool.nets": self.keypoints, "out": self.out}
-        leaves: dict[str, Any] = {}
-        for name, module in modules.items():
-            leaves[f"{name}.weight"] = module.kernel if isinstance(module, Convolution) else module.weight
-            if module.bias is not None:
-                leaves[f"{name}.bias"] = module.bias
-        return leaves
+        return {**modules, "pool.nets": self.keypoints, "out": self.out}
 
     def with_torch_weights(self, arrays: Mapping[str, NDArray[Any]]) -> ResNet18:
         """The network with weights of LeRobot's `DiffusionRgbEncoder`; its own may be `jax.ShapeDtypeStruct`.
@@ -297,24 +291,8 @@ class ResNet18(VisionNetwork):
             OtprError: an array is missing, too many, or of another shape.
         """
         given = {name: x for name, x in arrays.items() if name != "pool.pos_grid"}
-        due = self.torch_leaves()
-        if odd := sorted(given.keys() ^ due.keys()):
-            state = "missing" if odd[0] in due else "not expected"
-            raise OtprError(
-                f"These are no weights of a ResNet-18 with group normalisation: {odd[0]} is {state}."
-            )
-        leaves, structure = jax.tree.flatten(self)
-        places = jax.tree.unflatten(structure, range(len(leaves))).torch_leaves()
-        for name, leaf in due.items():
-            array = np.asarray(given[name], np.float32)
-            # (out, in, *window) in PyTorch
-            array = array.transpose(2, 3, 1, 0) if array.ndim == 4 else array
-            if array.shape != leaf.shape:
-                raise OtprError(
-                    f"The weights {name} are {array.shape}, channels last; {leaf.shape} is expected."
-                )
-            leaves[places[name]] = jnp.asarray(array)
-        return jax.tree.unflatten(structure, leaves)
+        what = "a ResNet-18 with group normalisation"
+        return with_torch_weights(self, ResNet18.torch_modules, given, what)
 
 
 def _resnet_convolution(

@@ -166,7 +166,7 @@ def act_within(
     # of one length, so that the choice compiles once; -infinity is never picked
     padded = [np.pad(score, (0, n - len(score)), constant_values=-np.inf) for score in joined]
     chosen = int(_pick(policy.chooser, tuple(map(jnp.asarray, padded)), choose_key))
-    return np.concatenate(plans)[chosen, : policy.spec.execute]
+    return np.concatenate(plans)[chosen, policy.spec.executed]
 
 
 @eqx.filter_jit

@@ -25,7 +25,7 @@ Metrics = dict[str, Float[Array, ""]]
 class Chooser(eqx.Module):
     """Scores candidate chunks of a state, and picks one by the scores.
 
-    A chunk is the first actions of a plan, those that are executed, flattened. Scoring and picking are two
+    A chunk is the actions of a plan that are executed, flattened. Scoring and picking are two
     steps, so that candidates can be scored some at a time (`otpr.policies.acting`).
     """
 

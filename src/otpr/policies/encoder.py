@@ -60,6 +60,10 @@ class Encoder(eqx.Module):
         """An encoder as `about` describes it; its arrays have the right shapes and types only."""
 
 
+LIMIT = 10.0
+"""In scales: a coordinate that the demonstrations hardly moved must not drown all others."""
+
+
 class Normalizer(eqx.Module):
     """A vector to about zero mean and unit scale, with the statistics of the demonstrations.
 
@@ -68,15 +72,16 @@ class Normalizer(eqx.Module):
         scale: its standard deviation; 1 for a coordinate that does not vary.
         rest: of a float64 entry, what its mean has beyond float32: the mean is `mean + rest`. None for an
             entry of another type.
+        shift: added to each coordinate in the end: -1 where `mean` is the least number and `scale` half the
+            range, which becomes [-1, 1]. None: nothing.
+        limit: a coordinate is clipped at so many scales, from `mean`; None: nowhere.
     """
 
     mean: Float[Array, " o"]
     scale: Float[Array, " o"]
     rest: Float[Array, " o"] | None = None
-
-    LIMIT: ClassVar[float] = (
-        10.0  # in scales: a coordinate the demonstrations hardly moved must not drown all others
-    )
+    shift: Float[Array, " o"] | None = None
+    limit: float | None = eqx.field(static=True, default=LIMIT)
 
     @classmethod
     def fit(cls, rows: np.ndarray, dtype: str = "float32", resolution: float = 0.0) -> Self:
@@ -102,7 +107,7 @@ class Normalizer(eqx.Module):
         return cls(jnp.asarray(high), jnp.asarray(scale, jnp.float32), rest)
 
     def __call__(self, vector: Float[Array, "..."]) -> Float[Array, "*n o"]:
-        """The normalised vectors, clipped to `LIMIT`.
+        """The normalised vectors.
 
         Args:
             vector: (*n, o); of a float64 entry (*n, o, 2), as `VectorEncoder.on_device` gives it.
@@ -113,7 +118,10 @@ class Normalizer(eqx.Module):
             assert vector.shape[-2:] == (*self.mean.shape, 2), "float64 is split by `on_device`"
             # the two large parts are subtracted first, which is exact where they are close
             centred = (vector[..., 0] - self.mean) + (vector[..., 1] - self.rest)
-        return jnp.clip(centred / self.scale, -self.LIMIT, self.LIMIT)
+        scaled = centred / self.scale
+        if self.limit is not None:
+            scaled = jnp.clip(scaled, -self.limit, self.limit)
+        return scaled if self.shift is None else scaled + self.shift
 
 
 def varies(rows: np.ndarray, dtype: str, resolution: float) -> NDArray[np.bool_]:
@@ -193,11 +201,12 @@ class VectorEncoder(Encoder):
     """Vector entries, each normalised, side by side in the order of the spec.
 
     Args:
-        normalizers: by entry name.
+        normalizers: by entry name; they have one limit, and all of them a shift or none.
     """
 
     normalizers: dict[str, Normalizer]
     kind: ClassVar[str] = "vector"
+    entries: ClassVar[Mapping[str, Entry]] = {"limit": "optional number", "shifted": "flag"}
 
     @classmethod
     def fit(cls, spec: Spec, observations: Observations, resolution: float = 0.0) -> Self:
@@ -234,8 +243,9 @@ class VectorEncoder(Encoder):
         return jnp.concatenate(parts, axis=-1)
 
     def about(self) -> dict[str, Any]:
-        """Nothing: the spec says it all."""
-        return {}
+        """What of the normalisation is not in its arrays."""
+        one = next(iter(self.normalizers.values()))
+        return {"limit": one.limit, "shifted": one.shift is not None}
 
     @classmethod
     def skeleton(cls, about: dict[str, Any], spec: Spec) -> VectorEncoder:
@@ -244,7 +254,9 @@ class VectorEncoder(Encoder):
         normalizers: dict[str, Normalizer] = {}
         for name, entry in spec.observation.items():
             rest = jnp.zeros(entry.shape) if entry.dtype == "float64" else None
-            normalizers[name] = Normalizer(jnp.zeros(entry.shape), jnp.ones(entry.shape), rest)
+            shift = jnp.zeros(entry.shape) if about["shifted"] else None
+            zeros, ones = jnp.zeros(entry.shape), jnp.ones(entry.shape)
+            normalizers[name] = Normalizer(zeros, ones, rest, shift, about["limit"])
         return cls(normalizers)
 
 

@@ -22,22 +22,29 @@ from otpr import storage, trees
 from otpr.errors import OtprError
 from otpr.npz import read_npz
 from otpr.policies.choosers import CHOOSERS, Chooser
+from otpr.policies.denoising import Diffusion
 from otpr.policies.encoder import Encoder, VectorEncoder
-from otpr.policies.generators import GENERATORS, Entry, Generator
+from otpr.policies.generators import Entry, Flow, Generator, OneStep, TanhGaussian
 from otpr.policies.vision import VisionEncoder
 from otpr.spec import Spec
 from otpr.storage import DamagedFile
 
-FORMAT = 6
+FORMAT = 7
 """Version of the files; it rises when older code could no longer read them.
 
 1 had no checksums; 2 knew diffusion policies with OTPR's chooser only, and named neither; 3 had no spec, but
 the lengths of one observation vector, of an action and of a chunk that was executed whole, and its arrays lay
-in `weights.npz`; 4 took float64 entries of an observation as float32; 5 knew neither images nor views.
+in `weights.npz`; 4 took float64 entries of an observation as float32; 5 knew neither images nor views; 6 had
+one kind of network, one course of noise levels, plans in units of the actions, and one way to normalise.
 """
 
 ENCODERS: dict[str, type[Encoder]] = {kind.kind: kind for kind in (VectorEncoder, VisionEncoder)}
 """By their names in policies' files."""
+
+GENERATORS: dict[str, type[Generator]] = {
+    kind.kind: kind for kind in (Diffusion, Flow, OneStep, TanhGaussian)
+}
+"""By their names in policies' files, but for those of algorithms."""
 
 Document = dict[str, Any]
 Tree = TypeVar("Tree")
@@ -191,6 +198,8 @@ def read_document(where: Path) -> Document:
             document = _fourth(document)
         if document["format"] < 5:
             document = _fifth(document)
+        if document["format"] < 7:
+            document = _seventh(document)
         _check(document)
     except (KeyError, TypeError, ValueError) as error:
         raise _damaged(file, error) from error
@@ -244,6 +253,31 @@ def _fifth(document: Document) -> Document:
     return {**document, "spec": replace(spec, observation=entries).to_json()}
 
 
+def _seventh(document: Document) -> Document:
+    """A document of format 5 or 6 as one of format 7, but for the number."""
+    encoder, generator = dict(document["encoder"]), dict(document["generator"])
+    vectors = {"limit": 10.0, "shifted": False}
+    if encoder.get("kind") == "vector":
+        encoder |= vectors
+    elif encoder.get("kind") == "vision":
+        spec = Spec.from_json(document["spec"])
+        own = {name: encoder.pop(name) for name in list(encoder) if name not in ("kind", "network", "shared")}
+        encoder["images"] = dict.fromkeys([""] if encoder["shared"] else spec.images, own)
+        if spec.vectors:
+            encoder["vectors"] = vectors
+    if generator.get("kind") in ("diffusion", "dppo/tuned-diffusion"):
+        generator["network"] = {"kind": "mlp", **generator["network"]}
+        generator |= {
+            "betas": "squaredcos_cap_v2",
+            "beta_start": 0.0001,
+            "beta_end": 0.02,
+            "spacing": "linspace",
+            "clipped_noise": True,
+            "scaled": False,
+        }
+    return {**document, "encoder": encoder, "generator": generator}
+
+
 _LENGTHS = ("observation_dim", "action_dim", "chunk_length")
 """What formats 1 to 3 had in the place of a spec."""
 
@@ -283,7 +317,7 @@ def _check_entries(name: str, value: Any, entries: Mapping[str, Entry]) -> None:
 def _is(entry: Entry | None, name: str, value: Any) -> bool:
     if entry in ("optional count", "optional number", "optional size") and value is None:
         return True
-    if entry in ("numbers", "optional size"):
+    if entry in ("numbers", "counts", "optional size"):
         inner: Entry | None = "number" if entry == "numbers" else None
         given = (
             cast(list[Any], value) if isinstance(value, list) and len(cast(list[Any], value)) <= 16 else [""]
@@ -296,7 +330,7 @@ def _is(entry: Entry | None, name: str, value: Any) -> bool:
     if entry == "name":
         return type(value) is str and len(value) <= 64
     # depth, members and noise levels are built one by one, before the weights show whether they are so many
-    largest = 10_000 if name in ("depth", "denoising_steps", "size") else 1_000_000
+    largest = 10_000 if name in ("depth", "denoising_steps", "size", "down_dims") else 1_000_000
     return type(value) is int and (0 if name == "depth" else 1) <= value <= largest
 
 

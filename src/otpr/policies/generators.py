@@ -8,23 +8,21 @@ from __future__ import annotations
 
 import abc
 import dataclasses
-from collections.abc import Callable, Mapping
-from typing import Any, ClassVar, Literal, get_args
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Float, PRNGKeyArray
 
-from otpr.diffusion import NoiseSchedule, denoising_losses, sample
 from otpr.diffusion.flow import integrate
-from otpr.diffusion.parametrization import Prediction, to_noise
-from otpr.diffusion.sampling import Sampler
-from otpr.errors import OtprError, unknown_name
-from otpr.networks.mlp import NoiseNetwork, VelocityNetwork, sizes
+from otpr.networks.mlp import VelocityNetwork, sizes
 from otpr.spec import Spec
 
-Entry = Literal["number", "flag", "name", "optional count", "optional number", "numbers", "optional size"]
+Entry = Literal[
+    "number", "flag", "name", "optional count", "optional number", "numbers", "counts", "optional size"
+]
 """What an entry in the description of a part of a policy can be, beside a count."""
 
 
@@ -48,108 +46,6 @@ class Generator(eqx.Module):
     @abc.abstractmethod
     def skeleton(cls, about: dict[str, Any], state_dim: int, spec: Spec, key: PRNGKeyArray) -> Generator:
         """A generator as `about` describes it; its arrays have the right shapes and types only."""
-
-
-class Diffusion(Generator):
-    """Denoises from pure noise.
-
-    Args:
-        network: predicts in a noisy plan what `prediction` says.
-        schedule: the noise levels it was trained with.
-        sampler: how noise becomes a plan, a method of `otpr.diffusion.sample`.
-        sampler_steps: how many of the schedule's levels the sampler visits; None visits all.
-        prediction: what the network predicts.
-        bound: the sampler clips its estimate of the clean plan to [-bound, bound]; None never clips it.
-
-    Raises:
-        OtprError: there is no such sampler or prediction, the bound is not positive, or the schedule has not
-            that many levels.
-    """
-
-    network: NoiseNetwork
-    schedule: NoiseSchedule
-    sampler: Sampler = eqx.field(static=True, default="ddpm")
-    sampler_steps: int | None = eqx.field(static=True, default=None)
-    prediction: Prediction = eqx.field(static=True, default="noise")
-    bound: float | None = eqx.field(static=True, default=1.0)
-    kind: ClassVar[str] = "diffusion"
-    entries: ClassVar[Mapping[str, Entry]] = {
-        "sampler": "name",
-        "sampler_steps": "optional count",
-        "prediction": "name",
-        "bound": "optional number",
-    }
-
-    def __check_init__(self):
-        if self.sampler not in get_args(Sampler):
-            raise unknown_name("sampler", self.sampler, get_args(Sampler))
-        if self.prediction not in get_args(Prediction):
-            raise unknown_name("prediction", self.prediction, get_args(Prediction))
-        if self.bound is not None and not self.bound > 0:
-            raise OtprError(f"bound must be a positive number, or None for no bound; given {self.bound:g}.")
-        if self.sampler_steps is not None and not 1 <= self.sampler_steps <= self.schedule.steps:
-            raise OtprError(
-                f"sampler_steps must lie in 1..{self.schedule.steps} (the policy's noise levels), "
-                f"given {self.sampler_steps}."
-            )
-
-    @property
-    def visited_steps(self) -> int:
-        """How many levels the sampler visits."""
-        return self.sampler_steps or self.schedule.steps
-
-    def propose(self, state: Float[Array, " s"], key: PRNGKeyArray, n: int) -> Float[Array, "n h a"]:
-        """`n` sampled plans for one state."""
-        plans = sample(
-            lambda plans, k: self.noise_in(self.network.many(state, plans, k), plans, k),
-            self.schedule,
-            (n, *self.network.plan_shape),
-            key,
-            method=self.sampler,
-            steps=self.sampler_steps,
-            bound=self.bound,
-        )
-        return plans if self.bound is not None and self.bound <= 1 else jnp.clip(plans, -1.0, 1.0)
-
-    def noise_in(
-        self, output: Float[Array, "*n h a"], plans: Float[Array, "*n h a"], k: Int[Array, ""]
-    ) -> Float[Array, "*n h a"]:
-        """The noise in plans of one level that the network's output stands for."""
-        return to_noise(self.prediction, output, plans, self.schedule.signal(k), self.schedule.sigma(k))
-
-    def losses(
-        self,
-        network: Callable[[Array, Array, Array], Array],
-        states: Float[Array, "n s"],
-        plans: Float[Array, "n h a"],
-        key: PRNGKeyArray,
-    ) -> Float[Array, " n"]:
-        """Denoising score matching of a network with this one's noise levels and kind of prediction."""
-        return denoising_losses(network, self.schedule, states, plans, key, self.prediction)
-
-    def with_network(self, network: NoiseNetwork) -> Diffusion:
-        """The same way of sampling with another network."""
-        return dataclasses.replace(self, network=network)
-
-    def about(self) -> dict[str, Any]:
-        """Network, noise levels and sampler."""
-        return {
-            "network": self.network.about(),
-            "denoising_steps": self.schedule.steps,
-            "sampler": self.sampler,
-            "sampler_steps": self.sampler_steps,
-            "prediction": self.prediction,
-            "bound": self.bound,
-        }
-
-    @classmethod
-    def skeleton(cls, about: dict[str, Any], state_dim: int, spec: Spec, key: PRNGKeyArray) -> Diffusion:
-        """See `Generator.skeleton`."""
-        return cls(
-            NoiseNetwork(state_dim, plan_shape(spec), **about["network"], key=key),
-            NoiseSchedule.cosine(about["denoising_steps"]),
-            **{name: about[name] for name in cls.entries},
-        )
 
 
 class Flow(Generator):
@@ -295,9 +191,3 @@ LOG_STD = (-20.0, 2.0)
 def plan_shape(spec: Spec) -> tuple[int, int]:
     """(horizon, action_dim)."""
     return (spec.horizon, spec.action_dim)
-
-
-GENERATORS: dict[str, type[Generator]] = {
-    kind.kind: kind for kind in (Diffusion, Flow, OneStep, TanhGaussian)
-}
-"""By their names in policies' files."""

@@ -21,8 +21,9 @@ from otpr.errors import OtprError
 from otpr.policies import files
 from otpr.policies.acting import act_key, act_within, checked_actions, checked_observation
 from otpr.policies.choosers import Chooser, Metrics
+from otpr.policies.denoising import Diffusion
 from otpr.policies.encoder import Encoder, Observations
-from otpr.policies.generators import Diffusion, Generator
+from otpr.policies.generators import Generator
 from otpr.spec import Spec
 
 
@@ -105,9 +106,11 @@ class Policy(eqx.Module):
         return _propose(self, self.encoder.on_device(observations), keys, n)
 
     def chunks(self, plans: Float[Array, "n h a"]) -> Float[Array, "n c"]:
-        """What the chooser scores of plans: their first actions, flattened."""
+        """What the chooser scores of plans: their actions from the present on, flattened."""
         assert self.chooser is not None
-        return plans[:, : self.chooser.chunk_dim // self.spec.action_dim].reshape(plans.shape[0], -1)
+        first = self.spec.offset
+        last = first + self.chooser.chunk_dim // self.spec.action_dim
+        return plans[:, first:last].reshape(plans.shape[0], -1)
 
     def decide(self, state: Float[Array, " s"], key: PRNGKeyArray) -> tuple[Float[Array, "h a"], Metrics]:
         """One plan for one state, and what the chooser reports of its choice."""
@@ -142,12 +145,12 @@ class Policy(eqx.Module):
             return self.decide(self.state(seen), key)
 
         plans, metrics = jax.vmap(decide)(observations, keys)
-        return plans[:, : self.spec.execute], metrics
+        return plans[:, self.spec.executed], metrics
 
     def act(self, observation: Any, seed: int, *, budget_seconds: float | None = None) -> np.ndarray:
         """Draw the actions to execute for one observation; safe to call from several threads.
 
-        Values far from the demonstrations are clipped at `Normalizer.LIMIT` scales from their mean.
+        Values far from the demonstrations are clipped where the encoder has a limit; see `Normalizer`.
 
         Args:
             observation: raw, as the environment gives it: an array where the spec has but one vector entry,

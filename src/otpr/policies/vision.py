@@ -33,6 +33,7 @@ class VisionEncoder(Encoder):
     cameras: tuple[str, ...] = eqx.field(static=True)
     kind: ClassVar[str] = "vision"
     entries: ClassVar[Mapping[str, Entry]] = {
+        **VectorEncoder.entries,
         "network": "name",
         "shared": "flag",
         "crop_shape": "optional size",
@@ -49,7 +50,7 @@ class VisionEncoder(Encoder):
         *,
         network: str,
         shared: bool,
-        sizes: Mapping[str, Any],
+        sizes: Mapping[str, Mapping[str, Any]],
         key: PRNGKeyArray,
     ) -> Self:
         """One that has learnt nothing.
@@ -59,7 +60,8 @@ class VisionEncoder(Encoder):
             vectors: see the class.
             network: a name in `otpr.networks.vision.VISION`.
             shared: whether one network sees all images; they have one shape then.
-            sizes: of the network; see its class.
+            sizes: of each network, by image entry, "" where one is shared; see its class. Of one left out
+                the defaults.
             key: of the weights.
 
         Raises:
@@ -80,7 +82,7 @@ class VisionEncoder(Encoder):
         keys = jax.random.split(key, len(shapes))
         made = {
             # each kind has its own sizes
-            name: VISION[network](shape, key=k, **sizes)  # pyright: ignore[reportCallIssue]
+            name: VISION[network](shape, key=k, **sizes.get(name, {}))  # pyright: ignore[reportCallIssue]
             for (name, shape), k in zip(shapes.items(), keys, strict=True)
         }
         return cls(vectors, made, tuple(spec.images))
@@ -127,18 +129,28 @@ class VisionEncoder(Encoder):
         return self(flat, network_key).reshape(n, -1)
 
     def about(self) -> dict[str, Any]:
-        """The network's kind and sizes."""
-        network = next(iter(self.networks.values()))
-        (kind,) = [name for name, one in VISION.items() if type(network) is one]
-        return {"network": kind, "shared": "" in self.networks, **network.about()}
+        """The networks' kind, the sizes of each, and how vectors are normalised."""
+        (kind,) = {name for name, one in VISION.items() for net in self.networks.values() if type(net) is one}
+        about = {
+            "network": kind,
+            "shared": "" in self.networks,
+            "images": {name: network.about() for name, network in self.networks.items()},
+        }
+        return about if self.vectors is None else {**about, "vectors": self.vectors.about()}
 
     @classmethod
     def skeleton(cls, about: dict[str, Any], spec: Spec) -> VisionEncoder:
         """See `Encoder.skeleton`."""
-        sizes = {name: value for name, value in about.items() if name not in ("network", "shared")}
-        vectors = VectorEncoder.skeleton({}, vector_part(spec)) if spec.vectors else None
-        network, shared = about["network"], about["shared"]
-        return cls.new(spec, vectors, network=network, shared=shared, sizes=sizes, key=jax.random.key(0))
+        vectors = VectorEncoder.skeleton(about["vectors"], vector_part(spec)) if spec.vectors else None
+        of_each = {name: about["images"][name] for name in ([""] if about["shared"] else spec.images)}
+        return cls.new(
+            spec,
+            vectors,
+            network=about["network"],
+            shared=about["shared"],
+            sizes=of_each,
+            key=jax.random.key(0),
+        )
 
 
 def vector_part(spec: Spec) -> Spec:

@@ -25,10 +25,11 @@ from otpr.data.frames import DecisionObservations
 from otpr.diffusion import NoiseSchedule
 from otpr.diffusion.parametrization import Prediction
 from otpr.errors import OtprError, check_at_least, unknown_name
-from otpr.networks.mlp import NoiseNetwork
+from otpr.networks.noise import NoiseNetwork
 from otpr.networks.vision import VISION
+from otpr.policies.denoising import NOISE_NETWORKS, Diffusion, noise_network
 from otpr.policies.encoder import Encoder, Observations, VectorEncoder
-from otpr.policies.generators import Diffusion, plan_shape
+from otpr.policies.generators import plan_shape
 from otpr.policies.policy import Policy
 from otpr.policies.vision import VisionEncoder, vector_part
 from otpr.scanning import scan_state
@@ -43,16 +44,24 @@ class PretrainConfig:
     history: int = 1
     # actions in a plan
     horizon: int = 4
-    # how many of them are executed before the next decision; left out, all
+    # how many of them are executed before the next decision; left out, all that can be
     execute: int | None = None
+    # how many actions of a plan lie before the present step; in LeRobot they are `history` less one
+    offset: int = 0
     # noise levels of the diffusion
     denoising_steps: int = 10
     # what the score network predicts in a noisy plan
     prediction: Prediction = "noise"
-    # width of the score network's hidden layers
+    # the score network: mlp, or unet, the 1-D U-Net as diffusion policies have it elsewhere
+    network: str = "mlp"
+    # of an MLP, the width of the hidden layers
     width: int = 256
-    # number of the score network's hidden layers
+    # of an MLP, the number of the hidden layers
     depth: int = 3
+    # of a U-Net, the channels of each level; the horizon is halved from each level to the next
+    down_dims: tuple[int, ...] = (64, 128, 256)
+    # of a U-Net, how many steps of a plan a convolution sees, an odd number
+    kernel_size: int = 5
     # gradient steps
     updates: int = 3000
     # (state, plan) pairs of a gradient step
@@ -73,12 +82,14 @@ class PretrainConfig:
     def __post_init__(self):
         """Refuse numbers that make no policy."""
         counts = ("history", "horizon", "denoising_steps", "width", "depth", "updates", "batch_size")
-        check_at_least(1, self, *counts)
-        check_at_least(0, self, "learning_rate", "ema_rate", "random_shift")
+        check_at_least(1, self, *counts, "kernel_size")
+        check_at_least(0, self, "learning_rate", "ema_rate", "random_shift", "offset")
         if self.ema_rate > 1:
             raise OtprError(f"ema_rate must be at most 1, given {self.ema_rate}.")
         if self.prediction not in get_args(Prediction):
             raise unknown_name("prediction", self.prediction, get_args(Prediction))
+        if self.network not in NOISE_NETWORKS:
+            raise unknown_name("network", self.network, NOISE_NETWORKS)
         if self.vision not in VISION:
             raise unknown_name("vision network", self.vision, VISION)
 
@@ -86,18 +97,31 @@ class PretrainConfig:
         """What the policy takes and gives.
 
         Raises:
-            OtprError: `execute` exceeds `horizon`, or is below 1.
+            OtprError: `execute` exceeds `horizon` less `offset`, or is below 1.
         """
-        execute = self.horizon if self.execute is None else self.execute
-        return dataclasses.replace(task, history=self.history, horizon=self.horizon, execute=execute)
+        execute = max(self.horizon - self.offset, 1) if self.execute is None else self.execute
+        plan = {"history": self.history, "horizon": self.horizon, "execute": execute, "offset": self.offset}
+        return dataclasses.replace(task, **plan)
+
+    def network_sizes(self) -> dict[str, Any]:
+        """The score network, as `otpr.policies.denoising.noise_network` takes it."""
+        return {"kind": self.network, **{name: getattr(self, name) for name in _SIZES[self.network]}}
 
     def record(self, task: Spec) -> dict[str, Any]:
         """The settings that matter for a task, JSON-able."""
         recorded = dataclasses.asdict(self)
+        for kind, names in _SIZES.items():
+            if kind != self.network:
+                for name in names:
+                    del recorded[name]
         if not task.images:
             for name in ("vision", "shared_vision", "random_shift"):
                 del recorded[name]
         return recorded
+
+
+_SIZES = {"mlp": ("width", "depth"), "unet": ("down_dims", "kernel_size")}
+"""The settings of each network."""
 
 
 class Imitation(eqx.Module):
@@ -133,8 +157,7 @@ class Imitation(eqx.Module):
         spec = config.policy_spec(task)
         encoder = _new_encoder(episodes, spec, config, jax.random.fold_in(network_key, 1), resolution)
         state_dim = spec.history * encoder.feature_dim
-        sizes = {"width": config.width, "depth": config.depth}
-        network = NoiseNetwork(state_dim, plan_shape(spec), **sizes, key=network_key)
+        network = noise_network(config.network_sizes(), state_dim, plan_shape(spec), network_key)
         schedule = NoiseSchedule.cosine(config.denoising_steps)
         generator = Diffusion(network, schedule, prediction=config.prediction)
         trained = encoder if isinstance(encoder, VisionEncoder) else None

@@ -26,7 +26,7 @@ from otpr.data.experience import Collected
 from otpr.diffusion import NoiseSchedule, sample
 from otpr.errors import OtprError
 from otpr.policies.acting import decision_keys
-from otpr.policies.generators import Diffusion
+from otpr.policies.denoising import Diffusion
 from otpr.policies.policy import Policy
 from tiny import arrays, assert_same_arrays, policy
 

@@ -26,10 +26,10 @@ from otpr.agents.dppo.tuned_diffusion import TunedDiffusion
 from otpr.agents.parts.actor_critic import Trained, minimized, new_value
 from otpr.agents.parts.agent import Metrics, OnPolicyAgent, Round
 from otpr.data.experience import Experience
-from otpr.diffusion.sampling import Sampler, ancestral_step, visited_levels
-from otpr.networks.mlp import NoiseNetwork
+from otpr.diffusion.sampling import Sampler, ancestral_step
+from otpr.networks.noise import NoiseNetwork
 from otpr.policies.acting import decision_keys
-from otpr.policies.generators import Diffusion
+from otpr.policies.denoising import Diffusion
 from otpr.policies.policy import Policy
 
 
@@ -180,8 +180,7 @@ class DPPO(OnPolicyAgent):
         Each entry's is clipped to [-5, 2], as in the authors' code: a step far in the tail has no say.
         """
         diffusion, bound = self.base.diffusion, self.base.diffusion.bound
-        visited = visited_levels(diffusion.schedule, diffusion.sampler_steps)
-        levels, before, after = (field[-self.tuned_steps :, None, None] for field in visited)
+        levels, before, after = (field[-self.tuned_steps :, None, None] for field in diffusion.visited)
 
         def of_chain(state: Float[Array, " s"], chain: Float[Array, "c h a"]) -> Float[Array, " t"]:
             def noise_in(plan: Float[Array, "h a"], k: Int[Array, ""]) -> Float[Array, "h a"]:

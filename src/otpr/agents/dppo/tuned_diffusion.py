@@ -11,9 +11,10 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from otpr.diffusion import sample
-from otpr.diffusion.sampling import sample_chain, visited_levels
-from otpr.networks.mlp import NoiseNetwork
-from otpr.policies.generators import Diffusion, Entry, Generator
+from otpr.diffusion.sampling import sample_chain
+from otpr.networks.noise import NoiseNetwork
+from otpr.policies.denoising import Diffusion
+from otpr.policies.generators import Entry, Generator
 from otpr.spec import Spec
 
 
@@ -52,17 +53,16 @@ class TunedDiffusion(Generator):
             (n, *tuned.network.plan_shape),
             key,
             method=tuned.sampler,
-            steps=tuned.sampler_steps,
-            bound=tuned.bound,
+            **tuned.sampling,
             least_std=self.least_std,
         )
-        return jnp.clip(plans, -1.0, 1.0)  # noise at the last step may have led out of it
+        return jnp.clip(tuned.unscaled(plans), -1.0, 1.0)  # noise at the last step may have led out of it
 
     def tuned_chain(self, state: Float[Array, " s"], key: PRNGKeyArray) -> Float[Array, "c h a"]:
         """The plans that the fine-tuned network took on the way to `propose(state, key, 1)`.
 
         Of ancestral sampling: the plan given to its first step, then the one after each step; the last is
-        what was proposed, before it was clipped.
+        what was proposed, before it was clipped, as the networks see it (`Diffusion.scaled`).
         """
         chain = sample_chain(
             lambda plans, k: self._noise_in(state, plans, k),
@@ -70,6 +70,7 @@ class TunedDiffusion(Generator):
             (1, *self.tuned.network.plan_shape),
             key,
             steps=self.tuned.sampler_steps,
+            spacing=self.tuned.spacing,
             bound=self.tuned.bound,
             least_std=self.least_std,
         )
@@ -78,7 +79,7 @@ class TunedDiffusion(Generator):
     def _noise_in(
         self, state: Float[Array, " s"], plans: Float[Array, "n h a"], k: Int[Array, ""]
     ) -> Float[Array, "n h a"]:
-        levels = visited_levels(self.tuned.schedule, self.tuned.sampler_steps).levels
+        levels = self.tuned.visited.levels
         output = jax.lax.cond(
             k <= levels[-self.tuned_steps],
             lambda: self.tuned.network.many(state, plans, k),

@@ -29,7 +29,7 @@ from otpr.agents.parts.agent import Metrics, OffPolicyAgent
 from otpr.data.experience import Experience
 from otpr.data.store import Transitions
 from otpr.errors import OtprError
-from otpr.networks.mlp import NoiseNetwork
+from otpr.networks.noise import NoiseNetwork
 from otpr.ot import Potentials, TransportProblem, fit
 from otpr.policies.policy import Policy
 

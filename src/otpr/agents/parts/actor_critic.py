@@ -22,7 +22,7 @@ from otpr.agents.parts.agent import AgentConfig, Metrics
 from otpr.agents.parts.settings import count, positive, rate, share
 from otpr.data.store import Transitions
 from otpr.networks.critics import QEnsemble
-from otpr.networks.mlp import NoiseNetwork
+from otpr.networks.noise import NoiseNetwork
 from otpr.policies.policy import Policy
 
 Model = TypeVar("Model")
@@ -138,7 +138,7 @@ def sample_chunks(policy: Policy, states: Float[Array, "n s"], key: PRNGKeyArray
     """The executed part of one plan of the policy for each state, flattened."""
 
     def of_one(state: Float[Array, " s"], key: PRNGKeyArray) -> Float[Array, " c"]:
-        return policy.generator.propose(state, key, 1)[0, : policy.spec.execute].ravel()
+        return policy.generator.propose(state, key, 1)[0, policy.spec.executed].ravel()
 
     return jax.vmap(of_one)(states, jax.random.split(key, states.shape[0]))
 

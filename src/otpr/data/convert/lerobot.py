@@ -35,9 +35,9 @@ from otpr.data.recorded import Recorded, Source, attempt, by_kind, by_step, colu
 from otpr.data.spool import Spool
 from otpr.envs import TaskSpec
 from otpr.errors import OtprError
+from otpr.lerobot_names import STATE_PARTS
 
 _VERSION = "v3.0"
-_OBSERVATIONS = ("observation.state", "observation.environment_state")
 _FLAGS = tuple(f"{group}{name}" for name in SUCCESS for group in ("next.", ""))
 
 
@@ -69,14 +69,14 @@ def open_lerobot(
     info = _info(path)
     features: dict[str, dict[str, Any]] = info["features"]
     known = {name: dim for name, feature in features.items() if (dim := _dim(feature)) is not None}
-    default = [key for key in _OBSERVATIONS if key in known]
+    default = [key for key in STATE_PARTS if key in known]
     pictured = [name for name, feature in features.items() if kind_of(feature)]
     of_vectors, of_images = by_kind(keys, pictured)
     if of_vectors or not keys:
         of_vectors = tuple(chosen(of_vectors, task.parts if task else (), known, default))
     if not of_vectors and not of_images:
         raise OtprError(
-            f"{path}: has neither {' nor '.join(_OBSERVATIONS)}; give --keys, out of: {', '.join(known)}."
+            f"{path}: has neither {' nor '.join(STATE_PARTS)}; give --keys, out of: {', '.join(known)}."
         )
     for key in of_vectors:
         if key not in known:

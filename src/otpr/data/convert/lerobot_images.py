@@ -23,6 +23,7 @@ from otpr.data.frames import decoded, image_in_file
 from otpr.data.reading import READ_LIMIT, check_readable, reading
 from otpr.envs.image_spaces import Image
 from otpr.errors import OtprError
+from otpr.lerobot_names import image_entry
 
 _FORMATS = {1: "gray", 3: "rgb24", 4: "rgba"}
 # Rows of pictures read at once.
@@ -46,7 +47,7 @@ class Feature:
     @property
     def name(self) -> str:
         """The name of the observation entry: without `observation.images.` before it."""
-        return self.key.removeprefix("observation.").removeprefix("images.")
+        return image_entry(self.key)
 
 
 def kind_of(feature: Mapping[str, Any]) -> str | None:

@@ -1,0 +1,41 @@
+"""What a network of a diffusion policy is: a prediction for a noisy plan of a state, at a noise level."""
+
+from __future__ import annotations
+
+import abc
+from typing import Any, ClassVar
+
+import equinox as eqx
+from jaxtyping import Array, Float, Int
+
+
+class NoiseNetwork(eqx.Module):
+    """Predicts the noise in a plan (or what stands for it), given the state and the noise level.
+
+    One call takes one sample; vmap for batches. A constructor takes the length of the state, the shape of the
+    plan, (horizon, action_dim), what `about` gives beside the kind, and a key.
+    """
+
+    kind: ClassVar[str]
+    """Its name in a policy's file."""
+
+    @property
+    @abc.abstractmethod
+    def plan_shape(self) -> tuple[int, int]:
+        """(horizon, action_dim)."""
+
+    @abc.abstractmethod
+    def about(self) -> dict[str, Any]:
+        """Its kind and the sizes that are free, JSON-able."""
+
+    @abc.abstractmethod
+    def __call__(
+        self, state: Float[Array, " s"], plan: Float[Array, "h a"], k: Int[Array, ""]
+    ) -> Float[Array, "h a"]:
+        """The prediction for one noisy plan."""
+
+    @abc.abstractmethod
+    def many(
+        self, state: Float[Array, " s"], plans: Float[Array, "n h a"], k: Int[Array, ""]
+    ) -> Float[Array, "n h a"]:
+        """The predictions for n noisy plans of one state, at one level."""

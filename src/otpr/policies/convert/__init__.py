@@ -1,0 +1,1 @@
+"""Policies of other libraries: read as ours, and written back."""

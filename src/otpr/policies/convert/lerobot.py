@@ -1,0 +1,324 @@
+"""A LeRobot `DiffusionPolicy` as a policy of ours: the same actions from the same noise.
+
+LeRobot's network sees, step after step, the state, the features of each image in the order of the files, and
+the state of the environment. Ours sees the vectors first, then the images in alphabetical order, so that the
+columns of the weights that take them are put in that order. Plans are what the network has them in; what -1
+and 1 stand for there, by the statistics of the actions, is told by the generator (`Diffusion.low`).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from numpy.typing import NDArray
+
+from otpr.diffusion import NoiseSchedule
+from otpr.diffusion.parametrization import Prediction
+from otpr.errors import OtprError
+from otpr.lerobot_names import STATE_PARTS, image_entry
+from otpr.networks.unet import UNet
+from otpr.networks.vision import ResNet18
+from otpr.policies.convert.lerobot_files import Found, read_files
+from otpr.policies.convert.lerobot_statistics import EPS, Feature
+from otpr.policies.denoising import Diffusion
+from otpr.policies.encoder import Encoder, Normalizer, VectorEncoder
+from otpr.policies.policy import Policy
+from otpr.policies.vision import VisionEncoder
+from otpr.spec import STATE, Entry, Parts, Spec
+
+Bounds = tuple[Sequence[float], Sequence[float]]
+
+PREDICTIONS: dict[str, Prediction] = {"epsilon": "noise", "sample": "sample"}
+"""What the network predicts, by LeRobot's names."""
+
+
+class Imported(NamedTuple):
+    """A policy, and what is known of its observation beside its spec."""
+
+    policy: Policy
+    parts: Parts  # what the entry "state" is made of
+    notes: tuple[str, ...]  # what is to be known of it, a sentence each
+
+
+def import_lerobot(path: Path, bounds: Bounds | None = None, control_rate: float | None = None) -> Imported:
+    """Read a policy's folder.
+
+    Args:
+        path: the folder with `config.json`, or a checkpoint of LeRobot's training.
+        bounds: the lower and the upper ends of the actions, in the units that LeRobot's policy gives them in,
+            one number a dimension: what -1 and 1 of ours stand for. None: they are -1 and 1.
+        control_rate: actions in a second, in Hz; None where unknown.
+
+    Raises:
+        OtprError: it is no such policy, or something in it is damaged, missing or not supported; or the
+            bounds have another number of dimensions, or None are given and the actions leave [-1, 1].
+    """
+    found = read_files(path)
+    vectors = [name for name in STATE_PARTS if name in found.inputs]
+    keys = [name for name, feature in found.inputs.items() if feature.type == "VISUAL"]
+    spec = _spec(path, found, vectors, keys, bounds, control_rate)
+    vector_encoder = VectorEncoder({STATE: _normalizer([found.inputs[name] for name in vectors])})
+    encoder: Encoder = vector_encoder
+    if keys:
+        encoder = _vision(path, found, keys, vector_encoder)
+    return Imported(
+        Policy(encoder, _generator(path, found, spec, encoder, vectors, keys), None, spec),
+        tuple((name, found.inputs[name].shape[0]) for name in vectors),
+        _beyond(found.action, spec),
+    )
+
+
+def _spec(
+    path: Path, found: Found, vectors: list[str], keys: list[str], bounds: Bounds | None, rate: float | None
+) -> Spec:
+    names = [image_entry(key) for key in keys]
+    if len({*names, STATE}) <= len(names):
+        raise OtprError(f"{path}: the images {', '.join(keys)} do not have names of their own: {names}.")
+    shapes = {found.inputs[key].shape for key in keys}
+    if len(shapes) > 1:
+        raise OtprError(f"{path}: its images have several shapes ({shapes}), and LeRobot has one for all.")
+    entries = {STATE: Entry((sum(found.inputs[name].shape[0] for name in vectors),))}
+    for name, key in zip(names, keys, strict=True):
+        channels, height, width = found.inputs[key].shape
+        entries[name] = Entry((height, width, channels), "uint8", "image")
+    settings, dim = found.settings, found.action.shape[0]
+    if bounds is None:
+        _check_unit(path, found)
+        bounds = (-1.0,) * dim, (1.0,) * dim
+    # one number stands for all dimensions, as in `otpr data convert`
+    low, high = (tuple(end) * (dim if len(end) == 1 else 1) for end in bounds)
+    if len(low) != dim or len(high) != dim:
+        raise OtprError(
+            f"{path}: its actions have {dim} dimensions, and the bounds given {len(low)} and {len(high)}."
+        )
+    steps = settings["n_obs_steps"]
+    try:
+        return Spec(
+            entries,
+            low,
+            high,
+            rate,
+            history=steps,
+            horizon=settings["horizon"],
+            execute=settings["n_action_steps"],
+            offset=steps - 1,
+        )
+    except OtprError as error:
+        raise OtprError(f"{path}: n_obs_steps, horizon and n_action_steps: {error}") from error
+
+
+def _check_unit(path: Path, found: Found) -> None:
+    """Refuse to take -1 and 1 for the bounds of actions that leave them, or that say nothing."""
+    action, settings = found.action, found.settings
+    least, greatest = (action.statistics.get(name) for name in ("min", "max"))
+    if action.mode == "IDENTITY" and settings["clip_sample"] and settings["clip_sample_range"] <= 1:
+        return
+    if least is None or greatest is None or (least < -1 - 1e-6).any() or (greatest > 1 + 1e-6).any():
+        said = "" if least is None or greatest is None else f": from {_listed(least)} to {_listed(greatest)}"
+        reach = "may leave" if least is None else "leave"
+        raise OtprError(
+            f"{path}: its actions {reach} [-1, 1]{said}. Say what their bounds are: --task TASK takes those "
+            "of a task; or give --action-low and --action-high, one number or one a dimension."
+        )
+
+
+def _beyond(action: Feature, spec: Spec) -> tuple[str, ...]:
+    """Whether the actions it was trained on leave the bounds, a sentence."""
+    least, greatest = (action.statistics.get(name) for name in ("min", "max"))
+    if least is None or greatest is None:
+        return ()
+    low, high = np.asarray(spec.action_low), np.asarray(spec.action_high)
+    rounding = 1e-6 * (high - low)
+    if (least >= low - rounding).all() and (greatest <= high + rounding).all():
+        return ()
+    pairs = dict.fromkeys(zip(low.tolist(), high.tolist(), strict=True))
+    bounds = " ".join(f"[{x:g}, {y:g}]" for x, y in pairs)
+    return (
+        f"The actions it was trained on go from {_listed(least)} to {_listed(greatest)}: some are beyond the "
+        f"bounds {bounds}, and are clipped to them.",
+    )
+
+
+def _listed(numbers: NDArray[Any]) -> str:
+    return " ".join(f"{x:.6g}" for x in numbers.tolist())
+
+
+# --------------------------------------------------------------------------------------------------- encoder
+
+
+def _normalizer(features: Sequence[Feature]) -> Normalizer:
+    """Of the vectors side by side: (x - mean) / scale + shift, as each is normalised."""
+    parts = [_affine(feature) for feature in features]
+    mean, scale, shift = (jnp.asarray(np.concatenate(part)) for part in zip(*parts, strict=True))
+    return Normalizer(mean, scale, shift=shift, limit=None)
+
+
+def _affine(feature: Feature) -> tuple[NDArray[np.float32], ...]:
+    """Mean, scale and shift of one feature, computed in float32 as LeRobot does."""
+    zeros = np.zeros(feature.shape[0], np.float32)
+    if feature.mode == "MEAN_STD":
+        return feature.statistics["mean"], feature.statistics["std"] + np.float32(EPS), zeros
+    if feature.mode == "MIN_MAX":
+        low, high = feature.statistics["min"], feature.statistics["max"]
+        width = np.where(high - low == 0, np.float32(EPS), high - low)
+        return low, np.asarray(width / 2, np.float32), zeros - 1
+    return zeros, zeros + 1, zeros
+
+
+def _vision(path: Path, found: Found, keys: list[str], vectors: VectorEncoder) -> VisionEncoder:
+    """The encoder; where one network sees images that are normalised unlike, each has a copy of it."""
+    settings = found.settings
+    colours = {key: _colours(path, key, found.inputs[key]) for key in keys}
+    separate = settings["use_separate_rgb_encoder_per_camera"]
+    shared = not separate and len(set(colours.values())) == 1
+    networks: dict[str, ResNet18] = {}
+    for i, key in enumerate(keys):
+        name = "" if shared else image_entry(key)
+        if name in networks:
+            continue
+        prefix = f"diffusion.rgb_encoder.{i}." if separate else "diffusion.rgb_encoder."
+        channels, height, width = found.inputs[key].shape
+        (mean, std), crop = colours[key], settings["crop_shape"]
+        try:
+            skeleton = eqx.filter_eval_shape(
+                ResNet18,
+                (height, width, channels),
+                keypoints=settings["spatial_softmax_num_keypoints"],
+                crop_shape=crop,
+                mean=mean,
+                std=std,
+                key=jax.random.key(0),
+            )
+            networks[name] = skeleton.with_torch_weights(_under(prefix, found))
+        except OtprError as error:
+            raise OtprError(f"{path}: {prefix[:-1]}: {error}") from error
+    return VisionEncoder(vectors, dict(networks), tuple(sorted(map(image_entry, keys))))
+
+
+def _under(prefix: str, found: Found) -> dict[str, NDArray[Any]]:
+    return {name.removeprefix(prefix): x for name, x in found.weights.items() if name.startswith(prefix)}
+
+
+def _colours(path: Path, key: str, feature: Feature) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """What is subtracted of each channel, and what it is divided by."""
+    mean, scale, shift = (part.astype(np.float64) for part in _affine(feature))
+    # (x - mean) / scale + shift = (x - (mean - scale * shift)) / scale
+    if not (scale > 10 * EPS).all():
+        raise OtprError(
+            f"{path}: {key}: one of its channels does not vary by the statistics of {feature.mode}."
+        )
+    return tuple((mean - scale * shift).tolist()), tuple(scale.tolist())
+
+
+# ------------------------------------------------------------------------------------------------- generator
+
+
+def _generator(
+    path: Path, found: Found, spec: Spec, encoder: Encoder, vectors: list[str], keys: list[str]
+) -> Diffusion:
+    settings = found.settings
+    prefix = "diffusion.unet."
+    known = (prefix, "diffusion.rgb_encoder.")
+    if odd := sorted(name for name in found.weights if not name.startswith(known if keys else prefix)):
+        raise OtprError(f"{path}: model.safetensors has {odd[0]!r}, which is not expected.")
+    try:
+        skeleton = eqx.filter_eval_shape(
+            UNet,
+            spec.history * encoder.feature_dim,
+            (spec.horizon, spec.action_dim),
+            down_dims=tuple(settings["down_dims"]),
+            kernel_size=settings["kernel_size"],
+            groups=settings["n_groups"],
+            step_dim=settings["diffusion_step_embed_dim"],
+            scale_modulation=settings["use_film_scale_modulation"],
+            key=jax.random.key(0),
+        )
+        order = state_order(found.inputs, vectors, keys, _keypoint_features(found), spec.history)
+        arrays = with_columns(_under(prefix, found), order, settings["diffusion_step_embed_dim"])
+        network = skeleton.with_torch_weights(arrays)
+        schedule = NoiseSchedule.of(
+            settings["beta_schedule"],
+            settings["num_train_timesteps"],
+            settings["beta_start"],
+            settings["beta_end"],
+        )
+    except OtprError as error:
+        raise OtprError(f"{path}: {error}") from error
+    low, high = _ends(path, found.action, spec)
+    return Diffusion(
+        network,
+        schedule,
+        "ddpm" if settings["noise_scheduler_type"] == "DDPM" else "ddim",
+        settings["num_inference_steps"],
+        PREDICTIONS[settings["prediction_type"]],
+        float(settings["clip_sample_range"]) if settings["clip_sample"] else None,
+        spacing="leading",
+        clipped_noise=False,
+        low=low,
+        high=high,
+    )
+
+
+def _keypoint_features(found: Found) -> int:
+    return 2 * found.settings["spatial_softmax_num_keypoints"]
+
+
+def _ends(path: Path, action: Feature, spec: Spec) -> tuple[Any, Any]:
+    """What -1 and 1 of LeRobot's network stand for, as `Diffusion.low` and `high`; None: for themselves."""
+    if action.mode == "MIN_MAX":
+        low, high = action.statistics["min"], action.statistics["max"]
+    elif action.mode == "MEAN_STD":
+        mean, std = action.statistics["mean"], action.statistics["std"]
+        low, high = mean - std, mean + std
+        if not (std > 0).all():
+            raise OtprError(
+                f"{path}: the deviation of dimension {int((std <= 0).argmax())} of its actions is 0; a "
+                "policy whose actions are normalised by MEAN_STD needs one that varies."
+            )
+    else:
+        low, high = -np.ones(spec.action_dim), np.ones(spec.action_dim)
+    least, greatest = np.asarray(spec.action_low), np.asarray(spec.action_high)
+    ends = [2 * (end.astype(np.float64) - least) / (greatest - least) - 1 for end in (low, high)]
+    if all(math.isclose(x, side, abs_tol=1e-7) for end, side in zip(ends, (-1, 1), strict=True) for x in end):
+        return None, None
+    return jnp.asarray(ends[0], jnp.float32), jnp.asarray(ends[1], jnp.float32)
+
+
+def state_order(
+    inputs: dict[str, Feature], vectors: Sequence[str], keys: Sequence[str], per_image: int, history: int
+) -> NDArray[np.int64]:
+    """Where each number of our state lies in LeRobot's.
+
+    Args:
+        inputs: the features by LeRobot's names.
+        vectors: those of `STATE_PARTS` that are there.
+        keys: the images in LeRobot's order.
+        per_image: features of an image.
+        history: how many steps follow one another.
+    """
+    sizes = {name: inputs[name].shape[0] for name in vectors} | dict.fromkeys(keys, per_image)
+    theirs = [name for name in (STATE_PARTS[0], *keys, STATE_PARTS[1]) if name in sizes]
+    starts = dict(zip(theirs, np.cumsum([0, *(sizes[name] for name in theirs)]).tolist(), strict=False))
+    ours = [*vectors, *sorted(keys, key=image_entry)]
+    step = np.concatenate([starts[name] + np.arange(sizes[name]) for name in ours])
+    return np.concatenate([i * len(step) + step for i in range(history)])
+
+
+def with_columns(
+    arrays: dict[str, NDArray[Any]], order: NDArray[np.int64], step_dim: int
+) -> dict[str, NDArray[Any]]:
+    """The weights of a U-Net whose state's numbers are put in another order; what does not fit stays."""
+    columns = np.concatenate([np.arange(step_dim), step_dim + order])
+    return {
+        name: x[:, columns]
+        if name.endswith("cond_encoder.1.weight") and x.ndim == 2 and x.shape[1] == len(columns)
+        else x
+        for name, x in arrays.items()
+    }

@@ -1,0 +1,205 @@
+"""The generator of diffusion policies: noise is taken out of a plan step by step."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar, get_args
+
+import equinox as eqx
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int, PRNGKeyArray
+
+from otpr.diffusion import NoiseSchedule, denoising_losses, sample
+from otpr.diffusion.parametrization import Prediction, to_noise
+from otpr.diffusion.sampling import Noise, Sampler, Spacing, Visited, visited_levels
+from otpr.errors import OtprError, unknown_name
+from otpr.networks.mlp import NoiseMLP
+from otpr.networks.noise import NoiseNetwork
+from otpr.networks.unet import UNet
+from otpr.policies.generators import Entry, Generator, plan_shape
+from otpr.spec import Spec
+
+
+class Diffusion(Generator):
+    """Denoises from pure noise.
+
+    Args:
+        network: predicts in a noisy plan what `prediction` says.
+        schedule: the noise levels it was trained with.
+        sampler: how noise becomes a plan, a method of `otpr.diffusion.sample`.
+        sampler_steps: how many of the schedule's levels the sampler visits; None visits all.
+        prediction: what the network predicts.
+        bound: the sampler clips its estimate of the clean plan to [-bound, bound]; None never clips it.
+        spacing: how the levels that the sampler visits are spread; see `otpr.diffusion.sample`.
+        clipped_noise: what "ddim" goes on with where it clips; see `otpr.diffusion.sample`.
+        low: the action that -1 stands for in the plans that the network sees, (action_dim,), in units of the
+            policy's actions; None: it sees these.
+        high: the action that 1 stands for, likewise. Where it equals `low`, the network sees -1.
+
+    Raises:
+        OtprError: there is no such sampler, spacing or prediction, the bound is not positive, or the
+            schedule has not that many levels.
+    """
+
+    network: NoiseNetwork
+    schedule: NoiseSchedule
+    sampler: Sampler = eqx.field(static=True, default="ddpm")
+    sampler_steps: int | None = eqx.field(static=True, default=None)
+    prediction: Prediction = eqx.field(static=True, default="noise")
+    bound: float | None = eqx.field(static=True, default=1.0)
+    spacing: Spacing = eqx.field(static=True, default="linspace")
+    clipped_noise: bool = eqx.field(static=True, default=True)
+    low: Float[Array, " a"] | None = None
+    high: Float[Array, " a"] | None = None
+    kind: ClassVar[str] = "diffusion"
+    entries: ClassVar[Mapping[str, Entry]] = {
+        "kind": "name",
+        "down_dims": "counts",
+        "scale_modulation": "flag",
+        "betas": "name",
+        "beta_start": "number",
+        "beta_end": "number",
+        "sampler": "name",
+        "sampler_steps": "optional count",
+        "prediction": "name",
+        "bound": "optional number",
+        "spacing": "name",
+        "clipped_noise": "flag",
+        "scaled": "flag",
+    }
+
+    def __check_init__(self):
+        if self.sampler not in get_args(Sampler):
+            raise unknown_name("sampler", self.sampler, get_args(Sampler))
+        if self.prediction not in get_args(Prediction):
+            raise unknown_name("prediction", self.prediction, get_args(Prediction))
+        if self.spacing not in get_args(Spacing):
+            raise unknown_name("spacing", self.spacing, get_args(Spacing))
+        if self.bound is not None and not self.bound > 0:
+            raise OtprError(f"bound must be a positive number, or None for no bound; given {self.bound:g}.")
+        if self.sampler_steps is not None and not 1 <= self.sampler_steps <= self.schedule.steps:
+            raise OtprError(
+                f"sampler_steps must lie in 1..{self.schedule.steps} (the policy's noise levels), "
+                f"given {self.sampler_steps}."
+            )
+
+    @property
+    def visited_steps(self) -> int:
+        """How many levels the sampler visits."""
+        return self.sampler_steps or self.schedule.steps
+
+    @property
+    def visited(self) -> Visited:
+        """The levels that the sampler visits."""
+        return visited_levels(self.schedule, self.sampler_steps, self.spacing)
+
+    @property
+    def sampling(self) -> dict[str, Any]:
+        """How it samples beside the method, as arguments of `otpr.diffusion.sample`."""
+        return {
+            "steps": self.sampler_steps,
+            "spacing": self.spacing,
+            "bound": self.bound,
+            "clipped_noise": self.clipped_noise,
+        }
+
+    def propose(
+        self, state: Float[Array, " s"], key: PRNGKeyArray, n: int, noise: Noise | None = None
+    ) -> Float[Array, "n h a"]:
+        """`n` sampled plans for one state, from noise that is given or drawn."""
+        plans = sample(
+            lambda plans, k: self.noise_in(self.network.many(state, plans, k), plans, k),
+            self.schedule,
+            (n, *self.network.plan_shape),
+            key,
+            method=self.sampler,
+            noise=noise,
+            **self.sampling,
+        )
+        within = self.low is None and self.bound is not None and self.bound <= 1
+        return plans if within else jnp.clip(self.unscaled(plans), -1.0, 1.0)
+
+    def scaled(self, plans: Float[Array, "*n h a"]) -> Float[Array, "*n h a"]:
+        """Plans as the network sees them."""
+        if self.low is None or self.high is None:
+            return plans
+        width = self.high - self.low
+        return jnp.where(width > 0, 2 * (plans - self.low) / jnp.where(width > 0, width, 1) - 1, -1)
+
+    def unscaled(self, plans: Float[Array, "*n h a"]) -> Float[Array, "*n h a"]:
+        """Plans of the policy's actions, from those that the network sees; not clipped."""
+        if self.low is None or self.high is None:
+            return plans
+        return (plans + 1) / 2 * (self.high - self.low) + self.low
+
+    def noise_in(
+        self, output: Float[Array, "*n h a"], plans: Float[Array, "*n h a"], k: Int[Array, ""]
+    ) -> Float[Array, "*n h a"]:
+        """The noise in plans of one level that the network's output stands for."""
+        return to_noise(self.prediction, output, plans, self.schedule.signal(k), self.schedule.sigma(k))
+
+    def losses(
+        self,
+        network: Callable[[Array, Array, Array], Array],
+        states: Float[Array, "n s"],
+        plans: Float[Array, "n h a"],
+        key: PRNGKeyArray,
+    ) -> Float[Array, " n"]:
+        """Denoising score matching of a network with this one's noise levels and kind of prediction."""
+        return denoising_losses(network, self.schedule, states, self.scaled(plans), key, self.prediction)
+
+    def with_network(self, network: NoiseNetwork) -> Diffusion:
+        """The same way of sampling with another network."""
+        return dataclasses.replace(self, network=network)
+
+    def about(self) -> dict[str, Any]:
+        """Network, noise levels and sampler."""
+        return {
+            "network": self.network.about(),
+            "denoising_steps": self.schedule.steps,
+            "betas": self.schedule.betas,
+            "beta_start": self.schedule.beta_start,
+            "beta_end": self.schedule.beta_end,
+            "sampler": self.sampler,
+            "prediction": self.prediction,
+            "sampler_steps": self.sampler_steps,
+            "bound": self.bound,
+            "spacing": self.spacing,
+            "clipped_noise": self.clipped_noise,
+            "scaled": self.low is not None,
+        }
+
+    @classmethod
+    def skeleton(cls, about: dict[str, Any], state_dim: int, spec: Spec, key: PRNGKeyArray) -> Diffusion:
+        """See `Generator.skeleton`."""
+        betas = about["betas"], about["denoising_steps"], about["beta_start"], about["beta_end"]
+        ends = jnp.zeros(spec.action_dim) if about["scaled"] else None
+        own = ("sampler", "sampler_steps", "prediction", "bound", "spacing", "clipped_noise")
+        return cls(
+            noise_network(about["network"], state_dim, plan_shape(spec), key),
+            NoiseSchedule.of(*betas),
+            **{name: about[name] for name in own},
+            low=ends,
+            high=ends,
+        )
+
+
+def noise_network(
+    about: Mapping[str, Any], state_dim: int, plan_shape: tuple[int, int], key: PRNGKeyArray
+) -> NoiseNetwork:
+    """A network as its `about` describes it, with random weights.
+
+    Raises:
+        OtprError: there is no such kind, or its sizes make no network.
+    """
+    sizes = dict(about)
+    if (kind := sizes.pop("kind")) not in NOISE_NETWORKS:
+        raise unknown_name("network", kind, NOISE_NETWORKS)
+    return NOISE_NETWORKS[kind](state_dim, plan_shape, **sizes, key=key)
+
+
+NOISE_NETWORKS: dict[str, Callable[..., NoiseNetwork]] = {
+    network.kind: network for network in (NoiseMLP, UNet)
+}
+"""By their names in policies' files and in `otpr pretrain --network`."""
