@@ -1,7 +1,7 @@
 """Latency of `otpr serve`: `python -m benchmarks.serving POLICY` prints the table of docs/serving.md.
 
-The server is a process of its own; each client is a thread of this one, asks without a pause between reply and
-next request, and compares each reply with what the policy gives for the same seed here.
+The server is a process of its own; each client is a thread of this one, asks without a pause between reply
+and next request, and compares each reply with what the policy gives for the same seed here.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from websockets.sync.client import connect
 
 from otpr.policies.policy import Policy, load_policy
 from otpr.serving.messages import pack, unpack
+from otpr.serving.service import in_units
 from otpr.spec import zeros
 
 SEEDS = 16
@@ -99,7 +100,7 @@ def _load(
 ) -> tuple[np.ndarray, int]:
     """Milliseconds of every request, and how many replies were lost or other than the policy's own."""
     rows = _rows(policy)
-    expected = [policy.act(rows, seed) for seed in range(SEEDS)]
+    expected = [in_units(policy.act(rows, seed), policy.spec) for seed in range(SEEDS)]
     found: queue.Queue[tuple[list[float], int]] = queue.Queue()
     barrier = threading.Barrier(clients)
 
@@ -116,7 +117,6 @@ def _load(
                 reply = connection.recv()
                 times.append(1e3 * (time.perf_counter() - begun))
                 assert isinstance(reply, bytes), reply
-                # actions of bounds other than [-1, 1] are compared in the policy's tests
                 same = np.array_equal(unpack(reply)["actions"], expected[seed])
                 wrong += budget is None and not same
         found.put((times, wrong + requests - len(times)))

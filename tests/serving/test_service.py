@@ -229,3 +229,19 @@ def test_a_camera_is_sent_as_it_is():
     said = refusal(service, {"front": picture / 255, "joints": np.zeros(3)})
     assert said == "observation entry 'front' is float64, the policy expects uint8, as of every image.\n"
     assert service.largest > 2 * picture.nbytes
+
+
+def test_what_will_be_executed_until_the_reply_is_in_the_units_of_the_environment():
+    low, high = (-1.0, 0.1, -30.0), (1.0, 0.7, 10.0)
+    shown = dataclasses.replace(with_spec({"state": Entry((3,))}, low, high).executing(4))
+    service, seen = of(shown), {"state": np.zeros(3)}
+    service.warm()
+    unit = np.random.default_rng(0).uniform(-1, 1, (2, 3)).astype(np.float32)
+    reply = asked(service, {**seen, "seed": 3, "prefix": in_units(unit, shown.spec)})
+    expected = in_units(shown.act(np.zeros(3), 3, prefix=unit), shown.spec)
+    np.testing.assert_allclose(reply["actions"], expected, atol=1e-4)
+    said = refusal(service, {**seen, "prefix": np.zeros((5, 3)) + 0.1})
+    assert said.startswith("prefix has shape (5, 3); the policy takes at most 4 actions of 3 numbers")
+    said = refusal(service, {**seen, "prefix": np.zeros((2, 3))})
+    assert said == "prefix is not finite, or leaves the bounds: [-1.0, 0.1, -30.0] to [1.0, 0.7, 10.0].\n"
+    assert refusal(service, {**seen, "prefix": "soon"}) == "prefix is of type <U4, not of numbers.\n"

@@ -12,12 +12,13 @@ import tyro
 from otpr.cli.finetune import FILMED, check_fits, policy_setup
 from otpr.diffusion.sampling import Sampler
 from otpr.envs import ChunkedVectorEnv, Setup, check_filming, task_spec
-from otpr.errors import check_at_least
+from otpr.errors import OtprError, check_at_least
 from otpr.policies.generators import Diffusion
 from otpr.policies.policy import Policy, load_policy, policy_task
 from otpr.storage import check_writable, write_json, writing
 from otpr.training.evaluate import Evaluation, evaluate
 from otpr.training.progress import Progress
+from otpr.training.rollout import Delay
 from otpr.training.video import record
 
 
@@ -50,6 +51,10 @@ class Evaluate:
     num_envs: int = 8
     # actions of each plan that are executed before the next; left out, as each policy says
     execute: int | None = None
+    # actions that a robot executes while a decision is made: it goes on with the plan before
+    latency: int = 0
+    # with --latency: it stands still meanwhile instead, with actions of 0
+    wait: bool = False
     # how plans are sampled; left out, as each policy says
     sampler: Sampler | None = None
     # noise levels the sampler visits; left out, all of them if --sampler is given, else as each policy says
@@ -70,6 +75,9 @@ class Evaluate:
             a dict a policy; two for a policy with a chooser: as deployed, then one sample.
         """
         check_at_least(1, self, "episodes", "num_envs")
+        check_at_least(0, self, "latency")
+        if self.wait and not self.latency:
+            raise OtprError("--wait says what a robot does in the time that --latency gives. Give both.")
         for path, option in ((self.out, "--out"), (self.video, "--video")):
             if path is not None:
                 check_writable(path, option)
@@ -82,12 +90,13 @@ class Evaluate:
             # starting simulators takes seconds
             envs: dict[tuple[Setup, int, int], ChunkedVectorEnv] = {}
             for one in loaded:
-                kind_of_env = one.setup, one.policy.spec.execute, one.policy.spec.history
+                at_once = one.policy.spec.execute + (self.latency if self.wait else 0)
+                kind_of_env = one.setup, at_once, one.policy.spec.history
                 if kind_of_env not in envs:
                     env = ChunkedVectorEnv(
                         one.setup,
                         self.num_envs,
-                        one.policy.spec.execute,
+                        at_once,
                         processes=True,
                         history=one.policy.spec.history,
                     )
@@ -122,7 +131,7 @@ class Evaluate:
             with Progress(
                 self.episodes, f"evaluating {one.path}", "episodes", closing_line=False
             ) as progress:
-                outcome = evaluate(variant, env, self.episodes, on_wave=progress.advance)
+                outcome = evaluate(variant, env, self.episodes, on_wave=progress.advance, delay=self._delay)
             task = one.setup.task
             trained = "" if task == one.own_task else f" (trained on {one.own_task})"
             print(f"{one.path}{trained} on {task}, {kind}: {outcome}")
@@ -132,14 +141,25 @@ class Evaluate:
                 "kind": kind,
                 "task": task,
                 "episode_limit": one.limit,
+                **({"latency": self.latency, "wait": self.wait} if self.latency else {}),
             }
             results.append({**about, **_sampling(variant), **_numbers(outcome)})
         return results
+
+    @property
+    def _delay(self) -> Delay | None:
+        return Delay(self.latency, self.wait) if self.latency else None
 
     def _told(self, policy: Policy) -> Policy:
         """The policy, acting as the options say."""
         if self.execute is not None:
             policy = policy.executing(self.execute)
+        spec = policy.spec
+        if not self.wait and self.latency > (most := spec.horizon - spec.execute):
+            raise OtprError(
+                f"--latency {self.latency}: plans have {spec.horizon} actions, of which {spec.execute} are "
+                f"executed and {most} are left to go on with. Give a smaller --execute, or --wait."
+            )
         if self.sampler is None and self.sampler_steps is None:
             return policy
         return policy.with_sampler(self.sampler or policy.diffusion.sampler, self.sampler_steps)

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from otpr.policies.choosers import Chooser
     from otpr.policies.encoder import Observations
     from otpr.policies.policy import Policy
+    from otpr.policies.prefix import Prefix
     from otpr.policies.proposer import Proposer
 
 SLICE = 4
@@ -132,19 +133,21 @@ def act_within(
     observation: Observation,
     key: PRNGKeyArray,
     seconds: float,
+    prefix: Prefix | None = None,
     proposer: Proposer | None = None,
 ) -> np.ndarray:
-    """Actions chosen among the candidates that there is time for, `SLICE` at a time, at least one slice.
+    """A plan chosen among the candidates that there is time for, `SLICE` at a time, at least one slice.
 
     Args:
         policy: with a chooser.
         observation: checked.
         key: of the draw.
         seconds: no further slice is begun that would end later, if it takes as long as the one before it.
+        prefix: what the plans begin with.
         proposer: offers the candidates, for the same spec; None: the policy itself.
 
     Returns:
-        (execute, action_dim) float32.
+        (horizon, action_dim) float32.
     """
     assert policy.chooser is not None
     proposer = policy if proposer is None else proposer
@@ -155,6 +158,8 @@ def act_within(
     plans, scores = [], []
     for i in range(-(-policy.candidates // SLICE)):
         offered = proposer.propose(several, jax.random.fold_in(propose_key, i)[None], SLICE)[0]
+        if prefix is not None:
+            offered = prefix.put(offered)
         plans.append(np.asarray(offered))
         scores.append(jax.device_get(_scores(policy, policy.chooser, seen, offered)))
         now = time.perf_counter()
@@ -166,7 +171,7 @@ def act_within(
     # of one length, so that the choice compiles once; -infinity is never picked
     padded = [np.pad(score, (0, n - len(score)), constant_values=-np.inf) for score in joined]
     chosen = int(_pick(policy.chooser, tuple(map(jnp.asarray, padded)), choose_key))
-    return np.concatenate(plans)[chosen, : policy.spec.execute]
+    return np.concatenate(plans)[chosen]
 
 
 @eqx.filter_jit

@@ -22,6 +22,7 @@ from otpr.diffusion.parametrization import Prediction, to_noise
 from otpr.diffusion.sampling import Sampler
 from otpr.errors import OtprError, unknown_name
 from otpr.networks.mlp import NoiseNetwork, VelocityNetwork, sizes
+from otpr.policies.prefix import Prefix
 from otpr.spec import Spec
 
 Entry = Literal["number", "flag", "name", "optional count", "optional number", "numbers", "optional size"]
@@ -39,6 +40,12 @@ class Generator(eqx.Module):
     @abc.abstractmethod
     def propose(self, state: Float[Array, " s"], key: PRNGKeyArray, n: int) -> Float[Array, "n h a"]:
         """`n` plans for one state, entries in [-1, 1]."""
+
+    def complete(
+        self, state: Float[Array, " s"], prefix: Prefix, key: PRNGKeyArray, n: int
+    ) -> Float[Array, "n h a"]:
+        """`n` plans for one state that begin with the prefix: here others, in which it is put."""
+        return prefix.put(self.propose(state, key, n))
 
     @abc.abstractmethod
     def about(self) -> dict[str, Any]:

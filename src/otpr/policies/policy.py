@@ -23,6 +23,7 @@ from otpr.policies.acting import act_key, act_within, checked_actions, checked_o
 from otpr.policies.choosers import Chooser, Metrics
 from otpr.policies.encoder import Encoder, Observations
 from otpr.policies.generators import Diffusion, Generator
+from otpr.policies.prefix import Prefix, checked_prefix
 from otpr.spec import Spec
 
 
@@ -109,12 +110,18 @@ class Policy(eqx.Module):
         assert self.chooser is not None
         return plans[:, : self.chooser.chunk_dim // self.spec.action_dim].reshape(plans.shape[0], -1)
 
-    def decide(self, state: Float[Array, " s"], key: PRNGKeyArray) -> tuple[Float[Array, "h a"], Metrics]:
+    def decide(
+        self, state: Float[Array, " s"], key: PRNGKeyArray, prefix: Prefix | None = None
+    ) -> tuple[Float[Array, "h a"], Metrics]:
         """One plan for one state, and what the chooser reports of its choice."""
         propose_key, choose_key = jax.random.split(key)
+        n = 1 if self.chooser is None else self.candidates
+        if prefix is None:
+            plans = self.generator.propose(state, propose_key, n)
+        else:
+            plans = self.generator.complete(state, prefix, propose_key, n)
         if self.chooser is None:
-            return self.generator.propose(state, propose_key, 1)[0], {}
-        plans = self.generator.propose(state, propose_key, self.candidates)
+            return plans[0], {}
         index, metrics = self.chooser.choose(state, self.chunks(plans), choose_key)
         return plans[index], metrics
 
@@ -137,14 +144,24 @@ class Policy(eqx.Module):
         self, observations: Observations, keys: PRNGKeyArray
     ) -> tuple[Float[Array, "n e a"], dict[str, Float[Array, " n"]]]:
         """As `act_batch`, of observations as `Encoder.on_device` gives them; works in compiled code."""
-
-        def decide(seen: Observations, key: PRNGKeyArray) -> tuple[Float[Array, "h a"], Metrics]:
-            return self.decide(self.state(seen), key)
-
-        plans, metrics = jax.vmap(decide)(observations, keys)
+        plans, metrics = self.plan_batch(observations, keys)
         return plans[:, : self.spec.execute], metrics
 
-    def act(self, observation: Any, seed: int, *, budget_seconds: float | None = None) -> np.ndarray:
+    def plan_batch(
+        self, observations: Observations, keys: PRNGKeyArray, prefixes: Prefix | None = None
+    ) -> tuple[Float[Array, "n h a"], dict[str, Float[Array, " n"]]]:
+        """Whole plans for each of n decisions; where there are prefixes, plans that begin with them."""
+
+        def decide(
+            seen: Observations, key: PRNGKeyArray, prefix: Prefix | None
+        ) -> tuple[Float[Array, "h a"], Metrics]:
+            return self.decide(self.state(seen), key, prefix)
+
+        return jax.vmap(decide)(observations, keys, prefixes)
+
+    def act(
+        self, observation: Any, seed: int, *, prefix: Any = None, budget_seconds: float | None = None
+    ) -> np.ndarray:
         """Draw the actions to execute for one observation; safe to call from several threads.
 
         Values far from the demonstrations are clipped at `Normalizer.LIMIT` scales from their mean.
@@ -154,24 +171,33 @@ class Policy(eqx.Module):
                 else a dictionary by entry name. With `history` > 1 each has a leading axis of so many
                 observations, oldest first; where an episode is younger, its first observation is repeated.
             seed: of the draw, a whole number of any size, not negative; the same seed gives the same actions.
+            prefix: for a robot that does not wait: the actions that it will execute from this observation on
+                until the new ones arrive, (d, action_dim) in [-1, 1], with d at most `horizon - execute`.
+                They are what is left of the last plan.
             budget_seconds: where there is a chooser, choose among the candidates that there is time for (at
                 least `otpr.policies.acting.SLICE`): then the time decides too, and the draws are others than
                 without. The first call compiles, whatever the budget: make one beforehand.
 
         Returns:
-            (execute, action_dim) float32, entries in [-1, 1]: execute them, observe, ask again.
+            (execute, action_dim) float32, entries in [-1, 1]: execute them, after the prefix if there is one.
 
         Raises:
-            ValueError: the observation has other entries or another shape, or is not finite; or the seed is
-                negative or no whole number.
+            ValueError: the observation has other entries or another shape, or is not finite; the seed is
+                negative or no whole number; or the prefix has another shape, or leaves [-1, 1].
             OtprError: the actions are not finite, because the weights are not.
         """
         given = checked_observation(observation, self.spec)
         key = act_key(seed)
+        begun = None if prefix is None else checked_prefix(prefix, self.spec)
+        d = 0 if begun is None else len(begun)
+        ahead = None if begun is None or not d else Prefix.of(begun, self.spec.horizon)
         if budget_seconds is not None and self.chooser is not None:
-            return checked_actions(act_within(self, given, key, budget_seconds))
-        actions, _ = self.act_batch({name: entry[None] for name, entry in given.items()}, key[None])
-        return checked_actions(np.asarray(actions[0]))
+            plan = act_within(self, given, key, budget_seconds, ahead)
+        else:
+            seen = self.encoder.on_device({name: entry[None] for name, entry in given.items()})
+            several = None if ahead is None else Prefix(ahead.actions[None], ahead.given[None])
+            plan = np.asarray(_plans(self, seen, key[None], several)[0])
+        return checked_actions(plan[d : d + self.spec.execute])
 
     # ----------------------------------------------------------------------------------------------- files
 
@@ -210,6 +236,13 @@ class Policy(eqx.Module):
             if given is not None:
                 document[name] = dict(given)
         files.write(self, Path(path), task, document)
+
+
+@eqx.filter_jit
+def _plans(
+    policy: Policy, observations: Observations, keys: PRNGKeyArray, prefixes: Prefix | None
+) -> Float[Array, "n h a"]:
+    return policy.plan_batch(observations, keys, prefixes)[0]
 
 
 @eqx.filter_jit

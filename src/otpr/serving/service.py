@@ -25,7 +25,7 @@ from otpr.serving.messages import MessageError, unpack
 from otpr.spec import Entry, Spec, zeros
 from otpr.storage import SEAL
 
-CONTROLS = ("seed", "budget_ms")
+CONTROLS = ("seed", "budget_ms", "prefix")
 """Fields of a request that are no part of the observation."""
 
 UNUSED = ("prompt",)
@@ -47,11 +47,13 @@ class Request:
         observation: by entry name, each with the axis of `history` where that is more than 1.
         seed: of the draw; None: the service takes one.
         budget: seconds from its arrival within which the choice among candidates should end; None: no limit.
+        prefix: actions that will be executed until the reply is there, in [-1, 1]; None: none.
     """
 
     observation: dict[str, NDArray[Any]]
     seed: int | None
     budget: float | None
+    prefix: NDArray[np.float64] | None
 
 
 class Service:
@@ -118,16 +120,19 @@ class Service:
         entries = ", ".join(f"{name!r} ({entry})" for name, entry in spec.observation.items())
         return (
             f"Expected: a msgpack map of {entries}{last}; and, where wanted, 'seed' (a whole number of at "
-            "least 0) and 'budget_ms' (a number above 0)."
+            "least 0), 'budget_ms' (a number above 0) and 'prefix' (actions)."
         )
 
     def warm(self) -> None:
         """Compile all that a request can need, which takes seconds."""
         spec = self.policy.spec
         rows = zeros(spec.observation, *(() if spec.history == 1 else (spec.history,)))
-        self.policy.act(rows, 0)
-        if self.policy.chooser is not None:
-            self.policy.act(rows, 0, budget_seconds=math.inf)
+        ways: list[dict[str, Any]] = [{}]
+        if spec.horizon > spec.execute:
+            ways.append({"prefix": np.zeros((1, spec.action_dim))})
+        for way in ways:
+            self.policy.act(rows, 0, **way)
+            self.policy.act(rows, 0, **way, budget_seconds=math.inf)
 
     def answer(self, message: bytes | str, arrived: float) -> dict[str, Any]:
         """The reply to a request.
@@ -149,7 +154,7 @@ class Service:
             request = self.request(message)
             seed = secrets.randbits(32) if request.seed is None else request.seed
             left = None if request.budget is None else request.budget - (time.perf_counter() - arrived)
-            actions = self.policy.act(request.observation, seed, budget_seconds=left)
+            actions = self.policy.act(request.observation, seed, prefix=request.prefix, budget_seconds=left)
         except ValueError as error:
             raise Refused(f"{error}\n{self.expected}") from error
         ended = time.perf_counter()
@@ -174,31 +179,32 @@ class Service:
         if not isinstance(given, dict):
             raise ValueError(f"The message is {type(given).__name__}, not a map.")
         fields = cast(dict[Any, Any], given)
-        observation: dict[str, NDArray[Any]] = {}
+        prefix = fields.get("prefix")
+        if prefix is not None:
+            prefix = _to_unit(_numbers("prefix", prefix), self.policy.spec)
+        return Request(
+            self._observation(fields), fields.get("seed"), _seconds(fields.get("budget_ms")), prefix
+        )
+
+    def _observation(self, fields: Mapping[Any, Any]) -> dict[str, NDArray[Any]]:
+        """The entries of a request that are of the observation, by their names in the spec."""
+        spec = self.policy.spec
+        found: dict[str, NDArray[Any]] = {}
         for key, value in fields.items():
             if key in CONTROLS or key in UNUSED:
                 continue
             name = self._names.get(key) if isinstance(key, str) else None
             if name is None:
                 raise ValueError(f"The request has an entry {key!r:.80}, which this policy does not know.")
-            if name in observation:
+            if name in found:
                 raise ValueError(f"The request has the entry {name!r} twice, under two names.")
-            observation[name] = _numbers(name, value)
-        spec = self.policy.spec
-        if missing := [name for name in spec.observation if name not in observation]:
+            found[name] = _numbers(f"observation entry {name!r}", value)
+        if missing := [name for name in spec.observation if name not in found]:
             raise ValueError(f"The request lacks the observation entry {missing[0]!r}.")
-        if spec.history > 1 and all(
-            observation[name].shape == entry.shape for name, entry in spec.observation.items()
-        ):
-            observation = {name: np.stack([seen] * spec.history) for name, seen in observation.items()}
-        budget = fields.get("budget_ms")
-        if budget is not None:
-            if isinstance(budget, bool) or not isinstance(budget, int | float | np.number):
-                raise ValueError(f"budget_ms is {type(budget).__name__}, not a number.")
-            budget = float(cast(Any, budget)) / 1e3
-            if not 0 < budget < math.inf:
-                raise ValueError(f"budget_ms is {1e3 * budget:g}; it must be above 0 and finite.")
-        return Request(observation, fields.get("seed"), budget)
+        once = all(found[name].shape == entry.shape for name, entry in spec.observation.items())
+        if spec.history > 1 and once:
+            return {name: np.stack([seen] * spec.history) for name, seen in found.items()}
+        return found
 
 
 def in_units(actions: NDArray[np.float32], spec: Spec) -> NDArray[np.float64]:
@@ -207,6 +213,29 @@ def in_units(actions: NDArray[np.float32], spec: Spec) -> NDArray[np.float64]:
     unit = actions.astype(np.float64)
     own = (low == -1) & (high == 1)  # these stay as they are, bit for bit
     return np.where(own, unit, np.clip(low + (unit + 1) / 2 * (high - low), low, high))
+
+
+def _to_unit(actions: NDArray[Any], spec: Spec) -> NDArray[np.float64]:
+    """Actions in the environment's own units mapped to [-1, 1]; of another shape as they are."""
+    if actions.ndim != 2 or actions.shape[1] != spec.action_dim:
+        return actions
+    low, high = np.asarray(spec.action_low), np.asarray(spec.action_high)
+    unit = np.where((low == -1) & (high == 1), actions, 2 * (actions - low) / (high - low) - 1)
+    if not (np.abs(unit) <= 1 + 1e-6).all():
+        raise ValueError(f"prefix is not finite, or leaves the bounds: {low.tolist()} to {high.tolist()}.")
+    return unit
+
+
+def _seconds(budget: Any) -> float | None:
+    """A budget in milliseconds, as a request has it, in seconds."""
+    if budget is None:
+        return None
+    if isinstance(budget, bool) or not isinstance(budget, int | float | np.number):
+        raise ValueError(f"budget_ms is {type(budget).__name__}, not a number.")
+    seconds = float(cast(Any, budget)) / 1e3
+    if not 0 < seconds < math.inf:
+        raise ValueError(f"budget_ms is {1e3 * seconds:g}; it must be above 0 and finite.")
+    return seconds
 
 
 def _names(spec: Spec) -> dict[str, str]:
@@ -225,14 +254,14 @@ def _names(spec: Spec) -> dict[str, str]:
     return names | {name: name for name in spec.observation}
 
 
-def _numbers(name: str, value: Any) -> NDArray[Any]:
-    """An entry as an array of numbers; whether they fit is the policy's to say."""
+def _numbers(what: str, value: Any) -> NDArray[Any]:
+    """An array of numbers; whether they fit is the policy's to say."""
     try:
         array = np.asarray(value)
     except ValueError as error:
-        raise ValueError(f"observation entry {name!r} is no array: {error}.") from error
+        raise ValueError(f"{what} is no array: {error}.") from error
     if array.dtype.kind not in "iuf":
-        raise ValueError(f"observation entry {name!r} is of type {array.dtype}, not of numbers.")
+        raise ValueError(f"{what} is of type {array.dtype}, not of numbers.")
     return array
 
 

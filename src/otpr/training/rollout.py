@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
@@ -16,8 +17,22 @@ from otpr.data.episodes import Episode
 from otpr.envs import ChunkedVectorEnv, ChunkStep
 from otpr.policies.acting import decision_keys, recent
 from otpr.policies.policy import Policy
+from otpr.policies.prefix import Prefix
 from otpr.spec import Spec, zeros
 from otpr.training.faults import NotFiniteError
+
+
+class Delay(NamedTuple):
+    """A robot that needs time to decide.
+
+    Attributes:
+        steps: actions that fit between an observation and the plan that is made of it, at least 1.
+        waits: whether it stands still meanwhile, with actions of 0, or goes on with the plan before. The
+            first plan of an episode is there when it begins, where it does not wait.
+    """
+
+    steps: int
+    waits: bool
 
 
 class Rollout(NamedTuple):
@@ -42,6 +57,7 @@ def run_episodes(
     action_seed: int,
     on_wave: Callable[[int], None] | None = None,
     on_chunk: Callable[[], None] | None = None,
+    delay: Delay | None = None,
 ) -> Rollout:
     """One whole episode for each seed, `env.num_envs` at a time, in the order of `seeds`.
 
@@ -55,6 +71,7 @@ def run_episodes(
         action_seed: seed of the policy's sampling.
         on_wave: called with the number of finished episodes of each wave.
         on_chunk: called before each decision; what it raises leaves the episodes as they are.
+        delay: of each decision. Where the robot waits, `env` steps as many more actions at a time.
 
     Raises:
         NotFiniteError: an observation, a reward or an action is NaN or infinite. It carries the episode.
@@ -64,7 +81,7 @@ def run_episodes(
     sums: Counter[str] = Counter()
     for start in range(0, len(seeds), env.num_envs):
         wave = [_Trace(seed, policy.spec) for seed in seeds[start : start + env.num_envs]]
-        decisions += _run_wave(env, policy, wave, action_seed, on_chunk, sums)
+        decisions += _run_wave(env, policy, wave, action_seed, on_chunk, sums, delay)
         finished = [trace.episode() for trace in wave if trace.broken is None]
         broken |= {trace.seed: trace.broken for trace in wave if trace.broken is not None}
         episodes += finished
@@ -159,6 +176,7 @@ def _run_wave(
     action_seed: int,
     on_chunk: Callable[[], None] | None,
     sums: Counter[str],
+    delay: Delay | None,
 ) -> int:
     """Run each trace to its end, add what the chooser reports to `sums`; the number of decisions."""
     idle = env.num_envs - len(wave)
@@ -171,6 +189,7 @@ def _run_wave(
     seen = zeros(policy.spec.observation, env.num_envs, policy.spec.history)
     seeds = np.asarray([*(trace.seed for trace in wave), *([0] * idle)], np.uint32)
     decisions = decision = 0
+    ahead: Float[Array, "n d a"] | None = None  # what will be executed while the next plans are made
     while running := [i for i, trace in enumerate(wave) if not trace.over]:
         if on_chunk is not None:
             on_chunk()
@@ -178,8 +197,9 @@ def _run_wave(
             for name, rows in seen.items():
                 rows[i] = wave[i].last(name)
         given = policy.encoder.on_device(seen)
-        on_device = _decide(policy, given, np.int32(action_seed), seeds, np.uint32(decision))
-        chunks, metrics = jax.device_get(on_device)
+        on_device = _decide(policy, given, np.int32(action_seed), seeds, np.uint32(decision), delay, ahead)
+        ahead = on_device[2]
+        chunks, metrics = jax.device_get(on_device[:2])
         if not np.isfinite(chunks[running]).all():
             raise _bad_action(env, wave, running, chunks)
         step = env.step(chunks)
@@ -241,7 +261,26 @@ def _record(trace: _Trace) -> dict[str, np.ndarray]:
 
 @eqx.filter_jit
 def _decide(
-    policy: Policy, seen: Any, action_seed: np.int32, seeds: np.ndarray, decision: np.uint32
-) -> tuple[Float[Array, "n e a"], dict[str, Float[Array, " n"]]]:
-    """Keys and actions in one compiled call: each call costs a third of a millisecond."""
-    return policy.decide_batch(seen, decision_keys(action_seed, seeds, decision))
+    policy: Policy,
+    seen: Any,
+    action_seed: np.int32,
+    seeds: np.ndarray,
+    decision: np.uint32,
+    delay: Delay | None = None,
+    ahead: Float[Array, "n d a"] | None = None,
+) -> tuple[Float[Array, "n e a"], dict[str, Float[Array, " n"]], Float[Array, "n d a"] | None]:
+    """Keys and actions in one compiled call: each call costs a third of a millisecond.
+
+    Returns:
+        The actions to execute, the chooser's metrics, and the actions after them that will be executed while
+        the next plan is made (None without a delay, or where the robot waits for it).
+    """
+    keys, e = decision_keys(action_seed, seeds, decision), policy.spec.execute
+    if delay is None:
+        return *policy.decide_batch(seen, keys), None
+    if delay.waits:
+        chunks, metrics = policy.decide_batch(seen, keys)
+        return jnp.pad(chunks, [(0, 0), (delay.steps, 0), (0, 0)]), metrics, None
+    prefixes = None if ahead is None else Prefix.of(ahead, policy.spec.horizon)
+    plans, metrics = policy.plan_batch(seen, keys, prefixes)
+    return plans[:, :e], metrics, plans[:, e : e + delay.steps]

@@ -1,0 +1,57 @@
+"""Plans whose first actions are given: a robot executes them while the plan is being made.
+
+A plan is made for the moment of its observation. When it arrives, the robot is some actions further, and it
+is known beforehand which ones it executes meanwhile: those of the plan before. A plan that begins with them
+goes on where the robot is.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple, Self
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float
+
+from otpr.spec import Spec
+
+
+class Prefix(NamedTuple):
+    """The given part of a plan, padded to a plan's length: one compiled program takes any part."""
+
+    actions: Float[Array, "*n h a"]  # zeros after the prefix
+    given: Bool[Array, "*n h"]
+
+    @classmethod
+    def of(cls, actions: Float[Array, "*n d a"] | np.ndarray, horizon: int) -> Self:
+        """The first d actions of plans of `horizon` actions."""
+        *leading, d, _ = actions.shape
+        pad = [(0, 0)] * len(leading) + [(0, horizon - d), (0, 0)]
+        given = jnp.broadcast_to(jnp.arange(horizon) < d, (*leading, horizon))
+        return cls(jnp.pad(jnp.asarray(actions, jnp.float32), pad), given)
+
+    def put(self, plans: Float[Array, "n h a"]) -> Float[Array, "n h a"]:
+        """Plans of one decision with the prefix in the place of their first actions."""
+        return jnp.where(self.given[:, None], self.actions, plans)
+
+
+def checked_prefix(given: Any, spec: Spec) -> np.ndarray:
+    """A prefix as (d, action_dim) float32.
+
+    Raises:
+        ValueError: it has no such shape, leaves fewer than `execute` actions of a plan, or is not finite and
+            in [-1, 1].
+    """
+    try:
+        actions = np.asarray(given, np.float32)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"prefix is no array of numbers ({error}).") from error
+    most = spec.horizon - spec.execute
+    if actions.ndim != 2 or actions.shape[1] != spec.action_dim or len(actions) > most:
+        raise ValueError(
+            f"prefix has shape {actions.shape}; the policy takes at most {most} actions of {spec.action_dim} "
+            f"numbers: its plans have {spec.horizon}, of which {spec.execute} are executed after the prefix."
+        )
+    if not (np.abs(actions) <= 1 + 1e-6).all():
+        raise ValueError("prefix must be finite and in [-1, 1].")
+    return np.clip(actions, -1, 1)
