@@ -244,7 +244,7 @@ class Fixed:
     def __init__(self, spec: Spec, plans: np.ndarray):
         self.spec, self.plans = spec, plans
 
-    def propose(self, observations: Any, keys: jax.Array, n: int) -> jax.Array:
+    def propose(self, observations: Any, keys: jax.Array, n: int, prefixes: Any = None) -> jax.Array:
         return jnp.broadcast_to(jnp.asarray(self.plans[:n]), (len(keys), n, *self.plans.shape[1:]))
 
 

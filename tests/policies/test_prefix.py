@@ -5,12 +5,14 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from otpr.policies.acting import act_key
+from otpr.policies.generators import TanhGaussian
 from otpr.policies.prefix import Prefix
 from tiny import chooser, policy
 
@@ -71,6 +73,39 @@ def test_each_of_several_decisions_has_its_own_prefix():
             {"state": seen["state"][i : i + 1]}, keys[i : i + 1], Prefix.of(given[i : i + 1], 8)
         )
         np.testing.assert_allclose(alone[0], plans[i], atol=1e-5)
+
+
+def test_the_network_sees_the_prefix_with_the_noise_of_each_level():
+    """Whatever it predicts: here that there is no noise anywhere."""
+    seen: dict[int, np.ndarray] = {}
+
+    class Spy(eqx.Module):
+        plan_shape: tuple[int, int] = (8, 4)
+
+        def many(self, state: Any, plans: Any, k: Any) -> Any:
+            jax.debug.callback(lambda rows, k: seen.update({int(k): np.asarray(rows)}), plans, k)
+            return jnp.zeros_like(plans)
+
+    generator = dataclasses.replace(ONE.diffusion, network=Spy())
+    plans = generator.complete(jnp.zeros(39), Prefix.of(GIVEN[:3], 8), jax.random.key(0), 4000)
+    jax.effects_barrier()
+    schedule = generator.schedule
+    assert sorted(seen) == list(range(schedule.steps))
+    # at the noisiest level everything is noise; from there on the prefix has its share
+    for k in range(schedule.steps - 1):
+        rows = seen[k][:, :3]
+        np.testing.assert_allclose(rows.mean(axis=0), schedule.signal(jnp.asarray(k)) * GIVEN[:3], atol=0.08)
+        np.testing.assert_allclose(rows.std(axis=0), schedule.sigma(jnp.asarray(k)), atol=0.08)
+    np.testing.assert_array_equal(plans[:, :3], np.broadcast_to(GIVEN[:3], (4000, 3, 4)))
+
+
+def test_a_generator_that_cannot_go_on_from_a_prefix_has_it_put_in():
+    mode = TanhGaussian.new(39, (8, 4), width=8, depth=1, key=jax.random.key(0))
+    state, key = jnp.asarray(OBSERVATION), jax.random.key(1)
+    plans = mode.propose(state, key, 3)
+    found = mode.complete(state, Prefix.of(GIVEN[:2], 8), key, 3)
+    np.testing.assert_array_equal(found[:, :2], np.broadcast_to(GIVEN[:2], (3, 2, 4)))
+    np.testing.assert_array_equal(found[:, 2:], plans[:, 2:])
 
 
 @pytest.mark.parametrize(

@@ -154,12 +154,11 @@ def act_within(
     started = begun = time.perf_counter()
     propose_key, choose_key = jax.random.split(key)
     several = {name: entry[None] for name, entry in observation.items()}
+    prefixes = None if prefix is None else prefix.alone()
     seen = policy.encoder.on_device(observation)
     plans, scores = [], []
     for i in range(-(-policy.candidates // SLICE)):
-        offered = proposer.propose(several, jax.random.fold_in(propose_key, i)[None], SLICE)[0]
-        if prefix is not None:
-            offered = prefix.put(offered)
+        offered = proposer.propose(several, jax.random.fold_in(propose_key, i)[None], SLICE, prefixes)[0]
         plans.append(np.asarray(offered))
         scores.append(jax.device_get(_scores(policy, policy.chooser, seen, offered)))
         now = time.perf_counter()

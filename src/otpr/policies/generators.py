@@ -107,8 +107,29 @@ class Diffusion(Generator):
 
     def propose(self, state: Float[Array, " s"], key: PRNGKeyArray, n: int) -> Float[Array, "n h a"]:
         """`n` sampled plans for one state."""
+        return self._sampled(lambda plans, k: self._noise(state, plans, k), key, n)
+
+    def complete(
+        self, state: Float[Array, " s"], prefix: Prefix, key: PRNGKeyArray, n: int
+    ) -> Float[Array, "n h a"]:
+        """`n` plans for one state that begin with the prefix, the rest sampled to go with it.
+
+        At every noise level the estimate of the clean plan has the prefix in it, so that what the network
+        sees of the first actions is the prefix with the noise of the level: inpainting, as in Janner et al.,
+        "Planning with diffusion for flexible behavior synthesis", 2022.
+        """
+
+        def noise(plans: Float[Array, "n h a"], k: Int[Array, ""]) -> Float[Array, "n h a"]:
+            of_prefix = (plans - self.schedule.signal(k) * prefix.actions) / self.schedule.sigma(k)
+            return jnp.where(prefix.given[:, None], of_prefix, self._noise(state, plans, k))
+
+        return prefix.put(self._sampled(noise, key, n))  # as it is, without the rounding
+
+    def _sampled(
+        self, predict_noise: Callable[[Array, Array], Array], key: PRNGKeyArray, n: int
+    ) -> Float[Array, "n h a"]:
         plans = sample(
-            lambda plans, k: self.noise_in(self.network.many(state, plans, k), plans, k),
+            predict_noise,
             self.schedule,
             (n, *self.network.plan_shape),
             key,
@@ -117,6 +138,12 @@ class Diffusion(Generator):
             bound=self.bound,
         )
         return plans if self.bound is not None and self.bound <= 1 else jnp.clip(plans, -1.0, 1.0)
+
+    def _noise(
+        self, state: Float[Array, " s"], plans: Float[Array, "n h a"], k: Int[Array, ""]
+    ) -> Float[Array, "n h a"]:
+        """What the network takes for noise in plans for one state."""
+        return self.noise_in(self.network.many(state, plans, k), plans, k)
 
     def noise_in(
         self, output: Float[Array, "*n h a"], plans: Float[Array, "*n h a"], k: Int[Array, ""]

@@ -101,9 +101,11 @@ class Policy(eqx.Module):
         """
         return self.encoder(observations).ravel()
 
-    def propose(self, observations: Observations, keys: PRNGKeyArray, n: int) -> Float[Array, "b n h a"]:
+    def propose(
+        self, observations: Observations, keys: PRNGKeyArray, n: int, prefixes: Prefix | None = None
+    ) -> Float[Array, "b n h a"]:
         """`n` sampled plans for each of b decisions; see `otpr.policies.proposer.Proposer`."""
-        return _propose(self, self.encoder.on_device(observations), keys, n)
+        return _propose(self, self.encoder.on_device(observations), keys, n, prefixes)
 
     def chunks(self, plans: Float[Array, "n h a"]) -> Float[Array, "n c"]:
         """What the chooser scores of plans: their first actions, flattened."""
@@ -115,15 +117,19 @@ class Policy(eqx.Module):
     ) -> tuple[Float[Array, "h a"], Metrics]:
         """One plan for one state, and what the chooser reports of its choice."""
         propose_key, choose_key = jax.random.split(key)
-        n = 1 if self.chooser is None else self.candidates
-        if prefix is None:
-            plans = self.generator.propose(state, propose_key, n)
-        else:
-            plans = self.generator.complete(state, prefix, propose_key, n)
+        plans = self.plans(state, propose_key, 1 if self.chooser is None else self.candidates, prefix)
         if self.chooser is None:
             return plans[0], {}
         index, metrics = self.chooser.choose(state, self.chunks(plans), choose_key)
         return plans[index], metrics
+
+    def plans(
+        self, state: Float[Array, " s"], key: PRNGKeyArray, n: int, prefix: Prefix | None
+    ) -> Float[Array, "n h a"]:
+        """`n` sampled plans for one state, that begin with the prefix if there is one."""
+        if prefix is None:
+            return self.generator.propose(state, key, n)
+        return self.generator.complete(state, prefix, key, n)
 
     def act_batch(
         self, observations: Observations, keys: PRNGKeyArray
@@ -195,8 +201,8 @@ class Policy(eqx.Module):
             plan = act_within(self, given, key, budget_seconds, ahead)
         else:
             seen = self.encoder.on_device({name: entry[None] for name, entry in given.items()})
-            several = None if ahead is None else Prefix(ahead.actions[None], ahead.given[None])
-            plan = np.asarray(_plans(self, seen, key[None], several)[0])
+            prefixes = None if ahead is None else ahead.alone()
+            plan = np.asarray(_plans(self, seen, key[None], prefixes)[0])
         return checked_actions(plan[d : d + self.spec.execute])
 
     # ----------------------------------------------------------------------------------------------- files
@@ -247,12 +253,12 @@ def _plans(
 
 @eqx.filter_jit
 def _propose(
-    policy: Policy, observations: Observations, keys: PRNGKeyArray, n: int
+    policy: Policy, observations: Observations, keys: PRNGKeyArray, n: int, prefixes: Prefix | None
 ) -> Float[Array, "b n h a"]:
-    def of_one(seen: Observations, key: PRNGKeyArray) -> Float[Array, "n h a"]:
-        return policy.generator.propose(policy.state(seen), key, n)
+    def of_one(seen: Observations, key: PRNGKeyArray, prefix: Prefix | None) -> Float[Array, "n h a"]:
+        return policy.plans(policy.state(seen), key, n, prefix)
 
-    return jax.vmap(of_one)(observations, keys)
+    return jax.vmap(of_one)(observations, keys, prefixes)
 
 
 def load_policy(path: str | os.PathLike[str]) -> Policy:

@@ -30,6 +30,10 @@ class Prefix(NamedTuple):
         given = jnp.broadcast_to(jnp.arange(horizon) < d, (*leading, horizon))
         return cls(jnp.pad(jnp.asarray(actions, jnp.float32), pad), given)
 
+    def alone(self) -> Prefix:
+        """Of one decision as of one among several: with an axis before the others."""
+        return Prefix(self.actions[None], self.given[None])
+
     def put(self, plans: Float[Array, "n h a"]) -> Float[Array, "n h a"]:
         """Plans of one decision with the prefix in the place of their first actions."""
         return jnp.where(self.given[:, None], self.actions, plans)

@@ -114,7 +114,7 @@ def _type(name: Any) -> np.dtype[Any]:
 
 
 def _check_keys(what: str, given: Mapping[Any, Any], expected: set[bytes]) -> None:
-    if given.keys() != expected:
+    if set(given) != expected:
         raise MessageError(
             f"{what} has the keys {sorted(map(str, given))!r:.100}; expected {sorted(map(str, expected))}"
         )
