@@ -20,8 +20,8 @@ import numpy as np
 from websockets.sync.client import connect
 
 from otpr.policies.policy import Policy, load_policy
+from otpr.policies.units import in_units
 from otpr.serving.messages import pack, unpack
-from otpr.serving.service import in_units
 from otpr.spec import zeros
 
 SEEDS = 16

@@ -21,9 +21,10 @@ from otpr.networks.mlp import NoiseNetwork
 from otpr.policies.encoder import Normalizer, VectorEncoder
 from otpr.policies.generators import Diffusion, plan_shape
 from otpr.policies.policy import Policy, load_policy
+from otpr.policies.units import in_units
 from otpr.policies.vision import VisionEncoder, vector_part
 from otpr.serving.messages import pack, unpack
-from otpr.serving.service import Refused, Service, in_units
+from otpr.serving.service import Refused, Service
 from otpr.spec import Entry, Spec
 from tiny import TASK, chooser, policy
 

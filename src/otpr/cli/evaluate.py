@@ -9,6 +9,7 @@ from typing import Annotated, Any, NamedTuple
 
 import tyro
 
+from otpr.cli.asked import TIMEOUT, answering, open_offer
 from otpr.cli.finetune import FILMED, check_fits, policy_setup
 from otpr.diffusion.sampling import Sampler
 from otpr.envs import ChunkedVectorEnv, Setup, check_filming, task_spec
@@ -49,6 +50,9 @@ class Evaluate:
     episodes: int = 100
     # episodes run side by side
     num_envs: int = 8
+    # where a policy only chooses among the plans of another one: where that answers, ws://HOST:PORT or
+    # module:factory
+    base: str | None = None
     # actions of each plan that are executed before the next; left out, as each policy says
     execute: int | None = None
     # actions that a robot executes while a decision is made: it goes on with the plan before
@@ -115,7 +119,10 @@ class Evaluate:
 
     def _loaded(self, path: Path) -> _Loaded:
         """A policy and the task it is to act in, checked."""
-        policy, own = self._told(load_policy(path)), policy_task(path)
+        policy, own = load_policy(path), policy_task(path)
+        if policy.asks and self.base is not None:
+            policy = answering(policy, open_offer(self.base, TIMEOUT))
+        policy = self._told(policy)
         setup = policy_setup(path, self.task, self.episode_limit)
         limit = task_spec(setup).required_limit()
         check_fits(policy, path, setup)

@@ -128,6 +128,11 @@ def act_key(seed: int) -> PRNGKeyArray:
     return key
 
 
+def host_seeds(keys: PRNGKeyArray) -> list[int]:
+    """Whole numbers in [0, 2**32) for what draws on the host, one a key."""
+    return np.asarray(jax.vmap(jax.random.bits)(keys)).tolist()
+
+
 def act_within(
     policy: Policy,
     observation: Observation,

@@ -7,19 +7,21 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import equinox as eqx
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from otpr.diffusion.sampling import Sampler
 from otpr.errors import OtprError
 from otpr.policies import files
-from otpr.policies.acting import act_key, act_within, checked_actions, checked_observation
+from otpr.policies.acting import act_key, act_within, checked_actions, checked_observation, host_seeds
+from otpr.policies.asked import Asked
 from otpr.policies.choosers import Chooser, Metrics
 from otpr.policies.encoder import Encoder, Observations
 from otpr.policies.generators import Diffusion, Generator
@@ -48,6 +50,11 @@ class Policy(eqx.Module):
     def state_dim(self) -> int:
         """Length of a state: the features of `spec.history` observations."""
         return self.spec.history * self.encoder.feature_dim
+
+    @property
+    def drawn(self) -> int:
+        """How many plans a decision draws."""
+        return 1 if self.chooser is None else self.candidates
 
     @property
     def diffusion(self) -> Diffusion:
@@ -105,6 +112,9 @@ class Policy(eqx.Module):
         self, observations: Observations, keys: PRNGKeyArray, n: int, prefixes: Prefix | None = None
     ) -> Float[Array, "b n h a"]:
         """`n` sampled plans for each of b decisions; see `otpr.policies.proposer.Proposer`."""
+        if isinstance(self.generator, Asked):
+            plans = jnp.asarray(self.generator.offered(observations, n, host_seeds(keys)))
+            return plans if prefixes is None else jax.vmap(Prefix.put)(prefixes, plans)
         return _propose(self, self.encoder.on_device(observations), keys, n, prefixes)
 
     def chunks(self, plans: Float[Array, "n h a"]) -> Float[Array, "n c"]:
@@ -117,7 +127,12 @@ class Policy(eqx.Module):
     ) -> tuple[Float[Array, "h a"], Metrics]:
         """One plan for one state, and what the chooser reports of its choice."""
         propose_key, choose_key = jax.random.split(key)
-        plans = self.plans(state, propose_key, 1 if self.chooser is None else self.candidates, prefix)
+        return self.choose(state, self.plans(state, propose_key, self.drawn, prefix), choose_key)
+
+    def choose(
+        self, state: Float[Array, " s"], plans: Float[Array, "n h a"], choose_key: PRNGKeyArray
+    ) -> tuple[Float[Array, "h a"], Metrics]:
+        """One of several plans for one state, and what the chooser reports of its choice."""
         if self.chooser is None:
             return plans[0], {}
         index, metrics = self.chooser.choose(state, self.chunks(plans), choose_key)
@@ -143,7 +158,15 @@ class Policy(eqx.Module):
         Returns:
             (n, execute, action_dim), entries in [-1, 1]; and the chooser's metrics of each decision.
         """
-        return self.decide_batch(self.encoder.on_device(observations), keys)
+        plans, metrics = self._planned(observations, keys)
+        return plans[:, : self.spec.execute], metrics
+
+    def _planned(
+        self, observations: Observations, keys: PRNGKeyArray, prefixes: Prefix | None = None
+    ) -> tuple[Float[Array, "n h a"], dict[str, Float[Array, " n"]]]:
+        """`plan_batch` of raw observations, compiled."""
+        offered = self.offered(observations, keys)
+        return _plan_batch(self, self.encoder.on_device(observations), keys, prefixes, offered)
 
     @eqx.filter_jit
     def decide_batch(
@@ -154,16 +177,65 @@ class Policy(eqx.Module):
         return plans[:, : self.spec.execute], metrics
 
     def plan_batch(
-        self, observations: Observations, keys: PRNGKeyArray, prefixes: Prefix | None = None
+        self,
+        observations: Observations,
+        keys: PRNGKeyArray,
+        prefixes: Prefix | None = None,
+        offered: Float[Array, "n c h a"] | None = None,
     ) -> tuple[Float[Array, "n h a"], dict[str, Float[Array, " n"]]]:
-        """Whole plans for each of n decisions; where there are prefixes, plans that begin with them."""
+        """Whole plans for each of n decisions.
+
+        Args:
+            observations: as `Encoder.on_device` gives them.
+            keys: n of them.
+            prefixes: what the plans begin with; None: nothing is given.
+            offered: the plans of each decision to choose from, where `offered` has asked for them.
+
+        Returns:
+            (n, horizon, action_dim), entries in [-1, 1]; and the chooser's metrics of each decision.
+        """
 
         def decide(
-            seen: Observations, key: PRNGKeyArray, prefix: Prefix | None
+            seen: Observations, key: PRNGKeyArray, prefix: Prefix | None, plans: Float[Array, "c h a"] | None
         ) -> tuple[Float[Array, "h a"], Metrics]:
-            return self.decide(self.state(seen), key, prefix)
+            if plans is None:
+                return self.decide(self.state(seen), key, prefix)
+            if prefix is not None:
+                plans = prefix.put(plans)
+            return self.choose(self.state(seen), plans, jax.random.split(key)[1])
 
-        return jax.vmap(decide)(observations, keys, prefixes)
+        return jax.vmap(decide)(observations, keys, prefixes, offered)
+
+    @property
+    def asks(self) -> bool:
+        """Whether its plans come from a policy that only answers, asked on the host."""
+        return isinstance(self.generator, Asked)
+
+    def offered(
+        self, observations: Observations, keys: PRNGKeyArray, rows: Sequence[int] | None = None
+    ) -> np.ndarray | None:
+        """The plans to choose from, where the generator is asked on the host; None where it is compiled.
+
+        Args:
+            observations: by entry name, (n, history, *shape), raw, on the host.
+            keys: n of them.
+            rows: the decisions that are asked for; None: all. The plans of the others are zeros.
+
+        Returns:
+            (n, candidates, horizon, action_dim) float32, entries in [-1, 1], or None.
+
+        Raises:
+            NoPlansError, BrokenSourceError: see `otpr.policies.asked`.
+        """
+        if not isinstance(self.generator, Asked):
+            return None
+        n = len(next(iter(observations.values())))
+        chosen = list(range(n) if rows is None else rows)
+        plans = np.zeros((n, self.drawn, self.spec.horizon, self.spec.action_dim), np.float32)
+        if chosen:
+            seen = {name: np.asarray(entry)[chosen] for name, entry in observations.items()}
+            plans[chosen] = self.generator.offered(seen, self.drawn, host_seeds(keys[np.asarray(chosen)]))
+        return plans
 
     def act(
         self, observation: Any, seed: int, *, prefix: Any = None, budget_seconds: float | None = None
@@ -200,9 +272,9 @@ class Policy(eqx.Module):
         if budget_seconds is not None and self.chooser is not None:
             plan = act_within(self, given, key, budget_seconds, ahead)
         else:
-            seen = self.encoder.on_device({name: entry[None] for name, entry in given.items()})
             prefixes = None if ahead is None else ahead.alone()
-            plan = np.asarray(_plans(self, seen, key[None], prefixes)[0])
+            seen = {name: entry[None] for name, entry in given.items()}
+            plan = np.asarray(self._planned(seen, key[None], prefixes)[0][0])
         return checked_actions(plan[d : d + self.spec.execute])
 
     # ----------------------------------------------------------------------------------------------- files
@@ -245,10 +317,14 @@ class Policy(eqx.Module):
 
 
 @eqx.filter_jit
-def _plans(
-    policy: Policy, observations: Observations, keys: PRNGKeyArray, prefixes: Prefix | None
-) -> Float[Array, "n h a"]:
-    return policy.plan_batch(observations, keys, prefixes)[0]
+def _plan_batch(
+    policy: Policy,
+    observations: Observations,
+    keys: PRNGKeyArray,
+    prefixes: Prefix | None,
+    offered: np.ndarray | None,
+) -> tuple[Float[Array, "n h a"], dict[str, Float[Array, " n"]]]:
+    return policy.plan_batch(observations, keys, prefixes, offered)
 
 
 @eqx.filter_jit

@@ -20,13 +20,18 @@ from numpy.typing import NDArray
 import otpr
 from otpr.errors import OtprError
 from otpr.policies import files
-from otpr.policies.policy import Policy, load_policy, policy_meaning, policy_task
+from otpr.policies.acting import act_key, checked_actions, checked_observation
+from otpr.policies.policy import Policy, load_policy, policy_meaning, policy_task, policy_view
+from otpr.policies.units import in_units, to_unit
 from otpr.serving.messages import MessageError, unpack
 from otpr.spec import Entry, Spec, zeros
 from otpr.storage import SEAL
 
-CONTROLS = ("seed", "budget_ms", "prefix")
+CONTROLS = ("seed", "budget_ms", "prefix", "plans")
 """Fields of a request that are no part of the observation."""
+
+PLANS = 256
+"""The most plans that a request may ask for."""
 
 UNUSED = ("prompt",)
 """Fields that openpi's clients send and no policy here uses: they are accepted, and told in the metadata."""
@@ -48,12 +53,14 @@ class Request:
         seed: of the draw; None: the service takes one.
         budget: seconds from its arrival within which the choice among candidates should end; None: no limit.
         prefix: actions that will be executed until the reply is there, in [-1, 1]; None: none.
+        plans: how many plans are asked for in the place of actions; None: actions are.
     """
 
     observation: dict[str, NDArray[Any]]
     seed: int | None
     budget: float | None
     prefix: NDArray[np.float64] | None
+    plans: int | None
 
 
 class Service:
@@ -107,6 +114,7 @@ class Service:
         about = {
             "policy": path.name,
             "task": policy_task(path),
+            "view": policy_view(path),
             "checksum": hashlib.sha256(seal.read_bytes()).hexdigest() if seal.is_file() else None,
             **{name: meaning[name] for name in ("parts", "facts", "bounds_stated")},
         }
@@ -142,8 +150,9 @@ class Service:
             arrived: when, by `time.perf_counter`.
 
         Returns:
-            actions, (execute, action_dim) float64 in the environment's own units; seed, that of the draw;
-            server_timing, with the milliseconds that the request waited for others and that the policy took.
+            actions, (execute, action_dim) float64 in the environment's own units, or where so many were asked
+            for plans, (n, horizon, action_dim); seed, that of the draw; server_timing, with the milliseconds
+            that the request waited for others and that the policy took.
 
         Raises:
             Refused: it is no request for this policy.
@@ -154,15 +163,26 @@ class Service:
             request = self.request(message)
             seed = secrets.randbits(32) if request.seed is None else request.seed
             left = None if request.budget is None else request.budget - (time.perf_counter() - arrived)
-            actions = self.policy.act(request.observation, seed, prefix=request.prefix, budget_seconds=left)
+            if request.plans is None:
+                given = {"prefix": request.prefix, "budget_seconds": left}
+                reply = {"actions": self.policy.act(request.observation, seed, **given)}
+            else:
+                reply = {"plans": self._plans(request, seed, request.plans)}
         except ValueError as error:
             raise Refused(f"{error}\n{self.expected}") from error
         ended = time.perf_counter()
         return {
-            "actions": in_units(actions, self.policy.spec),
+            **{name: in_units(actions, self.policy.spec) for name, actions in reply.items()},
             "seed": seed,
             "server_timing": {"wait_ms": 1e3 * (begun - arrived), "infer_ms": 1e3 * (ended - begun)},
         }
+
+    def _plans(self, request: Request, seed: int, n: int) -> NDArray[np.float32]:
+        """(n, horizon, action_dim) in [-1, 1], as they are drawn: nothing is chosen."""
+        seen = checked_observation(request.observation, self.policy.spec)
+        keys = act_key(seed)[None]
+        several = {name: entry[None] for name, entry in seen.items()}
+        return checked_actions(np.asarray(self.policy.propose(several, keys, n)[0]))
 
     def request(self, message: bytes | str) -> Request:
         """A message as a request.
@@ -181,9 +201,13 @@ class Service:
         fields = cast(dict[Any, Any], given)
         prefix = fields.get("prefix")
         if prefix is not None:
-            prefix = _to_unit(_numbers("prefix", prefix), self.policy.spec)
+            prefix = _prefix(prefix, self.policy.spec)
         return Request(
-            self._observation(fields), fields.get("seed"), _seconds(fields.get("budget_ms")), prefix
+            self._observation(fields),
+            fields.get("seed"),
+            _seconds(fields.get("budget_ms")),
+            prefix,
+            _count(fields.get("plans")),
         )
 
     def _observation(self, fields: Mapping[Any, Any]) -> dict[str, NDArray[Any]]:
@@ -207,22 +231,15 @@ class Service:
         return found
 
 
-def in_units(actions: NDArray[np.float32], spec: Spec) -> NDArray[np.float64]:
-    """Actions in [-1, 1], (n, action_dim), mapped linearly onto the spec's bounds, and within them."""
-    low, high = np.asarray(spec.action_low), np.asarray(spec.action_high)
-    unit = actions.astype(np.float64)
-    own = (low == -1) & (high == 1)  # these stay as they are, bit for bit
-    return np.where(own, unit, np.clip(low + (unit + 1) / 2 * (high - low), low, high))
-
-
-def _to_unit(actions: NDArray[Any], spec: Spec) -> NDArray[np.float64]:
-    """Actions in the environment's own units mapped to [-1, 1]; of another shape as they are."""
+def _prefix(given: Any, spec: Spec) -> NDArray[np.float64]:
+    """Actions in the environment's own units as they are in [-1, 1]; of another shape as they are."""
+    actions = _numbers("prefix", given)
     if actions.ndim != 2 or actions.shape[1] != spec.action_dim:
         return actions
-    low, high = np.asarray(spec.action_low), np.asarray(spec.action_high)
-    unit = np.where((low == -1) & (high == 1), actions, 2 * (actions - low) / (high - low) - 1)
+    unit = to_unit(actions, spec)
     if not (np.abs(unit) <= 1 + 1e-6).all():
-        raise ValueError(f"prefix is not finite, or leaves the bounds: {low.tolist()} to {high.tolist()}.")
+        low, high = list(spec.action_low), list(spec.action_high)
+        raise ValueError(f"prefix is not finite, or leaves the bounds: {low} to {high}.")
     return unit
 
 
@@ -236,6 +253,15 @@ def _seconds(budget: Any) -> float | None:
     if not 0 < seconds < math.inf:
         raise ValueError(f"budget_ms is {1e3 * seconds:g}; it must be above 0 and finite.")
     return seconds
+
+
+def _count(plans: Any) -> int | None:
+    """How many plans are asked for."""
+    if plans is None:
+        return None
+    if isinstance(plans, bool) or not isinstance(plans, int | np.integer) or not 1 <= plans <= PLANS:
+        raise ValueError(f"plans is {plans!r:.40}, not a whole number in 1..{PLANS}.")
+    return int(cast(Any, plans))
 
 
 def _names(spec: Spec) -> dict[str, str]:

@@ -16,6 +16,7 @@ from jaxtyping import Array, Float
 from otpr.data.episodes import Episode
 from otpr.envs import ChunkedVectorEnv, ChunkStep
 from otpr.policies.acting import decision_keys, recent
+from otpr.policies.asked import NoPlansError
 from otpr.policies.policy import Policy
 from otpr.policies.prefix import Prefix
 from otpr.spec import Spec, zeros
@@ -94,13 +95,17 @@ def compile_acting(policy: Policy, env: ChunkedVectorEnv) -> None:
     """Compile what `run_episodes` asks of the policy, which takes seconds, where it has not been yet."""
     seen = zeros(policy.spec.observation, env.num_envs, policy.spec.history)
     seeds = np.zeros(env.num_envs, np.uint32)
-    jax.block_until_ready(_decide(policy, policy.encoder.on_device(seen), np.int32(0), seeds, np.uint32(0)))
+    offered = policy.offered(seen, decision_keys(0, seeds, 0), rows=())
+    given = policy.encoder.on_device(seen)
+    jax.block_until_ready(_decide(policy, given, np.int32(0), seeds, np.uint32(0), offered=offered))
 
 
 def acts_alike(one: Policy, other: Policy, n: int) -> bool:
     """Whether two policies decide alike, but for rounding, for `n` observations of zeros and some keys."""
     if one.spec != other.spec:
         return False
+    if one.asks and other.asks:
+        return one.generator is other.generator
     seen = zeros(one.spec.observation, n, one.spec.history)
     seeds = np.arange(n, dtype=np.uint32)
 
@@ -196,8 +201,18 @@ def _run_wave(
         for i in running:
             for name, rows in seen.items():
                 rows[i] = wave[i].last(name)
+        offered = None
+        if policy.asks:
+            try:
+                offered = policy.offered(seen, decision_keys(action_seed, seeds, decision), running)
+            except NoPlansError as error:
+                for i in running:
+                    wave[i].broken = str(error)
+                break
         given = policy.encoder.on_device(seen)
-        on_device = _decide(policy, given, np.int32(action_seed), seeds, np.uint32(decision), delay, ahead)
+        on_device = _decide(
+            policy, given, np.int32(action_seed), seeds, np.uint32(decision), delay, ahead, offered
+        )
         ahead = on_device[2]
         chunks, metrics = jax.device_get(on_device[:2])
         if not np.isfinite(chunks[running]).all():
@@ -268,6 +283,7 @@ def _decide(
     decision: np.uint32,
     delay: Delay | None = None,
     ahead: Float[Array, "n d a"] | None = None,
+    offered: np.ndarray | None = None,
 ) -> tuple[Float[Array, "n e a"], dict[str, Float[Array, " n"]], Float[Array, "n d a"] | None]:
     """Keys and actions in one compiled call: each call costs a third of a millisecond.
 
@@ -276,11 +292,10 @@ def _decide(
         the next plan is made (None without a delay, or where the robot waits for it).
     """
     keys, e = decision_keys(action_seed, seeds, decision), policy.spec.execute
-    if delay is None:
-        return *policy.decide_batch(seen, keys), None
-    if delay.waits:
-        chunks, metrics = policy.decide_batch(seen, keys)
-        return jnp.pad(chunks, [(0, 0), (delay.steps, 0), (0, 0)]), metrics, None
     prefixes = None if ahead is None else Prefix.of(ahead, policy.spec.horizon)
-    plans, metrics = policy.plan_batch(seen, keys, prefixes)
+    plans, metrics = policy.plan_batch(seen, keys, prefixes, offered)
+    if delay is None:
+        return plans[:, :e], metrics, None
+    if delay.waits:
+        return jnp.pad(plans[:, :e], [(0, 0), (delay.steps, 0), (0, 0)]), metrics, None
     return plans[:, :e], metrics, plans[:, e : e + delay.steps]
