@@ -10,7 +10,7 @@ import time
 from collections.abc import Generator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import pytest
@@ -27,10 +27,11 @@ from otpr.serving.client import Remote
 from otpr.serving.server import Settings, serve_policy
 from otpr.serving.service import Service
 from otpr.spec import Entry, Spec
+from tests.cli.asked_policies import Failing, Nudges
 from tiny import arrays, assert_same_arrays, options, policy
 
 TASK = "tests.envs.user_envs:make_reach"
-HERE = "tests.cli.test_asked"
+HERE = "tests.cli.asked_policies"
 SMALL = {
     "env_steps": 120,
     "num_envs": 2,
@@ -47,32 +48,6 @@ SMALL = {
 }
 OTPR = {"potentials_width": 8, "ot_block": 16, "ot_batch": 8, "ot_blocks": 1, "potentials_steps": 3}
 LOW, HIGH = np.array([-0.1, 0.0]), np.array([0.3, 0.2])
-
-
-class Nudges:
-    """Goes roughly to the goal; the same call gives the same plans."""
-
-    horizon, execute = 4, 4
-    calls: ClassVar[list[tuple[tuple[int, ...], int, int]]] = []
-
-    def propose(self, observations: Mapping[str, np.ndarray], n: int, seed: int) -> np.ndarray:
-        state = observations["state"]
-        self.calls.append((state.shape, n, seed))
-        goal, point = state[:, None, None, :2], state[:, None, None, 2:]
-        noise = np.random.default_rng(seed).normal(0, 0.1, (len(state), n, 4, 2))
-        return np.broadcast_to((goal - point) / 4, noise.shape) + noise
-
-
-class Failing(Nudges):
-    """Raises, once in a while."""
-
-    count = 0
-
-    def propose(self, observations: Mapping[str, np.ndarray], n: int, seed: int) -> np.ndarray:
-        type(self).count += 1
-        if type(self).count % 5 == 0:
-            raise RuntimeError("the cable is loose")
-        return super().propose(observations, n, seed)
 
 
 @pytest.fixture(scope="module")
@@ -128,9 +103,10 @@ def test_a_run_that_was_stopped_goes_on_as_if_it_had_not_been(
         if row["env_steps"] >= 60:
             raise SystemExit(9)
 
-    with monkeypatch.context() as patched, pytest.raises(SystemExit):
+    with monkeypatch.context() as patched:
         patched.setattr(RunDirectory, "log", log_and_die)
-        main(command("idql", *told, tmp_path / "cut", "--task", TASK))
+        with pytest.raises(SystemExit):
+            main(command("idql", *told, tmp_path / "cut", "--task", TASK))
     assert main(command("idql", *told, tmp_path / "cut", "--task", TASK, "--resume")) == 0
     assert_same_arrays(arrays(load_policy(tmp_path / "cut")), arrays(load_policy(tmp_path / "whole")))
 
@@ -304,7 +280,7 @@ def test_a_server_is_asked_for_all_plans_of_a_decision_at_once(served: tuple[Ser
 
 
 def test_a_server_that_was_started_anew_is_found_again(served: tuple[Server, Service]):
-    server, service = served
+    _, service = served
     second = Server(service)
     remote = Remote(f"ws://127.0.0.1:{second.port}", 5)
     observations = {"state": np.zeros((1, 4), np.float32)}
@@ -346,8 +322,7 @@ def test_a_server_that_says_nothing_of_itself_is_asked_for_one_plan_at_a_time():
             connection.send(pack({"actions": np.full((6, 2), 0.1) * (1 + state[0])}))
 
     with serve(handle, "127.0.0.1", 0, compression=None) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
+        threading.Thread(target=server.serve_forever, daemon=True).start()
         port = server.socket.getsockname()[1]
         offer = asked.open_offer(f"ws://127.0.0.1:{port}", 10)
         setup = asked.asked_setup(offer, TASK, None)
@@ -360,8 +335,6 @@ def test_a_server_that_says_nothing_of_itself_is_asked_for_one_plan_at_a_time():
         assert asked_for[0] == ["observation/state"]
         assert len(asked_for) == 1 + 2 * 4
         offer.source.close()  # type: ignore[attr-defined]
-        server.shutdown()
-        thread.join()
 
 
 def _keys(n: int) -> Any:

@@ -42,6 +42,7 @@ class Remote:
     def __init__(self, url: str, timeout: float, api_key: str | None = None):
         self.url, self._timeout, self._key = url, timeout, api_key
         self._connection: ClientConnection | None = None
+        self._open = contextlib.ExitStack()
         try:
             self._connection, self.metadata = self._connected()
             said = self.metadata.get("spec")
@@ -93,8 +94,8 @@ class Remote:
         until = time.monotonic() + self._timeout
         while True:
             try:
-                connection = connect(
-                    self.url, compression=None, max_size=None, additional_headers=headers, proxy=None
+                connection = self._open.enter_context(
+                    connect(self.url, compression=None, max_size=None, additional_headers=headers, proxy=None)
                 )
                 break
             except ConnectionRefusedError:
@@ -105,15 +106,14 @@ class Remote:
             said = connection.recv(self._timeout)
             return connection, _map(said if isinstance(said, bytes) else b"")
         except BaseException:
-            connection.close()
+            self.close()
             raise
 
     def close(self) -> None:
         """Close the connection; the next request opens another."""
-        connection, self._connection = self._connection, None
-        if connection is not None:
-            with contextlib.suppress(OSError, WebSocketException):
-                connection.close()
+        self._connection = None
+        with contextlib.suppress(OSError, WebSocketException):
+            self._open.close()
 
 
 def _map(message: bytes) -> dict[Any, Any]:
