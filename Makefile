@@ -11,7 +11,7 @@ BIN := .venv/bin
 # More arguments for `make quickstart`, e.g. ARGS="--seed 1", or for pytest, e.g. ARGS="-k replay".
 ARGS ?=
 
-.PHONY: help setup quickstart test coverage test-learning test-slow faults interop bench results tasks lint format types lock clean
+.PHONY: help setup quickstart test coverage test-learning test-slow test-serving faults interop bench results tasks lint format types lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' Makefile
@@ -33,6 +33,18 @@ test-learning: setup ## set up, then the tests in which each algorithm has to le
 
 test-slow: setup ## set up, then the tests marked slow
 	$(BIN)/python -m pytest -m slow $(ARGS)
+
+test-serving: setup .venv-openpi/.requirements ## set up, then openpi's own client against `otpr serve`
+	$(BIN)/python -m pytest tests/serving -rA $(ARGS)
+
+# openpi-client asks for numpy<2, otpr for numpy>=2: so it has an environment of its own, without otpr.
+.venv-openpi/.requirements: requirements/openpi.txt
+	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info[:2] > (3, 12))' || { echo "openpi-client needs Python" \
+		"3.11 or 3.12: make test-serving PYTHON=/path/to/python3.12" >&2; exit 1; }
+	@"$(PYTHON)" -m venv --clear .venv-openpi
+	@.venv-openpi/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes \
+		--only-binary :all: --requirement requirements/openpi.txt
+	@touch $@
 
 faults: setup ## set up, then kill, fill disks and break things for 10 to 30 minutes: docs/reliability.md
 	$(BIN)/python -m pytest tests/faults -m "faults or not slow" -rP $(ARGS)
@@ -64,13 +76,16 @@ types: setup ## check types
 # Pins already in the lock are kept unless ARGS="--upgrade" or ARGS="--upgrade-package NAME".
 lock: ## resolve pyproject.toml again into requirements/dev.txt (needs uv)
 	@command -v uv >/dev/null || { echo "make lock needs uv: python3 -m pip install uv" >&2; exit 1; }
-	uv pip compile pyproject.toml --extra metaworld --extra ogbench --extra robosuite --extra robotics --extra lerobot --extra video --group robosuite --group dev \
+	uv pip compile pyproject.toml --extra metaworld --extra ogbench --extra robosuite --extra robotics --extra lerobot --extra serve --extra video --group robosuite --group dev \
 		--output-file requirements/dev.txt \
 		--quiet --universal --fork-strategy fewest --python-version 3.11 --generate-hashes \
 		--no-emit-index-url --no-emit-find-links --custom-compile-command "make lock" $(ARGS)
+	uv pip compile requirements/openpi.in --no-config --output-file requirements/openpi.txt \
+		--quiet --universal --python-version 3.11 --generate-hashes \
+		--no-emit-index-url --no-emit-find-links --custom-compile-command "make lock" $(ARGS)
 
 clean: ## remove .venv and the caches
-	rm -rf .venv .venv-interop .coverage .coverage.* .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-interop .venv-openpi .coverage .coverage.* .pytest_cache .ruff_cache .hypothesis
 
 # From nothing each time (--clear): a package dropped from the lock must not linger and hide a missing dependency.
 # Wheels only: with hashes checked, a source build would still fetch its build dependencies unchecked.

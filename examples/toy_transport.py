@@ -25,9 +25,9 @@ from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 
 from otpr.diffusion import NoiseSchedule
-from otpr.networks.mlp import NoiseNetwork
+from otpr.networks.mlp import NoiseMLP
 from otpr.ot import Potentials, TransportProblem, fit, solve_discrete
-from otpr.policies.generators import Diffusion
+from otpr.policies.denoising import Diffusion
 
 EPSILON = 0.05
 """Of the regulariser, in the squared units of the plane."""
@@ -117,11 +117,11 @@ def solve(name: str, key: PRNGKeyArray, *, updates: int, passes: int = 10) -> To
 def _trained(compatibility, draw, key: PRNGKeyArray, updates: int) -> Diffusion:
     """A generator of y given x, by score matching of pairs weighted by H."""
     init, steps = jax.random.split(key)
-    network = NoiseNetwork(2, (1, 2), width=128, depth=3, key=init)
+    network = NoiseMLP(2, (1, 2), width=128, depth=3, key=init)
     generator = Diffusion(network, NoiseSchedule.cosine(40), bound=None)
     optimizer = optax.adam(optax.cosine_decay_schedule(1e-3, updates))
 
-    def loss(network: NoiseNetwork, key: PRNGKeyArray) -> Array:
+    def loss(network: NoiseMLP, key: PRNGKeyArray) -> Array:
         samples, pick, noise = jax.random.split(key, 3)
         x, y, _ = draw(samples, 256)
         H = compatibility(x, y, squared_distances(x, y))
@@ -130,7 +130,7 @@ def _trained(compatibility, draw, key: PRNGKeyArray, updates: int) -> Diffusion:
         return jnp.mean(generator.losses(network, x, y[partner][:, None], noise))
 
     @eqx.filter_jit
-    def train(network: NoiseNetwork, keys: PRNGKeyArray) -> NoiseNetwork:
+    def train(network: NoiseMLP, keys: PRNGKeyArray) -> NoiseMLP:
         arrays, static = eqx.partition(network, eqx.is_array)
 
         def step(carry, key):

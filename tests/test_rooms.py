@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 SOURCE = Path(__file__).resolve().parents[1] / "src"
-ROOMS = ("ot", "diffusion", "networks", "policies", "data", "envs", "agents", "training", "cli")
+ROOMS = ("ot", "diffusion", "networks", "policies", "data", "envs", "agents", "training", "serving", "cli")
 MAY = {
     "ot": set(),
     "diffusion": set(),
@@ -19,7 +19,8 @@ MAY = {
     "data": {"envs"},
     "agents": {"ot", "diffusion", "networks", "policies", "data"},
     "training": {"diffusion", "networks", "policies", "data", "envs", "agents"},
-    "cli": {"diffusion", "policies", "data", "envs", "agents", "training"},
+    "serving": {"policies"},
+    "cli": {"diffusion", "policies", "data", "envs", "agents", "training", "serving"},
 }
 """What a room may import of the others; spec, errors and the files that lie beside the rooms are for all."""
 

@@ -152,6 +152,11 @@ class Spec:
         return slice(self.offset, self.offset + self.execute)
 
     @property
+    def spare(self) -> int:
+        """How many actions of a plan come after those that are executed."""
+        return self.horizon - self.offset - self.execute
+
+    @property
     def only_vector(self) -> str | None:
         """The name of the only entry, where there is but one and it is a vector; else None."""
         if len(self.observation) > 1:

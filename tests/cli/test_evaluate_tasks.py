@@ -105,3 +105,22 @@ def test_fine_tuning_says_that_there_will_be_no_films_before_it_begins(
                 video=True,
             )
         assert capsys.readouterr().out.startswith(said)
+
+
+def test_latency_is_in_the_numbers_and_needs_something_to_go_on_with(
+    place: Path, capsys: pytest.CaptureFixture[str]
+):
+    assert main(["evaluate", "near", *FEW, "--execute", "4", "--latency", "2"]) == 0
+    assert (results()[0]["latency"], results()[0]["wait"], results()[0]["execute"]) == (2, False, 4)
+    assert main(["evaluate", "near", *FEW, "--latency", "2", "--wait"]) == 0
+    assert (results()[0]["latency"], results()[0]["wait"]) == (2, True)
+    assert main(["evaluate", "near", *FEW]) == 0
+    assert "latency" not in results()[0]
+    capsys.readouterr()
+    for arguments, said in (
+        (["--latency", "2"], "plans have 8 actions, of which 8 are executed and 0 are left to go on with."),
+        (["--wait"], "--wait says what a robot does in the time that --latency gives. Give both."),
+        (["--latency", "-1"], "latency must be at least 0, given -1."),
+    ):
+        assert main(["evaluate", "near", *FEW, *arguments]) == 2
+        assert said in capsys.readouterr().err

@@ -245,7 +245,7 @@ class Fixed:
     def __init__(self, spec: Spec, plans: np.ndarray):
         self.spec, self.plans = spec, plans
 
-    def propose(self, observations: Any, keys: jax.Array, n: int) -> jax.Array:
+    def propose(self, observations: Any, keys: jax.Array, n: int, prefixes: Any = None) -> jax.Array:
         return jnp.broadcast_to(jnp.asarray(self.plans[:n]), (len(keys), n, *self.plans.shape[1:]))
 
 
@@ -253,10 +253,10 @@ def test_a_chooser_chooses_among_the_plans_of_any_proposer():
     chooses = dataclasses.replace(policy(chooser=chooser()), candidates=4)
     plans = RNG.uniform(-1, 1, (4, 8, 4)).astype(np.float32)
     observation = {"state": RNG.normal(size=(1, 39)).astype(np.float32)}
-    found = act_within(chooses, observation, jax.random.key(0), 1e9, Fixed(chooses.spec, plans))
+    found = act_within(chooses, observation, jax.random.key(0), 1e9, proposer=Fixed(chooses.spec, plans))
     assert any(np.array_equal(found, plan) for plan in plans)
     greedy = chooses.choosing(dataclasses.replace(chooser(), greedy=True), 4)
-    found = act_within(greedy, observation, jax.random.key(0), 1e9, Fixed(greedy.spec, plans))
+    found = act_within(greedy, observation, jax.random.key(0), 1e9, proposer=Fixed(greedy.spec, plans))
     assert greedy.chooser is not None
     excess, _ = greedy.chooser.scores(greedy.state(observation), greedy.chunks(jnp.asarray(plans)))
     np.testing.assert_array_equal(found, plans[int(jnp.argmax(excess))])

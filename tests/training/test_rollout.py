@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import equinox as eqx
 import jax
 import numpy as np
 import pytest
@@ -8,7 +9,8 @@ from otpr.agents.otpr.compatibility import ZERO
 from otpr.data.episodes import Episode, validate_episodes
 from otpr.envs import ChunkedVectorEnv, make_env, task_spec
 from otpr.policies.policy import Policy
-from otpr.training.rollout import acts_alike, run_episodes
+from otpr.policies.prefix import Prefix
+from otpr.training.rollout import Delay, acts_alike, run_episodes
 from tiny import TASK, chooser, policy
 
 SEEDS = [4, 5, 6, 7]
@@ -125,3 +127,30 @@ def test_policies_act_alike_where_their_plans_agree():
     assert acts_alike(policy(), policy(), 2)
     assert not acts_alike(policy(), policy(seed=1), 2)
     assert not acts_alike(policy(), policy(execute=4), 2)
+
+
+@pytest.mark.parametrize(("steps", "waits"), [(1, False), (4, False), (2, True)])
+def test_a_plan_that_takes_time_is_executed_from_where_it_arrives(steps: int, waits: bool):
+    """Against a schedule by time: each plan replaces what lies `steps` actions after its observation."""
+    shown, execute = policy(chooser=chooser(chunk_dim=16), execute=4), 4
+    at_once = execute + steps * waits
+    with ChunkedVectorEnv(TASK, 2, at_once, processes=False) as env:
+        found = run_episodes(env, shown, SEEDS[:1], action_seed=ACTION_SEED, delay=Delay(steps, waits))
+    [episode] = found.episodes
+    planned = eqx.filter_jit(Policy.plan_batch)
+    key = jax.random.fold_in(jax.random.key(ACTION_SEED), SEEDS[0])
+    schedule: dict[int, np.ndarray] = {}
+    actions: list[np.ndarray] = []
+    for decision, t in enumerate(range(0, len(episode), at_once)):
+        seen = {"state": episode.observations["state"][t][None, None]}
+        one = jax.random.fold_in(key, decision)[None]
+        ahead = None
+        if not waits and decision:
+            ahead = Prefix.of(np.stack([schedule[t + i] for i in range(steps)])[None], shown.spec)
+        plan = np.asarray(planned(shown, seen, one, ahead)[0][0])
+        if waits:
+            plan = np.concatenate([np.zeros((steps, 4)), plan])
+        first = steps if decision and not waits else 0
+        schedule |= {t + i: plan[i] for i in range(first, len(plan))}
+        actions += [schedule[t + i] for i in range(at_once)]
+    np.testing.assert_allclose(episode.actions, np.stack(actions)[: len(episode)], atol=1e-4, rtol=0)

@@ -11,12 +11,12 @@ import pkgutil
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
-from otpr.errors import unknown_name
+from otpr.errors import OtprError, unknown_name
 
 if TYPE_CHECKING:
     from otpr.agents.parts.agent import Agent, AgentConfig
 
-__all__ = ["agent_class", "agent_config", "algorithm_names", "preset_names"]
+__all__ = ["agent_class", "agent_config", "algorithm_names", "check_only_chooses", "preset_names"]
 
 
 def algorithm_names() -> tuple[str, ...]:
@@ -56,6 +56,21 @@ def agent_config(algorithm: str, preset: str = "default", changes: Sequence[str]
     if preset not in presets:
         raise unknown_name(f"preset of {algorithm}", preset, presets)
     return changed(presets[preset], changes)
+
+
+def check_only_chooses(algorithm: str) -> None:
+    """Refuse an algorithm that cannot work with a policy that only answers.
+
+    Raises:
+        OtprError: it trains the policy, or samples it in states that no decision was made in; the message has
+            those that can.
+    """
+    if not agent_config(algorithm).only_chooses:
+        can = [name for name in algorithm_names() if agent_config(name).only_chooses]
+        raise OtprError(
+            f"{algorithm} needs a policy that it can train or sample itself, and this one only answers. Take "
+            f"an algorithm that does with choosing among its plans: {', '.join(can)} (docs/serving.md)."
+        )
 
 
 def _presets(algorithm: str) -> Mapping[str, AgentConfig]:

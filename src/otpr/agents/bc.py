@@ -18,6 +18,7 @@ class BCConfig(AgentConfig):
     """Nothing is learnt, so nothing can be set; the fields that every algorithm has do nothing here."""
 
     algorithm: ClassVar[str] = "bc"
+    only_chooses: ClassVar[bool] = True
 
 
 class BC(Agent):

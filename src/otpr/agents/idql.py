@@ -31,6 +31,7 @@ class IDQLConfig(CriticsConfig, ActorConfig):
     """Settings of the algorithm; `PRESETS` names some."""
 
     algorithm: ClassVar[str] = "idql"
+    only_chooses: ClassVar[bool] = True
 
     # gradient steps for each environment step
     update_ratio: float = at_least_zero(0.5)

@@ -9,17 +9,19 @@ from typing import Annotated, Any, NamedTuple
 
 import tyro
 
+from otpr.cli.asked import TIMEOUT, answering, open_offer
 from otpr.cli.finetune import FILMED, check_fits, policy_setup
 from otpr.diffusion.sampling import Sampler
 from otpr.envs import ChunkedVectorEnv, Setup, check_filming, task_spec
 from otpr.envs.shifts import parse_all
-from otpr.errors import check_at_least
+from otpr.errors import OtprError, check_at_least
 from otpr.policies.denoising import Diffusion
 from otpr.policies.policy import Policy, load_policy, policy_task
 from otpr.storage import check_writable, write_json, writing
 from otpr.training.evaluate import Evaluation, evaluate
 from otpr.training.intervals import retention
 from otpr.training.progress import Progress
+from otpr.training.rollout import Delay
 from otpr.training.video import record
 
 
@@ -53,8 +55,15 @@ class Evaluate:
     episodes: int = 100
     # episodes run side by side
     num_envs: int = 8
+    # where a policy only chooses among the plans of another one: where that answers, ws://HOST:PORT or
+    # module:factory
+    base: str | None = None
     # actions of each plan that are executed before the next; left out, as each policy says
     execute: int | None = None
+    # actions that a robot executes while a decision is made: it goes on with the plan before
+    latency: int = 0
+    # with --latency: it stands still meanwhile instead, with actions of 0
+    wait: bool = False
     # how plans are sampled; left out, as each policy says
     sampler: Sampler | None = None
     # noise levels the sampler visits; left out, all of them if --sampler is given, else as each policy says
@@ -75,6 +84,9 @@ class Evaluate:
             a dict a policy; two for a policy with a chooser: as deployed, then one sample.
         """
         check_at_least(1, self, "episodes", "num_envs")
+        check_at_least(0, self, "latency")
+        if self.wait and not self.latency:
+            raise OtprError("--wait says what a robot does in the time that --latency gives. Give both.")
         for path, option in ((self.out, "--out"), (self.video, "--video")):
             if path is not None:
                 check_writable(path, option)
@@ -88,10 +100,11 @@ class Evaluate:
             envs: dict[tuple[Setup, int, int], ChunkedVectorEnv] = {}
 
             def env_of(one: _Loaded, setup: Setup) -> ChunkedVectorEnv:
-                execute, history = one.policy.spec.execute, one.policy.spec.history
-                kind = setup, execute, history
+                at_once = one.policy.spec.execute + (self.latency if self.wait else 0)
+                history = one.policy.spec.history
+                kind = setup, at_once, history
                 if kind not in envs:
-                    env = ChunkedVectorEnv(setup, self.num_envs, execute, processes=True, history=history)
+                    env = ChunkedVectorEnv(setup, self.num_envs, at_once, processes=True, history=history)
                     envs[kind] = stack.enter_context(env)
                 return envs[kind]
 
@@ -112,7 +125,10 @@ class Evaluate:
 
     def _loaded(self, path: Path) -> _Loaded:
         """A policy and the task it is to act in, checked."""
-        policy, own = self._told(load_policy(path)), policy_task(path)
+        policy, own = load_policy(path), policy_task(path)
+        if policy.asks and self.base is not None:
+            policy = answering(policy, open_offer(self.base, TIMEOUT))
+        policy = self._told(policy)
         setup = policy_setup(path, self.task, self.episode_limit)
         setup = dataclasses.replace(setup, shifts=parse_all(self.shift))
         limit = task_spec(setup).required_limit()
@@ -155,18 +171,29 @@ class Evaluate:
                 "task": task,
                 "episode_limit": one.limit,
                 "shifts": shifts,
+                **({"latency": self.latency, "wait": self.wait} if self.latency else {}),
             }
             results.append({**about, **_sampling(variant), **_numbers(outcome), **compared})
         return results
 
     def _outcome(self, one: _Loaded, variant: Policy, env: ChunkedVectorEnv) -> Evaluation:
         with Progress(self.episodes, f"evaluating {one.path}", "episodes", closing_line=False) as progress:
-            return evaluate(variant, env, self.episodes, on_wave=progress.advance)
+            return evaluate(variant, env, self.episodes, on_wave=progress.advance, delay=self._delay)
+
+    @property
+    def _delay(self) -> Delay | None:
+        return Delay(self.latency, self.wait) if self.latency else None
 
     def _told(self, policy: Policy) -> Policy:
         """The policy, acting as the options say."""
         if self.execute is not None:
             policy = policy.executing(self.execute)
+        spec = policy.spec
+        if not self.wait and self.latency > spec.spare:
+            raise OtprError(
+                f"--latency {self.latency}: plans have {spec.horizon} actions, of which {spec.execute} are "
+                f"executed and {spec.spare} are left to go on with. Give a smaller --execute, or --wait."
+            )
         if self.sampler is None and self.sampler_steps is None:
             return policy
         return policy.with_sampler(self.sampler or policy.diffusion.sampler, self.sampler_steps)

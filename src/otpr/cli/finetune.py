@@ -9,9 +9,10 @@ from typing import Annotated, Any
 
 import tyro
 
-from otpr.agents import agent_config, algorithm_names, preset_names
+from otpr.agents import agent_config, algorithm_names, check_only_chooses, preset_names
 from otpr.agents.parts.agent import AgentConfig
 from otpr.agents.parts.settings import changed
+from otpr.cli.asked import TIMEOUT, asked_policy, asked_setup, is_asked, open_offer
 from otpr.data.agreement import Side, agree, of_task
 from otpr.data.episodes import Episode
 from otpr.data.loading import DataConfig
@@ -19,7 +20,7 @@ from otpr.data.meaning import Meaning
 from otpr.data.seeds import evaluation_seed
 from otpr.envs import ChunkedVectorEnv, Setup, check_filming, task_spec
 from otpr.envs.shifts import parse_all
-from otpr.errors import OtprError, check_seed
+from otpr.errors import OtprError, check_at_least, check_seed
 from otpr.policies.policy import Policy, load_policy, policy_meaning, policy_task, policy_view
 from otpr.storage import check_writable
 from otpr.training.curve import learning_curve
@@ -35,8 +36,14 @@ class Finetune:
 
     # otpr, or a peer by the name of its page in docs/algorithms
     algorithm: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="ALGORITHM")] = "otpr"
-    # folder of the pre-trained policy: a policy, or the run directory of `otpr pretrain`
-    policy: Path = Path("runs/pretrain")
+    # folder of the pre-trained policy: a policy, or the run directory of `otpr pretrain`. Or a policy that
+    # only answers, and among whose plans is chosen: ws://HOST:PORT of its server, or module:factory of an
+    # object with propose(observations, n, seed) (docs/serving.md)
+    policy: str = "runs/pretrain"
+    # actions of each plan that are executed before the next; left out, as the policy says
+    execute: int | None = None
+    # seconds that a policy which only answers may take for an answer
+    policy_timeout: float = TIMEOUT
     # the demonstrations
     demonstrations: Annotated[DataConfig, tyro.conf.arg(name="")] = dataclasses.field(
         default_factory=DataConfig
@@ -102,17 +109,14 @@ class Finetune:
         check_seed(self.seed)
         check_writable(self.run_dir, "--run-dir", folder=True)
         agent = self.settings()
-        base, own = load_policy(self.policy), policy_task(self.policy)
-        setup = policy_setup(self.policy, self.task, self.episode_limit)
-        sets, _ = self.demonstrations.read(setup)  # which know of no shift
-        setup = dataclasses.replace(setup, shifts=parse_all(self.shift))
-        if setup.task != own:
-            before = f"was trained on {own}" if own else "does not name its task"
-            print(f"The policy in {self.policy} {before}; it is fine-tuned on {setup.task}.")
-        check_fits(base, self.policy, setup, self.demonstrations.accept)
+        check_at_least(0.1, self, "policy_timeout")
+        base, setup, sets, checksum = self._asked() if is_asked(self.policy) else self._loaded()
+        setup = dataclasses.replace(setup, shifts=parse_all(self.shift))  # of which the data know nothing
         task_spec(setup).required_limit()
         config = {
-            "policy": str(self.policy),
+            "policy": self.policy,
+            **({} if checksum is None else {"policy_checksum": checksum}),
+            **({} if self.execute is None else {"execute": self.execute}),
             **self.demonstrations.record(sets),
             "task": setup.task,
             "spec": agent.acting_spec(base.spec).to_json(),
@@ -145,6 +149,27 @@ class Finetune:
                 resume=self.resume,
                 video=not self.no_video,
             )
+
+    def _loaded(self) -> tuple[Policy, Setup, list[list[Episode]], str | None]:
+        """The base from its folder, the task and the demonstrations."""
+        path = Path(self.policy)
+        base, own = load_policy(path), policy_task(path)
+        setup = policy_setup(path, self.task, self.episode_limit)
+        sets, _ = self.demonstrations.read(setup)
+        if setup.task != own:
+            before = f"was trained on {own}" if own else "does not name its task"
+            print(f"The policy in {path} {before}; it is fine-tuned on {setup.task}.")
+        check_fits(base, path, setup, self.demonstrations.accept)
+        return base if self.execute is None else base.executing(self.execute), setup, sets, None
+
+    def _asked(self) -> tuple[Policy, Setup, list[list[Episode]], str | None]:
+        """The same of a base that only answers, and the checksum that its server tells."""
+        check_only_chooses(self.algorithm)
+        offer = open_offer(self.policy, self.policy_timeout)
+        setup = asked_setup(offer, self.task, self.episode_limit)
+        sets, _ = self.demonstrations.read(setup)
+        episodes = [episode for part in sets for episode in part]
+        return asked_policy(offer, setup, episodes, self.execute), setup, sets, offer.checksum
 
 
 def tailored(arguments: Sequence[str]) -> tuple[Finetune, list[str]]:
@@ -243,7 +268,10 @@ def fine_tune(
     )
     print(f"Policy: {run.path / 'policy'}   Learning curve: {curve}")
     if video:
-        for name, policy in (("before", base), ("after", load_policy(run.path))):
+        after = load_policy(run.path)
+        if after.asks:
+            after = after.with_generator(base.generator)
+        for name, policy in (("before", base), ("after", after)):
             film = run.videos / f"{name}.mp4"
             print(record(setup, policy.act, FILMED, film, history=policy.spec.history))
     return summary

@@ -16,7 +16,7 @@ import tyro
 from otpr.cli.plugins import plugins
 from otpr.errors import OtprError, unknown_name
 
-COMMANDS = ("quickstart", "collect", "pretrain", "finetune", "evaluate", "data", "policy", "info")
+COMMANDS = ("quickstart", "collect", "pretrain", "finetune", "evaluate", "serve", "data", "policy", "info")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -67,10 +67,12 @@ def _run(arguments: list[str]) -> int:
     from otpr.cli.info import Info
     from otpr.cli.pretrain import Pretrain
     from otpr.cli.quickstart import Quickstart
+    from otpr.cli.serve import Serve
     from otpr.training.compilation import use_compilation_cache
     from otpr.training.stopping import Stopped
 
-    classes = (Quickstart, Collect, Pretrain, Finetune, Evaluate, data.Data, policy.Policy, Info)
+    groups_and_info = (data.Data, policy.Policy, Info)
+    classes = (Quickstart, Collect, Pretrain, Finetune, Evaluate, Serve, *groups_and_info)
     commands: dict[str, Any] = dict(zip(COMMANDS, classes, strict=True))
     commands |= {name: point.load() for name, point in others.items()}
     groups: dict[str, Mapping[str, type]] = {"data": data.SUBCOMMANDS, "policy": policy.SUBCOMMANDS}

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from otpr.policies.choosers import Chooser
     from otpr.policies.encoder import Observations
     from otpr.policies.policy import Policy
+    from otpr.policies.prefix import Prefix
     from otpr.policies.proposer import Proposer
 
 SLICE = 4
@@ -127,34 +128,42 @@ def act_key(seed: int) -> PRNGKeyArray:
     return key
 
 
+def host_seeds(keys: PRNGKeyArray) -> list[int]:
+    """Whole numbers in [0, 2**32) for what draws on the host, one a key."""
+    return np.asarray(jax.vmap(jax.random.bits)(keys)).tolist()
+
+
 def act_within(
     policy: Policy,
     observation: Observation,
     key: PRNGKeyArray,
     seconds: float,
+    prefix: Prefix | None = None,
     proposer: Proposer | None = None,
 ) -> np.ndarray:
-    """Actions chosen among the candidates that there is time for, `SLICE` at a time, at least one slice.
+    """A plan chosen among the candidates that there is time for, `SLICE` at a time, at least one slice.
 
     Args:
         policy: with a chooser.
         observation: checked.
         key: of the draw.
         seconds: no further slice is begun that would end later, if it takes as long as the one before it.
+        prefix: what the plans begin with.
         proposer: offers the candidates, for the same spec; None: the policy itself.
 
     Returns:
-        (execute, action_dim) float32.
+        (horizon, action_dim) float32.
     """
     assert policy.chooser is not None
     proposer = policy if proposer is None else proposer
     started = begun = time.perf_counter()
     propose_key, choose_key = jax.random.split(key)
     several = {name: entry[None] for name, entry in observation.items()}
+    prefixes = None if prefix is None else prefix.alone()
     seen = policy.encoder.on_device(observation)
     plans, scores = [], []
     for i in range(-(-policy.candidates // SLICE)):
-        offered = proposer.propose(several, jax.random.fold_in(propose_key, i)[None], SLICE)[0]
+        offered = proposer.propose(several, jax.random.fold_in(propose_key, i)[None], SLICE, prefixes)[0]
         plans.append(np.asarray(offered))
         scores.append(jax.device_get(_scores(policy, policy.chooser, seen, offered)))
         now = time.perf_counter()
@@ -166,7 +175,7 @@ def act_within(
     # of one length, so that the choice compiles once; -infinity is never picked
     padded = [np.pad(score, (0, n - len(score)), constant_values=-np.inf) for score in joined]
     chosen = int(_pick(policy.chooser, tuple(map(jnp.asarray, padded)), choose_key))
-    return np.concatenate(plans)[chosen, policy.spec.executed]
+    return np.concatenate(plans)[chosen]
 
 
 @eqx.filter_jit

@@ -18,6 +18,7 @@ from otpr.networks.mlp import NoiseMLP
 from otpr.networks.noise import NoiseNetwork
 from otpr.networks.unet import UNet
 from otpr.policies.generators import Entry, Generator, plan_shape
+from otpr.policies.prefix import Prefix
 from otpr.spec import Spec
 
 
@@ -108,8 +109,30 @@ class Diffusion(Generator):
         self, state: Float[Array, " s"], key: PRNGKeyArray, n: int, noise: Noise | None = None
     ) -> Float[Array, "n h a"]:
         """`n` sampled plans for one state, from noise that is given or drawn."""
+        return self._sampled(lambda plans, k: self._noise(state, plans, k), key, n, noise)
+
+    def complete(
+        self, state: Float[Array, " s"], prefix: Prefix, key: PRNGKeyArray, n: int
+    ) -> Float[Array, "n h a"]:
+        """`n` plans for one state that begin with the prefix, the rest sampled to go with it.
+
+        At every noise level the estimate of the clean plan has the prefix in it, so that what the network
+        sees of the first actions is the prefix with the noise of the level: inpainting, as in Janner et al.,
+        "Planning with diffusion for flexible behavior synthesis", 2022.
+        """
+        clean = self.scaled(prefix.actions)
+
+        def noise(plans: Float[Array, "n h a"], k: Int[Array, ""]) -> Float[Array, "n h a"]:
+            of_prefix = (plans - self.schedule.signal(k) * clean) / self.schedule.sigma(k)
+            return jnp.where(prefix.given[:, None], of_prefix, self._noise(state, plans, k))
+
+        return prefix.put(self._sampled(noise, key, n, None))  # as it is, without the rounding
+
+    def _sampled(
+        self, predict_noise: Callable[[Array, Array], Array], key: PRNGKeyArray, n: int, noise: Noise | None
+    ) -> Float[Array, "n h a"]:
         plans = sample(
-            lambda plans, k: self.noise_in(self.network.many(state, plans, k), plans, k),
+            predict_noise,
             self.schedule,
             (n, *self.network.plan_shape),
             key,
@@ -119,6 +142,12 @@ class Diffusion(Generator):
         )
         within = self.low is None and self.bound is not None and self.bound <= 1
         return plans if within else jnp.clip(self.unscaled(plans), -1.0, 1.0)
+
+    def _noise(
+        self, state: Float[Array, " s"], plans: Float[Array, "n h a"], k: Int[Array, ""]
+    ) -> Float[Array, "n h a"]:
+        """What the network takes for noise in plans for one state."""
+        return self.noise_in(self.network.many(state, plans, k), plans, k)
 
     def scaled(self, plans: Float[Array, "*n h a"]) -> Float[Array, "*n h a"]:
         """Plans as the network sees them."""

@@ -21,6 +21,7 @@ from jaxtyping import PRNGKeyArray
 from otpr import storage, trees
 from otpr.errors import OtprError
 from otpr.npz import read_npz
+from otpr.policies.asked import Asked
 from otpr.policies.choosers import CHOOSERS, Chooser
 from otpr.policies.denoising import Diffusion
 from otpr.policies.encoder import Encoder, VectorEncoder
@@ -83,7 +84,7 @@ def _encoder_kind(about: Document) -> type[Encoder]:
 
 
 def _generator_kind(about: Document) -> type[Generator]:
-    return _kind(about["kind"], GENERATORS, "GENERATORS")
+    return _kind(about["kind"], {**GENERATORS, Asked.kind: Asked}, "GENERATORS")
 
 
 def _chooser_kind(about: Document) -> type[Chooser]:

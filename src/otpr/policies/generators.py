@@ -18,6 +18,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from otpr.diffusion.flow import integrate
 from otpr.networks.mlp import VelocityNetwork, sizes
+from otpr.policies.prefix import Prefix
 from otpr.spec import Spec
 
 Entry = Literal[
@@ -37,6 +38,12 @@ class Generator(eqx.Module):
     @abc.abstractmethod
     def propose(self, state: Float[Array, " s"], key: PRNGKeyArray, n: int) -> Float[Array, "n h a"]:
         """`n` plans for one state, entries in [-1, 1]."""
+
+    def complete(
+        self, state: Float[Array, " s"], prefix: Prefix, key: PRNGKeyArray, n: int
+    ) -> Float[Array, "n h a"]:
+        """`n` plans for one state that begin with the prefix: here others, in which it is put."""
+        return prefix.put(self.propose(state, key, n))
 
     @abc.abstractmethod
     def about(self) -> dict[str, Any]:

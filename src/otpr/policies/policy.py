@@ -7,23 +7,26 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import equinox as eqx
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from otpr.diffusion.sampling import Sampler
 from otpr.errors import OtprError
 from otpr.policies import files
-from otpr.policies.acting import act_key, act_within, checked_actions, checked_observation
+from otpr.policies.acting import act_key, act_within, checked_actions, checked_observation, host_seeds
+from otpr.policies.asked import Asked
 from otpr.policies.choosers import Chooser, Metrics
 from otpr.policies.denoising import Diffusion
 from otpr.policies.encoder import Encoder, Observations
 from otpr.policies.generators import Generator
+from otpr.policies.prefix import Prefix, checked_prefix
 from otpr.spec import Spec
 
 
@@ -48,6 +51,11 @@ class Policy(eqx.Module):
     def state_dim(self) -> int:
         """Length of a state: the features of `spec.history` observations."""
         return self.spec.history * self.encoder.feature_dim
+
+    @property
+    def drawn(self) -> int:
+        """How many plans a decision draws."""
+        return 1 if self.chooser is None else self.candidates
 
     @property
     def diffusion(self) -> Diffusion:
@@ -101,9 +109,14 @@ class Policy(eqx.Module):
         """
         return self.encoder(observations).ravel()
 
-    def propose(self, observations: Observations, keys: PRNGKeyArray, n: int) -> Float[Array, "b n h a"]:
+    def propose(
+        self, observations: Observations, keys: PRNGKeyArray, n: int, prefixes: Prefix | None = None
+    ) -> Float[Array, "b n h a"]:
         """`n` sampled plans for each of b decisions; see `otpr.policies.proposer.Proposer`."""
-        return _propose(self, self.encoder.on_device(observations), keys, n)
+        if isinstance(self.generator, Asked):
+            plans = jnp.asarray(self.generator.offered(observations, n, host_seeds(keys)))
+            return plans if prefixes is None else jax.vmap(Prefix.put)(prefixes, plans)
+        return _propose(self, self.encoder.on_device(observations), keys, n, prefixes)
 
     def chunks(self, plans: Float[Array, "n h a"]) -> Float[Array, "n c"]:
         """What the chooser scores of plans: their actions from the present on, flattened."""
@@ -112,14 +125,29 @@ class Policy(eqx.Module):
         last = first + self.chooser.chunk_dim // self.spec.action_dim
         return plans[:, first:last].reshape(plans.shape[0], -1)
 
-    def decide(self, state: Float[Array, " s"], key: PRNGKeyArray) -> tuple[Float[Array, "h a"], Metrics]:
+    def decide(
+        self, state: Float[Array, " s"], key: PRNGKeyArray, prefix: Prefix | None = None
+    ) -> tuple[Float[Array, "h a"], Metrics]:
         """One plan for one state, and what the chooser reports of its choice."""
         propose_key, choose_key = jax.random.split(key)
+        return self.choose(state, self.plans(state, propose_key, self.drawn, prefix), choose_key)
+
+    def choose(
+        self, state: Float[Array, " s"], plans: Float[Array, "n h a"], choose_key: PRNGKeyArray
+    ) -> tuple[Float[Array, "h a"], Metrics]:
+        """One of several plans for one state, and what the chooser reports of its choice."""
         if self.chooser is None:
-            return self.generator.propose(state, propose_key, 1)[0], {}
-        plans = self.generator.propose(state, propose_key, self.candidates)
+            return plans[0], {}
         index, metrics = self.chooser.choose(state, self.chunks(plans), choose_key)
         return plans[index], metrics
+
+    def plans(
+        self, state: Float[Array, " s"], key: PRNGKeyArray, n: int, prefix: Prefix | None
+    ) -> Float[Array, "n h a"]:
+        """`n` sampled plans for one state, that begin with the prefix if there is one."""
+        if prefix is None:
+            return self.generator.propose(state, key, n)
+        return self.generator.complete(state, prefix, key, n)
 
     def act_batch(
         self, observations: Observations, keys: PRNGKeyArray
@@ -133,21 +161,88 @@ class Policy(eqx.Module):
         Returns:
             (n, execute, action_dim), entries in [-1, 1]; and the chooser's metrics of each decision.
         """
-        return self.decide_batch(self.encoder.on_device(observations), keys)
+        plans, metrics = self._planned(observations, keys)
+        return plans[:, self.spec.executed], metrics
+
+    def _planned(
+        self, observations: Observations, keys: PRNGKeyArray, prefixes: Prefix | None = None
+    ) -> tuple[Float[Array, "n h a"], dict[str, Float[Array, " n"]]]:
+        """`plan_batch` of raw observations, compiled."""
+        offered = self.offered(observations, keys)
+        return _plan_batch(self, self.encoder.on_device(observations), keys, prefixes, offered)
 
     @eqx.filter_jit
     def decide_batch(
         self, observations: Observations, keys: PRNGKeyArray
     ) -> tuple[Float[Array, "n e a"], dict[str, Float[Array, " n"]]]:
         """As `act_batch`, of observations as `Encoder.on_device` gives them; works in compiled code."""
-
-        def decide(seen: Observations, key: PRNGKeyArray) -> tuple[Float[Array, "h a"], Metrics]:
-            return self.decide(self.state(seen), key)
-
-        plans, metrics = jax.vmap(decide)(observations, keys)
+        plans, metrics = self.plan_batch(observations, keys)
         return plans[:, self.spec.executed], metrics
 
-    def act(self, observation: Any, seed: int, *, budget_seconds: float | None = None) -> np.ndarray:
+    def plan_batch(
+        self,
+        observations: Observations,
+        keys: PRNGKeyArray,
+        prefixes: Prefix | None = None,
+        offered: Float[Array, "n c h a"] | None = None,
+    ) -> tuple[Float[Array, "n h a"], dict[str, Float[Array, " n"]]]:
+        """Whole plans for each of n decisions.
+
+        Args:
+            observations: as `Encoder.on_device` gives them.
+            keys: n of them.
+            prefixes: what the plans begin with; None: nothing is given.
+            offered: the plans of each decision to choose from, where `offered` has asked for them.
+
+        Returns:
+            (n, horizon, action_dim), entries in [-1, 1]; and the chooser's metrics of each decision.
+        """
+
+        def decide(
+            seen: Observations, key: PRNGKeyArray, prefix: Prefix | None, plans: Float[Array, "c h a"] | None
+        ) -> tuple[Float[Array, "h a"], Metrics]:
+            if plans is None:
+                return self.decide(self.state(seen), key, prefix)
+            if prefix is not None:
+                plans = prefix.put(plans)
+            return self.choose(self.state(seen), plans, jax.random.split(key)[1])
+
+        return jax.vmap(decide)(observations, keys, prefixes, offered)
+
+    @property
+    def asks(self) -> bool:
+        """Whether its plans come from a policy that only answers, asked on the host."""
+        return isinstance(self.generator, Asked)
+
+    def offered(
+        self, observations: Observations, keys: PRNGKeyArray, rows: Sequence[int] | None = None
+    ) -> np.ndarray | None:
+        """The plans to choose from, where the generator is asked on the host; None where it is compiled.
+
+        Args:
+            observations: by entry name, (n, history, *shape), raw, on the host.
+            keys: n of them.
+            rows: the decisions that are asked for; None: all. The plans of the others are zeros.
+
+        Returns:
+            (n, candidates, horizon, action_dim) float32, entries in [-1, 1], or None.
+
+        Raises:
+            NoPlansError, BrokenSourceError: see `otpr.policies.asked`.
+        """
+        if not isinstance(self.generator, Asked):
+            return None
+        n = len(next(iter(observations.values())))
+        chosen = list(range(n) if rows is None else rows)
+        plans = np.zeros((n, self.drawn, self.spec.horizon, self.spec.action_dim), np.float32)
+        if chosen:
+            seen = {name: np.asarray(entry)[chosen] for name, entry in observations.items()}
+            plans[chosen] = self.generator.offered(seen, self.drawn, host_seeds(keys[np.asarray(chosen)]))
+        return plans
+
+    def act(
+        self, observation: Any, seed: int, *, prefix: Any = None, budget_seconds: float | None = None
+    ) -> np.ndarray:
         """Draw the actions to execute for one observation; safe to call from several threads.
 
         Values far from the demonstrations are clipped where the encoder has a limit; see `Normalizer`.
@@ -157,24 +252,35 @@ class Policy(eqx.Module):
                 else a dictionary by entry name. With `history` > 1 each has a leading axis of so many
                 observations, oldest first; where an episode is younger, its first observation is repeated.
             seed: of the draw, a whole number of any size, not negative; the same seed gives the same actions.
+            prefix: for a robot that does not wait: the actions that it will execute from this observation on
+                until the new ones arrive, (d, action_dim) in [-1, 1], with d at most
+                `horizon - offset - execute`.
+                They are what is left of the last plan.
             budget_seconds: where there is a chooser, choose among the candidates that there is time for (at
                 least `otpr.policies.acting.SLICE`): then the time decides too, and the draws are others than
                 without. The first call compiles, whatever the budget: make one beforehand.
 
         Returns:
-            (execute, action_dim) float32, entries in [-1, 1]: execute them, observe, ask again.
+            (execute, action_dim) float32, entries in [-1, 1]: execute them, after the prefix if there is one.
 
         Raises:
-            ValueError: the observation has other entries or another shape, or is not finite; or the seed is
-                negative or no whole number.
+            ValueError: the observation has other entries or another shape, or is not finite; the seed is
+                negative or no whole number; or the prefix has another shape, or leaves [-1, 1].
             OtprError: the actions are not finite, because the weights are not.
         """
         given = checked_observation(observation, self.spec)
         key = act_key(seed)
+        begun = None if prefix is None else checked_prefix(prefix, self.spec)
+        d = 0 if begun is None else len(begun)
+        ahead = None if begun is None or not d else Prefix.of(begun, self.spec)
         if budget_seconds is not None and self.chooser is not None:
-            return checked_actions(act_within(self, given, key, budget_seconds))
-        actions, _ = self.act_batch({name: entry[None] for name, entry in given.items()}, key[None])
-        return checked_actions(np.asarray(actions[0]))
+            plan = act_within(self, given, key, budget_seconds, ahead)
+        else:
+            prefixes = None if ahead is None else ahead.alone()
+            seen = {name: entry[None] for name, entry in given.items()}
+            plan = np.asarray(self._planned(seen, key[None], prefixes)[0][0])
+        first = self.spec.offset + d
+        return checked_actions(plan[first : first + self.spec.execute])
 
     # ----------------------------------------------------------------------------------------------- files
 
@@ -216,13 +322,24 @@ class Policy(eqx.Module):
 
 
 @eqx.filter_jit
-def _propose(
-    policy: Policy, observations: Observations, keys: PRNGKeyArray, n: int
-) -> Float[Array, "b n h a"]:
-    def of_one(seen: Observations, key: PRNGKeyArray) -> Float[Array, "n h a"]:
-        return policy.generator.propose(policy.state(seen), key, n)
+def _plan_batch(
+    policy: Policy,
+    observations: Observations,
+    keys: PRNGKeyArray,
+    prefixes: Prefix | None,
+    offered: np.ndarray | None,
+) -> tuple[Float[Array, "n h a"], dict[str, Float[Array, " n"]]]:
+    return policy.plan_batch(observations, keys, prefixes, offered)
 
-    return jax.vmap(of_one)(observations, keys)
+
+@eqx.filter_jit
+def _propose(
+    policy: Policy, observations: Observations, keys: PRNGKeyArray, n: int, prefixes: Prefix | None
+) -> Float[Array, "b n h a"]:
+    def of_one(seen: Observations, key: PRNGKeyArray, prefix: Prefix | None) -> Float[Array, "n h a"]:
+        return policy.plans(policy.state(seen), key, n, prefix)
+
+    return jax.vmap(of_one)(observations, keys, prefixes)
 
 
 def load_policy(path: str | os.PathLike[str]) -> Policy:

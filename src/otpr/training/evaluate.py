@@ -11,7 +11,7 @@ from otpr.data.seeds import evaluation_seed
 from otpr.envs import BrokenEnvironmentError, ChunkedVectorEnv
 from otpr.policies.policy import Policy
 from otpr.training.intervals import Interval, wilson_interval
-from otpr.training.rollout import run_episodes
+from otpr.training.rollout import Delay, run_episodes
 
 ACTION_SEED = 2**31 - 1
 """Seed of the actions sampled in evaluations: one for all, so that only the policy makes a difference."""
@@ -57,6 +57,7 @@ def evaluate(
     *,
     on_wave: Callable[[int], None] | None = None,
     on_chunk: Callable[[], None] | None = None,
+    delay: Delay | None = None,
 ) -> Evaluation:
     """Run the policy once from each of the first `episodes` held-out initial conditions.
 
@@ -70,6 +71,7 @@ def evaluate(
         episodes: how many, >= 1.
         on_wave: called with the number of episodes finished since the last call.
         on_chunk: called before each decision; what it raises ends the evaluation.
+        delay: see `run_episodes`.
 
     Raises:
         BrokenEnvironmentError: an episode broke twice, or episodes broke too often; see `ChunkedVectorEnv`.
@@ -77,7 +79,13 @@ def evaluate(
     """
     seeds = [evaluation_seed(i) for i in range(episodes)]
     run = functools.partial(
-        run_episodes, env, policy, action_seed=ACTION_SEED, on_wave=on_wave, on_chunk=on_chunk
+        run_episodes,
+        env,
+        policy,
+        action_seed=ACTION_SEED,
+        on_wave=on_wave,
+        on_chunk=on_chunk,
+        delay=delay,
     )
     rollout = run(seeds)
     finished, sums, decisions = rollout.episodes, Counter(rollout.sums), rollout.decisions

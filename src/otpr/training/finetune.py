@@ -16,7 +16,7 @@ from typing import Any
 
 import jax
 
-from otpr.agents import agent_class
+from otpr.agents import agent_class, check_only_chooses
 from otpr.agents.parts.agent import AgentConfig, OffPolicyAgent, OnPolicyAgent, Round
 from otpr.data.agreement import of_task
 from otpr.data.episodes import Episode
@@ -25,6 +25,7 @@ from otpr.data.experience_files import ExperienceWriter
 from otpr.data.seeds import training_seed
 from otpr.envs import BrokenEnvironmentError, ChunkedVectorEnv, task_spec
 from otpr.errors import OtprError
+from otpr.policies.asked import BrokenSourceError
 from otpr.policies.encoder import encode
 from otpr.policies.policy import Policy
 from otpr.training import checkpoints
@@ -77,6 +78,8 @@ class FineTuning:
         run: RunDirectory,
         env: ChunkedVectorEnv,
     ):
+        if base.asks:
+            check_only_chooses(agent.algorithm)
         self.base, self.preset, self.seed = base, preset, seed
         self.loop, self.run, self.env = loop, run, env
         self._features = functools.partial(encode, base.encoder)
@@ -154,7 +157,7 @@ class FineTuning:
         try:
             yield
         # no step changes the state before it has succeeded
-        except (BrokenEnvironmentError, NotFiniteError, _DivergedError) as error:
+        except (BrokenEnvironmentError, BrokenSourceError, NotFiniteError, _DivergedError) as error:
             hint = ""
             if isinstance(error, NotFiniteError):
                 hint = f" To replay it: {error.save(self.run.path / 'faults')} (docs/run-directory.md)."
@@ -201,7 +204,7 @@ class FineTuning:
         at.episodes += n
         at.broken_episodes += len(rollout.broken)
         for seed, cause in rollout.broken.items():
-            progress.message(f"Episode of seed {seed} dropped, its simulator restarted. {cause}")
+            progress.message(f"Episode of seed {seed} dropped. {cause}")
         at.recent = (at.recent + [episode.success for episode in rollout.episodes])[-RECENT:]
         self._log(
             {
@@ -230,7 +233,8 @@ class FineTuning:
         at = self.at
         assert isinstance(self.agent, OffPolicyAgent)
         phase, n = next_block(at, self.loop, self.agent.config)
-        update_policy = phase != "warm-up"
+        # of a policy that only answers, nothing is trained
+        update_policy = phase != "warm-up" and not self.base.asks
         agent, plain = self._stop.do(take_block, self.agent, self.experience, n, update_policy)
         if not_finite(plain, agent):
             raise bad_update(self.agent, self.experience, n, update_policy, at.updates)

@@ -9,15 +9,31 @@ from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
 from otpr.data.episodes import Episode
 from otpr.envs import ChunkedVectorEnv, ChunkStep
 from otpr.policies.acting import decision_keys, recent
+from otpr.policies.asked import NoPlansError
 from otpr.policies.policy import Policy
+from otpr.policies.prefix import Prefix
 from otpr.spec import Spec, zeros
 from otpr.training.faults import NotFiniteError
+
+
+class Delay(NamedTuple):
+    """A robot that needs time to decide.
+
+    Attributes:
+        steps: actions that fit between an observation and the plan that is made of it, at least 1.
+        waits: whether it stands still meanwhile, with actions of 0, or goes on with the plan before. The
+            first plan of an episode is there when it begins, where it does not wait.
+    """
+
+    steps: int
+    waits: bool
 
 
 class Rollout(NamedTuple):
@@ -42,6 +58,7 @@ def run_episodes(
     action_seed: int,
     on_wave: Callable[[int], None] | None = None,
     on_chunk: Callable[[], None] | None = None,
+    delay: Delay | None = None,
 ) -> Rollout:
     """One whole episode for each seed, `env.num_envs` at a time, in the order of `seeds`.
 
@@ -55,6 +72,7 @@ def run_episodes(
         action_seed: seed of the policy's sampling.
         on_wave: called with the number of finished episodes of each wave.
         on_chunk: called before each decision; what it raises leaves the episodes as they are.
+        delay: of each decision. Where the robot waits, `env` steps as many more actions at a time.
 
     Raises:
         NotFiniteError: an observation, a reward or an action is NaN or infinite. It carries the episode.
@@ -64,7 +82,7 @@ def run_episodes(
     sums: Counter[str] = Counter()
     for start in range(0, len(seeds), env.num_envs):
         wave = [_Trace(seed, policy.spec) for seed in seeds[start : start + env.num_envs]]
-        decisions += _run_wave(env, policy, wave, action_seed, on_chunk, sums)
+        decisions += _run_wave(env, policy, wave, action_seed, on_chunk, sums, delay)
         finished = [trace.episode() for trace in wave if trace.broken is None]
         broken |= {trace.seed: trace.broken for trace in wave if trace.broken is not None}
         episodes += finished
@@ -77,13 +95,17 @@ def compile_acting(policy: Policy, env: ChunkedVectorEnv) -> None:
     """Compile what `run_episodes` asks of the policy, which takes seconds, where it has not been yet."""
     seen = zeros(policy.spec.observation, env.num_envs, policy.spec.history)
     seeds = np.zeros(env.num_envs, np.uint32)
-    jax.block_until_ready(_decide(policy, policy.encoder.on_device(seen), np.int32(0), seeds, np.uint32(0)))
+    offered = policy.offered(seen, decision_keys(0, seeds, 0), rows=())
+    given = policy.encoder.on_device(seen)
+    jax.block_until_ready(_decide(policy, given, np.int32(0), seeds, np.uint32(0), offered=offered))
 
 
 def acts_alike(one: Policy, other: Policy, n: int) -> bool:
     """Whether two policies decide alike, but for rounding, for `n` observations of zeros and some keys."""
     if one.spec != other.spec:
         return False
+    if one.asks and other.asks:
+        return one.generator is other.generator
     seen = zeros(one.spec.observation, n, one.spec.history)
     seeds = np.arange(n, dtype=np.uint32)
 
@@ -159,6 +181,7 @@ def _run_wave(
     action_seed: int,
     on_chunk: Callable[[], None] | None,
     sums: Counter[str],
+    delay: Delay | None,
 ) -> int:
     """Run each trace to its end, add what the chooser reports to `sums`; the number of decisions."""
     idle = env.num_envs - len(wave)
@@ -171,15 +194,27 @@ def _run_wave(
     seen = zeros(policy.spec.observation, env.num_envs, policy.spec.history)
     seeds = np.asarray([*(trace.seed for trace in wave), *([0] * idle)], np.uint32)
     decisions = decision = 0
+    ahead: Float[Array, "n d a"] | None = None  # what will be executed while the next plans are made
     while running := [i for i, trace in enumerate(wave) if not trace.over]:
         if on_chunk is not None:
             on_chunk()
         for i in running:
             for name, rows in seen.items():
                 rows[i] = wave[i].last(name)
+        offered = None
+        if policy.asks:
+            try:
+                offered = policy.offered(seen, decision_keys(action_seed, seeds, decision), running)
+            except NoPlansError as error:
+                for i in running:
+                    wave[i].broken = str(error)
+                break
         given = policy.encoder.on_device(seen)
-        on_device = _decide(policy, given, np.int32(action_seed), seeds, np.uint32(decision))
-        chunks, metrics = jax.device_get(on_device)
+        on_device = _decide(
+            policy, given, np.int32(action_seed), seeds, np.uint32(decision), delay, ahead, offered
+        )
+        ahead = on_device[2]
+        chunks, metrics = jax.device_get(on_device[:2])
         if not np.isfinite(chunks[running]).all():
             raise _bad_action(env, wave, running, chunks)
         step = env.step(chunks)
@@ -241,7 +276,26 @@ def _record(trace: _Trace) -> dict[str, np.ndarray]:
 
 @eqx.filter_jit
 def _decide(
-    policy: Policy, seen: Any, action_seed: np.int32, seeds: np.ndarray, decision: np.uint32
-) -> tuple[Float[Array, "n e a"], dict[str, Float[Array, " n"]]]:
-    """Keys and actions in one compiled call: each call costs a third of a millisecond."""
-    return policy.decide_batch(seen, decision_keys(action_seed, seeds, decision))
+    policy: Policy,
+    seen: Any,
+    action_seed: np.int32,
+    seeds: np.ndarray,
+    decision: np.uint32,
+    delay: Delay | None = None,
+    ahead: Float[Array, "n d a"] | None = None,
+    offered: np.ndarray | None = None,
+) -> tuple[Float[Array, "n e a"], dict[str, Float[Array, " n"]], Float[Array, "n d a"] | None]:
+    """Keys and actions in one compiled call: each call costs a third of a millisecond.
+
+    Returns:
+        The actions to execute, the chooser's metrics, and the actions after them that will be executed while
+        the next plan is made (None without a delay, or where the robot waits for it).
+    """
+    keys, executed = decision_keys(action_seed, seeds, decision), policy.spec.executed
+    prefixes = None if ahead is None else Prefix.of(ahead, policy.spec)
+    plans, metrics = policy.plan_batch(seen, keys, prefixes, offered)
+    if delay is None:
+        return plans[:, executed], metrics, None
+    if delay.waits:
+        return jnp.pad(plans[:, executed], [(0, 0), (delay.steps, 0), (0, 0)]), metrics, None
+    return plans[:, executed], metrics, plans[:, executed.stop : executed.stop + delay.steps]

@@ -16,6 +16,7 @@ class OTPRConfig(CriticsConfig, ActorConfig):
     """Settings of the algorithm; `PRESETS` names some."""
 
     algorithm: ClassVar[str] = "otpr"
+    only_chooses: ClassVar[bool] = True
 
     # gradient steps for each environment step, and transitions of each: twice the steps on half the batch
     # learn more for the same time

@@ -98,12 +98,13 @@ class Actor(eqx.Module):
     def of(cls, base: Policy, config: ActorConfig) -> Self:
         """The pre-trained policy, about to be trained on; a chooser that it brings along is left behind.
 
+        Of a policy that only answers there is nothing to train: it stays as it is.
+
         Raises:
             OtprError: it is no diffusion policy.
         """
-        return cls(
-            Trained.new(base.diffusion.network, config.policy_learning_rate), base.single(), config.ema_rate
-        )
+        network = None if base.asks else base.diffusion.network
+        return cls(Trained.new(network, config.policy_learning_rate), base.single(), config.ema_rate)
 
     @property
     def network(self) -> NoiseNetwork:

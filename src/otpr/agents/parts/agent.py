@@ -31,6 +31,8 @@ class AgentConfig:
 
     algorithm: ClassVar[str]
     """Name of the algorithm, that of its module."""
+    only_chooses: ClassVar[bool] = False
+    """Whether it takes a policy that only answers: what it learns then is to choose among the plans."""
 
     # discount of one environment step
     gamma: float = rate(0.99)

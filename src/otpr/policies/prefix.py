@@ -1,0 +1,64 @@
+"""Plans whose first actions are given: a robot executes them while the plan is being made.
+
+A plan is made for the moment of its observation. When it arrives, the robot is some actions further, and it
+is known beforehand which ones it executes meanwhile: those of the plan before. A plan that begins with them
+goes on where the robot is.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple, Self
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float
+
+from otpr.spec import Spec
+
+
+class Prefix(NamedTuple):
+    """The given part of a plan, padded to a plan's length: one compiled program takes any part."""
+
+    actions: Float[Array, "*n h a"]  # zeros elsewhere
+    given: Bool[Array, "*n h"]
+
+    @classmethod
+    def of(cls, actions: Float[Array, "*n d a"] | np.ndarray, spec: Spec) -> Self:
+        """The first d actions from the present on, in plans as the spec has them."""
+        *leading, d, _ = actions.shape
+        first = spec.offset
+        pad = [(0, 0)] * len(leading) + [(first, spec.horizon - first - d), (0, 0)]
+        step = jnp.arange(spec.horizon)
+        given = jnp.broadcast_to((step >= first) & (step < first + d), (*leading, spec.horizon))
+        return cls(jnp.pad(jnp.asarray(actions, jnp.float32), pad), given)
+
+    def alone(self) -> Prefix:
+        """Of one decision as of one among several: with an axis before the others."""
+        return Prefix(self.actions[None], self.given[None])
+
+    def put(self, plans: Float[Array, "n h a"]) -> Float[Array, "n h a"]:
+        """Plans of one decision with the prefix in its place."""
+        return jnp.where(self.given[:, None], self.actions, plans)
+
+
+def checked_prefix(given: Any, spec: Spec) -> np.ndarray:
+    """A prefix as (d, action_dim) float32.
+
+    Raises:
+        ValueError: it has no such shape, leaves fewer than `execute` actions of a plan, or is not finite and
+            in [-1, 1].
+    """
+    try:
+        actions = np.asarray(given, np.float32)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"prefix is no array of numbers ({error}).") from error
+    if actions.ndim != 2 or actions.shape[1] != spec.action_dim or len(actions) > spec.spare:
+        ahead = spec.horizon - spec.offset
+        raise ValueError(
+            f"prefix has shape {actions.shape}; the policy takes at most {spec.spare} actions of "
+            f"{spec.action_dim} numbers: its plans have {ahead} from the present on, of which {spec.execute} "
+            "are executed after the prefix."
+        )
+    if not (np.abs(actions) <= 1 + 1e-6).all():
+        raise ValueError("prefix must be finite and in [-1, 1].")
+    return np.clip(actions, -1, 1)
