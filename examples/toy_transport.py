@@ -1,6 +1,6 @@
 """Two toy problems of the paper's supplement: a Gaussian carried to eight Gaussians, and to a Swiss roll.
 
-    .venv/bin/python examples/toy_transport.py [--updates 6000] [--out docs/transport_toys.png]
+    .venv/bin/python examples/toy_transport.py [--updates 8000] [--out docs/transport_toys.png]
 
 It trains potentials on fresh samples, then a score network on pairs that are weighted by their compatibility
 H, the paper's equation 9; the network then draws y for a given x. Beside it stands what the exact plan of a
@@ -93,9 +93,7 @@ def solve(name: str, key: PRNGKeyArray, *, updates: int, passes: int = 10) -> To
         one, other = jax.random.split(key)
         return TransportProblem(gaussian(one, n), target(other, n))
 
-    solution = fit(
-        potentials, draw, squared_distances, EPSILON, key=keys[1], block=256, steps=1000, max_passes=passes
-    )
+    solution = fit(potentials, draw, squared_distances, EPSILON, key=keys[1], max_passes=passes)
     generator = _trained(solution.compatibility, draw, keys[2], updates)
     x, y, _ = draw(keys[3], HELD_OUT)
     exact = solve_discrete(squared_distances(x, y), EPSILON)
@@ -117,13 +115,13 @@ def solve(name: str, key: PRNGKeyArray, *, updates: int, passes: int = 10) -> To
 def _trained(compatibility, draw, key: PRNGKeyArray, updates: int) -> Diffusion:
     """A generator of y given x, by score matching of pairs weighted by H."""
     init, steps = jax.random.split(key)
-    network = NoiseMLP(2, (1, 2), width=128, depth=3, key=init)
-    generator = Diffusion(network, NoiseSchedule.cosine(40), bound=None)
-    optimizer = optax.adam(optax.cosine_decay_schedule(1e-3, updates))
+    network = NoiseMLP(2, (1, 2), width=256, depth=3, key=init)
+    generator = Diffusion(network, NoiseSchedule.cosine(40), prediction="velocity", bound=None)
+    optimizer = optax.adam(optax.cosine_decay_schedule(2e-3, updates))
 
     def loss(network: NoiseMLP, key: PRNGKeyArray) -> Array:
         samples, pick, noise = jax.random.split(key, 3)
-        x, y, _ = draw(samples, 256)
+        x, y, _ = draw(samples, 512)
         H = compatibility(x, y, squared_distances(x, y))
         # each x meets one y, drawn by H: the weighted mean over all pairs, with less variance than weights
         partner = jax.random.categorical(pick, jnp.log(H + 1e-9))
@@ -197,7 +195,7 @@ def picture(toys: dict[str, Toy], path: Path) -> None:
 def main() -> None:
     """Solve both, print the table, draw the picture."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--updates", type=int, default=6000, help="gradient steps of the score network")
+    parser.add_argument("--updates", type=int, default=8_000, help="gradient steps of the score network")
     parser.add_argument("--out", type=Path, default=DOCS / "transport_toys.png", help="the picture")
     options = parser.parse_args()
     toys = {name: solve(name, jax.random.key(0), updates=options.updates) for name in TARGETS}

@@ -9,6 +9,7 @@ import pytest
 from otpr.envs import Setup
 from otpr.envs.shifts import Shift
 from otpr.errors import OtprError
+from otpr_bench.shift_tables import expert_table, kept, policy_table
 from otpr_bench.shifts import (
     EXPERT,
     ShiftRow,
@@ -101,3 +102,59 @@ def test_another_file_is_refused(tmp_path: Path) -> None:
 def test_the_expert_reaches_with_a_smaller_gain_and_not_within_three_steps() -> None:
     assert expert_outcomes(Setup(TASK, shifts=(Shift("gain", 1),)), 2) == [True, True]
     assert expert_outcomes(Setup(TASK, 3), 2) == [False, False]
+
+
+def made(algorithm: str, policy: str, seed: int, shift: str, outcomes: str, level: int = 2) -> ShiftRow:
+    share = outcomes.count("1") / len(outcomes)
+    level = level if shift else 0
+    return ShiftRow(
+        TASK, algorithm, "default", seed, policy, shift, level, len(outcomes), share, 0.9, outcomes
+    )
+
+
+ROWS = [
+    made(EXPERT, EXPERT, 0, "", "1" * 9 + "0"),
+    made(EXPERT, EXPERT, 0, "gain", "1" * 9 + "0"),
+    made(EXPERT, EXPERT, 0, "push", "1" * 8 + "00"),
+    made(EXPERT, EXPERT, 0, "mass", "1" * 4 + "0" * 6),
+    made("otpr", "chosen", 0, "", "1111111100"),
+    made("otpr", "chosen", 0, "gain", "1111000000"),
+    made("otpr", "chosen", 0, "push", "1111111100"),
+    made("otpr", "chosen", 0, "mass", "0000000000"),
+    made("otpr", "chosen", 1, "", "1111000000"),
+    made("otpr", "chosen", 1, "gain", "1100000000"),
+    made("otpr", "chosen", 1, "push", "1111000000"),
+]
+
+
+def test_retention_is_over_solvable_shifts_with_its_worst() -> None:
+    mine = [row for row in ROWS if row.algorithm == "otpr"]
+    found = kept(mine, solvable(ROWS), 2)
+    assert found is not None
+    assert found.shifts == 2  # mass is too heavy for the expert
+    # gain: (4 + 2) of (8 + 4); push: all of them
+    assert found.retention == pytest.approx((6 / 12 + 12 / 12) / 2)
+    assert found.success == pytest.approx((0.4 + 0.2 + 0.8 + 0.4) / 4)
+    assert (found.worst, found.worst_retention) == ("gain", pytest.approx(0.5))
+    assert found.interval.low < found.retention <= found.interval.high <= 1.0001
+
+
+def test_nothing_is_kept_of_nothing() -> None:
+    never = [made("otpr", "chosen", 0, "", "0" * 10), made("otpr", "chosen", 0, "gain", "0" * 10)]
+    assert kept(never, solvable(ROWS), 2) is None
+    assert policy_table([*ROWS[:4], *never], TASK, 2).rows == (("otpr", "chosen", "1", "0%", "-", "-", "-"),)
+
+
+def test_tables_of_experts_mark_what_is_too_hard_and_what_is_not_there() -> None:
+    table = expert_table(ROWS)
+    lines = {line[0]: line[1] for line in table.rows}
+    assert table.header == ("shift", "reach-v3")
+    assert lines["nominal"] == "90%"
+    assert (lines["gain"], lines["mass"]) == ("-, 90%, -", "-, 40%*, -")
+    assert "latency" not in lines
+
+
+def test_tables_of_policies_name_the_worst_shift() -> None:
+    (line,) = policy_table(ROWS, TASK, 2).rows
+    assert line[:5] == ("otpr", "chosen", "2", "60%", "45%")
+    assert line[5].startswith("75% [") and line[6] == "gain (50%)"

@@ -15,7 +15,7 @@ from typing import Any
 
 import gymnasium
 import numpy as np
-from gymnasium.spaces import Box
+from gymnasium.spaces import Box, Dict
 
 LIMIT = 6
 
@@ -67,3 +67,32 @@ class Point(gymnasium.Env):
                     (done / str(count)).touch()
                     return True
         return False
+
+
+class SeeingPoint(Point):
+    """The same point, seen: a grey picture with a white spot."""
+
+    observation_space = Dict(
+        {"camera": Box(0, 255, (16, 20, 3), np.uint8), "state": Box(-9, 9, (3,), np.float32)}
+    )
+
+    def observed(self, state: Any) -> Any:
+        state = super().observed(state)
+        picture = np.full((16, 20, 3), 60, np.uint8)
+        row, column = ((np.clip(state[:2], -1, 1) + 1) / 2 * (14, 18)).astype(int)
+        picture[row : row + 2, column : column + 2] = 255
+        if self.due("black"):
+            picture[:] = 0
+        if self.due("size"):
+            picture = picture[::2]
+        if self.due("floats"):
+            return {"camera": picture / 255.0, "state": state}
+        if self.due("nan_image"):
+            return {"camera": np.full((16, 20, 3), np.nan), "state": state}
+        return {"camera": picture, "state": state}
+
+
+class SeeingInTheDark(SeeingPoint):
+    """The same, whose pictures may be black."""
+
+    metadata = {"render_modes": [], "black_frames": True}  # noqa: RUF012

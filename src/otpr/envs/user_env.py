@@ -203,6 +203,7 @@ class GymSimulator:
         self.spec = Spec(entries, *bounds, control_rate=float(rate) if rate else None)
         self.episode_limit = self._limit()
         self.geometry = self._positions(entries.get(STATE))
+        self._may_be_black = bool(env.metadata.get("black_frames", False))
 
     def _positions(self, state: Entry | None) -> Geometry | None:
         columns = self.env.metadata.get("positions")
@@ -300,6 +301,12 @@ class GymSimulator:
         self.raw_observation = observation
         found = answers.parts(self.env.observation_space, observation)
         images = {name or IMAGE: image.upright(found.pop(name)) for name, image in self._images.items()}
+        for name, frame in images.items():
+            if not frame.any() and not self._may_be_black:
+                raise OtprError(
+                    f"the image {name!r} is black all over: the camera is covered, off, or nothing was "
+                    'rendered. Where such images are right, say so with metadata["black_frames"] = True.'
+                )
         if not images:
             return np.concatenate(list(found.values()))
         return {**images, **({STATE: np.concatenate(list(found.values()))} if found else {})}
