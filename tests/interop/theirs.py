@@ -3,9 +3,8 @@
     python tests/interop/theirs.py renew               writes tests/interop/fixtures
     python tests/interop/theirs.py make CASE FOLDER    writes a policy of LeRobot's with the weights of a case
     python tests/interop/theirs.py act CASE FOLDER OUT writes the actions of the policy in FOLDER
-    python tests/interop/theirs.py train-step ...      see `train_step`
 
-The environment is made by `make interop`, which says how: requirements/interop.txt.
+The environment is the one that `make interop` makes, .venv-interop.
 """
 
 from __future__ import annotations
