@@ -112,7 +112,8 @@ def renew() -> None:
         expected = act(case, folder)
         state = policy_of(case).state_dict()
         shapes = {name: list(tensor.shape) for name, tensor in state.items()}
-        (folder / "weights.json").write_text(json.dumps(shapes, indent=1) + "\n")
+        lines = ",\n".join(f"{json.dumps(name)}: {shape}" for name, shape in shapes.items())
+        (folder / "weights.json").write_text(f"{{\n{lines}\n}}\n")
         save_file({"actions": expected}, folder / "expected.safetensors")
         if case is not CASES[0]:  # one is kept whole
             (folder / "model.safetensors").unlink()
