@@ -17,6 +17,7 @@ from benchmarks.timing import medians, ratio
 
 HERE = Path(__file__).resolve().parent
 PYTHON = Path(os.environ.get("OTPR_INTEROP", HERE.parent / ".venv-interop")) / "bin" / "python"
+THEIRS = HERE.parent / "tests" / "interop" / "torch_step.py"
 STATE_DIM = 78
 """Two observations of Meta-World."""
 
@@ -63,7 +64,7 @@ def unet(sizes: Sizes) -> list[Row]:
     alone = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     sides = {
         "ours": _Side([sys.executable, "-m", "benchmarks.unet_step", given], core, dict(os.environ)),
-        "torch": _Side([str(PYTHON), str(HERE / "unet_torch.py"), given], core, alone),
+        "torch": _Side([str(PYTHON), str(THEIRS), given], core, alone),
     }
     times: dict[str, list[float]] = {name: [] for name in sides}
     for turn in range(sizes.unet_turns + 2):  # the first two compile and warm up

@@ -40,7 +40,10 @@ def helped(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> dict[str
     return options
 
 
-@pytest.mark.parametrize("command", [*COMMANDS, "data inspect", "data convert", "policy inspect"])
+POLICY = ("policy inspect", "policy import", "policy export")
+
+
+@pytest.mark.parametrize("command", [*COMMANDS, "data inspect", "data convert", *POLICY])
 def test_help_explains_every_option(command: str, capsys: pytest.CaptureFixture[str]):
     options = helped(command.split(), capsys)
     assert options.pop("help")[0].startswith("show this help message and exit")

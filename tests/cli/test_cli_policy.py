@@ -82,5 +82,5 @@ def test_where_there_is_none_it_says_where_it_looked(tmp_path: Path, capsys: pyt
 def test_misspelt_second_word_is_answered_with_the_right_one(capsys: pytest.CaptureFixture[str]):
     assert main(["policy", "inspct", "x"]) == 2
     assert capsys.readouterr().err == (
-        "otpr: Unknown command after `otpr policy`: 'inspct'. Did you mean 'inspect'?\n"
+        "otpr: Unknown command after `otpr policy`: 'inspct'. Did you mean 'inspect' or 'import'?\n"
     )

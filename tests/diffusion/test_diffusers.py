@@ -78,6 +78,7 @@ def test_betas_are_those_of_their_course() -> None:
 @pytest.mark.parametrize(
     ("given", "message"),
     [
+        (("squaredcos", 10), "Unknown beta schedule 'squaredcos'. Did you mean 'squaredcos_cap_v2'"),
         (("linear", 10, 0.0, 0.02), "beta_start and beta_end must lie between 0 and 1, given 0 and 0.02"),
         (("linear", 10, 0.1, 1.5), "given 0.1 and 1.5"),
     ],

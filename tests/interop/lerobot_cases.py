@@ -98,12 +98,16 @@ class Case:
         return formula("start", shape, 2.0), formula("steps", (steps, *shape), 2.0)
 
 
-def weight(name: str, shape: tuple[int, ...]) -> NDArray[np.float32]:
+def weight(name: str, shape: tuple[int, ...]) -> NDArray[Any]:
     """A weight by its name and shape in PyTorch; activations keep about their scale."""
     if ".rgb_encoder." in name:
         inner = name.split(".rgb_encoder.")[1]
         number, _, rest = inner.partition(".")
         # encoders of their own have weights of their own
+        if name.endswith(".num_batches_tracked"):
+            return np.zeros(shape, np.int64)
+        if name.endswith(".running_var"):
+            return formula(name, shape, 0.5) + np.float32(1)
         own = encoder_weight(rest if number.isdigit() else inner, shape)
         return own * np.float32(1 + 0.1 * int(number)) if number.isdigit() else own
     if len(shape) == 1:
@@ -191,7 +195,7 @@ CASES = [
     ),
     Case(
         "two-views",
-        {"num_train_timesteps": 4, "prediction_type": "sample"},
+        {"num_train_timesteps": 4, "prediction_type": "sample", "use_group_norm": False},
         {_STATE: 3},
         {"observation.images.b": (3, 36, 36), "observation.images.a": (3, 36, 36)},
         _MIN_MAX,

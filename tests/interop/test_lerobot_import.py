@@ -44,7 +44,10 @@ def theirs(case: Case) -> np.ndarray:
     return read_arrays(FIXTURES / case.name / "expected.safetensors")["actions"]
 
 
-@pytest.mark.parametrize("name", BY_NAME)
+SLOW = {"cameras": pytest.mark.slow}
+
+
+@pytest.mark.parametrize("name", [pytest.param(name, marks=SLOW.get(name, ())) for name in BY_NAME])
 def test_actions_are_those_of_lerobot_coming_in_and_going_back(
     name: str, folder: Callable[[str], Path], tmp_path: Path
 ) -> None:
@@ -227,7 +230,7 @@ FINAL = "diffusion.unet.final_conv.1.bias"
         (config_with(n_action_steps=8), r"n_action_steps: execute \(8\) must not exceed horizon \(8\) less"),
         (config_with(horizon=7), r"the horizon must be a multiple of 2, given 7"),
         (config_with(vision_backbone="resnet34"), "vision_backbone is 'resnet34'; one of 'resnet18'"),
-        (config_with(use_group_norm=False), "use_group_norm is False"),
+        (config_with(use_group_norm="no"), "use_group_norm is 'no'; true or false"),
         (config_with(resize_shape=[32, 32]), "resize_shape is .*32, 32"),
         (config_with(noise_scheduler_type="EDM"), "noise_scheduler_type is 'EDM'"),
         (config_with(beta_schedule="exp"), "beta_schedule is 'exp'"),

@@ -3,9 +3,8 @@
     python tests/interop/theirs.py renew               writes tests/interop/fixtures
     python tests/interop/theirs.py make CASE FOLDER    writes a policy of LeRobot's with the weights of a case
     python tests/interop/theirs.py act CASE FOLDER OUT writes the actions of the policy in FOLDER
-    python tests/interop/theirs.py train-step ...      see `train_step`
 
-The environment is made by `make interop`, which says how: requirements/interop.txt.
+The environment is the one that `make interop` makes, .venv-interop.
 """
 
 from __future__ import annotations
@@ -24,9 +23,8 @@ from lerobot.configs.types import FeatureType, NormalizationMode, PolicyFeature
 from lerobot.policies.diffusion.configuration_diffusion import DiffusionConfig
 from lerobot.policies.diffusion.modeling_diffusion import DiffusionPolicy
 from lerobot.policies.diffusion.processor_diffusion import make_diffusion_pre_post_processors
+from lerobot.policies.factory import make_pre_post_processors
 from lerobot.policies.utils import populate_queues
-from lerobot.processor import PolicyProcessorPipeline
-from lerobot.processor.converters import policy_action_to_transition, transition_to_policy_action
 from safetensors.numpy import save_file
 
 HERE = Path(__file__).parent
@@ -69,12 +67,10 @@ def make(case: Case, folder: Path) -> None:
 def act(case: Case, folder: Path, renamed: dict[str, str] | None = None) -> np.ndarray:
     """The actions that are executed after each of the case's observations, (DRAWS, n_action_steps, a)."""
     policy = DiffusionPolicy.from_pretrained(folder)
-    before = PolicyProcessorPipeline.from_pretrained(folder, config_filename="policy_preprocessor.json")
-    after = PolicyProcessorPipeline.from_pretrained(
-        folder,
-        config_filename="policy_postprocessor.json",
-        to_transition=policy_action_to_transition,
-        to_output=transition_to_policy_action,
+    # as lerobot-eval does
+    overrides = {"device_processor": {"device": "cpu"}, "rename_observations_processor": {"rename_map": {}}}
+    before, after = make_pre_post_processors(
+        policy.config, pretrained_path=str(folder), preprocessor_overrides=overrides
     )
     observations = case.observations()
     start, steps = case.noise()
@@ -116,7 +112,8 @@ def renew() -> None:
         expected = act(case, folder)
         state = policy_of(case).state_dict()
         shapes = {name: list(tensor.shape) for name, tensor in state.items()}
-        (folder / "weights.json").write_text(json.dumps(shapes, indent=1) + "\n")
+        lines = ",\n".join(f"{json.dumps(name)}: {shape}" for name, shape in shapes.items())
+        (folder / "weights.json").write_text(f"{{\n{lines}\n}}\n")
         save_file({"actions": expected}, folder / "expected.safetensors")
         if case is not CASES[0]:  # one is kept whole
             (folder / "model.safetensors").unlink()

@@ -129,7 +129,7 @@ def test_sizes_are_those_asked_for() -> None:
     about = {"channels": 8, "depth": 1, "features": 5}
     network = abstract("small", (40, 32, 4), **about)
     assert network.about() == about and network.feature_dim == 5
-    other = {"keypoints": 4, "crop_shape": [32, 36], "mean": [0.5], "std": [0.25]}
+    other = {"keypoints": 4, "crop_shape": [32, 36], "mean": [0.5], "std": [0.25], "norm": "batch"}
     resnet = abstract("resnet18", (40, 40, 1), **other)
     assert resnet.about() == other and resnet.feature_dim == 8
 

@@ -21,7 +21,7 @@ from otpr.policies.generators import plan_shape
 from otpr.policies.policy import Policy, load_policy
 from otpr.policies.vision import VisionEncoder, vector_part
 from otpr.spec import Entry, Spec
-from tiny import arrays, assert_same_arrays
+from tiny import arrays, assert_same_arrays, reseal
 
 SPEC = Spec(
     {
@@ -118,6 +118,24 @@ def test_it_comes_back_from_disk(network: str, shared: bool, tmp_path: Path) -> 
     np.testing.assert_array_equal(loaded.act(window, 0), made.act(window, 0))
 
 
+@pytest.mark.parametrize("shared", [False, True])
+def test_a_file_of_format_6_has_one_place_for_the_sizes_of_all_networks(shared: bool, tmp_path: Path) -> None:
+    made = policy(encoder("small", shared))
+    made.save(tmp_path / "policy", task="a/b")
+    file = tmp_path / "policy" / "policy.json"
+    document = json.loads(file.read_text())
+    document |= {"format": 6, "encoder": {"kind": "vision", "network": "small", "shared": shared}}
+    document["encoder"] |= SIZES["small"]
+    names = ("betas", "beta_start", "beta_end", "spacing", "clipped_noise", "scaled")
+    document["generator"] = {k: v for k, v in document["generator"].items() if k not in names}
+    del document["generator"]["network"]["kind"]
+    file.write_text(json.dumps(document))
+    reseal(tmp_path / "policy")
+    loaded = load_policy(tmp_path / "policy")
+    assert loaded.encoder.about() == made.encoder.about()
+    assert_same_arrays(arrays(loaded), arrays(made))
+
+
 @pytest.mark.parametrize(
     ("field", "value"),
     [
@@ -131,17 +149,18 @@ def test_it_comes_back_from_disk(network: str, shared: bool, tmp_path: Path) -> 
         ("mean", [float("1e300")] * 3),
         ("mean", 0.5),
         ("std", [0.0, 1.0, 1.0]),
+        ("norm", "layer"),
     ],
 )
 def test_a_forged_description_is_refused(field: str, value: Any, tmp_path: Path) -> None:
     policy(encoder("resnet18")).save(tmp_path / "policy", task="a/b")
     file = tmp_path / "policy" / "policy.json"
     document = json.loads(file.read_text())
-    document["encoder"][field] = value
+    within = document["encoder"] if field in ("network", "shared") else document["encoder"]["images"]["left"]
+    within[field] = value
     file.write_text(json.dumps(document))
-    (tmp_path / "policy" / "SHA256SUMS").unlink()
-    document["format"] = 1  # without checksums
-    with pytest.raises(OtprError):
+    reseal(tmp_path / "policy")
+    with pytest.raises(OtprError, match=rf"{field}|vision network|deviations, these above 0"):
         load_policy(tmp_path / "policy")
 
 

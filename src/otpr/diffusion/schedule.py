@@ -10,8 +10,6 @@ diffusers, which diffusion_policy and LeRobot use, under their names there.
 
 from __future__ import annotations
 
-from typing import Literal, assert_never, get_args
-
 import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
@@ -20,7 +18,8 @@ from numpy.typing import NDArray
 
 from otpr.errors import OtprError, unknown_name
 
-Betas = Literal["squaredcos_cap_v2", "linear", "scaled_linear", "sigmoid"]
+BETAS = ("squaredcos_cap_v2", "linear", "scaled_linear", "sigmoid")
+"""The courses of beta; see `NoiseSchedule.of`."""
 
 
 class NoiseSchedule(eqx.Module):
@@ -34,7 +33,7 @@ class NoiseSchedule(eqx.Module):
     """
 
     alpha_bar: Float[Array, " K"]
-    betas: Betas = eqx.field(static=True, default="squaredcos_cap_v2")
+    betas: str = eqx.field(static=True, default="squaredcos_cap_v2")
     beta_start: float = eqx.field(static=True, default=0.0001)
     beta_end: float = eqx.field(static=True, default=0.02)
 
@@ -44,9 +43,7 @@ class NoiseSchedule(eqx.Module):
         return cls.of("squaredcos_cap_v2", steps)
 
     @classmethod
-    def of(
-        cls, betas: Betas, steps: int, beta_start: float = 0.0001, beta_end: float = 0.02
-    ) -> NoiseSchedule:
+    def of(cls, betas: str, steps: int, beta_start: float = 0.0001, beta_end: float = 0.02) -> NoiseSchedule:
         """A schedule by the course of its betas.
 
         Args:
@@ -62,8 +59,8 @@ class NoiseSchedule(eqx.Module):
         """
         if steps < 1:
             raise ValueError(f"A noise schedule needs at least 1 step, got {steps}.")
-        if betas not in get_args(Betas):
-            raise unknown_name("beta schedule", betas, get_args(Betas))
+        if betas not in BETAS:
+            raise unknown_name("beta schedule", betas, BETAS)
         if not (0 < beta_start < 1 and 0 < beta_end < 1):
             raise OtprError(
                 f"beta_start and beta_end must lie between 0 and 1, given {beta_start:g} and {beta_end:g}."
@@ -85,7 +82,7 @@ class NoiseSchedule(eqx.Module):
         return jnp.sqrt(1 - self.alpha_bar[k])
 
 
-def _betas(betas: Betas, steps: int, start: float, end: float) -> NDArray[np.float64]:
+def _betas(betas: str, steps: int, start: float, end: float) -> NDArray[np.float64]:
     match betas:
         case "linear":
             return np.linspace(start, end, steps)
@@ -93,9 +90,7 @@ def _betas(betas: Betas, steps: int, start: float, end: float) -> NDArray[np.flo
             return np.linspace(start**0.5, end**0.5, steps) ** 2
         case "sigmoid":
             return start + (end - start) / (1 + np.exp(-np.linspace(-6, 6, steps)))
-        case "squaredcos_cap_v2":
+        case _:
             t = np.arange(steps + 1) / steps
             f = np.cos((t + 0.008) / 1.008 * np.pi / 2) ** 2
             return np.minimum(1 - f[1:] / f[:-1], 0.999)
-        case _:
-            assert_never(betas)

@@ -66,8 +66,8 @@ def torch_leaves(modules: Modules) -> dict[str, Any]:
     leaves: dict[str, Any] = {}
     for name, module in modules.items():
         leaves[f"{name}.weight"] = module.kernel if hasattr(module, "kernel") else module.weight
-        if module.bias is not None:
-            leaves[f"{name}.bias"] = module.bias
+        more = ("bias", "running_mean", "running_var")
+        leaves |= {f"{name}.{part}": x for part in more if (x := getattr(module, part, None)) is not None}
     return leaves
 
 

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray, UInt8
 from numpy.typing import NDArray
 
-from otpr.errors import OtprError
+from otpr.errors import OtprError, unknown_name
 from otpr.networks.augmentation import random_crop
 from otpr.networks.convolution import Convolution, GroupNorm, max_pool, spatial_softmax
 from otpr.networks.torch_weights import with_torch_weights
@@ -127,32 +127,58 @@ class SmallVision(VisionNetwork):
         return _linear(self.out, spatial_softmax(x))
 
 
+class FixedBatchNorm(eqx.Module):
+    """Batch normalisation (Ioffe and Szegedy, 2015) as it is after training, with what it has learnt of data.
+
+    Args:
+        channels: their number.
+    """
+
+    weight: Float[Array, " c"]
+    bias: Float[Array, " c"]
+    running_mean: Float[Array, " c"]
+    running_var: Float[Array, " c"]
+
+    def __init__(self, channels: int):
+        self.weight, self.bias = jnp.ones(channels), jnp.zeros(channels)
+        self.running_mean, self.running_var = jnp.zeros(channels), jnp.ones(channels)
+
+    def __call__(self, x: Float[Array, "n h w c"]) -> Float[Array, "n h w c"]:
+        """Normalised by the mean and the variance that it holds, which have no gradient."""
+        mean, variance = jax.lax.stop_gradient((self.running_mean, self.running_var))
+        return (x - mean) * jax.lax.rsqrt(variance + 1e-5) * self.weight + self.bias
+
+
+Norm = GroupNorm | FixedBatchNorm
+
+
 class ResidualBlock(eqx.Module):
     """Two 3 x 3 convolutions beside the identity, or a 1 x 1 convolution where the shape changes.
 
-    Source: He et al., "Deep residual learning for image recognition", 2016; with group normalisation.
+    Source: He et al., "Deep residual learning for image recognition", 2016.
 
     Args:
         channels: (in, out), multiples of 16.
         stride: of the first convolution.
+        norm: see `ResNet18`.
         key: of the weights.
     """
 
     conv1: Convolution
-    norm1: GroupNorm
+    norm1: Norm
     conv2: Convolution
-    norm2: GroupNorm
-    shortcut: tuple[Convolution, GroupNorm] | None
+    norm2: Norm
+    shortcut: tuple[Convolution, Norm] | None
 
-    def __init__(self, channels: tuple[int, int], stride: int, *, key: PRNGKeyArray):
+    def __init__(self, channels: tuple[int, int], stride: int, norm: str, *, key: PRNGKeyArray):
         first, second, third = jax.random.split(key, 3)
         self.conv1 = _resnet_convolution(channels, 3, stride, first)
-        self.norm1 = _group_norm(channels[1])
+        self.norm1 = _norm(norm, channels[1])
         self.conv2 = _resnet_convolution((channels[1], channels[1]), 3, 1, second)
-        self.norm2 = _group_norm(channels[1])
+        self.norm2 = _norm(norm, channels[1])
         changes = stride > 1 or channels[0] != channels[1]
         shortcut = _resnet_convolution(channels, 1, stride, third)
-        self.shortcut = (shortcut, _group_norm(channels[1])) if changes else None
+        self.shortcut = (shortcut, _norm(norm, channels[1])) if changes else None
 
     def __call__(self, x: Float[Array, "n h w i"]) -> Float[Array, "n rows columns o"]:
         """The block's output."""
@@ -165,11 +191,11 @@ class ResidualBlock(eqx.Module):
 
 
 class ResNet18(VisionNetwork):
-    """ResNet-18 with group normalisation, keypoints by spatial softmax, and a linear layer with ReLU.
+    """ResNet-18, keypoints by spatial softmax, and a linear layer with ReLU.
 
     As diffusion policies have it (Chi et al., 2023) and as LeRobot's `DiffusionRgbEncoder` computes it:
-    groups of 16 channels, no pooling at the end, a 1 x 1 convolution to the keypoints' channels, twice as
-    many features as keypoints. `with_torch_weights` takes LeRobot's weights.
+    normalised in groups of 16 channels, no pooling at the end, a 1 x 1 convolution to the keypoints'
+    channels, twice as many features as keypoints. `with_torch_weights` takes LeRobot's weights.
 
     Args:
         shape: (height, width, channels) of the images.
@@ -178,6 +204,7 @@ class ResNet18(VisionNetwork):
             in the middle otherwise; None: all of it.
         mean: subtracted from each channel, in units of 255; () stands for 0.
         std: what the difference is divided by; () stands for 1.
+        norm: "group", or "batch": that of networks trained elsewhere, as it is after training.
         key: of the weights.
 
     Raises:
@@ -186,7 +213,7 @@ class ResNet18(VisionNetwork):
     """
 
     conv1: Convolution
-    norm1: GroupNorm
+    norm1: Norm
     stages: tuple[tuple[ResidualBlock, ResidualBlock], ...]
     keypoints: Convolution
     out: eqx.nn.Linear
@@ -204,6 +231,7 @@ class ResNet18(VisionNetwork):
         crop_shape: Sequence[int] | None = None,
         mean: Sequence[float] = (),
         std: Sequence[float] = (),
+        norm: str = "group",
         key: PRNGKeyArray,
     ):
         height, width, channels = shape
@@ -222,11 +250,11 @@ class ResNet18(VisionNetwork):
             )
         stem_key, keypoint_key, out_key, *keys = jax.random.split(key, 11)
         self.conv1 = _resnet_convolution((channels, 64), 7, 2, stem_key)
-        self.norm1 = _group_norm(64)
+        self.norm1 = _norm(norm, 64)
         stages: list[tuple[ResidualBlock, ResidualBlock]] = []
         for stage, (before, after) in enumerate(((64, 64), (64, 128), (128, 256), (256, 512))):
-            first = ResidualBlock((before, after), 1 if stage == 0 else 2, key=keys[2 * stage])
-            stages.append((first, ResidualBlock((after, after), 1, key=keys[2 * stage + 1])))
+            first = ResidualBlock((before, after), 1 if stage == 0 else 2, norm, key=keys[2 * stage])
+            stages.append((first, ResidualBlock((after, after), 1, norm, key=keys[2 * stage + 1])))
         self.stages = tuple(stages)
         self.keypoints = Convolution((512, keypoints), (1, 1), key=keypoint_key)
         self.out = eqx.nn.Linear(2 * keypoints, 2 * keypoints, key=out_key)
@@ -243,6 +271,7 @@ class ResNet18(VisionNetwork):
             "crop_shape": None if self.crop_shape is None else list(self.crop_shape),
             "mean": list(self.mean),
             "std": list(self.std),
+            "norm": "group" if isinstance(self.norm1, GroupNorm) else "batch",
         }
 
     def __call__(
@@ -285,13 +314,15 @@ class ResNet18(VisionNetwork):
         """The network with weights of LeRobot's `DiffusionRgbEncoder`; its own may be `jax.ShapeDtypeStruct`.
 
         Args:
-            arrays: its state dict, with `use_group_norm`; the grid of its spatial softmax is not needed.
+            arrays: its state dict; the grid of its spatial softmax and the numbers of batches that its
+                normalisation has seen are not needed.
 
         Raises:
             OtprError: an array is missing, too many, or of another shape.
         """
-        given = {name: x for name, x in arrays.items() if name != "pool.pos_grid"}
-        what = "a ResNet-18 with group normalisation"
+        unneeded = ("pool.pos_grid", ".num_batches_tracked")
+        given = {name: x for name, x in arrays.items() if not name.endswith(unneeded)}
+        what = f"a ResNet-18 with {self.about()['norm']} normalisation"
         return with_torch_weights(self, ResNet18.torch_modules, given, what)
 
 
@@ -307,8 +338,10 @@ def _linear(layer: eqx.nn.Linear, x: Float[Array, "n i"]) -> Float[Array, "n o"]
     return x @ layer.weight.T + cast(Array, layer.bias)
 
 
-def _group_norm(channels: int) -> GroupNorm:
-    return GroupNorm(channels // 16, channels)
+def _norm(kind: str, channels: int) -> Norm:
+    if kind not in ("group", "batch"):
+        raise unknown_name("normalisation", kind, ("group", "batch"))
+    return GroupNorm(channels // 16, channels) if kind == "group" else FixedBatchNorm(channels)
 
 
 def _check_size(size: tuple[int, ...]) -> None:

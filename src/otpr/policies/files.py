@@ -263,6 +263,8 @@ def _seventh(document: Document) -> Document:
     elif encoder.get("kind") == "vision":
         spec = Spec.from_json(document["spec"])
         own = {name: encoder.pop(name) for name in list(encoder) if name not in ("kind", "network", "shared")}
+        if encoder["network"] == "resnet18":
+            own["norm"] = "group"
         encoder["images"] = dict.fromkeys([""] if encoder["shared"] else spec.images, own)
         if spec.vectors:
             encoder["vectors"] = vectors

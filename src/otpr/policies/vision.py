@@ -39,6 +39,7 @@ class VisionEncoder(Encoder):
         "crop_shape": "optional size",
         "mean": "numbers",
         "std": "numbers",
+        "norm": "name",
     }
     block: ClassVar[int] = 32
 

@@ -110,6 +110,9 @@ class PretrainConfig:
     def record(self, task: Spec) -> dict[str, Any]:
         """The settings that matter for a task, JSON-able."""
         recorded = dataclasses.asdict(self)
+        del recorded["network"]  # its sizes tell which it is
+        if not self.offset:
+            del recorded["offset"]  # as in a spec
         for kind, names in _SIZES.items():
             if kind != self.network:
                 for name in names:

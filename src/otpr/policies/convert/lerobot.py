@@ -194,6 +194,7 @@ def _vision(path: Path, found: Found, keys: list[str], vectors: VectorEncoder) -
                 crop_shape=crop,
                 mean=mean,
                 std=std,
+                norm="group" if settings["use_group_norm"] else "batch",
                 key=jax.random.key(0),
             )
             networks[name] = skeleton.with_torch_weights(_under(prefix, found))

@@ -164,6 +164,7 @@ def _config(
         visual = {
             "crop_shape": None if resnet.crop_shape is None else list(resnet.crop_shape),
             "crop_is_random": True,
+            "use_group_norm": resnet.about()["norm"] == "group",
             "spatial_softmax_num_keypoints": resnet.feature_dim // 2,
             "use_separate_rgb_encoder_per_camera": "" not in vision.networks,
         }
@@ -178,7 +179,6 @@ def _config(
         "device": "cpu",
         "push_to_hub": False,
         "vision_backbone": "resnet18",
-        "use_group_norm": True,
         **visual,
         "down_dims": sizes["down_dims"],
         "kernel_size": sizes["kernel_size"],

@@ -213,7 +213,6 @@ _CHOICES: dict[str, tuple[Any, ...]] = {
     "beta_schedule": ("squaredcos_cap_v2", "linear", "scaled_linear", "sigmoid"),
     "prediction_type": ("epsilon", "sample"),
     "vision_backbone": ("resnet18",),
-    "use_group_norm": (True,),
 }
 
 
@@ -293,6 +292,8 @@ def _feature(place: str, given: Any, modes: Mapping[str, Any]) -> Feature:
 def _weights(file: Path) -> dict[str, NDArray[Any]]:
     found = {name.replace("._orig_mod", ""): array for name, array in read_arrays(file).items()}
     for name, array in found.items():
+        if name.endswith(".num_batches_tracked"):
+            continue
         if array.dtype.kind not in "fV" or array.dtype.itemsize > 8:
             raise DamagedFile(file, f"{name} is {array.dtype}, no weights")
         if not np.isfinite(array.astype(np.float32)).all():

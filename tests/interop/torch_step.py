@@ -1,4 +1,4 @@
-"""PyTorch's side of `unet_vs_torch`: LeRobot's U-Net; run in .venv-interop (`make interop`), without otpr.
+"""PyTorch's side of the benchmark `unet_vs_torch`: LeRobot's U-Net, in .venv-interop (`make interop`).
 
 Reads lines from its input, takes a training step for each, and answers with the seconds it took.
 """
