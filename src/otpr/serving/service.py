@@ -164,18 +164,20 @@ class Service:
             seed = secrets.randbits(32) if request.seed is None else request.seed
             left = None if request.budget is None else request.budget - (time.perf_counter() - arrived)
             if request.plans is None:
-                given = {"prefix": request.prefix, "budget_seconds": left}
-                reply = {"actions": self.policy.act(request.observation, seed, **given)}
+                name, actions = "actions", self._act(request, seed, left)
             else:
-                reply = {"plans": self._plans(request, seed, request.plans)}
+                name, actions = "plans", self._plans(request, seed, request.plans)
         except ValueError as error:
             raise Refused(f"{error}\n{self.expected}") from error
         ended = time.perf_counter()
         return {
-            **{name: in_units(actions, self.policy.spec) for name, actions in reply.items()},
+            name: in_units(actions, self.policy.spec),
             "seed": seed,
             "server_timing": {"wait_ms": 1e3 * (begun - arrived), "infer_ms": 1e3 * (ended - begun)},
         }
+
+    def _act(self, request: Request, seed: int, left: float | None) -> NDArray[np.float32]:
+        return self.policy.act(request.observation, seed, prefix=request.prefix, budget_seconds=left)
 
     def _plans(self, request: Request, seed: int, n: int) -> NDArray[np.float32]:
         """(n, horizon, action_dim) in [-1, 1], as they are drawn: nothing is chosen."""
