@@ -27,7 +27,7 @@ def test_the_actions_after_the_prefix_are_those_of_a_plan_that_begins_with_it(d:
     found = ONE.act(OBSERVATION, 3, prefix=GIVEN[:d])
     propose_key, _ = jax.random.split(act_key(3))
     state = ONE.state({"state": OBSERVATION[None]})
-    [plan] = ONE.generator.complete(state, Prefix.of(GIVEN[:d], 8), propose_key, 1)
+    [plan] = ONE.generator.complete(state, Prefix.of(GIVEN[:d], ONE.spec), propose_key, 1)
     np.testing.assert_array_equal(plan[:d], GIVEN[:d])
     np.testing.assert_allclose(found, plan[d : d + 4], atol=1e-6)
     assert found.shape == (4, 4)
@@ -66,11 +66,11 @@ def test_each_of_several_decisions_has_its_own_prefix():
     seen = {"state": jnp.stack([OBSERVATION, OBSERVATION * 2])[:, None]}
     keys = jax.random.split(jax.random.key(0), 2)
     given = jnp.stack([GIVEN[:2], -GIVEN[:2]])
-    plans, _ = ONE.plan_batch(seen, keys, Prefix.of(given, 8))
+    plans, _ = ONE.plan_batch(seen, keys, Prefix.of(given, ONE.spec))
     np.testing.assert_array_equal(plans[:, :2], given)
     for i in range(2):
         alone, _ = ONE.plan_batch(
-            {"state": seen["state"][i : i + 1]}, keys[i : i + 1], Prefix.of(given[i : i + 1], 8)
+            {"state": seen["state"][i : i + 1]}, keys[i : i + 1], Prefix.of(given[i : i + 1], ONE.spec)
         )
         np.testing.assert_allclose(alone[0], plans[i], atol=1e-5)
 
@@ -87,7 +87,7 @@ def test_the_network_sees_the_prefix_with_the_noise_of_each_level():
             return jnp.zeros_like(plans)
 
     generator = dataclasses.replace(ONE.diffusion, network=Spy())
-    plans = generator.complete(jnp.zeros(39), Prefix.of(GIVEN[:3], 8), jax.random.key(0), 4000)
+    plans = generator.complete(jnp.zeros(39), Prefix.of(GIVEN[:3], ONE.spec), jax.random.key(0), 4000)
     jax.effects_barrier()
     schedule = generator.schedule
     assert sorted(seen) == list(range(schedule.steps))
@@ -103,7 +103,7 @@ def test_a_generator_that_cannot_go_on_from_a_prefix_has_it_put_in():
     mode = TanhGaussian.new(39, (8, 4), width=8, depth=1, key=jax.random.key(0))
     state, key = jnp.asarray(OBSERVATION), jax.random.key(1)
     plans = mode.propose(state, key, 3)
-    found = mode.complete(state, Prefix.of(GIVEN[:2], 8), key, 3)
+    found = mode.complete(state, Prefix.of(GIVEN[:2], ONE.spec), key, 3)
     np.testing.assert_array_equal(found[:, :2], np.broadcast_to(GIVEN[:2], (3, 2, 4)))
     np.testing.assert_array_equal(found[:, 2:], plans[:, 2:])
 

@@ -146,7 +146,7 @@ def test_a_plan_that_takes_time_is_executed_from_where_it_arrives(steps: int, wa
         one = jax.random.fold_in(key, decision)[None]
         ahead = None
         if not waits and decision:
-            ahead = Prefix.of(np.stack([schedule[t + i] for i in range(steps)])[None], shown.spec.horizon)
+            ahead = Prefix.of(np.stack([schedule[t + i] for i in range(steps)])[None], shown.spec)
         plan = np.asarray(planned(shown, seen, one, ahead)[0][0])
         if waits:
             plan = np.concatenate([np.zeros((steps, 4)), plan])

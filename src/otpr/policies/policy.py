@@ -261,7 +261,7 @@ class Policy(eqx.Module):
         key = act_key(seed)
         begun = None if prefix is None else checked_prefix(prefix, self.spec)
         d = 0 if begun is None else len(begun)
-        ahead = None if begun is None or not d else Prefix.of(begun, self.spec.horizon)
+        ahead = None if begun is None or not d else Prefix.of(begun, self.spec)
         if budget_seconds is not None and self.chooser is not None:
             plan = act_within(self, given, key, budget_seconds, ahead)
         else:

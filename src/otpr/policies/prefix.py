@@ -23,12 +23,17 @@ class Prefix(NamedTuple):
     given: Bool[Array, "*n h"]
 
     @classmethod
-    def of(cls, actions: Float[Array, "*n d a"] | np.ndarray, horizon: int) -> Self:
-        """The first d actions of plans of `horizon` actions."""
+    def of(cls, actions: Float[Array, "*n d a"] | np.ndarray, spec: Spec) -> Self:
+        """The first d actions of plans."""
         *leading, d, _ = actions.shape
-        pad = [(0, 0)] * len(leading) + [(0, horizon - d), (0, 0)]
-        given = jnp.broadcast_to(jnp.arange(horizon) < d, (*leading, horizon))
+        pad = [(0, 0)] * len(leading) + [(0, spec.horizon - d), (0, 0)]
+        given = jnp.broadcast_to(jnp.arange(spec.horizon) < d, (*leading, spec.horizon))
         return cls(jnp.pad(jnp.asarray(actions, jnp.float32), pad), given)
+
+    @staticmethod
+    def left(plans: Float[Array, "n h a"], d: int, spec: Spec) -> Float[Array, "n d a"]:
+        """The d actions of plans after those that are executed: what the next plans begin with."""
+        return plans[:, spec.execute : spec.execute + d]
 
     def alone(self) -> Prefix:
         """Of one decision as of one among several: with an axis before the others."""

@@ -292,10 +292,10 @@ def _decide(
         the next plan is made (None without a delay, or where the robot waits for it).
     """
     keys, e = decision_keys(action_seed, seeds, decision), policy.spec.execute
-    prefixes = None if ahead is None else Prefix.of(ahead, policy.spec.horizon)
+    prefixes = None if ahead is None else Prefix.of(ahead, policy.spec)
     plans, metrics = policy.plan_batch(seen, keys, prefixes, offered)
     if delay is None:
         return plans[:, :e], metrics, None
     if delay.waits:
         return jnp.pad(plans[:, :e], [(0, 0), (delay.steps, 0), (0, 0)]), metrics, None
-    return plans[:, :e], metrics, plans[:, e : e + delay.steps]
+    return plans[:, :e], metrics, Prefix.left(plans, delay.steps, policy.spec)
