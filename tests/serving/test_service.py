@@ -253,7 +253,7 @@ def test_plans_to_choose_from_are_those_that_the_generator_draws():
     shown = policy(chooser=chooser(), execute=8)
     service = of(shown)
     reply = asked(service, {"state": STATE, "seed": 3, "plans": 5})
-    expected = shown.propose({"state": STATE[None, None]}, act_key(3)[None], 5)[0]
+    expected = shown.propose({"state": STATE[None, None]}, act_key(3)[None], 8)[0, :5]
     np.testing.assert_array_equal(reply["plans"], expected)
     assert "actions" not in reply
     for wrong in (0, 257, 1.5, True, "many"):

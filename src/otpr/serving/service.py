@@ -184,7 +184,9 @@ class Service:
         seen = checked_observation(request.observation, self.policy.spec)
         keys = act_key(seed)[None]
         several = {name: entry[None] for name, entry in seen.items()}
-        return checked_actions(np.asarray(self.policy.propose(several, keys, n)[0]))
+        # each number compiles its own program: powers of two are few
+        drawn = self.policy.propose(several, keys, 1 << (n - 1).bit_length())
+        return checked_actions(np.asarray(drawn[0, :n]))
 
     def request(self, message: bytes | str) -> Request:
         """A message as a request.
