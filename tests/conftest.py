@@ -14,9 +14,9 @@ os.environ["JAX_PLATFORMS"] = "cpu"
 # run (`make clean` removes it).
 os.environ["JAX_COMPILATION_CACHE_DIR"] = str(Path(__file__).parents[1] / ".pytest_cache" / "jax")
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
-# Programs of tests run for milliseconds: XLA optimises them less, which moves the last bits of their numbers.
+# Programs of tests run for milliseconds: XLA does not optimise them, which moves last bits of their numbers.
 os.environ["XLA_FLAGS"] = (
-    "--xla_backend_optimization_level=1 --xla_cpu_use_fusion_emitters=false "
+    "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false "
     + os.environ.get("XLA_FLAGS", "")
 )
 

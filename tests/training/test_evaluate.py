@@ -79,7 +79,7 @@ def test_numbers_are_those_of_the_episodes_however_many_run_side_by_side(num_env
 
 
 def test_interval_is_wilsons():
-    outcome = Evaluation(37, 100, 150.0, 4, {})
+    outcome = Evaluation((True,) * 37 + (False,) * 63, 150.0, 4, {})
     expected = binomtest(37, 100).proportion_ci(confidence_level=0.95, method="wilson")
     assert tuple(outcome.interval) == pytest.approx((expected.low, expected.high))
     assert str(outcome) == "37% (37 of 100; 95%: 28% to 47%)"

@@ -38,7 +38,9 @@ from tiny import arrays, assert_same_arrays, dying_after, sitting, weights
 
 HERE = "tests.envs.user_envs"
 TASK = f"{HERE}:seeing"
-CONFIG = PretrainConfig(horizon=3, width=32, depth=1, denoising_steps=4, updates=20, batch_size=16, shift=2)
+CONFIG = PretrainConfig(
+    horizon=3, width=32, depth=1, denoising_steps=4, updates=20, batch_size=16, random_shift=2
+)
 SETTINGS = (
     "critic_width=16",
     "batch_size=16",

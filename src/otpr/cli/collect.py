@@ -42,6 +42,8 @@ class Collect:
     observe: Observe = "state"
     # cameras whose frames are seen too, NAME or NAME:HEIGHTxWIDTH (64x64); `otpr info TASK` lists them
     cameras: tuple[str, ...] = ()
+    # what is different from the task, NAME:LEVEL, or random; docs/shifts.md
+    shift: tuple[str, ...] = ()
     # replace the data set that is there
     overwrite: bool = False
 
@@ -51,7 +53,7 @@ class Collect:
         check_at_least(1, self, "episodes")
         check_at_least(0, self, "noise")
         check_seed(self.seed)
-        setup = Setup.seen(self.task, self.episode_limit, self.observe, self.cameras)
+        setup = Setup.seen(self.task, self.episode_limit, self.observe, self.cameras, self.shift)
         task = task_spec(setup)
         limit = task.required_limit()
         check_free(self.out, self.overwrite)  # before the work, not after it
@@ -83,7 +85,7 @@ class Collect:
             noise=self.noise,
             seed=self.seed,
             overwrite=self.overwrite,
-            more={"episode_limit": limit},
+            more={"episode_limit": limit, "shifts": [str(shift) for shift in setup.shifts]},
         )
         steps = sum(len(episode) for episode in episodes)
         success = f"expert success {len(episodes)} of {attempts}"

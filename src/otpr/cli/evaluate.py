@@ -13,11 +13,13 @@ from otpr.cli.asked import TIMEOUT, answering, open_offer
 from otpr.cli.finetune import FILMED, check_fits, policy_setup
 from otpr.diffusion.sampling import Sampler
 from otpr.envs import ChunkedVectorEnv, Setup, check_filming, task_spec
+from otpr.envs.shifts import parse_all
 from otpr.errors import OtprError, check_at_least
 from otpr.policies.generators import Diffusion
 from otpr.policies.policy import Policy, load_policy, policy_task
 from otpr.storage import check_writable, write_json, writing
 from otpr.training.evaluate import Evaluation, evaluate
+from otpr.training.intervals import retention
 from otpr.training.progress import Progress
 from otpr.training.rollout import Delay
 from otpr.training.video import record
@@ -46,6 +48,9 @@ class Evaluate:
     task: str | None = None
     # steps after which an episode is truncated; left out, the task's own limit
     episode_limit: int | None = None
+    # what is different from the task, NAME:LEVEL, or random; all at once, beside the task as it is;
+    # docs/shifts.md
+    shift: tuple[str, ...] = ()
     # episodes a policy
     episodes: int = 100
     # episodes run side by side
@@ -93,19 +98,20 @@ class Evaluate:
         with contextlib.ExitStack() as stack:
             # starting simulators takes seconds
             envs: dict[tuple[Setup, int, int], ChunkedVectorEnv] = {}
-            for one in loaded:
+
+            def env_of(one: _Loaded, setup: Setup) -> ChunkedVectorEnv:
                 at_once = one.policy.spec.execute + (self.latency if self.wait else 0)
-                kind_of_env = one.setup, at_once, one.policy.spec.history
-                if kind_of_env not in envs:
-                    env = ChunkedVectorEnv(
-                        one.setup,
-                        self.num_envs,
-                        at_once,
-                        processes=True,
-                        history=one.policy.spec.history,
-                    )
-                    envs[kind_of_env] = stack.enter_context(env)
-                results += self._evaluated(one, envs[kind_of_env])
+                history = one.policy.spec.history
+                kind = setup, at_once, history
+                if kind not in envs:
+                    env = ChunkedVectorEnv(setup, self.num_envs, at_once, processes=True, history=history)
+                    envs[kind] = stack.enter_context(env)
+                return envs[kind]
+
+            for one in loaded:
+                usual = dataclasses.replace(one.setup, shifts=())
+                nominal = env_of(one, usual) if one.setup.shifts else None
+                results += self._evaluated(one, env_of(one, one.setup), nominal)
         if self.out is not None:  # before the films, which may fail
             with writing(self.out):
                 self.out.parent.mkdir(parents=True, exist_ok=True)
@@ -124,24 +130,40 @@ class Evaluate:
             policy = answering(policy, open_offer(self.base, TIMEOUT))
         policy = self._told(policy)
         setup = policy_setup(path, self.task, self.episode_limit)
+        setup = dataclasses.replace(setup, shifts=parse_all(self.shift))
         limit = task_spec(setup).required_limit()
         check_fits(policy, path, setup)
         return _Loaded(path, policy, own, setup, limit)
 
-    def _evaluated(self, one: _Loaded, env: ChunkedVectorEnv) -> list[dict[str, Any]]:
-        """The numbers of a policy, printed as they come."""
+    def _evaluated(
+        self, one: _Loaded, env: ChunkedVectorEnv, nominal: ChunkedVectorEnv | None
+    ) -> list[dict[str, Any]]:
+        """The numbers of a policy, printed as they come, those of the unshifted task beside them."""
         kinds = [("one sample", one.policy.single())]
         if one.policy.chooser is not None:
             kinds.insert(0, (f"chosen of {one.policy.candidates}", one.policy))
         results: list[dict[str, Any]] = []
         for kind, variant in kinds:
-            with Progress(
-                self.episodes, f"evaluating {one.path}", "episodes", closing_line=False
-            ) as progress:
-                outcome = evaluate(variant, env, self.episodes, on_wave=progress.advance, delay=self._delay)
+            outcome = self._outcome(one, variant, env)
             task = one.setup.task
             trained = "" if task == one.own_task else f" (trained on {one.own_task})"
-            print(f"{one.path}{trained} on {task}, {kind}: {outcome}")
+            shifts = [str(shift) for shift in one.setup.shifts]
+            where = f"{task} with {', '.join(shifts)}" if shifts else task
+            print(f"{one.path}{trained} on {where}, {kind}: {outcome}")
+            compared: dict[str, Any] = {}
+            if nominal is not None:
+                usual = self._outcome(one, variant, nominal)
+                left = retention(outcome.outcomes, usual.outcomes)
+                kept = "nothing to keep" if left is None else f"kept {left[0]:.0%}"
+                if left is not None:
+                    kept += f" (95%: {left[1].low:.0%} to {left[1].high:.0%})"
+                print(f"{one.path}{trained} on {task}, {kind}: {usual}; {kept}")
+                compared = {
+                    "nominal_success_rate": usual.success_rate,
+                    "nominal_interval_95": list(usual.interval),
+                    "retention": None if left is None else left[0],
+                    "retention_interval_95": None if left is None else list(left[1]),
+                }
             about = {
                 "policy": str(one.path),
                 "policy_task": one.own_task,
@@ -149,13 +171,18 @@ class Evaluate:
                 "task": task,
                 "episode_limit": one.limit,
                 **({"latency": self.latency, "wait": self.wait} if self.latency else {}),
+                "shifts": shifts,
             }
-            results.append({**about, **_sampling(variant), **_numbers(outcome)})
+            results.append({**about, **_sampling(variant), **_numbers(outcome), **compared})
         return results
 
     @property
     def _delay(self) -> Delay | None:
         return Delay(self.latency, self.wait) if self.latency else None
+
+    def _outcome(self, one: _Loaded, variant: Policy, env: ChunkedVectorEnv) -> Evaluation:
+        with Progress(self.episodes, f"evaluating {one.path}", "episodes", closing_line=False) as progress:
+            return evaluate(variant, env, self.episodes, on_wave=progress.advance, delay=self._delay)
 
     def _told(self, policy: Policy) -> Policy:
         """The policy, acting as the options say."""

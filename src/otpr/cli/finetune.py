@@ -19,6 +19,7 @@ from otpr.data.loading import DataConfig
 from otpr.data.meaning import Meaning
 from otpr.data.seeds import evaluation_seed
 from otpr.envs import ChunkedVectorEnv, Setup, check_filming, task_spec
+from otpr.envs.shifts import parse_all
 from otpr.errors import OtprError, check_at_least, check_seed
 from otpr.policies.policy import Policy, load_policy, policy_meaning, policy_task, policy_view
 from otpr.storage import check_writable
@@ -65,6 +66,8 @@ class Finetune:
     task: str | None = None
     # steps after which an episode is truncated; left out, the task's own limit
     episode_limit: int | None = None
+    # what is different from the task, NAME:LEVEL, or random; docs/shifts.md
+    shift: tuple[str, ...] = ()
     # every random number of the run derives from it
     seed: int = 0
     # loggers beside metrics.jsonl: tensorboard, wandb, trackio, or none; several may be named
@@ -117,6 +120,7 @@ class Finetune:
             "task": setup.task,
             "spec": agent.acting_spec(base.spec).to_json(),
             "episode_limit": self.episode_limit,
+            "shifts": [str(shift) for shift in setup.shifts],
             "algorithm": self.algorithm,
             "preset": self.preset,
             "seed": self.seed,
@@ -150,7 +154,8 @@ class Finetune:
         path = Path(self.policy)
         base, own = load_policy(path), policy_task(path)
         setup = policy_setup(path, self.task, self.episode_limit)
-        sets, _ = self.demonstrations.read(setup)
+        sets, _ = self.demonstrations.read(setup)  # which know of no shift
+        setup = dataclasses.replace(setup, shifts=parse_all(self.shift))
         if setup.task != own:
             print(f"The policy in {path} was trained on {own}; it is fine-tuned on {setup.task}.")
         check_fits(base, path, setup, self.demonstrations.accept)
@@ -162,6 +167,7 @@ class Finetune:
         offer = open_offer(self.policy, self.policy_timeout)
         setup = asked_setup(offer, self.task, self.episode_limit)
         sets, _ = self.demonstrations.read(setup)
+        setup = dataclasses.replace(setup, shifts=parse_all(self.shift))
         episodes = [episode for part in sets for episode in part]
         return asked_policy(offer, setup, episodes, self.execute), setup, sets, offer.checksum
 

@@ -13,6 +13,7 @@ from otpr.data.agreement import of_task
 from otpr.data.meaning import listed
 from otpr.envs import Setup, TaskSpec, cameras_of, list_tasks
 from otpr.envs.registry import known_task
+from otpr.envs.shifts import SHIFTS
 from otpr.envs.user_env import is_user_task
 from otpr.spec import json_ready
 from otpr.training.versions import software_versions
@@ -40,7 +41,8 @@ class Info:
         versions = software_versions()
         tasks = list_tasks()
         if self.json:
-            print(json.dumps({"versions": versions, "tasks": [_as_json(task) for task in tasks]}, indent=2))
+            known = {"versions": versions, "shifts": _shifts(), "tasks": [_as_json(task) for task in tasks]}
+            print(json.dumps(known, indent=2))
             return
         for name, value in versions.items():
             missing = "not in a git checkout" if name == "git_commit" else "not installed"
@@ -57,7 +59,12 @@ class Info:
                     task.id, numbers, task.spec.action_dim, task.episode_limit, expert, _simulator(task)
                 )
             )
+        print(f"\nshifts: {', '.join(SHIFTS)} (docs/shifts.md)\n")
         print("and gym/ID (any Gymnasium environment) and module:factory (yours): docs/bring-your-own.md")
+
+
+def _shifts() -> dict[str, Any]:
+    return {name: dataclasses.asdict(definition) for name, definition in SHIFTS.items()}
 
 
 def _as_json(task: TaskSpec) -> dict[str, Any]:

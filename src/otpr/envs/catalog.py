@@ -18,6 +18,44 @@ _METAWORLD = """
     window-close window-open
 """
 
+
+@dataclass(frozen=True)
+class Geometry:
+    """Where the flat observation of a task has positions, and how its actions move the hand.
+
+    Attributes:
+        positions: the columns that are coordinates of positions, absolute or relative to one another.
+        per_metre: how many of the observation's units are a metre.
+        lag: where the observation repeats the one before, how many columns further the repetition stands;
+            only positions in the first `lag` columns are repeated. 0: it repeats nothing.
+        hand: the first of the three columns of the hand's position, along the axes along which the first
+            three numbers of an action displace it; None: not known, or actions are of another kind.
+        reach: metres by which an action of 1 displaces the hand in one step.
+        open: the last number of an action that opens the gripper; None: it has none.
+    """
+
+    positions: tuple[int, ...]
+    per_metre: float = 1.0
+    lag: int = 0
+    hand: int | None = None
+    reach: float = 0.0
+    open: float | None = None
+
+
+def _xyz(*starts: int) -> tuple[int, ...]:
+    """The columns of positions that start there."""
+    return tuple(start + axis for start in starts for axis in range(3))
+
+
+_OBJECT_POSITIONS = {
+    10: (0, 7),
+    14: (0, 7),
+    41: (0, 7, 14, 21, 24, 27, 30, 33, 36),
+    44: (0, 7, 14, 21, 28, 35),
+}
+"""Where positions start in robosuite's entry `object`, by its length."""
+
+
 OSC_POSE = "OSC_POSE, relative, 1 is 0.05 m and 0.5 rad, along the world's axes"
 """robosuite's usual controller, as up to its version 1.4."""
 _ARM = (("eef_pos", 3), ("eef_quat", 4), ("gripper_qpos", 2))
@@ -34,7 +72,20 @@ def _robosuite(environment: str, object_dim: int, limit: int, *, expert: bool, a
         parts=(*arm_parts, ("object", object_dim)),
         proprioception=((0, 9 * arms),),
         facts={"environment": environment, "robot": ", ".join(["Panda"] * arms)},
+        geometry=Geometry(
+            _xyz(*range(0, 9 * arms, 9), *(9 * arms + start for start in _OBJECT_POSITIONS[object_dim])),
+            hand=0 if arms == 1 else None,
+            reach=0.05,
+            open=-1.0,
+        ),
     )
+
+
+def _ogbench(name: str) -> Geometry:
+    """Of a task of OGBench, whose observation begins with the arm, then the cubes."""
+    cubes = {"cube-single": 1, "cube-double": 2, "scene": 1}
+    starts = [19 + 9 * cube for cube in range(cubes.get(name.partition("-task")[0], 0))]
+    return Geometry(_xyz(12, *starts), per_metre=10.0, hand=12, reach=0.05, open=-1.0)
 
 
 # Length of the observation, and how many tasks in a row have it: those of one scene.
@@ -68,6 +119,7 @@ class Task:
             and its gripper, nothing of objects or goals. Ranges (start, end), the end excluded, in their
             order; empty: not known.
         facts: what else is known of what its numbers mean; see `Suite`.
+        geometry: where its numbers are positions; None: nobody has written it down.
     """
 
     observation_dim: int
@@ -77,6 +129,7 @@ class Task:
     parts: Parts = ()
     proprioception: tuple[tuple[int, int], ...] = ()
     facts: Mapping[str, str] = field(default_factory=dict[str, str])
+    geometry: Geometry | None = None
 
     @property
     def observation_keys(self) -> tuple[str, ...]:
@@ -150,6 +203,7 @@ SUITES: dict[str, Suite] = {
                 parts=(("observation", 25), ("desired_goal", 3)),
                 proprioception=((0, 3), (9, 11), (20, 25)),
                 facts={"environment": f"Fetch{kind}-v4", "robot": "Fetch"},
+                geometry=Geometry(_xyz(0, 3, 6, 25), hand=0, reach=0.033, open=1.0),
             )
             for name, kind, expert in (
                 ("push", "Push", True),
@@ -190,7 +244,14 @@ SUITES: dict[str, Suite] = {
         module="otpr.envs.metaworld",
         control_rate=80,
         tasks={
-            f"{name}-v3": Task(39, 4, 200, expert=True, proprioception=((0, 4), (18, 22)))
+            f"{name}-v3": Task(
+                39,
+                4,
+                200,
+                expert=True,
+                proprioception=((0, 4), (18, 22)),
+                geometry=Geometry(_xyz(0, 4, 11, 36), lag=18, hand=0, reach=0.01, open=-1.0),
+            )
             for name in _METAWORLD.split()
         },
         facts={"simulator": "metaworld", "robot": "Sawyer"},
@@ -201,7 +262,7 @@ SUITES: dict[str, Suite] = {
         module="otpr.envs.ogbench",
         control_rate=20,
         tasks={
-            name: Task(*sizes, expert=True, proprioception=((0, 19),))
+            name: Task(*sizes, expert=True, proprioception=((0, 19),), geometry=_ogbench(name))
             for name, sizes in {
                 "cube-single": (28, 5, 200),
                 **{f"cube-double-task{i}": (37, 5, 500) for i in range(1, 6)},

@@ -11,6 +11,10 @@ makes about 3.3) and of the fingers, opening at 1 (in `push` and `slide` they ar
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Generator
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -31,13 +35,32 @@ class FetchSimulator(RoboticsSimulator):
 
     def __init__(self, name: str, render_mode: str | None):
         super().__init__(f"fetch.{_CLASSES[name]}", SUITES["fetch"].tasks[name].observation_keys, render_mode)
+        self._inner = 0.0  # the block does not start so near to where the gripper does, in metres
 
     def reset(self, seed: int) -> NDArray[np.floating]:
         """See `Simulator.reset`. A start that is solved already is drawn again, from the same stream."""
         observation = self.env.reset(seed=seed)[0]
-        while self.env.compute_reward(observation["achieved_goal"], observation["desired_goal"], {}) == 0:
+        while self._solved(observation) or self._inside(observation):
             observation = self.env.reset()[0]
         return self.flat(observation)
+
+    def _solved(self, observation: Any) -> bool:
+        return self.env.compute_reward(observation["achieved_goal"], observation["desired_goal"], {}) == 0
+
+    def _inside(self, observation: Any) -> bool:
+        """Whether the block is in the usual region, where it must be outside."""
+        off = observation["achieved_goal"][:2] - self.env.initial_gripper_xpos[:2]
+        return bool((np.abs(off) < self._inner).all())
+
+    @contextlib.contextmanager
+    def widened(self, factor: float) -> Generator[None]:
+        """See `otpr.envs.shifts.starts.Widened`: where the block starts; the goal's region stays."""
+        usual = self.env.obj_range
+        self.env.obj_range, self._inner = usual * factor, usual
+        try:
+            yield
+        finally:
+            self.env.obj_range, self._inner = usual, 0.0
 
     def step(self, action: NDArray[np.float32]) -> Outcome:
         """See `Simulator.step`."""

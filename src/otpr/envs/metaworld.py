@@ -8,10 +8,13 @@ effort of the gripper.
 
 from __future__ import annotations
 
+import contextlib
 import warnings
+from collections.abc import Generator
 from typing import Any
 
 import numpy as np
+from gymnasium.spaces import Box
 from metaworld.env_dict import ALL_V3_ENVIRONMENTS
 from metaworld.policies import ENV_POLICY_MAP
 from numpy.typing import NDArray
@@ -51,6 +54,29 @@ class MetaWorldSimulator:
         # Meta-World's own reward is dense: only its success flag is used.
         observation, _, _, _, info = self._simulator.step(action)
         return sparse(observation, bool(info["success"]))
+
+    @contextlib.contextmanager
+    def widened(self, factor: float) -> Generator[None]:
+        """See `otpr.envs.shifts.starts.Widened`: positions of objects and goals, in the horizontal plane."""
+        simulator = self._simulator
+        usual = simulator._random_reset_space
+        half = (usual.high - usual.low) / 2 * np.where(np.arange(len(usual.low)) % 3 == 2, 1.0, factor)
+        centre = (usual.high + usual.low) / 2
+        draw = simulator._get_state_rand_vec
+
+        def outside() -> NDArray[np.float64]:
+            while True:
+                drawn = draw()
+                if (drawn < usual.low).any() or (drawn > usual.high).any():
+                    return drawn
+
+        simulator._random_reset_space = Box(centre - half, centre + half, dtype=np.float64)
+        simulator._get_state_rand_vec = outside
+        try:
+            yield
+        finally:
+            simulator._random_reset_space = usual
+            del simulator._get_state_rand_vec
 
     def scene(self) -> Scene:
         """What cameras see."""

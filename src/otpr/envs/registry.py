@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 
 from otpr.envs import user_env
 from otpr.envs.cameras import Eyes, camera_names
-from otpr.envs.catalog import SUITES, Suite, Task
+from otpr.envs.catalog import SUITES, Geometry, Suite, Task
 from otpr.envs.setup import Setup
-from otpr.envs.task_env import TaskEnv
+from otpr.envs.task_env import Simulator, TaskEnv
 from otpr.errors import OtprError, unknown_name
 from otpr.spec import STATE, Entry, Parts, Spec
 
@@ -51,6 +51,7 @@ class TaskSpec:
         facts: what else is known of what its numbers mean, in words, by name; see `otpr.envs.catalog.Suite`.
         resolution: deviations of an observation up to this, in the task's units, count as none: 0.1 mm where
             these are metres and radians, as in every named task; 0 where nobody knows them.
+        geometry: where the simulator's vector has positions; None: nobody has written it down.
     """
 
     setup: Setup
@@ -64,6 +65,7 @@ class TaskSpec:
     columns: tuple[int, ...] | None = None
     facts: Mapping[str, str] = field(default_factory=dict[str, str])
     resolution: float = 0.0
+    geometry: Geometry | None = None
 
     @property
     def id(self) -> str:
@@ -113,6 +115,7 @@ def _named_spec(setup: Setup, suite: Suite, task: Task) -> TaskSpec:
         columns=columns,
         facts={**suite.facts, **task.facts},
         resolution=1e-4,
+        geometry=task.geometry,
     )
 
 
@@ -164,6 +167,7 @@ def known_task(task: str | Setup) -> TaskSpec:
         expert=False,
         parts=declared.parts,
         facts=declared.facts,
+        geometry=declared.geometry,
     )
 
 
@@ -213,12 +217,11 @@ def make_env(task: str | Setup, render_mode: str | None = None) -> TaskEnv:
     setup, limit = known.setup, known.required_limit()
     if user_env.is_user_task(setup.task):
         simulator = user_env.make_simulator(setup.task, render_mode, setup.episode_limit)
-        return TaskEnv(
-            simulator, task_id=known.id, spec=known.spec, episode_limit=limit, render_mode=render_mode
-        )
-    suite, name = _find(setup.task)
-    simulator = importlib.import_module(suite.module).make_simulator(name, render_mode)
+    else:
+        suite, name = _find(setup.task)
+        simulator = importlib.import_module(suite.module).make_simulator(name, render_mode)
     try:
+        shifted = _shifted(simulator, known, limit) if setup.shifts else None
         eyes = Eyes(simulator.scene, setup.cameras) if setup.cameras else None
     except OtprError:
         simulator.close()
@@ -231,7 +234,17 @@ def make_env(task: str | Setup, render_mode: str | None = None) -> TaskEnv:
         render_mode=render_mode,
         columns=known.columns,
         eyes=eyes,
+        shifted=shifted,
     )
+
+
+def _shifted(simulator: Any, known: TaskSpec, limit: int) -> Simulator:
+    from otpr.envs.shifts import shifted  # it needs MuJoCo
+
+    place = shifted.Place(
+        known.id, simulator, known.geometry, action_dim=known.spec.action_dim, episode_limit=limit
+    )
+    return shifted.Shifted(place, known.setup.shifts, images=bool(known.spec.images))
 
 
 def cameras_of(task: str) -> tuple[str, ...]:

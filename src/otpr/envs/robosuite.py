@@ -20,8 +20,10 @@ the hand is; closing of the gripper (its sign: positive closes).
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
+from collections.abc import Generator
 from typing import Any
 
 import mujoco
@@ -144,6 +146,21 @@ class RobosuiteSimulator:
             values["gripper_to_cube_pos"] = -values["gripper_to_cube_pos"]
         return np.concatenate([np.atleast_1d(values[key]) for key in (*self._proprioception, *self._object)])
 
+    @contextlib.contextmanager
+    def widened(self, factor: float) -> Generator[None]:
+        """See `otpr.envs.shifts.starts.Widened`: where objects are placed, in the horizontal plane."""
+        placing = self.env.placement_initializer
+        samplers = list(getattr(placing, "samplers", {"": placing}).values())
+        usual = [(sampler.x_range, sampler.y_range) for sampler in samplers]
+        for sampler in samplers:
+            _widen(sampler, factor)
+        try:
+            yield
+        finally:
+            for sampler, (sampler.x_range, sampler.y_range) in zip(samplers, usual, strict=True):
+                sampler.__dict__.pop("_sample_x", None)
+                sampler.__dict__.pop("_sample_y", None)
+
     def scene(self) -> Scene:
         """What cameras see."""
         sim = self.env.sim
@@ -161,6 +178,33 @@ class RobosuiteSimulator:
             self._renderer.close()
             self._renderer = None
         self.env.close()
+
+
+def _widen(sampler: Any, factor: float) -> None:
+    """Have a sampler of robosuite's draw from ranges so many times as wide, outside the usual ones."""
+    usual = sampler.x_range, sampler.y_range
+    draws = sampler._sample_x, sampler._sample_y
+    ranges = [(sum(ends) / 2, (max(ends) - min(ends)) / 2) for ends in usual]
+    if not any(half for _, half in ranges):
+        return  # it has one place
+    wide = [(centre - factor * half, centre + factor * half) for centre, half in ranges]
+    sampler.x_range, sampler.y_range = wide
+    drawn = [0.0, 0.0]
+
+    def sample_x(radius: float) -> float:
+        margin = radius if sampler.ensure_object_boundary_in_range else 0.0
+        while True:
+            drawn[:] = [draw(radius) for draw in draws]
+            if any(
+                not min(ends) + margin <= at <= max(ends) - margin
+                for at, ends in zip(drawn, usual, strict=True)
+            ):
+                return drawn[0]
+
+    def sample_y(radius: float) -> float:
+        return drawn[1]
+
+    sampler._sample_x, sampler._sample_y = sample_x, sample_y
 
 
 def make_simulator(name: str, render_mode: str | None) -> RobosuiteSimulator:

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal, Self, get_args
 
 from otpr.envs.cameras import Camera
+from otpr.envs.shifts import Shift, parse_all
 from otpr.errors import OtprError, unknown_name
 from otpr.spec import STATE
 
@@ -24,6 +25,7 @@ class Setup:
             limit; None: its own, if it declares one.
         observe: what the observation entry "state" holds; "images" leaves it out.
         cameras: whose frames are seen, each as an observation entry of its name.
+        shifts: what is different from the task that is meant; see `otpr.envs.shifts`.
 
     Raises:
         OtprError: one of them is not possible.
@@ -33,6 +35,7 @@ class Setup:
     episode_limit: int | None = None
     observe: Observe = "state"
     cameras: tuple[Camera, ...] = ()
+    shifts: tuple[Shift, ...] = ()
 
     def __post_init__(self) -> None:
         """Refuse what no task can be set up as."""
@@ -67,13 +70,15 @@ class Setup:
         episode_limit: int | None = None,
         observe: Observe = "state",
         cameras: Sequence[str] = (),
+        shifts: Sequence[str] = (),
     ) -> Self:
-        """As commands are told: cameras as `Camera.parse` takes them.
+        """As commands are told: cameras as `Camera.parse` takes them, shifts as `parse_all`.
 
         Raises:
-            OtprError: as in the class, or a camera cannot be read.
+            OtprError: as in the class, or a camera or a shift cannot be read.
         """
-        return cls(task, episode_limit, observe, tuple(Camera.parse(text) for text in cameras))
+        seen = tuple(Camera.parse(text) for text in cameras)
+        return cls(task, episode_limit, observe, seen, parse_all(shifts))
 
     def view(self) -> dict[str, Any]:
         """What is seen, as a JSON document that `viewing` reads."""

@@ -74,7 +74,7 @@ class TaskEnv(gymnasium.Env[Any, NDArray[np.float32]]):
         render_mode: None or `"rgb_array"`.
         columns: which numbers of the simulator's vector the entry "state" holds; None: all.
         eyes: render the image entries; None: the simulator shows whatever there is to see.
-
+        shifted: the simulator with shifts around it, which is then what acts; None: there are none.
     """
 
     metadata: dict[str, Any] = {"render_modes": ["rgb_array"]}  # noqa: RUF012, as Gymnasium declares it
@@ -89,8 +89,10 @@ class TaskEnv(gymnasium.Env[Any, NDArray[np.float32]]):
         render_mode: str | None = None,
         columns: Sequence[int] | None = None,
         eyes: Eyes | None = None,
+        shifted: Simulator | None = None,
     ):
         self.simulator = simulator
+        self._acting = shifted or simulator
         fps = max(1, round(spec.control_rate or _RENDER_FPS))
         self.metadata = {**self.metadata, "render_fps": fps}
         self.render_mode = render_mode
@@ -125,7 +127,7 @@ class TaskEnv(gymnasium.Env[Any, NDArray[np.float32]]):
         super().reset(seed=seed)
         if seed is None:
             seed = int(self.np_random.integers(2**31))
-        observation = self._checked(self.simulator.reset(seed), look=True)
+        observation = self._checked(self._acting.reset(seed), look=True)
         self._steps_left = self._episode_limit
         return observation, {"success": False}
 
@@ -149,7 +151,7 @@ class TaskEnv(gymnasium.Env[Any, NDArray[np.float32]]):
             raise ResetNeeded("No episode is running: call reset() first")
         if not np.isfinite(action).all():
             raise ValueError(f"The action must be finite, given {action}")
-        outcome = self.simulator.step(np.clip(action, -1.0, 1.0))
+        outcome = self._acting.step(np.clip(action, -1.0, 1.0))
         self._steps_left = 0 if outcome.terminated or outcome.truncated else self._steps_left - 1
         observation = self._checked(outcome.observation, look=look or self._steps_left == 0)
         truncated = not outcome.terminated and self._steps_left == 0
@@ -208,7 +210,7 @@ class TaskEnv(gymnasium.Env[Any, NDArray[np.float32]]):
         """Free what the simulator and its cameras hold."""
         if self._eyes is not None:
             self._eyes.close()
-        self.simulator.close()
+        self._acting.close()
 
 
 def by_name(spec: Spec, observation: Observation) -> Mapping[str, NDArray[Any]]:

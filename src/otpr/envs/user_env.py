@@ -18,6 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from otpr.envs import user_answers as answers
+from otpr.envs.cameras import Scene
+from otpr.envs.catalog import Geometry
 from otpr.envs.image_spaces import IMAGE, Image
 from otpr.envs.space_advice import action_advice, leaves
 from otpr.envs.task_env import Observation, Outcome, TaskEnv
@@ -40,6 +42,7 @@ class Declared:
     episode_limit: int | None
     parts: Parts
     facts: Mapping[str, str]
+    geometry: Geometry | None
 
 
 @functools.lru_cache
@@ -51,7 +54,9 @@ def declared(task_id: str) -> Declared:
     """
     simulator = make_simulator(task_id, None)
     try:
-        return Declared(simulator.spec, simulator.episode_limit, simulator.parts, simulator.facts)
+        return Declared(
+            simulator.spec, simulator.episode_limit, simulator.parts, simulator.facts, simulator.geometry
+        )
     finally:
         simulator.close()
 
@@ -163,6 +168,7 @@ class GymSimulator:
         parts: the vectors that a dictionary or a tuple holds, in the order in which they are flattened,
             nested ones as `outer/inner`; empty where the observation is one vector.
         facts: `environment`, the id that it is registered by with Gymnasium, if it is.
+        geometry: where the vector has positions, as `metadata["positions"]` says; None: it does not.
         raw_observation: the environment's own observation, before it is flattened: what the user's expert
             sees.
 
@@ -196,6 +202,35 @@ class GymSimulator:
         bounds = tuple(self._low.tolist()), tuple(self._high.tolist())
         self.spec = Spec(entries, *bounds, control_rate=float(rate) if rate else None)
         self.episode_limit = self._limit()
+        self.geometry = self._positions(entries.get(STATE))
+
+    def _positions(self, state: Entry | None) -> Geometry | None:
+        columns = self.env.metadata.get("positions")
+        if columns is None:
+            return None
+        length = 0 if state is None else state.shape[0]
+        columns = tuple(columns)
+        if not all(type(one) is int and 0 <= one < length for one in columns):
+            raise OtprError(
+                f'{self._task_id}: metadata["positions"] is {columns}; expected the columns of the flat '
+                f"observation that are positions in metres, whole numbers from 0 to {length - 1}."
+            )
+        return Geometry(columns)
+
+    def scene(self) -> Scene:
+        """The MuJoCo model and data of the environment, for shifts that change them.
+
+        Raises:
+            OtprError: it has none.
+        """
+        inner = self.env.unwrapped
+        model, data = getattr(inner, "model", None), getattr(inner, "data", None)
+        if type(model).__module__.partition(".")[0] != "mujoco":
+            raise OtprError(
+                f"{self._task_id}: this shift needs an environment of MuJoCo's, whose unwrapped form has "
+                "`model` and `data`."
+            )
+        return Scene(model, data)
 
     def _images_of(self, space: gymnasium.Space[Any]) -> dict[str, Image]:
         try:

@@ -20,11 +20,20 @@ ACTION_SEED = 2**31 - 1
 class Evaluation(NamedTuple):
     """What came of a number of episodes."""
 
-    successes: int
-    episodes: int
+    outcomes: tuple[bool, ...]  # whether each episode succeeded, in the order of their conditions
     mean_length: float  # environment steps an episode
     execute: int  # how many actions of each plan were executed
     metrics: Mapping[str, float]  # means over decisions of what the chooser reported
+
+    @property
+    def successes(self) -> int:
+        """How many episodes succeeded."""
+        return sum(self.outcomes)
+
+    @property
+    def episodes(self) -> int:
+        """How many there were."""
+        return len(self.outcomes)
 
     @property
     def success_rate(self) -> float:
@@ -91,9 +100,9 @@ def evaluate(
         finished = finished + again.episodes
         sums.update(again.sums)
         decisions += again.decisions
+    successes = {episode.seed: episode.success for episode in finished}
     return Evaluation(
-        successes=sum(episode.success for episode in finished),
-        episodes=episodes,
+        outcomes=tuple(successes[seed] for seed in seeds),
         mean_length=sum(len(episode) for episode in finished) / episodes,
         execute=policy.spec.execute,
         metrics={name: total / decisions for name, total in sums.items()},

@@ -344,6 +344,7 @@ class FineTuning:
             "seed": self.seed,
             "env_steps": at.env_steps,
             "episode_limit": self.env.episode_limit,
+            "shifts": [str(shift) for shift in self.env.setup.shifts],
             "execute": self.experience.store.spec.execute,
             "observation": self.base.spec.to_json()["observation"],
             "encoder": "frozen" if self.base.spec.images else "none",

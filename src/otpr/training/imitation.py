@@ -68,13 +68,13 @@ class PretrainConfig:
     # one network looks at the images of all cameras, which have one size then
     shared_vision: bool = False
     # images are moved by up to so many pixels while they are imitated
-    shift: int = 4
+    random_shift: int = 4
 
     def __post_init__(self):
         """Refuse numbers that make no policy."""
         counts = ("history", "horizon", "denoising_steps", "width", "depth", "updates", "batch_size")
         check_at_least(1, self, *counts)
-        check_at_least(0, self, "learning_rate", "ema_rate", "shift")
+        check_at_least(0, self, "learning_rate", "ema_rate", "random_shift")
         if self.ema_rate > 1:
             raise OtprError(f"ema_rate must be at most 1, given {self.ema_rate}.")
         if self.prediction not in get_args(Prediction):
@@ -95,7 +95,7 @@ class PretrainConfig:
         """The settings that matter for a task, JSON-able."""
         recorded = dataclasses.asdict(self)
         if not task.images:
-            for name in ("vision", "shared_vision", "shift"):
+            for name in ("vision", "shared_vision", "random_shift"):
                 del recorded[name]
         return recorded
 
@@ -163,7 +163,9 @@ class Imitation(eqx.Module):
                 states = cast(Array, seen)
             else:
                 images = cast(Observations, seen)
-                states = encoder.training_states(images, self.config.shift, jax.random.fold_in(noise_key, 1))
+                states = encoder.training_states(
+                    images, self.config.random_shift, jax.random.fold_in(noise_key, 1)
+                )
             return jnp.mean(diffusion.losses(network, states, plans, noise_key))
 
         trained = _together(self.network, self.encoder)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
+import numpy as np
 from scipy.stats import binomtest
 
 
@@ -59,3 +61,23 @@ def newcombe_interval(rate: float, interval: Interval, other: float, other_inter
     below = math.hypot(rate - interval.low, other_interval.high - other)
     above = math.hypot(interval.high - rate, other - other_interval.low)
     return Interval(difference - below, difference + above)
+
+
+def retention(shifted: Sequence[bool], nominal: Sequence[bool]) -> tuple[float, Interval] | None:
+    """How much of a success rate is left under a shift, of episodes in pairs.
+
+    Args:
+        shifted: whether each episode succeeded, shifted.
+        nominal: whether its twin, which begins alike, succeeded unshifted.
+
+    Returns:
+        shifted successes over nominal ones, and its 95% interval by bootstrap over the pairs (10,000 times,
+        seeded; draws without a nominal success are left out); None where no nominal episode succeeded.
+    """
+    pairs = np.array([shifted, nominal], np.int64)
+    if pairs[1].sum() == 0:
+        return None
+    picked = np.random.default_rng(0).integers(pairs.shape[1], size=(10_000, pairs.shape[1]))
+    left, whole = pairs[:, picked].sum(2)
+    low, high = np.quantile(left[whole > 0] / whole[whole > 0], [0.025, 0.975])
+    return float(pairs[0].sum() / pairs[1].sum()), Interval(float(low), float(high))
