@@ -6,7 +6,6 @@ import asyncio
 import dataclasses
 import json
 import threading
-import time
 from collections.abc import Generator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -195,18 +194,19 @@ def test_nonsense_costs_a_request_and_ends_the_run_when_it_goes_on(answer: Any, 
 
 
 def test_an_object_that_takes_too_long_is_given_up_on_and_asked_again_when_it_is_done():
-    class Slow:
-        pause = 0.6
+    released = threading.Event()
 
+    class Slow:
         def propose(self, observations: Any, n: int, seed: int) -> Any:
-            time.sleep(self.pause)
+            released.wait(10)
             return seed
 
-    slow = Slow()
-    local = asked.Local(slow, 0.3)
-    with pytest.raises(TimeoutError, match=r"more than 0\.3 seconds"):
+    local = asked.Local(Slow(), 0.2)
+    with pytest.raises(TimeoutError, match=r"more than 0\.2 seconds"):
         local.propose({}, 1, [5])
-    slow.pause = 0.0
+    with pytest.raises(TimeoutError, match="still at an earlier request"):
+        local.propose({}, 1, [5])
+    released.set()
     assert local.propose({}, 1, [6]) == 6
 
 

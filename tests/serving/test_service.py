@@ -18,6 +18,7 @@ import pytest
 from otpr.diffusion import NoiseSchedule
 from otpr.errors import OtprError
 from otpr.networks.mlp import NoiseMLP
+from otpr.policies.acting import act_key
 from otpr.policies.denoising import Diffusion
 from otpr.policies.encoder import Normalizer, VectorEncoder
 from otpr.policies.generators import plan_shape
@@ -247,3 +248,16 @@ def test_what_will_be_executed_until_the_reply_is_in_the_units_of_the_environmen
     said = refusal(service, {**seen, "prefix": np.zeros((2, 3))})
     assert said == "prefix is not finite, or leaves the bounds: [-1.0, 0.1, -30.0] to [1.0, 0.7, 10.0].\n"
     assert refusal(service, {**seen, "prefix": "soon"}) == "prefix is of type <U4, not of numbers.\n"
+
+
+def test_plans_to_choose_from_are_those_that_the_generator_draws():
+    shown = policy(chooser=chooser(), execute=8)
+    service = of(shown)
+    reply = asked(service, {"state": STATE, "seed": 3, "plans": 5})
+    expected = shown.propose({"state": STATE[None, None]}, act_key(3)[None], 8)[0, :5]
+    np.testing.assert_array_equal(reply["plans"], expected)
+    assert "actions" not in reply
+    for wrong in (0, 257, 1.5, True, "many"):
+        said = refusal(service, {"state": STATE, "plans": wrong})
+        assert said == f"plans is {wrong!r}, not a whole number in 1..256.\n"
+    assert refusal(service, {"state": STATE[:2], "plans": 1}).startswith("observation has shape (2,)")

@@ -53,8 +53,9 @@ class ToyPolicy:
 
     spec = Spec.flat(1, 2, horizon=CHUNK, execute=CHUNK)
     encoder = VectorEncoder({"state": Normalizer(jnp.zeros(1), jnp.ones(1))})
+    asks = False
 
-    def decide_batch(self, observations, keys):
+    def plan_batch(self, observations, keys, prefixes, offered):
         state = observations["state"]
         assert state.shape == (keys.shape[0], 1, 1)
         return jnp.zeros((len(state), CHUNK, 2)), {"toy/one": (state[:, 0, 0] == 1).astype(jnp.float32)}

@@ -67,8 +67,8 @@ def open_offer(name: str, timeout: float) -> Offer:
         from otpr.serving.client import Remote
 
         remote = Remote(name, timeout, os.environ.get(KEY))
-        known = {key: remote.metadata.get(key) for key in ("task", "view", "checksum")}
-        return Offer(remote, name, remote.spec, **known)
+        task, view, checksum = (remote.metadata.get(key) for key in ("task", "view", "checksum"))
+        return Offer(remote, name, remote.spec, task=task, view=view, checksum=checksum)
     made = load_object(name, "policy")()
     if not callable(getattr(made, "propose", None)):
         raise OtprError(f"{name} makes a {type(made).__name__}; expected an object with propose().")

@@ -168,6 +168,7 @@ class Finetune:
         offer = open_offer(self.policy, self.policy_timeout)
         setup = asked_setup(offer, self.task, self.episode_limit)
         sets, _ = self.demonstrations.read(setup)
+        setup = dataclasses.replace(setup, shifts=parse_all(self.shift))
         episodes = [episode for part in sets for episode in part]
         return asked_policy(offer, setup, episodes, self.execute), setup, sets, offer.checksum
 

@@ -171,22 +171,14 @@ class Policy(eqx.Module):
         offered = self.offered(observations, keys)
         return _plan_batch(self, self.encoder.on_device(observations), keys, prefixes, offered)
 
-    @eqx.filter_jit
-    def decide_batch(
-        self, observations: Observations, keys: PRNGKeyArray
-    ) -> tuple[Float[Array, "n e a"], dict[str, Float[Array, " n"]]]:
-        """As `act_batch`, of observations as `Encoder.on_device` gives them; works in compiled code."""
-        plans, metrics = self.plan_batch(observations, keys)
-        return plans[:, self.spec.executed], metrics
-
     def plan_batch(
         self,
         observations: Observations,
         keys: PRNGKeyArray,
         prefixes: Prefix | None = None,
-        offered: Float[Array, "n c h a"] | None = None,
+        offered: Float[Array, "n c h a"] | np.ndarray | None = None,
     ) -> tuple[Float[Array, "n h a"], dict[str, Float[Array, " n"]]]:
-        """Whole plans for each of n decisions.
+        """A whole plan for each of n decisions; works in compiled code.
 
         Args:
             observations: as `Encoder.on_device` gives them.
@@ -207,7 +199,8 @@ class Policy(eqx.Module):
                 plans = prefix.put(plans)
             return self.choose(self.state(seen), plans, jax.random.split(key)[1])
 
-        return jax.vmap(decide)(observations, keys, prefixes, offered)
+        plans = None if offered is None else jnp.asarray(offered)
+        return jax.vmap(decide)(observations, keys, prefixes, plans)
 
     @property
     def asks(self) -> bool:

@@ -32,6 +32,11 @@ class Prefix(NamedTuple):
         given = jnp.broadcast_to((step >= first) & (step < first + d), (*leading, spec.horizon))
         return cls(jnp.pad(jnp.asarray(actions, jnp.float32), pad), given)
 
+    @staticmethod
+    def left(plans: Float[Array, "n h a"], d: int, spec: Spec) -> Float[Array, "n d a"]:
+        """The d actions of plans after those that are executed: what the next plans begin with."""
+        return plans[:, spec.executed.stop : spec.executed.stop + d]
+
     def alone(self) -> Prefix:
         """Of one decision as of one among several: with an axis before the others."""
         return Prefix(self.actions[None], self.given[None])

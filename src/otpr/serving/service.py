@@ -164,25 +164,29 @@ class Service:
             seed = secrets.randbits(32) if request.seed is None else request.seed
             left = None if request.budget is None else request.budget - (time.perf_counter() - arrived)
             if request.plans is None:
-                given = {"prefix": request.prefix, "budget_seconds": left}
-                reply = {"actions": self.policy.act(request.observation, seed, **given)}
+                name, actions = "actions", self._act(request, seed, left)
             else:
-                reply = {"plans": self._plans(request, seed, request.plans)}
+                name, actions = "plans", self._plans(request, seed, request.plans)
         except ValueError as error:
             raise Refused(f"{error}\n{self.expected}") from error
         ended = time.perf_counter()
         return {
-            **{name: in_units(actions, self.policy.spec) for name, actions in reply.items()},
+            name: in_units(actions, self.policy.spec),
             "seed": seed,
             "server_timing": {"wait_ms": 1e3 * (begun - arrived), "infer_ms": 1e3 * (ended - begun)},
         }
+
+    def _act(self, request: Request, seed: int, left: float | None) -> NDArray[np.float32]:
+        return self.policy.act(request.observation, seed, prefix=request.prefix, budget_seconds=left)
 
     def _plans(self, request: Request, seed: int, n: int) -> NDArray[np.float32]:
         """(n, horizon, action_dim) in [-1, 1], as they are drawn: nothing is chosen."""
         seen = checked_observation(request.observation, self.policy.spec)
         keys = act_key(seed)[None]
         several = {name: entry[None] for name, entry in seen.items()}
-        return checked_actions(np.asarray(self.policy.propose(several, keys, n)[0]))
+        # each number compiles its own program: powers of two are few
+        drawn = self.policy.propose(several, keys, 1 << (n - 1).bit_length())
+        return checked_actions(np.asarray(drawn[0, :n]))
 
     def request(self, message: bytes | str) -> Request:
         """A message as a request.

@@ -298,4 +298,4 @@ def _decide(
         return plans[:, executed], metrics, None
     if delay.waits:
         return jnp.pad(plans[:, executed], [(0, 0), (delay.steps, 0), (0, 0)]), metrics, None
-    return plans[:, executed], metrics, plans[:, executed.stop : executed.stop + delay.steps]
+    return plans[:, executed], metrics, Prefix.left(plans, delay.steps, policy.spec)

@@ -161,9 +161,9 @@ class RunDirectory:
             sink.replace(placed)
 
     def write_summary(self, summary: Mapping[str, Any]) -> None:
-        """Write summary.json, whole or not at all. Values as in `log`, or dictionaries in JSON's types."""
+        """Write summary.json, whole or not at all. Values as in `log`, or dictionaries and lists of JSON."""
         plain = {
-            name: value if isinstance(value, dict) else _scalar(name, value)
+            name: value if isinstance(value, dict | list) else _scalar(name, value)
             for name, value in summary.items()
         }
         write_json(self.path / "summary.json", plain)
