@@ -1,6 +1,6 @@
 """Two toy problems of the paper's supplement: a Gaussian carried to eight Gaussians, and to a Swiss roll.
 
-    .venv/bin/python examples/toy_transport.py [--updates 8000] [--out docs/transport_toys.png]
+    .venv/bin/python examples/toy_transport.py [--updates 6000] [--out docs/transport_toys.png]
 
 It trains potentials on fresh samples, then a score network on pairs that are weighted by their compatibility
 H, the paper's equation 9; the network then draws y for a given x. Beside it stands what the exact plan of a
@@ -121,7 +121,7 @@ def _trained(compatibility, draw, key: PRNGKeyArray, updates: int) -> Diffusion:
 
     def loss(network: NoiseMLP, key: PRNGKeyArray) -> Array:
         samples, pick, noise = jax.random.split(key, 3)
-        x, y, _ = draw(samples, 512)
+        x, y, _ = draw(samples, 256)
         H = compatibility(x, y, squared_distances(x, y))
         # each x meets one y, drawn by H: the weighted mean over all pairs, with less variance than weights
         partner = jax.random.categorical(pick, jnp.log(H + 1e-9))
@@ -195,7 +195,7 @@ def picture(toys: dict[str, Toy], path: Path) -> None:
 def main() -> None:
     """Solve both, print the table, draw the picture."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--updates", type=int, default=8_000, help="gradient steps of the score network")
+    parser.add_argument("--updates", type=int, default=6_000, help="gradient steps of the score network")
     parser.add_argument("--out", type=Path, default=DOCS / "transport_toys.png", help="the picture")
     options = parser.parse_args()
     toys = {name: solve(name, jax.random.key(0), updates=options.updates) for name in TARGETS}

@@ -99,6 +99,35 @@ def test_the_network_sees_the_prefix_with_the_noise_of_each_level():
     np.testing.assert_array_equal(plans[:, :3], np.broadcast_to(GIVEN[:3], (4000, 3, 4)))
 
 
+def test_in_plans_that_begin_before_the_present_the_prefix_begins_at_the_present():
+    early = policy(history=2, execute=2, offset=1)
+    two = np.stack([OBSERVATION, OBSERVATION])
+    found = early.act(two, 3, prefix=GIVEN[:3])
+    plans, _ = early.plan_batch(
+        {"state": jnp.asarray(two)[None]}, act_key(3)[None], Prefix.of(GIVEN[None, :3], early.spec)
+    )
+    np.testing.assert_array_equal(plans[0, 1:4], GIVEN[:3])
+    np.testing.assert_allclose(found, plans[0, 4:6], atol=1e-6)
+    assert early.spec.spare == 5
+    np.testing.assert_array_equal(Prefix.left(plans, 3, early.spec), plans[:, 3:6])
+    with pytest.raises(
+        ValueError, match="at most 5 actions of 4 numbers: its plans have 7 from the present on"
+    ):
+        early.act(two, 3, prefix=np.zeros((6, 4)))
+
+
+def test_in_plans_of_units_of_their_own_the_prefix_is_in_the_policys():
+    """The network sees -1 to 1 where the actions are between `low` and `high`."""
+    low, high = jnp.full(4, -0.5), jnp.full(4, 0.25)
+    scaled = ONE.with_generator(dataclasses.replace(ONE.diffusion, low=low, high=high))
+    given = 0.2 * GIVEN[:2]
+    [plan] = scaled.generator.complete(jnp.zeros(39), Prefix.of(given, ONE.spec), jax.random.key(0), 1)
+    np.testing.assert_array_equal(plan[:2], given)
+    noise = scaled.diffusion.scaled(jnp.asarray(given))
+    np.testing.assert_allclose(scaled.diffusion.unscaled(noise), given, atol=1e-6)
+    assert (plan[2:] >= -0.5).all() and (plan[2:] <= 0.25).all()
+
+
 def test_a_generator_that_cannot_go_on_from_a_prefix_has_it_put_in():
     mode = TanhGaussian.new(39, (8, 4), width=8, depth=1, key=jax.random.key(0))
     state, key = jnp.asarray(OBSERVATION), jax.random.key(1)
