@@ -203,6 +203,12 @@ def another_step(folder: Path) -> dict[str, Any]:
     return {"policy_preprocessor.json": document}
 
 
+def a_state_file_elsewhere(folder: Path) -> dict[str, Any]:
+    document = json.loads((folder / "policy_preprocessor.json").read_text())
+    document["steps"][3]["state_file"] = "../weights.safetensors"
+    return {"policy_preprocessor.json": document}
+
+
 STATE_FILE = "policy_preprocessor_step_3_normalizer_processor.safetensors"
 
 
@@ -264,6 +270,11 @@ FINAL = "diffusion.unet.final_conv.1.bias"
         (processor_with(3, norm_map={"STATE": "QUANTILES"}), r"norm_map\.STATE is 'QUANTILES'"),
         (processor_with(3, eps=1e-3), "eps is 0.001"),
         (processor_with(3, normalize_observation_keys=["a"]), "normalize_observation_keys is not supported"),
+        (
+            a_state_file_elsewhere,
+            "state_file is '../weights.safetensors', which is no name of",
+        ),
+        (config_with(down_dims=[8, 10**6]), r"have the shape \(16, 8, 3\), expected \(1000000, 8, 3\)"),
         (another_step, "step 0, 'delta_action_processor' is not supported"),
         (lambda _: {"config.json": b"[1]"}, r"config\.json is damaged \(it is no object"),
         (lambda _: {"config.json": b"{"}, r"config\.json is damaged"),
@@ -276,6 +287,15 @@ def test_what_is_not_supported_is_named(
     given = folder("ddpm")
     with pytest.raises(OtprError, match=message):
         import_lerobot(rewritten(given, tmp_path / "changed", **change(given)), WIDE)
+
+
+def test_a_checkpoint_of_lerobots_training_is_its_policy(
+    folder: Callable[[str], Path], tmp_path: Path
+) -> None:
+    (tmp_path / "last").mkdir()
+    (tmp_path / "last" / "pretrained_model").symlink_to(folder("ddpm"))
+    found = import_lerobot(tmp_path / "last", WIDE)
+    assert found.policy.spec == import_lerobot(folder("ddpm"), WIDE).policy.spec
 
 
 def test_actions_beyond_the_unit_need_bounds(folder: Callable[[str], Path]) -> None:
