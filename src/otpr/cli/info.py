@@ -70,7 +70,8 @@ def _shifts() -> dict[str, Any]:
 def _as_json(task: TaskSpec) -> dict[str, Any]:
     fields = {field.name: getattr(task, field.name) for field in dataclasses.fields(task)}
     known = {name: value for name, value in fields.items() if name not in ("setup", "columns")}
-    return json_ready({"id": task.id, **known, "spec": task.spec.to_json()})
+    geometry = None if task.geometry is None else dataclasses.asdict(task.geometry)
+    return json_ready({"id": task.id, **known, "spec": task.spec.to_json(), "geometry": geometry})
 
 
 def _described(task: TaskSpec, cameras: tuple[str, ...]) -> str:
