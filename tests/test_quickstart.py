@@ -12,6 +12,7 @@ import pytest
 
 from otpr.cli import evaluate as command
 from otpr.cli.main import main
+from otpr.cli.quickstart import PIXELS, STATE, Quickstart
 from otpr.data.datasets import read_dataset
 from otpr.policies.policy import load_policy, policy_task
 from otpr.training import finetune
@@ -103,3 +104,30 @@ def test_quickstart_stopped_once_and_resumed_leaves_everything_that_is_promised(
     assert main([*arguments, "--resume"]) == 0
     assert_same_arrays(weights(run / "policy"), tuned)
     assert len(read_rows(run)) == len(rows)
+
+
+def test_what_is_left_out_is_the_recipes() -> None:
+    assert Quickstart()._recipe() == STATE
+    assert Quickstart(pixels=True)._recipe() == PIXELS
+    given = Quickstart(pixels=True, task="metaworld/door-open-v3", demos=3, noise=0.0)._recipe()
+    assert (given.task, given.demos, given.noise) == ("metaworld/door-open-v3", 3, 0.0)
+    assert given.imitation == PIXELS.imitation
+
+
+@pytest.mark.parametrize(("option", "value"), [("--demos", "0"), ("--noise", "-1"), ("--noise", "nan")])
+def test_numbers_that_make_no_demonstrations_are_refused(
+    option: str, value: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "run"
+    assert main(["quickstart", option, value, "--run-dir", str(folder)]) == 2
+    assert f"{option[2:]} must be at least" in capsys.readouterr().err
+    assert not folder.exists()
+
+
+def test_pixels_need_a_camera_that_is_known_to_show_the_task(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "run"
+    assert main(["quickstart", "--pixels", "--task", "kitchen/mixed", "--run-dir", str(folder)]) == 2
+    assert "otpr collect --cameras NAME --observe proprioception" in capsys.readouterr().err
+    assert not folder.exists()

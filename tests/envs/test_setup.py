@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from otpr.data.collect import collect
-from otpr.envs import Setup, make_env, make_expert, task_spec
+from otpr.envs import Setup, cameras_of, make_env, make_expert, task_spec
 from otpr.envs.cameras import Camera
+from otpr.envs.registry import pixels_setup
 from otpr.errors import OtprError
 
 TASK = "metaworld/door-open-v3"
@@ -72,12 +73,20 @@ def test_a_view_is_written_down_and_read() -> None:
         (lambda: Setup.seen(TASK, cameras=("corner", "corner:32x32")), "camera 'corner' is given twice"),
         (lambda: Setup(TASK, cameras=(Camera("state"),)), "cannot be told from the observation entry"),
         (lambda: make_env(Setup.seen(TASK, cameras=("corner5",))), "corner"),
+        (lambda: pixels_setup("kitchen/mixed"), "no camera of it is known to show what is done"),
+        (lambda: pixels_setup("gym/Pendulum-v1"), "no camera of it is known to show what is done"),
     ],
 )
 def test_what_cannot_be_seen_is_refused(made, message: str) -> None:
     with pytest.raises(OtprError) as caught:
         made()
     assert message in str(caught.value)
+
+
+def test_the_usual_view_of_each_suite_shows_something() -> None:
+    for task in ("metaworld/peg-insert-side-v3", "fetch/push", "ogbench/cube-single", "robosuite/lift"):
+        setup = pixels_setup(task)
+        assert setup.cameras[0].name in cameras_of(task)
 
 
 def test_demonstrations_that_are_looked_at_are_those_that_are_not() -> None:

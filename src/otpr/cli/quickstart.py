@@ -25,24 +25,57 @@ from otpr.cli.pretrain import Pretrain
 from otpr.data.datasets import read_dataset
 from otpr.data.loading import DataConfig
 from otpr.envs import Setup, task_spec
-from otpr.errors import OtprError, check_at_least, check_seed
+from otpr.envs.registry import pixels_setup
+from otpr.errors import OtprError, check_seed
 from otpr.policies.policy import load_policy
 from otpr.storage import check_writable
 from otpr.training.finetune import LoopConfig
+from otpr.training.imitation import PretrainConfig
 from otpr.training.run_directory import RunDirectory
 from otpr.training.sinks import DEFAULT
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """What a quickstart does where it is not told otherwise.
+
+    Attributes:
+        task: the task.
+        demos: demonstrations.
+        noise: standard deviation of the noise on their actions, which lie in [-1, 1].
+        imitation: settings of the imitation.
+    """
+
+    task: str
+    demos: int
+    noise: float
+    imitation: PretrainConfig
+
+
+STATE = Recipe("metaworld/peg-insert-side-v3", 10, 0.7, PretrainConfig())
+"""Where objects are is told."""
+
+# Images cost a hundred times as much as vectors in imitation. Noise on the actions hides what they depend on,
+# which has to be found in the images.
+PIXELS = Recipe("metaworld/drawer-open-v3", 8, 0.3, PretrainConfig(updates=2_500, batch_size=128))
+"""Where they are is to be seen."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Quickstart:
     """Collect demonstrations, imitate them, fine-tune with OTPR, evaluate before and after."""
 
-    # task id; `otpr info` lists them
-    task: str = "metaworld/peg-insert-side-v3"
+    # task id; `otpr info` lists them. Left out, metaworld/peg-insert-side-v3, and with --pixels
+    # metaworld/drawer-open-v3
+    task: str | None = None
     # seed of everything but the evaluation's initial conditions, which are always the same
     seed: int = 0
-    # demonstrations to collect, whose actions carry Gaussian noise of standard deviation 0.7
-    demos: int = 10
+    # see through a camera of 64 x 64 pixels, and know of the robot itself, but not where objects are
+    pixels: bool = False
+    # demonstrations to collect; left out, 10, and with --pixels 8
+    demos: int | None = None
+    # standard deviation of the Gaussian noise on their actions; left out, 0.7, and with --pixels 0.3
+    noise: float | None = None
     # environment steps of fine-tuning
     env_steps: int = 40_000
     # settings of the algorithm: default, paper or release; see docs/fidelity.md
@@ -62,14 +95,20 @@ class Quickstart:
     def run(self) -> None:
         """The four steps and a table of what came of them."""
         check_seed(self.seed)
-        check_at_least(1, self, "demos")
+        recipe = self._recipe()
+        if recipe.demos < 1:
+            raise OtprError(f"demos must be at least 1, given {recipe.demos}.")
+        if not recipe.noise >= 0:
+            raise OtprError(f"noise must be at least 0, given {recipe.noise:g}.")
         check_writable(self.run_dir, "--run-dir", folder=True)
-        setup = Setup(self.task, self.episode_limit)
+        setup = Setup(recipe.task, self.episode_limit)
+        if self.pixels:
+            setup = pixels_setup(recipe.task, self.episode_limit)
         task = task_spec(setup)
         task.required_limit()
         if not task.expert:
             raise OtprError(
-                f"{self.task} has no scripted expert, whose demonstrations a quickstart begins with. Take "
+                f"{recipe.task} has no scripted expert, whose demonstrations a quickstart begins with. Take "
                 "the steps one at a time: `otpr collect --expert module:Class` or `otpr data convert`, then "
                 "`otpr pretrain`, `otpr finetune` and `otpr evaluate`."
             )
@@ -77,10 +116,12 @@ class Quickstart:
         warmup_steps = min(LoopConfig.warmup_steps, self.env_steps // 5)
         agent, loop = agent_config("otpr", self.preset), LoopConfig(self.env_steps, warmup_steps=warmup_steps)
         config = {
-            "task": self.task,
+            "task": recipe.task,
             "episode_limit": self.episode_limit,
             "seed": self.seed,
-            "demos": self.demos,
+            "demos": recipe.demos,
+            **({} if recipe.noise == STATE.noise else {"noise": recipe.noise}),
+            **({"pixels": setup.view()} if self.pixels else {}),
             "preset": self.preset,
             "agent": dataclasses.asdict(agent),
             "loop": dataclasses.asdict(loop),
@@ -94,20 +135,24 @@ class Quickstart:
             log=self.log,
         ) as run:
             demonstrations, pretrained = run.path / "demonstrations", run.path / "pretrain"
-            print(f"1/4  Demonstrations of {self.task} by its scripted expert")
+            print(f"1/4  Demonstrations of {recipe.task} by its scripted expert")
             if not demonstrations.exists():
                 Collect(
-                    self.task,
+                    recipe.task,
                     demonstrations,
-                    episodes=self.demos,
+                    episodes=recipe.demos,
+                    noise=recipe.noise,
                     seed=self.seed,
                     episode_limit=self.episode_limit,
+                    observe=setup.observe,
+                    cameras=tuple(map(str, setup.cameras)),
                 ).run()
             print("2/4  Imitation")
             if not (pretrained / "policy").exists():
                 Pretrain(
                     DataConfig((str(demonstrations),)),
                     pretrained,
+                    recipe.imitation,
                     seed=self.seed,
                     resume=pretrained.exists(),
                 ).run()
@@ -131,7 +176,7 @@ class Quickstart:
                 episode_limit=self.episode_limit,
                 out=run.path / "evaluation.json",
             ).results()
-        table = Table("policy", "success", "95% interval", box=None, title=self.task, title_justify="left")
+        table = Table("policy", "success", "95% interval", box=None, title=recipe.task, title_justify="left")
         names = ("before: imitation", "after: OTPR", "after: OTPR, one sample")
         for name, result in zip(names, results, strict=True):
             low, high = result["interval_95"]
@@ -142,3 +187,11 @@ class Quickstart:
         if (report := plugin("report")) is not None:
             report(run.path).run()
         print(f"All in {run.path}")
+
+    def _recipe(self) -> Recipe:
+        """What is done, with all that is left out filled in."""
+        usual = PIXELS if self.pixels else STATE
+        given = {"task": self.task, "demos": self.demos, "noise": self.noise}
+        return dataclasses.replace(
+            usual, **{name: value for name, value in given.items() if value is not None}
+        )

@@ -148,6 +148,7 @@ class Suite:
             an expert, `make_expert(name, env) -> Expert`.
         control_rate: actions in a second of simulated time, in Hz.
         tasks: by name.
+        camera: what policies look through where nothing else is said; "" where no camera suits.
         facts: what is known of all its tasks beside their specs, by name: `environment` (as the simulator's
             authors call it), `simulator`, `robot`, `controller`. Those of data sets have the same names
             (`otpr.data.agreement`).
@@ -159,6 +160,7 @@ class Suite:
     module: str
     control_rate: float
     tasks: Mapping[str, Task]
+    camera: str = ""
     facts: Mapping[str, str] = field(default_factory=dict[str, str])
     install: str | None = None
 
@@ -194,6 +196,7 @@ SUITES: dict[str, Suite] = {
         extra="robotics",
         module="otpr.envs.fetch",
         control_rate=25,
+        camera="external_camera_0",
         tasks={
             name: Task(
                 28,
@@ -243,6 +246,7 @@ SUITES: dict[str, Suite] = {
         extra="metaworld",
         module="otpr.envs.metaworld",
         control_rate=80,
+        camera="corner",
         tasks={
             f"{name}-v3": Task(
                 39,
@@ -261,6 +265,7 @@ SUITES: dict[str, Suite] = {
         extra="ogbench",
         module="otpr.envs.ogbench",
         control_rate=20,
+        camera="front",
         tasks={
             name: Task(*sizes, expert=True, proprioception=((0, 19),), geometry=_ogbench(name))
             for name, sizes in {
@@ -277,6 +282,7 @@ SUITES: dict[str, Suite] = {
         extra="robosuite",
         module="otpr.envs.robosuite",
         control_rate=20,
+        camera="agentview",
         # robosuite's own requirements ask for an old NumPy that it does not need.
         install="pip install 'otpr[robosuite]' && pip install --no-deps robosuite==1.5.2",
         # The limits are the horizons of robomimic's proficient-human data sets.

@@ -264,6 +264,21 @@ def cameras_of(task: str) -> tuple[str, ...]:
         simulator.close()
 
 
+def pixels_setup(task: str, episode_limit: int | None = None) -> Setup:
+    """A named task as a robot with one camera sees it: its suite's usual one, and what it knows of itself.
+
+    Raises:
+        OtprError: the task is unknown or an environment of the user's, or its suite has no such camera.
+    """
+    camera = "" if user_env.is_user_task(task) else _find(task)[0].camera
+    if not camera:
+        raise OtprError(
+            f"{task}: no camera of it is known to show what is done. Take the steps one at a time, the first "
+            "of them `otpr collect --cameras NAME --observe proprioception`."
+        )
+    return Setup.seen(task, episode_limit, "proprioception", (camera,))
+
+
 def check_filming(setup: Setup) -> None:
     """Refuse to film a task whose environment cannot be made for it; of a named task nothing is asked.
 
