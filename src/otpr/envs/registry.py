@@ -16,6 +16,7 @@ from otpr.envs.cameras import Eyes, camera_names
 from otpr.envs.catalog import SUITES, Geometry, Suite, Task
 from otpr.envs.setup import Setup
 from otpr.envs.task_env import Simulator, TaskEnv
+from otpr.envs.user_expert import UserExpert
 from otpr.errors import OtprError, unknown_name
 from otpr.spec import STATE, Entry, Parts, Spec
 
@@ -303,7 +304,7 @@ def make_expert(task_id: str, env: TaskEnv, user_class: str | None = None) -> Ex
     """
     task = task_spec(task_id)
     if user_class is not None:
-        return user_env.UserExpert(user_class, env)
+        return UserExpert(user_class, env)
     if not task.expert:
         raise OtprError(
             f"Task {task_id!r} has no scripted expert. Give your own with --expert module:Class (an object "

@@ -1,4 +1,4 @@
-"""Environments and experts that are not ours: any Gymnasium id (`gym/ID`) and any `module:factory`."""
+"""Environments that are not ours: any Gymnasium id (`gym/ID`) and any `module:factory`."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from otpr.envs.cameras import Scene
 from otpr.envs.catalog import Geometry
 from otpr.envs.image_spaces import IMAGE, Image
 from otpr.envs.space_advice import action_advice, leaves
-from otpr.envs.task_env import Observation, Outcome, TaskEnv
+from otpr.envs.task_env import Observation, Outcome
 from otpr.errors import OtprError
 from otpr.spec import STATE, Entry, Parts, Spec, vector_type
 
@@ -330,57 +330,3 @@ def _layers(env: Any) -> Iterator[Any]:
     while env is not None:
         yield env
         env = getattr(env, "env", None)
-
-
-class UserExpert:
-    """The user's expert: an object with `act(observation)`, and `reset()` if it likes.
-
-    In `gym/ID` and `module:factory` it sees the environment's own observation and answers in the
-    environment's own action bounds; in a named task it sees the flat observation and answers in [-1, 1].
-
-    Args:
-        name: `"module:Class"`; the class is made without arguments.
-        env: the environment it acts in.
-
-    Raises:
-        OtprError: it cannot be loaded or made, or has no `act`.
-    """
-
-    def __init__(self, name: str, env: TaskEnv):
-        maker = load_object(name, "expert")
-        try:
-            self._expert = maker()
-        except Exception as error:  # whatever the user's class raises is the user's to mend
-            raise OtprError(
-                f"The expert {name!r} cannot be made ({type(error).__name__}: {error})."
-            ) from error
-        if not callable(getattr(self._expert, "act", None)):
-            raise OtprError(f"The expert {name!r} has no method act(observation).")
-        self._name = name
-        self._env = env
-
-    def reset(self) -> None:
-        """Begin an episode."""
-        if hasattr(self._expert, "reset"):
-            self._expert.reset()
-
-    def act(self, observation: NDArray[np.floating]) -> NDArray[np.float32]:
-        """The user's action, mapped into [-1, 1].
-
-        Raises:
-            OtprError: it raises, its answer is of another shape than an action, or not finite.
-        """
-        simulator = self._env.simulator
-        own = isinstance(simulator, GymSimulator)
-        try:
-            answer = np.asarray(
-                self._expert.act(simulator.raw_observation if own else observation), np.float64
-            )
-        except Exception as error:  # whatever the user's code raises is the user's to mend
-            raise OtprError(f"The expert {self._name!r} failed ({type(error).__name__}: {error}).") from error
-        if answer.shape != self._env.action_space.shape or not np.isfinite(answer).all():
-            raise OtprError(
-                f"The expert {self._name!r} answered {answer}; expected {self._env.action_space.shape} "
-                "finite numbers."
-            )
-        return simulator.to_unit(answer) if own else np.clip(answer, -1.0, 1.0).astype(np.float32)
