@@ -46,7 +46,7 @@ def expert_table(rows: Sequence[ShiftRow]) -> Table:
     return Table(
         ("shift", *(task.partition("/")[2] for task in tasks)),
         (nominal, *((name, *(cell(task, name) for task in tasks)) for name in names)),
-        "Levels 1, 2, 3. * less than four fifths of the nominal success: not counted as solvable. "
+        "Levels 1, 2, 3. * less than four fifths of the nominal success: not counted as solvable.\n"
         "-: the task cannot have the shift.",
     )
 
