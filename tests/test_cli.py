@@ -260,7 +260,16 @@ def test_info_for_programs_is_json(capsys: pytest.CaptureFixture[str]):
         "parts": [],
         "facts": {"simulator": "metaworld", "robot": "Sawyer"},
         "resolution": 1e-4,
+        "geometry": {
+            "positions": [0, 1, 2, 4, 5, 6, 11, 12, 13, 36, 37, 38],
+            "per_metre": 1.0,
+            "lag": 18,
+            "hand": 0,
+            "reach": 0.01,
+            "open": -1.0,
+        },
     }
+    assert info["shifts"]["gain"]["amounts"] == [0.8, 0.6, 0.4]
 
 
 def test_info_names_the_extra_that_a_task_needs(

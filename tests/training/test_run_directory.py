@@ -176,7 +176,7 @@ def test_summary_is_replaced_whole(tmp_path: Path):
         assert json.loads((run.path / "summary.json").read_text()) == {"final_success": 0.5, "task": "a/b"}
         before = snapshot(run.path)
         with pytest.raises(TypeError, match="curve must be"):
-            run.write_summary({"curve": [1, 2]})
+            run.write_summary({"curve": np.arange(2)})
         assert snapshot(run.path) == before
 
 

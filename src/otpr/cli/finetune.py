@@ -121,7 +121,8 @@ class Finetune:
             "task": setup.task,
             "spec": agent.acting_spec(base.spec).to_json(),
             "episode_limit": self.episode_limit,
-            "shifts": [str(shift) for shift in setup.shifts],
+            # nothing where there are none, as in runs that began before there were shifts
+            **({"shifts": [str(shift) for shift in setup.shifts]} if setup.shifts else {}),
             "algorithm": self.algorithm,
             "preset": self.preset,
             "seed": self.seed,
