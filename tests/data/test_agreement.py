@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from otpr.cli.main import main
-from otpr.data.agreement import ACCEPTABLE, Side, agree, assumed, check_names, compare
+from otpr.data.agreement import ACCEPTABLE, Side, agree, assumed, check_names, compare, needless
 from otpr.data.dataset_writer import write_dataset
 from otpr.data.datasets import read_dataset
 from otpr.data.episodes import Episode
@@ -110,6 +110,10 @@ def test_all_differences_are_in_one_error_with_what_accepts_them() -> None:
     accepted = agree(mine, theirs, ("task", "observation-order", "robot"))
     assert accepted[0] == "accepted between the data and the task b: task: a against b"
     assert len(accepted) == 3
+    assert needless(("task", "robot"), accepted) == []
+    assert needless(("task", "controller", "controller"), accepted) == [
+        "--accept controller: the data differ from nothing in that"
+    ]
 
 
 def test_shapes_cannot_be_accepted() -> None:

@@ -89,7 +89,10 @@ def test_sets_of_another_task_are_refused(folder) -> None:
         DataConfig(("a", "other")).read(None)
     with pytest.raises(OtprError, match=f"data set a and (?s:.*)task: {TASK} against metaworld/reach-v3"):
         DataConfig(("a",)).read("metaworld/reach-v3")
-    sets, task = DataConfig(("a", "other"), accept=("task",)).read(None)
+    told: list[str] = []
+    sets, task = DataConfig(("a", "other"), accept=("task", "robot")).read(None, told.append)
+    assert told[-1] == "--accept robot: the data differ from nothing in that"
+    assert not any(line.startswith("--accept task") for line in told)
     assert (task, [len(episodes) for episodes in sets]) == (Setup(TASK), [5, 5])
 
 

@@ -26,6 +26,8 @@ ACCEPTABLE = (
 )
 """The names of the differences that `--accept` overrides. Shapes and types are not among them."""
 
+_ACCEPTED = "accepted between"
+
 
 @dataclass(frozen=True)
 class Side:
@@ -145,7 +147,7 @@ def agree(mine: Side, theirs: Side, accept: Sequence[str] | None = None, shapes:
     refused = [difference for difference in found if difference.name not in (accept or ())]
     if not refused:
         between = f"{mine.name} and {theirs.name}"
-        return [f"accepted between {between}: {difference.text}" for difference in found]
+        return [f"{_ACCEPTED} {between}: {difference.text}" for difference in found]
     names = list(dict.fromkeys(difference.name for difference in refused if difference.name is not None))
     lines = [f"  {difference.text if mine.advice else difference}" for difference in refused]
     if mine.advice or len(names) < len(refused):
@@ -166,6 +168,21 @@ def check_names(accept: Sequence[str]) -> None:
     for name in accept:
         if name not in ACCEPTABLE:
             raise unknown_name("difference to accept", name, ACCEPTABLE)
+
+
+def needless(accept: Sequence[str], told: Sequence[str]) -> list[str]:
+    """A sentence for each name that was accepted of the data although nothing there differs in it.
+
+    Args:
+        accept: what the user accepts.
+        told: the sentences of `agree`.
+    """
+    met = [line for line in told if line.startswith(_ACCEPTED)]
+    return [
+        f"--accept {name}: the data differ from nothing in that"
+        for name in dict.fromkeys(accept)
+        if not any(f": {name}: " in line for line in met)
+    ]
 
 
 def _shapes(mine: Spec, other: Side) -> list[Difference]:

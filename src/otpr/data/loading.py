@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from otpr.data.actions import Bounds
-from otpr.data.agreement import Side, agree, assumed, check_names, of_task
+from otpr.data.agreement import Side, agree, assumed, check_names, needless, of_task
 from otpr.data.datasets import Demonstrations, read_dataset, setup_of
 from otpr.data.episodes import Episode
 from otpr.data.mixture import check_weights
@@ -65,6 +65,7 @@ class DataConfig:
                 the task, or with another set (all differences are listed); or nothing names the task.
         """
         read: list[tuple[Demonstrations, Side]] = []
+        told: list[str] = []
         setup = task if isinstance(task, Setup) else None
         for source in self.data:
             setup = setup or setup_of(source, task if isinstance(task, str) else None)
@@ -82,9 +83,12 @@ class DataConfig:
             lines += [*assumed(side, known), *agree(side, known, accept, hint)]
             for other, there in read:
                 lines += agree(side, there, (*accept, *other.meaning.accepted))
+            told += dict.fromkeys(lines)
             for line in dict.fromkeys(lines):
                 tell(line)
             read.append((demonstrations, side))
+        for line in needless(self.accept, told):
+            tell(line)
         assert setup is not None  # there is at least one set
         spec = task_spec(setup).spec
         return [

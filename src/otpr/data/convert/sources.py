@@ -12,7 +12,7 @@ import h5py
 import numpy as np
 
 from otpr.data.actions import ActionRangeError, Bounds, shown
-from otpr.data.agreement import Side, agree, assumed, check_names, of_task
+from otpr.data.agreement import Side, agree, assumed, check_names, needless, of_task
 from otpr.data.convert.arrays import open_arrays
 from otpr.data.convert.experience import open_experience
 from otpr.data.convert.lerobot import is_lerobot, open_lerobot
@@ -223,7 +223,7 @@ def convert(
         told += assumed(side, theirs) + agree(side, theirs, accept, hint(known))
     elif task is not None:
         told.append(f"nothing was compared with the task {task}: its environment cannot be made here")
-    tally.told += told
+    tally.told += told + needless(accept, told)
     sample = Sample()
     write_dataset(
         _episodes(source, rules, tally, evidence, mapped, task, known, sample),
