@@ -36,6 +36,7 @@ def test_a_task_is_told_for_programs(capsys: pytest.CaptureFixture[str]) -> None
     assert main(["info", TASK, "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
     assert Spec.from_json(told.pop("spec")) == task_spec(TASK).spec
+    assert told.pop("geometry")["positions"] == [0, 1, 2, 3, 4, 5, 6, 7, 8, 25, 26, 27]
     assert told == {
         "id": TASK,
         "extra": "robotics",
