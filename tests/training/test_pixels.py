@@ -195,7 +195,10 @@ def test_imitation_is_resumed_where_it_was(
     assert_same_arrays(arrays(resumed), arrays(whole))
 
 
-@pytest.mark.parametrize("algorithm", ["otpr", "idql", "dql", "qc", "dppo"])
+@pytest.mark.parametrize(
+    "algorithm",
+    ["otpr", "dppo", *(pytest.param(a, marks=pytest.mark.learning) for a in ("idql", "dql", "qc"))],
+)
 def test_algorithms_learn_from_images(base: Policy, tmp_path: Path, algorithm: str) -> None:
     job = sit(tmp_path / "run", base, algorithm)
     for row in read_rows(tmp_path / "run"):
