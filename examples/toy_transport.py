@@ -122,7 +122,7 @@ def _trained(compatibility, draw, key: PRNGKeyArray, updates: int) -> Diffusion:
     def loss(network: NoiseMLP, key: PRNGKeyArray) -> Array:
         samples, pick, noise = jax.random.split(key, 3)
         x, y, _ = draw(samples, 256)
-        H = compatibility(x, y, squared_distances(x, y))
+        H = compatibility(x, y)
         # each x meets one y, drawn by H: the weighted mean over all pairs, with less variance than weights
         partner = jax.random.categorical(pick, jnp.log(H + 1e-9))
         return jnp.mean(generator.losses(network, x, y[partner][:, None], noise))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import runpy
 from pathlib import Path
 
@@ -41,7 +42,10 @@ def test_energy_distance_is_that_of_the_definition() -> None:
 def test_a_short_run_has_the_exact_plans_numbers_and_draws_on_the_circle() -> None:
     toy = SCRIPT["solve"]("eight Gaussians", jax.random.key(0), updates=1500)
     page = (ROOT / "docs" / "transport.md").read_text()
-    assert f"| {toy.row_error:.3f}, {toy.column_error:.3f} | {toy.exact_cost:.3f}, " in page
+    (row,) = re.findall(r"^\| eight Gaussians \| ([\d.]+), ([\d.]+) \| ([\d.]+), ", page, re.MULTILINE)
+    measured = [toy.row_error, toy.column_error, toy.exact_cost]
+    # training rounds otherwise on other processors; the exact plan does not
+    np.testing.assert_allclose(measured, np.array(row, float), atol=[0.01, 0.01, 0.0006])
     assert toy.apart < 0.2
     assert toy.off_target < 0.02
     assert toy.drawn.shape == (512, 64, 2)

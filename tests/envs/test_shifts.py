@@ -285,16 +285,27 @@ def test_fetchs_block_starts_outside_its_usual_square() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("task", ["robosuite/lift", "robosuite/can", "robosuite/square"])
-def test_robosuites_objects_start_outside_their_usual_region(task: str) -> None:
-    nominal, env = make_env(task), shifted(task, "object-start:3")
-    usual = np.array([nominal.reset(seed=seed)[0][9:11] for seed in range(30)])
-    wide = np.array([env.reset(seed=seed)[0][9:11] for seed in range(30)])
-    low, high = usual.min(0) - 1e-3, usual.max(0) + 1e-3
-    outside = ((wide < low) | (wide > high)).any(1)
-    assert outside.mean() > 0.9
-    env.close()
-    again = make_env(task)
-    np.testing.assert_array_equal(again.reset(seed=0)[0][9:11], usual[0])
+def test_robosuites_objects_are_placed_outside_their_usual_region_in_a_wider_one(task: str) -> None:
+    env = make_env(task)
+    start = env.reset(seed=0)[0]
+    simulator: Any = env.simulator
+    placing = simulator.env.placement_initializer
+    samplers = [one for one in getattr(placing, "samplers", {"": placing}).values() if one.mujoco_objects]
+    for sampler in samplers:
+        usual = np.array([sampler.x_range, sampler.y_range], np.float64)
+        if not np.ptp(usual, axis=1).any():
+            continue  # of marks that have one place each
+        with simulator.widened(2.0):
+            assert np.ptp([sampler.x_range, sampler.y_range], axis=1) == pytest.approx(
+                2 * np.ptp(usual, axis=1)
+            )
+            places = [found for _ in range(50) for found in sampler.sample().values()]
+        for (x, y, _), _, thing in places:
+            at = np.array([x, y]) - sampler.reference_pos[:2]
+            radius = thing.horizontal_radius if sampler.ensure_object_boundary_in_range else 0.0
+            assert ((at < usual[:, 0] + radius) | (at > usual[:, 1] - radius)).any()
+        np.testing.assert_array_equal([sampler.x_range, sampler.y_range], usual)
+    np.testing.assert_array_equal(env.reset(seed=0)[0], start)  # nothing is left of it
 
 
 # -------------------------------------------------------------------------------------------------- looks
