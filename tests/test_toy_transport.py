@@ -45,7 +45,7 @@ def test_a_short_run_has_the_exact_plans_numbers_and_draws_on_the_circle() -> No
     (row,) = re.findall(r"^\| eight Gaussians \| ([\d.]+), ([\d.]+) \| ([\d.]+), ", page, re.MULTILINE)
     measured = [toy.row_error, toy.column_error, toy.exact_cost]
     # training rounds otherwise on other processors; the exact plan does not
-    np.testing.assert_allclose(measured, np.array(row, float), atol=[0.01, 0.01, 0.0006])
+    assert (np.abs(np.array(measured) - np.array(row, float)) < [0.01, 0.01, 0.0006]).all()
     assert toy.apart < 0.2
     assert toy.off_target < 0.02
     assert toy.drawn.shape == (512, 64, 2)
