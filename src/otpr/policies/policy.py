@@ -271,7 +271,8 @@ class Policy(eqx.Module):
         else:
             prefixes = None if ahead is None else ahead.alone()
             seen = {name: entry[None] for name, entry in given.items()}
-            plan = np.asarray(self._planned(seen, key[None], prefixes)[0][0])
+            # indexed on the host: on the device that is a program of its own
+            plan = np.asarray(self._planned(seen, key[None], prefixes)[0])[0]
         first = self.spec.offset + d
         return checked_actions(plan[first : first + self.spec.execute])
 
