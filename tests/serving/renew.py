@@ -6,7 +6,6 @@ It is run in the environment that `make test-serving` prepares, without otpr.
 from pathlib import Path
 
 import numpy as np
-from openpi_client import msgpack_numpy
 
 REQUEST = {
     "observation/state": np.linspace(-1.5, 2.5, 39),
@@ -21,4 +20,6 @@ REQUEST = {
 }
 
 if __name__ == "__main__":
+    from openpi_client import msgpack_numpy  # which the tests, that read the request here, do without
+
     Path(__file__).with_name("request.msgpack").write_bytes(msgpack_numpy.Packer().pack(REQUEST))

@@ -64,7 +64,7 @@ def object_joints(model: Any) -> list[int]:
     return [j for j in range(model.njnt) if int(model.body_rootid[model.jnt_bodyid[j]]) not in robots]
 
 
-class OfModel(Effect):
+class OfModel(Effect, abc.ABC):
     """Changes arrays of the model for an episode, and puts them back."""
 
     names: tuple[str, ...]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 from collections.abc import Mapping
 
 import numpy as np
@@ -13,7 +14,7 @@ from otpr.errors import OtprError
 from otpr.spec import STATE
 
 
-class _OfPositions(Effect):
+class _OfPositions(Effect, abc.ABC):
     """Adds to the columns of positions; where an observation repeats the one before, to both alike."""
 
     def __init__(self, place: Place, amount: float):
@@ -34,9 +35,9 @@ class _OfPositions(Effect):
         super().begin(rng)
         self._before: NDArray[np.float64] | None = None
 
+    @abc.abstractmethod
     def error(self) -> NDArray[np.float64]:
         """What is added to the positions of the next observation, in the observation's unit."""
-        raise NotImplementedError
 
     def see(self, observation: Observation) -> Observation:
         """See `Effect.see`."""

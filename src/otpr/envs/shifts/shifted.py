@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from otpr.envs.shifts import LEVELS, RANDOM, SHIFTS, Shift
+from otpr.envs.shifts import RANDOM, SHIFTS, Shift
 from otpr.envs.shifts.effects import ActionNoise, Effect, Gain, Latency, Place
 from otpr.envs.shifts.looks import CameraMoved, Light, Texture
 from otpr.envs.shifts.physics import Friction, Mass, Push
@@ -66,25 +66,20 @@ class Shifted:
 
     def __init__(self, place: Place, shifts: Sequence[Shift], *, images: bool):
         self._simulator = place.simulator
-        self._drawn: list[tuple[str, Effect]] = []  # what "random" draws from
+        self._drawn: dict[str, list[Effect]] = {}  # what "random" draws from, by level
         self._fixed: list[tuple[str, Effect]] = []
         order = list(SHIFTS)
         for shift in sorted(shifts, key=lambda one: order.index(one.name) if one.name in order else 0):
             if shift.name == RANDOM:
-                names = possible(place, images=images)
-                self._drawn = [
-                    (name, EFFECTS[name](place, SHIFTS[name].amounts[level - 1]))
-                    for name in names
-                    for level in LEVELS
-                    if level <= shift.level
-                ]
+                for name in possible(place, images=images):
+                    amounts = SHIFTS[name].amounts[: shift.level]
+                    self._drawn[name] = [EFFECTS[name](place, amount) for amount in amounts]
             elif SHIFTS[shift.name].images and not images:
                 raise OtprError(
                     f"{place.task}: no camera is looked through, so {shift} would change nothing."
                 )
             else:
                 self._fixed.append((shift.name, EFFECTS[shift.name](place, shift.amount)))
-        self._names = sorted({name for name, _ in self._drawn})
         self._now: list[Effect] = []
 
     def reset(self, seed: int) -> Observation:
@@ -101,12 +96,12 @@ class Shifted:
 
     def _draw(self, seed: int) -> list[tuple[str, Effect]]:
         """Nothing, or one of the shifts at one of the levels, each as likely as nothing."""
-        rng = _generator(seed, RANDOM)
-        which = int(rng.integers(len(self._names) + 1)) if self._names else 0
+        rng, names = _generator(seed, RANDOM), sorted(self._drawn)
+        which = int(rng.integers(len(names) + 1)) if names else 0
         if which == 0:
             return []
-        levels = [one for one in self._drawn if one[0] == self._names[which - 1]]
-        return [levels[int(rng.integers(len(levels)))]]
+        levels = self._drawn[names[which - 1]]
+        return [(names[which - 1], levels[int(rng.integers(len(levels)))])]
 
     def step(self, action: NDArray[np.float32]) -> Outcome:
         """See `Simulator.step`."""
