@@ -124,7 +124,7 @@ class Quickstart:
             **({"pixels": setup.view()} if self.pixels else {}),
             "preset": self.preset,
             "agent": dataclasses.asdict(agent),
-            "loop": dataclasses.asdict(loop),
+            "loop": loop.record(),
         }
         with RunDirectory.open(
             self.run_dir,
