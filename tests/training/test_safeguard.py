@@ -13,7 +13,7 @@ import pytest
 from scipy import integrate, stats
 
 from otpr.agents import agent_config
-from otpr.envs import ChunkedVectorEnv
+from otpr.envs import ChunkedVectorEnv, Setup
 from otpr.errors import OtprError
 from otpr.policies.policy import Policy
 from otpr.training import finetune
@@ -35,6 +35,7 @@ from tiny import (
 )
 
 BASE = policy()
+SHORT = Setup(TASK, episode_limit=24)
 
 
 # ---------------------------------------------------------------------------- the evidence
@@ -80,7 +81,7 @@ def test_outcomes_of_the_learnt_policy_fade_and_those_of_the_base_do_not():
 
 @pytest.fixture(scope="module")
 def env() -> Iterator[ChunkedVectorEnv]:
-    with ChunkedVectorEnv(TASK, LOOP["num_envs"], POLICY["horizon"], processes=False) as env:
+    with ChunkedVectorEnv(SHORT, 4, POLICY["horizon"], processes=False) as env:
         yield env
 
 
@@ -100,9 +101,11 @@ def dictated(learnt_succeeds: bool) -> Any:
 
 
 def run_guarded(
-    path: Path, env: ChunkedVectorEnv, learnt_succeeds: bool, env_steps: int = 6_000, resume: bool = False
+    path: Path, env: ChunkedVectorEnv, learnt_succeeds: bool, env_steps: int = 2_400, resume: bool = False
 ) -> finetune.FineTuning:
-    loop = LoopConfig(**{**LOOP, "env_steps": env_steps, "eval_every": 100_000, "safeguard": 0.9})
+    loop = LoopConfig(
+        **{**LOOP, "env_steps": env_steps, "num_envs": 4, "eval_every": 100_000, "safeguard": 0.9}
+    )
     agent = agent_config("otpr", "default", AGENT)
     with dictated(learnt_succeeds):
         return sitting(path, BASE, demonstrations(), env, agent=agent, loop=loop, resume=resume)
@@ -132,15 +135,15 @@ def test_a_policy_that_succeeds_is_deployed_and_collects(tmp_path: Path, env: Ch
 
 
 def weights_of(base: Policy, folder: Path) -> dict[str, Any]:
-    base.save(folder)
+    base.save(folder, task=TASK)
     return weights(folder)
 
 
 def test_a_guarded_run_resumes_bit_for_bit(tmp_path: Path, env: ChunkedVectorEnv):
-    whole = run_guarded(tmp_path / "whole", env, learnt_succeeds=True, env_steps=2_000)
+    whole = run_guarded(tmp_path / "whole", env, learnt_succeeds=True, env_steps=1_000)
     with dying_after("row", 9):
-        run_guarded(tmp_path / "run", env, learnt_succeeds=True, env_steps=2_000)
-    job = run_guarded(tmp_path / "run", env, learnt_succeeds=True, env_steps=2_000, resume=True)
+        run_guarded(tmp_path / "run", env, learnt_succeeds=True, env_steps=1_000)
+    job = run_guarded(tmp_path / "run", env, learnt_succeeds=True, env_steps=1_000, resume=True)
     assert job.at.evidence == whole.at.evidence
     assert_same_arrays(weights(tmp_path / "run" / "policy"), weights(tmp_path / "whole" / "policy"))
 
@@ -164,6 +167,6 @@ def test_what_is_no_probability_is_refused(value: float):
 def test_algorithms_that_cannot_learn_from_the_base_refuse(
     algorithm: str, tmp_path: Path, env: ChunkedVectorEnv
 ):
-    loop = LoopConfig(**{**LOOP, "safeguard": 0.9})
+    loop = LoopConfig(**{**LOOP, "num_envs": 4, "safeguard": 0.9})
     with pytest.raises(OtprError, match=f"{algorithm} cannot learn from them"):
         sitting(tmp_path / "run", BASE, demonstrations(), env, agent=agent_config(algorithm), loop=loop)
