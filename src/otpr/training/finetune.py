@@ -133,9 +133,9 @@ class FineTuning:
 
     def _add(self, collected: Collected) -> None:
         """Add an episode of the agent's own; its frames are kept where an encoder learns from them."""
-        self.experience = self.experience.add(collected)
         if self._frames is not None:
             self._frames.add(spooled(collected.episode, self._spool))
+        self.experience = self.experience.add(collected)
 
     # ------------------------------------------------------------------------------------------- the machine
 

@@ -167,16 +167,17 @@ class Seeing(OffPolicyAgent):
 
     # --- and the encoder
 
-    def losses(self, metrics: Metrics) -> list[Array]:
-        """Those of an update's losses that the encoder learns from."""
-        of_policy, of_critics = self.agent.policy_losses, self.agent.critic_losses
-        names = {"policy": of_policy, "critics": of_critics, "both": of_critics + of_policy}
-        return [metrics[name] for name in names[self.settings.encoder] if name in metrics]
+    @property
+    def learns_from(self) -> tuple[str, ...]:
+        """The losses of an update that the encoder learns from, as metrics."""
+        of_critics, of_policy = self.agent.critic_losses, self.agent.policy_losses
+        return {"policy": of_policy, "critics": of_critics}.get(self.settings.encoder, of_critics + of_policy)
 
     def update(self, batch: Seen, update_policy: bool = True) -> tuple[Self, Metrics]:
-        """One gradient step of the algorithm and of the encoder, taken from where both stand.
+        """One gradient step of the algorithm and of the encoder, both taken from where they stand.
 
-        While the critics warm up, an encoder that learns from the policy's loss alone stays as it is.
+        While the critics warm up, the encoder stays as it is: the policy does not learn what to make of
+        other features.
         """
         key, see_key = jax.random.split(self.key)
         pad, seen = self.settings.random_shift, batch.observations
@@ -188,12 +189,14 @@ class Seeing(OffPolicyAgent):
 
         def learn(states: Float[Array, "n s"]) -> tuple[Array, tuple[Any, Metrics]]:
             agent, metrics = self.agent.update(self.agent.with_states(batch.batch, states), update_policy)
-            return sum(self.losses(metrics), start=jnp.zeros(())), (eqx.filter(agent, eqx.is_array), metrics)
+            names = self.learns_from if update_policy else ()
+            loss = sum((metrics[name] for name in names), start=jnp.zeros(()))
+            return loss, (eqx.filter(agent, eqx.is_array), metrics)
 
         slope, (arrays, metrics) = jax.grad(learn, has_aux=True)(states)
         agent = eqx.combine(arrays, eqx.filter(self.agent, eqx.is_array, inverse=True))
         after = dataclasses.replace(self, agent=agent, key=key)
-        if not self.losses(metrics):
+        if not update_policy:
             return after, metrics
         trained = self.trained.step(back(slope)[0])
         average = followed(self.average, trained.model, self.settings.encoder_ema_rate)
