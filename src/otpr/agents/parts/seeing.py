@@ -97,6 +97,7 @@ class Seeing(OffPolicyAgent):
         trained: the encoder as trained, a `VisionEncoder`.
         average: its moving average, which becomes that of the policy when the states are encoded anew.
         key: of the gradient steps' batches and of what is random in the encoder.
+        config: the algorithm's settings.
         settings: what the encoder learns from, and how.
     """
 
@@ -104,6 +105,7 @@ class Seeing(OffPolicyAgent):
     trained: Trained
     average: VisionEncoder
     key: PRNGKeyArray
+    config: AgentConfig = eqx.field(static=True)
     settings: EncoderConfig = eqx.field(static=True)
 
     @classmethod
@@ -120,12 +122,14 @@ class Seeing(OffPolicyAgent):
         encoder = base.encoder
         assert isinstance(agent, OffPolicyAgent) and isinstance(encoder, VisionEncoder), "as was checked"
         trained = Trained.new(encoder, settings.encoder_learning_rate)
-        return cls(agent, trained, encoder, jax.random.fold_in(key, 1), settings)
-
-    @property
-    def config(self) -> AgentConfig:
-        """The algorithm's settings."""
-        return self.agent.config
+        return cls(
+            agent=agent,
+            trained=trained,
+            average=encoder,
+            key=jax.random.fold_in(key, 1),
+            config=algorithm,
+            settings=settings,
+        )
 
     @property
     def encoder(self) -> VisionEncoder:
