@@ -133,7 +133,7 @@ class Finetune:
             "preset": self.preset,
             "seed": self.seed,
             "agent": dataclasses.asdict(agent),
-            "loop": dataclasses.asdict(self.config),
+            "loop": self.config.record(),
             # nothing where it is frozen, as in runs that began before it could be trained
             **({"encoder": dataclasses.asdict(self.seeing)} if self.seeing.trains else {}),
         }
