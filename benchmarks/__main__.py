@@ -22,6 +22,7 @@ from benchmarks import (
     pairwise,
     rendering,
     rollout,
+    seeing,
     unet,
 )
 from benchmarks.rows import Row, table, write_json, write_page
@@ -44,6 +45,10 @@ BENCHMARKS: dict[str, Callable[[Sizes], list[Row]]] = {
     "act": acting.act,
     "rollout_vs_bare": rollout.rollout,
     "rendering": rendering.rendering,
+    "encode": seeing.encoding,
+    "collect_seeing_vs_bare": seeing.collecting,
+    "update_seeing": seeing.updating,
+    "memory_frames": seeing.memory,
     "load_million": loading.loading,
     "growth_replay": growth.growth_replay,
     "growth_candidates": growth.growth_candidates,

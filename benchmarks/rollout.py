@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Mapping
 
 import numpy as np
 
@@ -12,7 +13,7 @@ from benchmarks.subjects import default_agent
 from benchmarks.timing import in_turns, medians, ratio
 from otpr.data.episodes import Episode
 from otpr.data.seeds import training_seed
-from otpr.envs import ChunkedVectorEnv
+from otpr.envs import ChunkedVectorEnv, Setup
 from otpr.policies.policy import Policy
 from otpr.spec import STATE
 from otpr.training.rollout import run_episodes
@@ -27,14 +28,28 @@ def rollout(sizes: Sizes) -> list[Row]:
     Until its critics have learnt something a run draws one sample; then it chooses among candidates.
     """
     agent = default_agent(sizes, CHUNK_LENGTH, levels=10)
+    policies = {"rollout_vs_bare": agent.actor.policy, "rollout_choosing_vs_bare": agent.deployed()}
+    return against_bare(Setup(TASK), policies, {"rollout_vs_bare": 0.85}, sizes)
+
+
+def against_bare(
+    setup: Setup, policies: Mapping[str, Policy], at_least: Mapping[str, float], sizes: Sizes
+) -> list[Row]:
+    """A row for each policy: its steps a second over those of the environments alone.
+
+    Args:
+        setup: the task; where it has cameras, both sides render the same frames.
+        policies: by the row's name; they execute `CHUNK_LENGTH` actions at a time.
+        at_least: targets, by the row's name.
+        sizes: of the run.
+    """
     about = "environment steps a second of collecting / of the same environments replaying the same actions"
+    if setup.cameras:
+        about += ", the same frames rendered on both sides"
     seeds = [training_seed(0, i) for i in range(sizes.num_envs)]
     rows: list[Row] = []
-    with ChunkedVectorEnv(TASK, sizes.num_envs, CHUNK_LENGTH, processes=True) as env:
-        for name, policy in (
-            ("rollout_vs_bare", agent.actor.policy),
-            ("rollout_choosing_vs_bare", agent.deployed()),
-        ):
+    with ChunkedVectorEnv(setup, sizes.num_envs, CHUNK_LENGTH, processes=True) as env:
+        for name, policy in policies.items():
             collect = functools.partial(_collect, env, policy, seeds)
             recorded = collect()
             chunks = chunks_of(recorded, CHUNK_LENGTH)
@@ -49,7 +64,7 @@ def rollout(sizes: Sizes) -> list[Row]:
                     "of the steps/s",
                     about,
                     medians(times),
-                    at_least=0.85 if name == "rollout_vs_bare" else None,
+                    at_least=at_least.get(name),
                     note=f"{sizes.num_envs} environments, {policy.candidates} candidates, "
                     f"{steps / medians(times)['with policy']:,.0f} steps/s with the policy",
                     details={"environment steps": steps},

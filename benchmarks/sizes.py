@@ -74,6 +74,15 @@ class Sizes:
     load_episodes: int = 5000
     # frames of a camera
     frames: int = 3
+    # frames that are encoded in one go, by the small network and by ResNet-18
+    encoded: int = 256
+    encoded_resnet: int = 32
+    # gradient steps of a policy that sees, while its encoder is trained too
+    seeing_updates: int = 10
+    # frames that lie in files, and how many a batch has; batches that are read of them
+    kept_frames: int = 100_000
+    kept_batch: int = 256
+    kept_batches: int = 50
     # turns in which two sides are timed
     turns: int = 3
     rollout_turns: int = 5
@@ -127,6 +136,12 @@ TINY = Sizes(
     unet_turns=1,
     load_episodes=4,
     frames=2,
+    encoded=3,
+    encoded_resnet=1,
+    seeing_updates=2,
+    kept_frames=300,
+    kept_batch=4,
+    kept_batches=2,
     turns=1,
     rollout_turns=1,
 )

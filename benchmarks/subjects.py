@@ -123,15 +123,19 @@ def default_agent(sizes: Sizes, chunk_length: int, levels: int, candidates: int 
     """An agent at the default settings (in a trial: with small networks)."""
     width, depth = sizes.policy_width, sizes.policy_depth
     base = base_policy(sizes, width=width, depth=depth, chunk_length=chunk_length, levels=levels)
-    small = min(width, OTPRConfig.critic_width)
-    config = OTPRConfig(
+    return agent(sizes, base, default_config(sizes, candidates))
+
+
+def default_config(sizes: Sizes, candidates: int = 16) -> OTPRConfig:
+    """The default settings (in a trial: with small networks)."""
+    small = min(sizes.policy_width, OTPRConfig.critic_width)
+    return OTPRConfig(
         batch_size=min(sizes.batch, OTPRConfig.batch_size),
         pairs=_pairs(sizes),
         critic_width=small,
         potentials_width=small,
         candidates=candidates,
     )
-    return agent(sizes, base, config)
 
 
 def _pairs(sizes: Sizes) -> int:

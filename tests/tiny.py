@@ -22,6 +22,7 @@ import pytest
 
 from otpr.agents.otpr.compatibility import Compatibility, TransportCost
 from otpr.agents.parts.agent import AgentConfig
+from otpr.agents.parts.seeing import EncoderConfig
 from otpr.data.collect import collect
 from otpr.data.episodes import Episode
 from otpr.data.experience import Experience
@@ -74,6 +75,7 @@ def sitting(
     *,
     agent: AgentConfig,
     loop: LoopConfig,
+    encoder: EncoderConfig = EncoderConfig(),  # noqa: B008 - immutable
     seed: int = 0,
     resume: bool = False,
 ) -> FineTuning:
@@ -81,7 +83,15 @@ def sitting(
     config = {"seed": seed, "loop": dataclasses.asdict(loop)}
     with RunDirectory.open(path, command="finetune", config=config, resume=resume) as run:
         job = FineTuning(
-            base, [episodes], preset="default", seed=seed, agent=agent, loop=loop, run=run, env=env
+            base,
+            [episodes],
+            preset="default",
+            seed=seed,
+            agent=agent,
+            encoder=encoder,
+            loop=loop,
+            run=run,
+            env=env,
         )
         if resume:
             job.restore()

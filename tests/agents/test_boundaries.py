@@ -74,13 +74,15 @@ def test_a_batch_is_gathered_from_episodes_as_a_loop_over_them_does(drawn):
     for _, each, t in small.rows_of(small.EPISODES):
         walked = small.walked(each, t, spec, gamma)
         expected[walked.state.tobytes()] = walked
+    fields = [name for name in Transitions._fields if name != "row"]
     found = transitions_in(batch)
     assert found
     for data in found:
         walked = [expected[np.asarray(state).tobytes()] for state in data.state]
-        for name in Transitions._fields:
+        for name in fields:
             wanted = [getattr(each, name) for each in walked]
             np.testing.assert_allclose(getattr(data, name), wanted, rtol=1e-5, atol=1e-6, err_msg=name)
+        np.testing.assert_array_equal(seen.store.states(data.row), data.state)
 
 
 def altered(batch: Any, **fields: Any) -> Any:

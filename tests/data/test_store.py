@@ -103,7 +103,8 @@ def check_against_loops(
 ) -> None:
     data = gathered(store, rows_of(episodes))
     expected = [window for each in episodes for window in by_loop(each, spec, gamma)]
-    for name in Transitions._fields:
+    np.testing.assert_array_equal(data.row, rows_of(episodes))
+    for name in expected[0]:
         actual, wanted = getattr(data, name), np.array([window[name] for window in expected])
         assert actual.dtype == np.float32
         assert actual.shape == wanted.shape

@@ -79,7 +79,7 @@ def test_episodes_of_a_broken_process_are_dropped_and_counted_and_the_run_goes_o
     replay, expected = replayed(job), replayed(undisturbed[1])
     both = 6 * 6  # round 0, and episodes 5 and 7, are bit for bit what they were: 4 + 2 episodes
     rows_before = [*range(24), *range(30, 36), *range(42, 48)]
-    for name in replay._fields:
+    for name in set(replay._fields) - {"row"}:
         np.testing.assert_array_equal(
             np.asarray(getattr(replay, name))[:both], np.asarray(getattr(expected, name))[rows_before], name
         )

@@ -15,7 +15,7 @@ from typing import ClassVar, NamedTuple, Self
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, PRNGKeyArray
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from otpr.agents.parts.actor_critic import Actor, ActorConfig, Trained, minimized, new_value
 from otpr.agents.parts.agent import Metrics, OffPolicyAgent
@@ -66,6 +66,8 @@ class DAWR(OffPolicyAgent):
     trained_value: Trained  # V of a state, an `eqx.nn.MLP`
     key: PRNGKeyArray
     config: DAWRConfig = eqx.field(static=True)
+    critic_losses: ClassVar[tuple[str, ...]] = ("critic/loss",)
+    policy_losses: ClassVar[tuple[str, ...]] = ("policy/loss",)
 
     @classmethod
     def create(cls, base: Policy, experience: Experience, config: DAWRConfig, key: PRNGKeyArray) -> Self:
@@ -97,6 +99,15 @@ class DAWR(OffPolicyAgent):
         data = store.transitions(jnp.minimum(path, last - 1).ravel())
         return Paths(data, path[:, 1:] < last)
 
+    def states_at(self, batch: Paths) -> Int[Array, " n"]:
+        """See `OffPolicyAgent.states_at`: the first of each path."""
+        return batch.data.row[:: self.config.lookahead]
+
+    def with_states(self, batch: Paths, states: Float[Array, "n s"]) -> Paths:
+        """See `OffPolicyAgent.with_states`."""
+        state = batch.data.state.at[:: self.config.lookahead].set(states)
+        return batch._replace(data=batch.data._replace(state=state))
+
     def update(self, batch: Paths, update_policy: bool = True) -> tuple[Self, Metrics]:
         """One gradient step of V, and (unless warming up) of the score network by V's errors before it."""
         c = self.config
@@ -120,7 +131,7 @@ class DAWR(OffPolicyAgent):
             return agent, metrics
         advantage = returns - v
         advantage = (advantage - jnp.mean(advantage)) / (jnp.std(advantage) + 1e-6)
-        weights = jnp.minimum(jnp.exp(c.beta * advantage), c.largest_weight)
+        weights = jax.lax.stop_gradient(jnp.minimum(jnp.exp(c.beta * advantage), c.largest_weight))
         diffusion = self.actor.policy.diffusion
 
         def loss_of(network: NoiseNetwork) -> tuple[Array, Metrics]:

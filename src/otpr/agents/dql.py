@@ -56,6 +56,8 @@ class DQL(OffPolicyAgent):
     critics: Critics
     key: PRNGKeyArray
     config: DQLConfig = eqx.field(static=True)
+    critic_losses: ClassVar[tuple[str, ...]] = ("critic/loss",)
+    policy_losses: ClassVar[tuple[str, ...]] = ("policy/loss",)
 
     @classmethod
     def create(cls, base: Policy, experience: Experience, config: DQLConfig, key: PRNGKeyArray) -> Self:
@@ -100,7 +102,9 @@ class DQL(OffPolicyAgent):
         policy, diffusion = self.actor.policy, self.actor.policy.diffusion
         imitation = jnp.mean(diffusion.losses(network, data.state, data.plan, noise_key))
         learning = policy.with_generator(diffusion.with_network(network))
-        q = self.critics.q(data.state, sample_chunks(learning, data.state, sample_key))
+        # an encoder that learns from this loss moves what the policy sees, and not what Q does
+        unmoved = jax.lax.stop_gradient(data.state)
+        q = self.critics.q(unmoved, sample_chunks(learning, data.state, sample_key))
         q = jax.random.permutation(member_key, q)
         # a critic that knows nothing yet must not divide by zero
         size = jnp.maximum(jnp.mean(jnp.abs(jax.lax.stop_gradient(q[1]))), 1e-3)

@@ -60,6 +60,8 @@ class FQL(OffPolicyAgent):
     base: Policy  # whose encoder and spec are taken on
     key: PRNGKeyArray
     config: FQLConfig = eqx.field(static=True)
+    critic_losses: ClassVar[tuple[str, ...]] = ("critic/loss",)
+    policy_losses: ClassVar[tuple[str, ...]] = ("policy/flow_loss", "policy/loss")
 
     @classmethod
     def create(cls, base: Policy, experience: Experience, config: FQLConfig, key: PRNGKeyArray) -> Self:
@@ -119,13 +121,15 @@ class FQL(OffPolicyAgent):
         def end(state: Float[Array, " s"], z: Float[Array, "h a"]) -> Float[Array, "h a"]:
             return flow.from_noise(state, z[None])[0]
 
-        ends = jax.vmap(end)(states, noise)
+        ends = jax.lax.stop_gradient(jax.vmap(end)(states, noise))
+        # an encoder that learns from this loss moves what the policy sees, and not what Q does
+        unmoved = jax.lax.stop_gradient(states)
 
         def loss_of(one_step: OneStep) -> tuple[Float[Array, ""], Metrics]:
             plans = jax.vmap(one_step.unclipped)(states, noise)
             distillation = jnp.mean((plans - ends) ** 2)
             chunks = jnp.clip(plans[:, executed], -1, 1).reshape(states.shape[0], -1)
-            q = jnp.mean(self.critics.q(states, chunks))
+            q = jnp.mean(self.critics.q(unmoved, chunks))
             return self.config.alpha * distillation - q, {"policy/distillation": distillation, "policy/q": q}
 
         return loss_of

@@ -53,6 +53,8 @@ class IDQL(OffPolicyAgent):
     critics: ImplicitCritics
     key: PRNGKeyArray
     config: IDQLConfig = eqx.field(static=True)
+    critic_losses: ClassVar[tuple[str, ...]] = ("critic/loss", "critic/value_loss")
+    policy_losses: ClassVar[tuple[str, ...]] = ("policy/loss",)
 
     @classmethod
     def create(cls, base: Policy, experience: Experience, config: IDQLConfig, key: PRNGKeyArray) -> Self:

@@ -49,6 +49,8 @@ class QC(OffPolicyAgent):
     critics: Critics
     key: PRNGKeyArray
     config: QCConfig = eqx.field(static=True)
+    critic_losses: ClassVar[tuple[str, ...]] = ("critic/loss",)
+    policy_losses: ClassVar[tuple[str, ...]] = ("policy/loss",)
 
     @classmethod
     def create(cls, base: Policy, experience: Experience, config: QCConfig, key: PRNGKeyArray) -> Self:

@@ -46,6 +46,8 @@ class QSM(OffPolicyAgent):
     critics: Critics
     key: PRNGKeyArray
     config: QSMConfig = eqx.field(static=True)
+    critic_losses: ClassVar[tuple[str, ...]] = ("critic/loss",)
+    policy_losses: ClassVar[tuple[str, ...]] = ("policy/loss",)
 
     @classmethod
     def create(cls, base: Policy, experience: Experience, config: QSMConfig, key: PRNGKeyArray) -> Self:
@@ -87,7 +89,7 @@ class QSM(OffPolicyAgent):
             chunks = diffusion.unscaled(plans)[:, executed].reshape(plans.shape[0], -1)
             return jnp.sum(jnp.mean(self.critics.q(data.state, chunks), axis=0))
 
-        score = self.config.q_gradient_scale * jax.grad(mean_q)(noisy)
+        score = jax.lax.stop_gradient(self.config.q_gradient_scale * jax.grad(mean_q)(noisy))
         predicted = jax.vmap(diffusion.noise_in)(jax.vmap(network)(data.state, noisy, k), noisy, k)
         # the predicted noise is minus the score, in units of the noise level
         metrics = {"policy/q_score": jnp.sqrt(jnp.mean(score**2))}

@@ -74,6 +74,8 @@ class RLPD(OffPolicyAgent):
     base: Policy  # whose encoder is taken on
     key: PRNGKeyArray
     config: RLPDConfig = eqx.field(static=True)
+    critic_losses: ClassVar[tuple[str, ...]] = ("critic/loss",)
+    policy_losses: ClassVar[tuple[str, ...]] = ("policy/loss",)
 
     @classmethod
     def create(cls, base: Policy, experience: Experience, config: RLPDConfig, key: PRNGKeyArray) -> Self:
@@ -139,10 +141,12 @@ class RLPD(OffPolicyAgent):
     def _update_policy(self, states: Float[Array, "n s"], key: PRNGKeyArray) -> tuple[Self, Metrics]:
         """Ascent of Q's mean and of the entropy; the temperature then moves the entropy to its target."""
         temperature = jnp.exp(self.temperature.model)
+        # an encoder that learns from this loss moves what the policy sees, and not what Q does
+        unmoved = jax.lax.stop_gradient(states)
 
         def loss_of(generator: TanhGaussian) -> tuple[Float[Array, ""], tuple[Array, Array]]:
             chunks, log_densities = generator.sample_batch(states, key)
-            q = jnp.mean(self.critics.q(states, chunks))
+            q = jnp.mean(self.critics.q(unmoved, chunks))
             log_density = jnp.mean(log_densities)
             return temperature * log_density - q, (q, -log_density)
 

@@ -11,6 +11,7 @@ import tyro
 
 from otpr.agents import agent_config, algorithm_names, check_only_chooses, preset_names
 from otpr.agents.parts.agent import AgentConfig
+from otpr.agents.parts.seeing import EncoderConfig, check_encoder
 from otpr.agents.parts.settings import changed
 from otpr.cli.asked import TIMEOUT, asked_policy, asked_setup, is_asked, open_offer
 from otpr.data.agreement import Side, agree, of_task
@@ -52,6 +53,10 @@ class Finetune:
     run_dir: Path = Path("runs/finetune")
     # the loop of interaction and learning
     config: Annotated[LoopConfig, tyro.conf.arg(name="")] = dataclasses.field(default_factory=LoopConfig)
+    # whether the encoder of images goes on learning
+    seeing: Annotated[EncoderConfig, tyro.conf.arg(name="")] = dataclasses.field(
+        default_factory=EncoderConfig
+    )
     # where the algorithm's settings start from; OTPR has default, paper and release, see docs/fidelity.md
     preset: str = "default"
     # the algorithm's settings, those of the preset where not given
@@ -113,6 +118,7 @@ class Finetune:
         base, setup, sets, checksum = self._asked() if is_asked(self.policy) else self._loaded()
         setup = dataclasses.replace(setup, shifts=parse_all(self.shift))  # of which the data know nothing
         task_spec(setup).required_limit()
+        check_encoder(base, self.algorithm, self.seeing)
         config = {
             "policy": self.policy,
             **({} if checksum is None else {"policy_checksum": checksum}),
@@ -128,6 +134,8 @@ class Finetune:
             "seed": self.seed,
             "agent": dataclasses.asdict(agent),
             "loop": self.config.record(),
+            # nothing where it is frozen, as in runs that began before it could be trained
+            **({"encoder": dataclasses.asdict(self.seeing)} if self.seeing.trains else {}),
         }
         with RunDirectory.open(
             self.run_dir,
@@ -146,6 +154,7 @@ class Finetune:
                 preset=self.preset,
                 seed=self.seed,
                 agent=agent,
+                encoder=self.seeing,
                 loop=self.config,
                 resume=self.resume,
                 video=not self.no_video,
@@ -224,6 +233,7 @@ def fine_tune(
     preset: str,
     seed: int,
     agent: AgentConfig,
+    encoder: EncoderConfig = EncoderConfig(),  # noqa: B008 - immutable
     loop: LoopConfig,
     resume: bool,
     video: bool,
@@ -254,6 +264,7 @@ def fine_tune(
             preset=preset,
             seed=seed,
             agent=agent,
+            encoder=encoder,
             loop=loop,
             run=run,
             env=env,

@@ -100,6 +100,16 @@ class Experience(eqx.Module):
         starts = _starts(collected.episode, self.store.spec, start)
         return Experience(store, self.demonstrations, self.replay.add(starts))
 
+    def encoded(self, episodes: Sequence[Episode], encode: Encode) -> Experience:
+        """With all states encoded anew.
+
+        Args:
+            episodes: every one in the store, in order.
+            encode: the encoder.
+        """
+        features = np.concatenate([Collected.of(episode, encode).features for episode in episodes])
+        return Experience(self.store.with_features(features), self.demonstrations, self.replay)
+
     def sample_replay(self, key: PRNGKeyArray, n: int) -> Transitions:
         """`n` transitions of the agent's own, uniformly with replacement. There must be some."""
         return self.store.transitions(self.replay.draw(key, n))

@@ -6,6 +6,8 @@ the pages that are asked for, and drops them again when memory is short.
 
 from __future__ import annotations
 
+import bisect
+import dataclasses
 import io
 import itertools
 import math
@@ -168,6 +170,18 @@ def decoded(file: bytes, image: Image, where: str) -> NDArray[np.uint8]:
     return frame
 
 
+def spooled(episode: Episode, spool: Spool) -> Episode:
+    """The episode, its images in a file and not in memory.
+
+    Raises:
+        OtprError: there is no room for them.
+    """
+    images = {name: array for name, array in episode.observations.items() if array.ndim == 4}
+    where = f"The episode of seed {episode.seed}"
+    kept = {name: spool.keep([array], array.shape, where) for name, array in images.items()}
+    return dataclasses.replace(episode, observations={**episode.observations, **kept})
+
+
 def check_seen(images: Iterable[tuple[str, NDArray[np.uint8]]], where: str) -> None:
     """Refuse an episode with a camera that saw nothing: every frame of it is black.
 
@@ -193,19 +207,31 @@ class DecisionObservations:
         spec: how many observations a decision sees.
     """
 
-    def __init__(self, episodes: Sequence[Episode], spec: Spec):
-        self._episodes, self._spec = episodes, spec
-        lengths = [len(episode) + 1 for episode in episodes]
-        self._episode = np.repeat(np.arange(len(episodes)), lengths)
-        self._step = np.concatenate([np.arange(length) for length in lengths])
+    def __init__(self, episodes: Iterable[Episode], spec: Spec):
+        self._spec = spec
+        self._episodes: list[Episode] = []
+        self._ends: list[int] = []  # the row after each episode's last
+        for episode in episodes:
+            self.add(episode)
+
+    @property
+    def episodes(self) -> Sequence[Episode]:
+        """The episodes, in order."""
+        return self._episodes
+
+    def add(self, episode: Episode) -> None:
+        """Take in an episode that was added to the store."""
+        self._episodes.append(episode)
+        self._ends.append((self._ends[-1] if self._ends else 0) + len(episode) + 1)
 
     def of(self, rows: NDArray[np.integer]) -> dict[str, NDArray[Any]]:
         """The observations of n decisions: each entry (n, history, *shape); before the first that repeats."""
-        history = self._spec.history
-        seen = zeros(self._spec.observation, len(rows), history)
+        before = np.arange(self._spec.history - 1, -1, -1)
+        seen = zeros(self._spec.observation, len(rows), self._spec.history)
         for i, row in enumerate(rows.tolist()):
-            episode = self._episodes[int(self._episode[row])]
-            steps = np.maximum(self._step[row] - np.arange(history - 1, -1, -1), 0)
+            number = bisect.bisect_right(self._ends, row)
+            episode = self._episodes[number]
+            steps = np.maximum(row - (self._ends[number] - len(episode) - 1) - before, 0)
             frames = episode.frames(steps)
             for name, entry in self._spec.observation.items():
                 np.take(

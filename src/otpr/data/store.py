@@ -40,6 +40,7 @@ class Transitions(NamedTuple):
     # discounted sum of the rewards from there to the episode's end: what was really achieved; -inf in a
     # truncated episode with a negative reward, whose unseen rest may cost more: no lower bound then
     return_to_go: Float[Array, " n"]
+    row: Int[Array, " n"] | None = None  # of the store, at which it starts; None where it is of no store
 
 
 class EpisodeStore(eqx.Module):
@@ -101,6 +102,15 @@ class EpisodeStore(eqx.Module):
     def state_dim(self) -> int:
         """Length of a state."""
         return self.spec.history * self.features.shape[1]
+
+    def with_features(self, features: Float[np.ndarray, "t f"]) -> EpisodeStore:
+        """The same episodes with other features of their observations.
+
+        Args:
+            features: of each row that is taken, in order.
+        """
+        rows = [(0, self.features.shape[0] - len(features)), (0, 0)]
+        return dataclasses.replace(self, features=jnp.asarray(np.pad(features, rows)))
 
     def add(self, features: Float[np.ndarray, "t f"], episode: Episode) -> EpisodeStore:
         """A store with the episode appended. The old store is consumed: its memory is reused.
@@ -167,6 +177,7 @@ class EpisodeStore(eqx.Module):
             discount=jnp.where(over, 0.0, powers[taken]),
             next_state=self.states(ends),
             return_to_go=self.return_to_go[rows],
+            row=rows,
         )
 
     def starts(self) -> Bool[Array, " rows"]:

@@ -113,7 +113,7 @@ class VisionEncoder(Encoder):
         return jnp.concatenate(parts, axis=-1)
 
     def training_states(self, observations: Observations, pad: int, key: PRNGKeyArray) -> Float[Array, "n s"]:
-        """The states of n decisions as imitation sees them: the images of each shifted at random.
+        """The states of n decisions as the encoder is trained on them: the images of each shifted at random.
 
         Args:
             observations: each entry (n, history, *shape), as `on_device` gives it.

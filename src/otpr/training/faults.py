@@ -19,16 +19,17 @@ import jax.numpy as jnp
 import numpy as np
 
 from otpr import storage, trees
-from otpr.agents import agent_class
 from otpr.agents.parts.actor_critic import Trained
 from otpr.agents.parts.agent import AgentConfig, OffPolicyAgent
+from otpr.agents.parts.seeing import EncoderConfig, Seeing, new_agent
 from otpr.data.episodes import Episode
 from otpr.data.experience import Experience
+from otpr.data.frames import DecisionObservations
 from otpr.errors import OtprError
 from otpr.policies.encoder import encode
 from otpr.policies.policy import Policy
 from otpr.spec import zeros
-from otpr.training.learning import update_keys
+from otpr.training.learning import drawn, update, update_keys
 
 
 class NotFiniteError(OtprError):
@@ -90,7 +91,12 @@ def check_finite(metrics: Mapping[str, float], after: Any, before: Any, what: st
 
 
 def bad_update(
-    agent: OffPolicyAgent, experience: Experience, updates: int, update_policy: bool, done: int
+    agent: OffPolicyAgent,
+    experience: Experience,
+    updates: int,
+    update_policy: bool,
+    done: int,
+    frames: DecisionObservations | None = None,
 ) -> NotFiniteError:
     """The gradient step of a block at which NaN or infinity came up: the block done again, step by step.
 
@@ -100,11 +106,12 @@ def bad_update(
         updates: gradient steps of the block.
         update_policy: as in `update_block`.
         done: gradient steps of the run before the block.
+        frames: as in `take_block`.
     """
     agent, keys, _ = update_keys(agent, updates)
     for i, key in enumerate(keys):
-        batch = _draw(agent, experience, key)
-        after, metrics = _update(agent, batch, update_policy)
+        batch = drawn(agent, experience, key, frames)
+        after, metrics = update(agent, batch, update_policy)
         odd = _places(batch, metrics, after)
         if odd:
             number = done + i + 1
@@ -122,18 +129,6 @@ def bad_update(
         f"update-{done + 1}",
         _flat("agent", agent),
     )
-
-
-@eqx.filter_jit
-def _draw(agent: OffPolicyAgent, experience: Experience, key: jax.Array) -> Any:
-    return agent.draw(experience, key)
-
-
-@eqx.filter_jit
-def _update(
-    agent: OffPolicyAgent, batch: Any, update_policy: bool
-) -> tuple[OffPolicyAgent, dict[str, jax.Array]]:
-    return agent.update(batch, update_policy)
 
 
 def _places(batch: Any, metrics: dict[str, jax.Array], after: OffPolicyAgent) -> list[str]:
@@ -176,7 +171,10 @@ def _flat(name: str, tree: Any) -> dict[str, np.ndarray]:
 
 
 def load_update(
-    file: str | os.PathLike[str], base: Policy, config: AgentConfig
+    file: str | os.PathLike[str],
+    base: Policy,
+    config: AgentConfig,
+    encoder: EncoderConfig = EncoderConfig(),  # noqa: B008 - immutable
 ) -> tuple[OffPolicyAgent, Any, bool]:
     """A gradient step that went wrong: `agent.update(batch, update_policy)` takes it again.
 
@@ -184,6 +182,7 @@ def load_update(
         file: `faults/update-N.safetensors` of a run directory.
         base: the pre-trained policy the run started from, for its architecture.
         config: the agent's settings in that run, for its architecture.
+        encoder: what the encoder learnt from in that run, where it was trained.
 
     Returns:
         the agent before the step, its batch, and whether the step trained the policy too.
@@ -193,11 +192,12 @@ def load_update(
     """
     try:
         arrays = trees.read_arrays(file)
-        experience = _made_up(base, config)
-        like = agent_class(config.algorithm).create(base, experience, config, jax.random.key(0))
+        experience, episode = _made_up(base, config)
+        like = new_agent(base, experience, config, encoder, jax.random.key(0))
         if not isinstance(like, OffPolicyAgent):
             raise ValueError(f"{config.algorithm} takes no such gradient steps")
-        batch_like = eqx.filter_eval_shape(like.draw, experience, jax.random.key(0))
+        frames = DecisionObservations([episode], experience.store.spec) if encoder.trains else None
+        batch_like = drawn(like, experience, jax.random.key(0), frames)
         update_policy = bool(arrays["update_policy"])
         agent, batch = _filled("agent", like, arrays), _filled("batch", batch_like, arrays)
         return agent, batch, update_policy
@@ -207,21 +207,23 @@ def load_update(
         ) from error
 
 
-def _made_up(base: Policy, config: AgentConfig) -> Experience:
+def _made_up(base: Policy, config: AgentConfig) -> tuple[Experience, Episode]:
     """A demonstration of one step, for the shapes of what an agent is made of."""
     spec = config.acting_spec(base.spec)
     actions, rewards = np.zeros((1, spec.action_dim), np.float32), np.ones(1, np.float32)
     episode = Episode(zeros(spec.observation, 2), actions, rewards, True, False, True, None)
     encoding = functools.partial(encode, base.encoder)
-    return Experience.of([[episode]], (), encoding, spec=spec, gamma=config.gamma)
+    return Experience.of([[episode]], (), encoding, spec=spec, gamma=config.gamma), episode
 
 
 def _filled(name: str, like: Any, arrays: Mapping[str, np.ndarray]) -> Any:
     stored = {path.removeprefix(name): array for path, array in arrays.items() if path.startswith(name)}
 
+    own = 2 if isinstance(like, Seeing) else 1
+
     def resized(path: Any, leaf: Any) -> Any:
         # an agent's own arrays may have as many rows as there were demonstrations
-        if len(path) > 1 or not trees.is_array(leaf):
+        if len(path) > own or not trees.is_array(leaf):
             return leaf
         shape = stored[jax.tree_util.keystr(path)].shape
         fits = len(shape) == leaf.ndim > 0 and shape[1:] == leaf.shape[1:]

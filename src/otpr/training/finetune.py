@@ -15,23 +15,28 @@ from collections.abc import Callable, Generator, Mapping, Sequence
 from typing import Any
 
 import jax
+import numpy as np
+from numpy.typing import NDArray
 
-from otpr.agents import agent_class, check_only_chooses
+from otpr.agents import check_only_chooses
 from otpr.agents.parts.agent import AgentConfig, OffPolicyAgent, OnPolicyAgent, Round
+from otpr.agents.parts.seeing import EncoderConfig, Seeing, new_agent
 from otpr.data.agreement import of_task
 from otpr.data.episodes import Episode
 from otpr.data.experience import Collected, Experience
 from otpr.data.experience_files import ExperienceWriter
+from otpr.data.frames import DecisionObservations, spooled
 from otpr.data.seeds import training_seed
+from otpr.data.spool import Spool
 from otpr.envs import BrokenEnvironmentError, ChunkedVectorEnv, task_spec
 from otpr.errors import OtprError
 from otpr.policies.asked import BrokenSourceError
-from otpr.policies.encoder import encode
+from otpr.policies.encoder import Observations, encode
 from otpr.policies.policy import Policy
 from otpr.training import checkpoints
 from otpr.training.evaluate import Evaluation, evaluate
 from otpr.training.faults import NotFiniteError, bad_update, check_finite, not_finite
-from otpr.training.learning import end_round, learn_round, take_block
+from otpr.training.learning import encode_anew, end_round, learn_round, take_block
 from otpr.training.loop import LoopConfig, Progression, next_block, next_step
 from otpr.training.progress import Progress
 from otpr.training.rollout import acts_alike, compile_acting, run_episodes
@@ -55,6 +60,7 @@ class FineTuning:
         sets: the demonstrations: data sets of episodes, already validated.
         weights: how often each set is drawn; see `Mixture.of`.
         preset: name of the preset that the agent's configuration came from, for the summary.
+        encoder: whether the encoder of images goes on learning, and from what.
         seed: every random number of the run derives from it.
         agent: the algorithm's settings, which name it.
         loop: the loop's settings.
@@ -74,6 +80,7 @@ class FineTuning:
         preset: str,
         seed: int,
         agent: AgentConfig,
+        encoder: EncoderConfig = EncoderConfig(),  # noqa: B008 - immutable
         loop: LoopConfig,
         run: RunDirectory,
         env: ChunkedVectorEnv,
@@ -82,18 +89,21 @@ class FineTuning:
             check_only_chooses(agent.algorithm)
         self.base, self.preset, self.seed = base, preset, seed
         self.loop, self.run, self.env = loop, run, env
-        self._features = functools.partial(encode, base.encoder)
         # the last round may overshoot by as much
         longest = env.episode_limit * loop.num_envs
         self.experience = Experience.of(
             sets,
             weights,
-            self._features,
+            functools.partial(encode, base.encoder),
             spec=agent.acting_spec(base.spec),
             gamma=agent.gamma,
             room=loop.env_steps + longest,
         )
-        self.agent = agent_class(agent.algorithm).create(base, self.experience, agent, jax.random.key(seed))
+        self.agent = new_agent(base, self.experience, agent, encoder, jax.random.key(seed))
+        self._frames: DecisionObservations | None = None
+        if isinstance(self.agent, Seeing):  # whoever trains an encoder needs what it sees
+            demonstrated = (episode for part in sets for episode in part)
+            self._frames, self._spool = DecisionObservations(demonstrated, base.spec), Spool()
         if loop.stop_on_divergence and not self._has_q():
             raise OtprError(f"--stop-on-divergence needs critics Q(s, a), and {agent.algorithm} has none.")
         # in the types of the policy, which may have fewer digits than the environment gives
@@ -121,6 +131,17 @@ class FineTuning:
     @property
     def _learns(self) -> bool:
         return isinstance(self.agent, OffPolicyAgent | OnPolicyAgent)
+
+    def _features(self, observations: Observations) -> NDArray[np.float32]:
+        """By the encoder that the other states in the store were computed with."""
+        trained = isinstance(self.agent, Seeing)
+        return encode(self.agent.encoder if trained else self.base.encoder, observations)
+
+    def _add(self, collected: Collected) -> None:
+        """Add an episode of the agent's own; its frames are kept where an encoder learns from them."""
+        if self._frames is not None:
+            self._frames.add(spooled(collected.episode, self._spool))
+        self.experience = self.experience.add(collected)
 
     # ------------------------------------------------------------------------------------------- the machine
 
@@ -175,9 +196,14 @@ class FineTuning:
     def _next(self) -> Callable[[Progress], None] | None:
         """What the state calls for; None at the end."""
         step = next_step(
-            self.at, self.loop, self.agent.config, learns=self._learns, from_base=self._from_base
+            self.at,
+            self.loop,
+            self.agent.config,
+            learns=self._learns,
+            from_base=self._from_base,
+            encodes=self._frames is not None,
         )
-        steps = {"evaluate": self._evaluate, "learn": self._learn}
+        steps = {"evaluate": self._evaluate, "learn": self._learn, "encode": self._encode}
         steps |= {"end_round": self._end_round, "collect": self._collect}
         return None if step is None else steps[step]
 
@@ -201,7 +227,7 @@ class FineTuning:
             self.files.add(rollout.episodes)
             at.files, at.files_digest = self.files.count, self.files.digest
         for each in collected:
-            self.experience = self.experience.add(each)
+            self._add(each)
             at.env_steps += len(each.episode)
             at.updates_due += config.update_ratio * len(each.episode)
             at.round_due = isinstance(self.agent, OffPolicyAgent)
@@ -261,9 +287,9 @@ class FineTuning:
         phase, n = next_block(at, self.loop, self.agent.config)
         # of a policy that only answers, nothing is trained
         update_policy = phase != "warm-up" and not self.base.asks
-        agent, plain = self._stop.do(take_block, self.agent, self.experience, n, update_policy)
+        agent, plain = self._stop.do(take_block, self.agent, self.experience, n, update_policy, self._frames)
         if not_finite(plain, agent):
-            raise bad_update(self.agent, self.experience, n, update_policy, at.updates)
+            raise bad_update(self.agent, self.experience, n, update_policy, at.updates, self._frames)
         if self.loop.stop_on_divergence and plain["critic/beyond_bound"] > 0.5:
             raise _DivergedError(
                 f"The critics diverged by gradient step {at.updates + n:,}: "
@@ -274,6 +300,16 @@ class FineTuning:
         self.agent = agent
         at.learned(phase, n)
         self._log({"updates": at.updates, **plain})
+
+    def _encode(self, progress: Progress) -> None:
+        """Encode all states anew, with the encoder as it has become; from now on it is the one that acts."""
+        assert isinstance(self.agent, Seeing) and self._frames is not None
+        agent, self.experience, moved = self._stop.do(
+            encode_anew, self.agent, self.experience, self._frames.episodes
+        )
+        self.agent = agent
+        self.at.encoded_at = self.at.updates
+        self._log({"encoder/updates": self.at.updates, "encoder/moved": moved})
 
     def _end_round(self, progress: Progress) -> None:
         """What the agent has to do once a round."""
@@ -358,9 +394,18 @@ class FineTuning:
         if step is not None:
             self.agent, state = checkpoints.load(self.run.checkpoints, step, self.agent)
             self.at = Progression.of(state)
+        if self._frames is not None:  # the demonstrations, which were encoded as at the start
+            self.experience = self.experience.encoded(self._frames.episodes, self._features)
         for episode in self.files.back_to(self.at.files, self.at.files_digest):
-            self.experience = self.experience.add(Collected.of(episode, self._features))
+            self._add(Collected.of(episode, self._features))
         self.run.rewind("row", self.at.rows)
+
+    @property
+    def _encoder(self) -> str:
+        """What became of the encoder of images."""
+        if not self.base.spec.images:
+            return "none"
+        return "frozen" if self._frames is None else "trained"
 
     def summary(self) -> dict[str, Any]:
         """The outcome so far, as it goes into summary.json; the algorithm's own entries under its name."""
@@ -376,7 +421,7 @@ class FineTuning:
             "shifts": [str(shift) for shift in self.env.setup.shifts],
             "execute": self.experience.store.spec.execute,
             "observation": self.base.spec.to_json()["observation"],
-            "encoder": "frozen" if self.base.spec.images else "none",
+            "encoder": self._encoder,
             **({"deployed": "fine-tuned" if self._deploys_learnt() else "pre-trained"} if guarded else {}),
             "base_success": at.base_success,
             "final_success": at.success,

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import functools
+from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, PRNGKeyArray
+from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from otpr.agents.parts.agent import OffPolicyAgent, OnPolicyAgent, Round
+from otpr.agents.parts.seeing import Seeing, Seen
+from otpr.data.episodes import Episode
 from otpr.data.experience import Experience
+from otpr.data.frames import DecisionObservations
+from otpr.policies.encoder import encode
 from otpr.scanning import scan_state
 
 AnyAgent = TypeVar("AnyAgent", bound=OffPolicyAgent)
@@ -34,13 +39,105 @@ def update_block(
 
 
 def take_block(
-    agent: AnyAgent, experience: Experience, updates: int, update_policy: bool
+    agent: AnyAgent,
+    experience: Experience,
+    updates: int,
+    update_policy: bool,
+    frames: DecisionObservations | None = None,
 ) -> tuple[AnyAgent, dict[str, float]]:
-    """Take `updates` gradient steps; the metrics are their means, and `beyond_bound` at their end."""
+    """Take `updates` gradient steps; the metrics are their means, and `beyond_bound` at their end.
+
+    Args:
+        agent: before them.
+        experience: what they learn from.
+        updates: how many steps.
+        update_policy: whether the policy is trained, and not the critics alone.
+        frames: what the states of `experience` are made of, where the encoder is trained (`Seeing`).
+    """
     agent, keys, bound_key = update_keys(agent, updates)
-    agent, metrics = update_block(agent, experience, keys, update_policy)
+    if frames is None:
+        agent, metrics = update_block(agent, experience, keys, update_policy)
+    else:
+        agent, metrics = _seeing_block(agent, experience, keys, update_policy, frames)
     means = {name: float(np.mean(values)) for name, values in jax.device_get(metrics).items()}
     return agent, means | as_floats(beyond_bound(agent, experience, bound_key))
+
+
+def _seeing_block(
+    agent: AnyAgent,
+    experience: Experience,
+    keys: PRNGKeyArray,
+    update_policy: bool,
+    frames: DecisionObservations,
+) -> tuple[AnyAgent, dict[str, Array]]:
+    """`update_block` where frames are read on the host, between the steps."""
+    if update_policy:
+        agent = _begin_block(agent, experience)
+    steps: list[dict[str, Array]] = []
+    for key in keys:
+        agent, metrics = update(agent, drawn(agent, experience, key, frames), update_policy)
+        steps.append(metrics)
+    return agent, {name: jnp.stack([step[name] for step in steps]) for name in steps[0]}
+
+
+@eqx.filter_jit
+def _begin_block(agent: AnyAgent, experience: Experience) -> AnyAgent:
+    return agent.begin_block(experience)
+
+
+def drawn(
+    agent: OffPolicyAgent, experience: Experience, key: PRNGKeyArray, frames: DecisionObservations | None
+) -> Any:
+    """The batch of one gradient step, with what it sees where the encoder is trained."""
+    batch, rows = _draw(agent, experience, key)
+    if frames is None:
+        return batch
+    assert isinstance(agent, Seeing)
+    return Seen(batch, agent.encoder.on_device(frames.of(np.asarray(rows))))
+
+
+@eqx.filter_jit
+def _draw(agent: OffPolicyAgent, experience: Experience, key: PRNGKeyArray) -> tuple[Any, Int[Array, " n"]]:
+    batch = agent.draw(experience, key)
+    return batch, agent.states_at(batch)
+
+
+@eqx.filter_jit
+def update(agent: AnyAgent, batch: Any, update_policy: bool) -> tuple[AnyAgent, dict[str, Array]]:
+    """One gradient step, as `update_block` takes it, by itself."""
+    return agent.update(batch, update_policy)
+
+
+def encode_anew(
+    agent: Seeing, experience: Experience, episodes: Sequence[Episode]
+) -> tuple[Seeing, Experience, float]:
+    """Encode all states with the encoder as it has become, which acts from now on.
+
+    Args:
+        agent: whose encoder was trained.
+        experience: with states of the encoder as it was.
+        episodes: every one in the store, in order, with what was seen in it.
+
+    Returns:
+        the agent and its experience; and how far the features moved: the root mean square of the changes of
+        all of them, over their standard deviation.
+    """
+    agent = agent.acting_anew()
+    before = experience.store.features
+    experience = experience.encoded(episodes, functools.partial(encode, agent.encoder))
+    moved = _moved(before, experience.store.features, experience.store.size)
+    return agent.states_moved(experience), experience, float(moved)
+
+
+@jax.jit
+def _moved(
+    before: Float[Array, "rows f"], after: Float[Array, "rows f"], size: Int[Array, ""]
+) -> Float[Array, ""]:
+    taken = (jnp.arange(before.shape[0]) < size)[:, None]
+    mean = jnp.sum(taken * before, axis=0) / size
+    change = jnp.sum(taken * (after - before) ** 2)
+    spread = jnp.sum(taken * (before - mean) ** 2)
+    return jnp.sqrt(change / jnp.maximum(spread, 1e-12))  # a camera may show nothing that moves
 
 
 def end_round(agent: AnyAgent, experience: Experience) -> tuple[AnyAgent, dict[str, float]]:

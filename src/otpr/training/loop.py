@@ -93,6 +93,7 @@ class Progression:
     success: float | None = None  # of the last evaluation
     success_single: float | None = None
     own: dict[str, float] = dataclasses.field(default_factory=dict)  # the algorithm's own last metrics
+    encoded_at: int = 0  # gradient steps after which states were encoded last, by an encoder that is trained
     base_outcomes: list[float] = dataclasses.field(default_factory=list)  # what the safeguard knows of the
     learnt_outcomes: list[float] = dataclasses.field(default_factory=list)  # two policies, as `Outcomes`
     files: int = 0  # of experience, in the run directory
@@ -137,12 +138,22 @@ class Progression:
         return cls(**state)
 
 
-Step = Literal["evaluate", "learn", "end_round", "collect"]
+Step = Literal["evaluate", "learn", "encode", "end_round", "collect"]
 """What a run can do next."""
 
 
+ENCODE_EVERY = 1_000
+"""Gradient steps after which states are encoded anew, should no round have ended by then."""
+
+
 def next_step(
-    at: Progression, loop: LoopConfig, agent: AgentConfig, *, learns: bool, from_base: bool
+    at: Progression,
+    loop: LoopConfig,
+    agent: AgentConfig,
+    *,
+    learns: bool,
+    from_base: bool,
+    encodes: bool = False,
 ) -> Step | None:
     """What the state of a run calls for; None at the end.
 
@@ -152,7 +163,19 @@ def next_step(
         agent: its algorithm's settings.
         learns: whether the algorithm learns anything.
         from_base: whether its first policy acts as the pre-trained one does.
+        encodes: whether its encoder is trained, so that states have to be encoded anew before anything but
+            gradient steps is done with them.
     """
+    step, old = _next_step(at, loop, agent, learns=learns, from_base=from_base), at.updates - at.encoded_at
+    if encodes and (old >= ENCODE_EVERY or (old > 0 and step != "learn")):
+        return "encode"
+    return step
+
+
+def _next_step(
+    at: Progression, loop: LoopConfig, agent: AgentConfig, *, learns: bool, from_base: bool
+) -> Step | None:
+    """`next_step` of a run whose encoder is frozen."""
     offline = at.offline_updates < agent.offline_updates
     # the pre-trained policy, or the first policy of an algorithm that makes its own
     if at.evaluated_at < 0 and (from_base or not offline):

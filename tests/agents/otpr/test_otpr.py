@@ -15,7 +15,7 @@ import reference
 import small
 
 from otpr.agents.otpr.agent import OTPR, PRESETS, partners, resampled
-from otpr.agents.otpr.batches import OTPRBatch
+from otpr.agents.otpr.batches import DrawnPairs, OTPRBatch
 from otpr.agents.otpr.config import OTPRConfig
 from otpr.data.experience import Experience
 from otpr.data.store import Transitions
@@ -116,7 +116,7 @@ def test_the_product_measure_draws_partners_by_compatibility_and_skips_states_wi
     states, plans = jnp.arange(3.0)[:, None], jnp.asarray([10.0, 20.0, 30.0])[:, None, None]
     H = jnp.asarray([[0.0, 1.0, 3.0], [0.0, 0.0, 0.0], [2.0, 0.0, 0.0]])
     keys = jax.random.split(jax.random.key(0), 4000)
-    drawn = jax.vmap(lambda key: partners(states, plans, H, key))(keys)
+    drawn = jax.vmap(lambda key: partners(jnp.arange(3), states, plans, H, key))(keys)
     assert (np.asarray(drawn.weights) == [1, 0, 1]).all()
     chosen = np.asarray(drawn.plans[:, :, 0, 0])
     assert (chosen[:, 2] == 10).all()
@@ -129,8 +129,9 @@ def test_occurring_pairs_are_drawn_by_compatibility_and_stay_pairs():
     n = 4000
     states = jnp.arange(float(n))[:, None]
     H = jnp.where(jnp.arange(n) % 4 == 0, 3.0, jnp.where(jnp.arange(n) % 4 == 1, 1.0, 0.0))
-    drawn = resampled(states, -states[:, None], H, jax.random.key(0))
-    rows = np.asarray(drawn.states[:, 0]).astype(int)
+    drawn = resampled(jnp.arange(n), states, -states[:, None], H, jax.random.key(0))
+    rows = np.asarray(drawn.rows)
+    assert (np.asarray(drawn.states[:, 0]) == rows).all()
     assert (np.asarray(drawn.plans[:, 0, 0]) == -rows).all()
     assert (np.asarray(drawn.weights) == 1).all()
     assert set(rows % 4) == {0, 1}
@@ -217,9 +218,8 @@ def test_where_every_compatibility_is_zero_the_product_measure_leaves_the_demons
     begun = BEGIN(agent, seen)
     assert not np.asarray(begun.pairs.weights).any()
     assert begun.pairs.support == begun.pairs.effective_share == 0
-    batch = begun.draw(seen, jax.random.key(0))
     other = dataclasses.replace(begun, pairs=begun.pairs._replace(plans=-begun.pairs.plans))
-    updates = [UPDATE(each, batch)[0].actor for each in (begun, other)]
+    updates = [UPDATE(each, each.draw(seen, jax.random.key(0)))[0].actor for each in (begun, other)]
     assert reference.same(*updates)
 
 
@@ -279,6 +279,7 @@ def test_the_critic_learns_what_was_achieved_and_bootstraps_time_outs_only():
         )
 
     pays = repeated(second, 1.0, 0.0, 1.0)
+    none = DrawnPairs(jnp.zeros(0, jnp.int32), jnp.zeros((0, 1)), jnp.zeros((0, 1, 1)), jnp.zeros(0))
 
     @eqx.filter_jit
     def learnt(agent: OTPR, batch: OTPRBatch) -> OTPR:
@@ -287,7 +288,7 @@ def test_the_critic_learns_what_was_achieved_and_bootstraps_time_outs_only():
     def value_of_first(discount: float, bound: bool) -> float:
         agent = bandit.new_agent(dataclasses.replace(config, return_bound=bound))
         waits = repeated(first, 0.0, discount, 0.7 if bound else 0.0)
-        critic = learnt(agent, OTPRBatch(waits, pays)).critics.q
+        critic = learnt(agent, OTPRBatch(waits, pays, none)).critics.q
         return float(critic.minimum(jnp.full((1, 1), first), jnp.zeros((1, 1)))[0])
 
     assert value_of_first(0.9, bound=False) == pytest.approx(0.9, abs=0.05)  # timed out: gamma V(s')

@@ -13,14 +13,14 @@ every batch.
 from __future__ import annotations
 
 import dataclasses
-from typing import NamedTuple, Self
+from typing import ClassVar, Self
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
-from otpr.agents.otpr.batches import OTPRBatch, draw_batch, draw_problem, draw_rows, target_measure
+from otpr.agents.otpr.batches import OTPRBatch, Pairs, draw_batch, draw_problem, draw_rows, target_measure
 from otpr.agents.otpr.compatibility import Compatibility, TransportCost
 from otpr.agents.otpr.config import PRESETS, OTPRConfig
 from otpr.agents.otpr.keypoint_strategies import keypoint_rows
@@ -55,16 +55,6 @@ class Transport(eqx.Module):
         return cls(potentials, jnp.asarray(1.0, jnp.float32), jnp.asarray(False))
 
 
-class Pairs(NamedTuple):
-    """Pairs that the score matching trains on, drawn by compatibility before a block of gradient steps."""
-
-    states: Float[Array, "n s"]
-    plans: Float[Array, "n h a"]
-    weights: Float[Array, " n"]  # 1, or 0 for a state that H leaves without a partner
-    support: Float[Array, ""]  # share with positive H of what was drawn from; 0: imitated as it comes
-    effective_share: Float[Array, ""]  # effective sample size of drawing by H, over the number drawn from
-
-
 class OTPR(OffPolicyAgent):
     """The agent, one immutable pytree."""
 
@@ -77,6 +67,8 @@ class OTPR(OffPolicyAgent):
     pairs: Pairs  # of the last block of gradient steps
     key: PRNGKeyArray
     config: OTPRConfig = eqx.field(static=True)
+    critic_losses: ClassVar[tuple[str, ...]] = ("critic/loss", "critic/value_loss")
+    policy_losses: ClassVar[tuple[str, ...]] = ("policy/loss",)
 
     @classmethod
     def create(cls, base: Policy, experience: Experience, config: OTPRConfig, key: PRNGKeyArray) -> Self:
@@ -94,9 +86,7 @@ class OTPR(OffPolicyAgent):
             )
         critic_key, potentials_key, key = jax.random.split(key, 3)
         candidates = jnp.asarray(keypoint_rows(c.keypoint_strategy, store, count=c.keypoints))
-        # evenly over them; only the guiding cost looks at these
-        n = min(c.keypoints, candidates.shape[0])
-        guiding = candidates[jnp.linspace(0, candidates.shape[0] - 1, n).round().astype(int)]
+        guiding = _guiding(candidates, c.keypoints)
         return cls(
             actor=Actor.of(base, c),
             critics=ImplicitCritics.new(base, c, c.expectile, critic_key),
@@ -139,8 +129,27 @@ class OTPR(OffPolicyAgent):
     # --- critics and policy
 
     def draw(self, experience: Experience, key: PRNGKeyArray) -> OTPRBatch:
-        """Replayed and demonstrated transitions."""
-        return draw_batch(experience, self.config, key)
+        """Replayed and demonstrated transitions, and pairs of the block."""
+        return draw_batch(experience, self, key)
+
+    def states_at(self, batch: OTPRBatch) -> Int[Array, " n"]:
+        """See `OffPolicyAgent.states_at`: all of the batch, one after the other."""
+        return jnp.concatenate([batch.replay.row, batch.demonstrations.row, batch.pairs.row])
+
+    def with_states(self, batch: OTPRBatch, states: Float[Array, "n s"]) -> OTPRBatch:
+        """See `OffPolicyAgent.with_states`."""
+        n_own, n_expert = batch.replay.row.shape[0], batch.demonstrations.row.shape[0]
+        own, expert, paired = jnp.split(states, [n_own, n_own + n_expert])
+        return OTPRBatch(
+            batch.replay._replace(state=own),
+            batch.demonstrations._replace(state=expert),
+            batch.pairs._replace(state=paired),
+        )
+
+    def states_moved(self, experience: Experience) -> Self:
+        """See `OffPolicyAgent.states_moved`: which steps are keypoints stays."""
+        guiding = _guiding(self.keypoint_rows, self.config.keypoints)
+        return dataclasses.replace(self, keypoint_states=experience.store.states(guiding))
 
     def q_values(self, pairs: Transitions) -> Float[Array, "size n"]:
         """Q of transitions, by each member of the ensemble."""
@@ -152,24 +161,24 @@ class OTPR(OffPolicyAgent):
         The critics learn by implicit Q-learning (Kostrikov et al., 2022). The score matching trains on pairs
         drawn by compatibility, beside demonstrations taken as they are.
         """
-        key, rows_key, noise_key = jax.random.split(self.key, 3)
+        key, _, noise_key = jax.random.split(self.key, 3)  # the second has drawn the pairs
         both = jax.tree.map(_beside, batch.replay, batch.demonstrations)
         critics, metrics = self.critics.step(both)
         agent = dataclasses.replace(self, key=key, critics=critics)
         if not update_policy:
             return agent, metrics
-        pairs, expert = self.pairs, batch.demonstrations
-        rows = jax.random.randint(rows_key, (batch.replay.reward.shape[0],), 0, pairs.weights.shape[0])
-        states = jnp.concatenate([pairs.states[rows], expert.state])
-        plans = jnp.concatenate([pairs.plans[rows], expert.plan])
-        weights = jnp.concatenate([pairs.weights[rows], jnp.ones(expert.reward.shape[0])])
+        pairs, expert = batch.pairs, batch.demonstrations
+        states = jnp.concatenate([pairs.state, expert.state])
+        plans = jnp.concatenate([pairs.plan, expert.plan])
+        weights = jnp.concatenate([pairs.weight, jnp.ones(expert.reward.shape[0])])
         diffusion = self.actor.policy.diffusion
 
         def loss_of(network: NoiseNetwork) -> tuple[Array, Metrics]:
             return jnp.mean(weights * diffusion.losses(network, states, plans, noise_key)), {}
 
         actor, policy_metrics = self.actor.step(loss_of)
-        metrics |= {"otpr/support": pairs.support, "otpr/effective_share": pairs.effective_share}
+        block = self.pairs
+        metrics |= {"otpr/support": block.support, "otpr/effective_share": block.effective_share}
         return dataclasses.replace(agent, actor=actor), metrics | policy_metrics
 
     def begin_block(self, experience: Experience) -> Self:
@@ -186,12 +195,12 @@ class OTPR(OffPolicyAgent):
             rows, columns, mask = draw_rows(experience, targets, self, draw_key, n)
             states = store.states(rows)
             product = self.transport.trained * compatibility.pairwise(states, store.chunks(columns), mask)
-            pairs = partners(states, store.plans(columns), product, choice_key)
+            pairs = partners(rows, states, store.plans(columns), product, choice_key)
         else:
             drawn = targets.draw(draw_key, n)
             states = store.states(drawn)
             H = compatibility(states, store.chunks(drawn)) if c.pairing == "occurring" else jnp.ones(n)
-            pairs = resampled(states, store.plans(drawn), self.transport.trained * H, choice_key)
+            pairs = resampled(drawn, states, store.plans(drawn), self.transport.trained * H, choice_key)
         return dataclasses.replace(self, pairs=pairs, key=key)
 
     # --- transport
@@ -258,8 +267,18 @@ SPREAD = 256
 """Replayed pairs over which the spread of Q is taken."""
 
 
+def _guiding(candidates: Int[Array, " k"], n: int) -> Int[Array, " g"]:
+    """The keypoints that the guiding cost looks at, evenly over all of them."""
+    n = min(n, candidates.shape[0])
+    return candidates[jnp.linspace(0, candidates.shape[0] - 1, n).round().astype(int)]
+
+
 def resampled(
-    states: Float[Array, "n s"], plans: Float[Array, "n h a"], H: Float[Array, " n"], key: PRNGKeyArray
+    at: Int[Array, " n"],
+    states: Float[Array, "n s"],
+    plans: Float[Array, "n h a"],
+    H: Float[Array, " n"],
+    key: PRNGKeyArray,
 ) -> Pairs:
     """As many pairs as given, drawn from them by H with replacement; as they come where every H is zero."""
     support = jnp.mean(H > 0)
@@ -267,23 +286,28 @@ def resampled(
     n = weights.shape[0]
     rows = jax.random.choice(key, n, (n,), p=weights / jnp.sum(weights))
     effective = jnp.sum(weights) ** 2 / jnp.sum(weights**2) / n
-    return Pairs(states[rows], plans[rows], jnp.ones(n), support, effective)
+    return Pairs(at[rows], states[rows], plans[rows], jnp.ones(n), support, effective)
 
 
 def partners(
-    states: Float[Array, "n s"], plans: Float[Array, "m h a"], H: Float[Array, "n m"], key: PRNGKeyArray
+    at: Int[Array, " n"],
+    states: Float[Array, "n s"],
+    plans: Float[Array, "m h a"],
+    H: Float[Array, "n m"],
+    key: PRNGKeyArray,
 ) -> Pairs:
     """For each state a partner, by H (a keypoint's is its own: the mask leaves it no other)."""
     has_partner = jnp.any(H > 0, axis=1)
     columns = jax.random.categorical(key, jnp.log(jnp.where(has_partner[:, None], H, 1.0)), axis=1)
     weights = has_partner.astype(jnp.float32)
     effective = jnp.sum(H) ** 2 / jnp.maximum(jnp.sum(H**2), 1e-12) / H.size
-    return Pairs(states, plans[columns], weights, jnp.mean(H > 0), effective)
+    return Pairs(at, states, plans[columns], weights, jnp.mean(H > 0), effective)
 
 
 def _no_pairs(n: int, policy: Policy) -> Pairs:
     zero, plan = jnp.zeros(()), (policy.spec.horizon, policy.spec.action_dim)
-    return Pairs(jnp.zeros((n, policy.state_dim)), jnp.zeros((n, *plan)), jnp.zeros(n), zero, zero)
+    rows = jnp.zeros(n, jnp.int32)
+    return Pairs(rows, jnp.zeros((n, policy.state_dim)), jnp.zeros((n, *plan)), jnp.zeros(n), zero, zero)
 
 
 __all__ = ["AGENT", "OTPR", "PRESETS"]

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Int, PRNGKeyArray
+from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from otpr.agents.otpr.config import OTPRConfig
 from otpr.data.experience import Experience
@@ -17,21 +17,51 @@ if TYPE_CHECKING:
     from otpr.agents.otpr.agent import OTPR
 
 
+class Pairs(NamedTuple):
+    """Pairs that the score matching trains on, drawn by compatibility before a block of gradient steps."""
+
+    rows: Int[Array, " n"]  # of the store, whose states these are
+    states: Float[Array, "n s"]
+    plans: Float[Array, "n h a"]
+    weights: Float[Array, " n"]  # 1, or 0 for a state that H leaves without a partner
+    support: Float[Array, ""]  # share with positive H of what was drawn from; 0: imitated as it comes
+    effective_share: Float[Array, ""]  # effective sample size of drawing by H, over the number drawn from
+
+
+class DrawnPairs(NamedTuple):
+    """n pairs of a block, drawn uniformly with replacement."""
+
+    row: Int[Array, " n"]
+    state: Float[Array, "n s"]
+    plan: Float[Array, "n h a"]
+    weight: Float[Array, " n"]
+
+
 class OTPRBatch(NamedTuple):
     """What one update learns from."""
 
     replay: Transitions  # (batch_size - demonstrations_in_batch) transitions of the agent's own
     demonstrations: Transitions  # demonstrations_in_batch of the experts'
+    pairs: DrawnPairs  # as many as of the replay
 
 
-def draw_batch(experience: Experience, config: OTPRConfig, key: PRNGKeyArray) -> OTPRBatch:
-    """A batch for `OTPR.update`."""
+def draw_batch(experience: Experience, agent: OTPR, key: PRNGKeyArray) -> OTPRBatch:
+    """A batch for `OTPR.update`; its transitions are drawn by the key, its pairs by the agent's own."""
     replay_key, expert_key = jax.random.split(key)
-    n_expert, store = config.demonstrations_in_batch, experience.store
+    n_expert, store = agent.config.demonstrations_in_batch, experience.store
+    n_own = agent.config.batch_size - n_expert
     return OTPRBatch(
-        replay=store.transitions(_draw_own(experience, replay_key, config.batch_size - n_expert)),
+        replay=store.transitions(_draw_own(experience, replay_key, n_own)),
         demonstrations=experience.sample_demonstrations(expert_key, n_expert),
+        pairs=_draw_pairs(agent, n_own),
     )
+
+
+def _draw_pairs(agent: OTPR, n: int) -> DrawnPairs:
+    _, rows_key, _ = jax.random.split(agent.key, 3)  # as `OTPR.update` splits it
+    pairs = agent.pairs
+    drawn = jax.random.randint(rows_key, (n,), 0, pairs.weights.shape[0])
+    return DrawnPairs(pairs.rows[drawn], pairs.states[drawn], pairs.plans[drawn], pairs.weights[drawn])
 
 
 def _draw_own(experience: Experience, key: PRNGKeyArray, n: int) -> Int[Array, " n"]:

@@ -47,8 +47,9 @@ class Trained(eqx.Module):
         return cls(model, optax.adam(learning_rate).init(eqx.filter(model, eqx.is_array)), learning_rate)
 
     def step(self, gradient: Any) -> Self:
-        """One step of Adam further."""
+        """One step of Adam further. What follows is no function of what the gradient was taken at."""
         gradients, weights = cast(optax.Updates, gradient), cast(optax.Params, self.model)
+        gradients = jax.lax.stop_gradient(gradients)
         updates, state = optax.adam(self.learning_rate).update(gradients, self.state, weights)
         return dataclasses.replace(self, model=eqx.apply_updates(self.model, updates), state=state)
 
@@ -275,7 +276,7 @@ class ImplicitCritics(eqx.Module):
 
     def step(self, data: Transitions) -> tuple[Self, Metrics]:
         """One gradient step of V, then of Q, then their targets, with chunk-level rewards and discounts."""
-        target_q = self.target.minimum(data.state, data.chunk)
+        target_q = jax.lax.stop_gradient(self.target.minimum(data.state, data.chunk))
 
         def loss_of(value: eqx.nn.MLP) -> tuple[Array, Array]:
             v = jax.vmap(value)(data.state)

@@ -12,7 +12,7 @@ import dataclasses
 from typing import Any, ClassVar, NamedTuple, Self
 
 import equinox as eqx
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from otpr.agents.parts.settings import at_least_zero, check_settings, count, rate
 from otpr.data.experience import Collected, Experience
@@ -92,6 +92,11 @@ class OffPolicyAgent(Agent):
 
     key: eqx.AbstractVar[PRNGKeyArray]
 
+    critic_losses: ClassVar[tuple[str, ...]] = ()
+    """Metrics of `update` that are losses of its critics at the states of the batch (see `states_at`)."""
+    policy_losses: ClassVar[tuple[str, ...]] = ()
+    """Those that are losses of its policy there. An encoder may learn from what is named here."""
+
     @abc.abstractmethod
     def draw(self, experience: Experience, key: PRNGKeyArray) -> Any:
         """A batch for `update`, drawn on the device. The replay may be empty (offline updates)."""
@@ -99,6 +104,18 @@ class OffPolicyAgent(Agent):
     @abc.abstractmethod
     def update(self, batch: Any, update_policy: bool = True) -> tuple[Self, Metrics]:
         """One gradient step, with its metrics; of the critics alone where the policy is not updated."""
+
+    def states_at(self, batch: Any) -> Int[Array, " n"]:
+        """The rows of the store whose states the losses of an update are taken at."""
+        return batch.row
+
+    def with_states(self, batch: Any, states: Float[Array, "n s"]) -> Any:
+        """The batch with other states in these places, as many as `states_at` has rows."""
+        return batch._replace(state=states)
+
+    def states_moved(self, experience: Experience) -> Self:
+        """With what it keeps of states taken anew: all states were encoded again."""
+        return self
 
     def begin_block(self, experience: Experience) -> Self:
         """What is due before a block of gradient steps of the policy; compiled with the block."""
