@@ -46,6 +46,20 @@ def compiled_programs_do_not_pile_up():
         jax.clear_caches()
 
 
+@pytest.fixture(scope="session")
+def ray_here() -> Iterator[None]:
+    """Ray on this machine, for all tests of a process that need it; it has four processors to give away."""
+    import fake_finetune
+    import ray
+
+    from otpr.cluster import connected
+
+    with connected("local", 4):
+        # what tests hand to it is in files that its processes could not import
+        ray.cloudpickle.register_pickle_by_value(fake_finetune)
+        yield
+
+
 @pytest.fixture
 def ordinary_user() -> Iterator[Path]:
     """A folder that this process, for the time being as an ordinary user, may read and not write.

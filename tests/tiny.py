@@ -38,6 +38,7 @@ from otpr.spec import Spec
 from otpr.training.finetune import FineTuning
 from otpr.training.loop import LoopConfig
 from otpr.training.run_directory import RunDirectory
+from otpr.training.workers import Lockstep, Workers
 from otpr.trees import read_arrays
 
 TASK = "metaworld/peg-insert-side-v3"
@@ -70,7 +71,7 @@ def sitting(
     path: Path,
     base: Policy,
     episodes: list[Episode],
-    env: ChunkedVectorEnv,
+    env: ChunkedVectorEnv | Workers,
     *,
     agent: AgentConfig,
     loop: LoopConfig,
@@ -81,7 +82,14 @@ def sitting(
     config = {"seed": seed, "loop": dataclasses.asdict(loop)}
     with RunDirectory.open(path, command="finetune", config=config, resume=resume) as run:
         job = FineTuning(
-            base, [episodes], preset="default", seed=seed, agent=agent, loop=loop, run=run, env=env
+            base,
+            [episodes],
+            preset="default",
+            seed=seed,
+            agent=agent,
+            loop=loop,
+            run=run,
+            workers=env if isinstance(env, Workers) else Lockstep(env),
         )
         if resume:
             job.restore()

@@ -11,8 +11,9 @@ import contextlib
 import dataclasses
 import functools
 import time
+from collections import deque
 from collections.abc import Callable, Generator, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 
@@ -23,7 +24,7 @@ from otpr.data.episodes import Episode
 from otpr.data.experience import Collected, Experience
 from otpr.data.experience_files import ExperienceWriter
 from otpr.data.seeds import training_seed
-from otpr.envs import BrokenEnvironmentError, ChunkedVectorEnv, task_spec
+from otpr.envs import BrokenEnvironmentError, task_spec
 from otpr.errors import OtprError
 from otpr.policies.asked import BrokenSourceError
 from otpr.policies.encoder import encode
@@ -34,10 +35,11 @@ from otpr.training.faults import NotFiniteError, bad_update, check_finite, not_f
 from otpr.training.learning import end_round, learn_round, take_block
 from otpr.training.loop import LoopConfig, Progression, next_block, next_step
 from otpr.training.progress import Progress
-from otpr.training.rollout import acts_alike, compile_acting, run_episodes
+from otpr.training.rollout import acts_alike
 from otpr.training.run_directory import RunDirectory
 from otpr.training.stopping import Abandoned, StopRequest
 from otpr.training.versions import code_version
+from otpr.training.workers import Pending, Workers
 
 RECENT = 40
 """Training episodes over which the rolling success rate is taken."""
@@ -45,6 +47,14 @@ RECENT = 40
 
 class _DivergedError(OtprError):
     """The critics' values are beyond what the rewards allow."""
+
+
+class _Asked(NamedTuple):
+    """Episodes that workers were asked for."""
+
+    pending: Pending
+    round: int  # the one that was collected when they were asked for
+    updates: int  # gradient steps of the policy that runs them
 
 
 class FineTuning:
@@ -59,7 +69,7 @@ class FineTuning:
         agent: the algorithm's settings, which name it.
         loop: the loop's settings.
         run: where metrics, experience, checkpoints and the policy go.
-        env: environments that execute as many actions at a time as the algorithm's policy.
+        workers: run its episodes, as many actions at a time as the algorithm's policy executes.
 
     Raises:
         OtprError: the algorithm cannot fine-tune such a policy, or not with such demonstrations.
@@ -76,15 +86,15 @@ class FineTuning:
         agent: AgentConfig,
         loop: LoopConfig,
         run: RunDirectory,
-        env: ChunkedVectorEnv,
+        workers: Workers,
     ):
         if base.asks:
             check_only_chooses(agent.algorithm)
         self.base, self.preset, self.seed = base, preset, seed
-        self.loop, self.run, self.env = loop, run, env
+        self.loop, self.run, self.workers = loop, run, workers
         self._features = functools.partial(encode, base.encoder)
         # the last round may overshoot by as much
-        longest = env.episode_limit * loop.num_envs
+        longest = workers.episode_limit * loop.num_envs
         self.experience = Experience.of(
             sets,
             weights,
@@ -97,14 +107,26 @@ class FineTuning:
         if loop.stop_on_divergence and not self._has_q():
             raise OtprError(f"--stop-on-divergence needs critics Q(s, a), and {agent.algorithm} has none.")
         # in the types of the policy, which may have fewer digits than the environment gives
-        seen = dataclasses.replace(env.spec, observation=base.spec.observation)
-        self.files = ExperienceWriter(run.path / "experience", env.setup, spec=seen)
+        seen = dataclasses.replace(workers.spec, observation=base.spec.observation)
+        self.files = ExperienceWriter(run.path / "experience", workers.setup, spec=seen)
         self.at = Progression()
         # whether the algorithm's first policy acts as the pre-trained one does
-        self._from_base = acts_alike(self.agent.deployed().single(), base.single(), env.num_envs)
+        self._from_base = acts_alike(self.agent.deployed().single(), base.single(), loop.num_envs)
+        if loop.asynchronous:
+            self._check_asynchronous()
         if loop.no_base_evaluation and self._from_base:
             self.at.evaluated_at = 0
         self._stop = StopRequest()
+        self._asked: deque[_Asked] = deque()
+
+    def _check_asynchronous(self) -> None:
+        if not isinstance(self.agent, OffPolicyAgent):
+            raise OtprError(
+                f"--async needs an algorithm that learns from any policy's experience, and "
+                f"{self.agent.config.algorithm} does not. Leave it out."
+            )
+        if not self.workers.ahead:
+            raise OtprError("--async needs workers that act by themselves: --rollout local, or ray.")
 
     def _has_q(self) -> bool:
         agent, experience = self.agent, self.experience
@@ -143,7 +165,7 @@ class FineTuning:
                     self.save()
                     stop.leave_if_requested(f"fine-tuning stopped at {self.at.env_steps:,} environment steps")
             self.save()
-        setup = self.env.setup
+        setup = self.workers.setup
         meaning = of_task(task_spec(setup)).meaning.to_json()
         folder = self.run.path / "policy"
         self.agent.deployed().save(folder, task=setup.task, view=setup.view(), meaning=meaning)
@@ -178,17 +200,12 @@ class FineTuning:
     def _collect(self, progress: Progress) -> None:
         """One round of episodes, which goes to disk before anything is learnt from it."""
         at, n, config = self.at, self.loop.num_envs, self.agent.config
-        explorer = self.agent.exploring()
-        if not at.updates:  # critics that have learnt nothing choose no better than chance
-            explorer = explorer.single()
-        self._stop.do(compile_acting, explorer, self.env)
-        rollout = run_episodes(
-            self.env,
-            explorer,
-            [training_seed(self.seed, at.episodes + i) for i in range(n)],
-            action_seed=self.seed,
-            on_chunk=self._stop.abandon,  # episodes of a slow simulator take minutes
-        )
+        number = at.episodes // n
+        if not self._asked:
+            self._ask(number)
+        asked = self._asked.popleft()
+        # looked at meanwhile: episodes of a slow simulator take minutes
+        rollout = asked.pending.result(on_wait=self._stop.abandon)
         collected = [Collected.of(episode, self._features) for episode in rollout.episodes]
         learnt = {}
         if isinstance(self.agent, OnPolicyAgent):
@@ -205,6 +222,15 @@ class FineTuning:
         at.broken_episodes += len(rollout.broken)
         for seed, cause in rollout.broken.items():
             progress.message(f"Episode of seed {seed} dropped. {cause}")
+        late: dict[str, float] = {}
+        if self.loop.asynchronous:
+            late = {
+                "rollout/rounds_late": number - asked.round,
+                "rollout/updates_late": at.updates - asked.updates,
+            }
+            # before anything is learnt from this one: they run meanwhile
+            while at.env_steps < self.loop.env_steps and len(self._asked) < self.loop.most_rounds_late:
+                self._ask(number)
         at.recent = (at.recent + [episode.success for episode in rollout.episodes])[-RECENT:]
         self._log(
             {
@@ -213,10 +239,23 @@ class FineTuning:
                 "rollout/success_rate": _mean([episode.success for episode in rollout.episodes]),
                 "rollout/success_rate_recent": _mean(at.recent),
                 "rollout/length": _mean([len(episode) for episode in rollout.episodes]),
+                **late,
                 **_named(rollout.metrics, "rollout"),
                 **learnt,
             }
         )
+
+    def _ask(self, number: int) -> None:
+        """Ask for the next round that nobody was asked for, by the policy as it is now, in round `number`."""
+        at, n = self.at, self.loop.num_envs
+        explorer = self.agent.exploring()
+        if not at.updates:  # critics that have learnt nothing choose no better than chance
+            explorer = explorer.single()
+        self._stop.do(self.workers.prepare, explorer)
+        first = at.episodes + n * len(self._asked)
+        seeds = [training_seed(self.seed, first + i) for i in range(n)]
+        pending = self.workers.start(explorer, seeds, action_seed=self.seed)
+        self._asked.append(_Asked(pending, number, at.updates))
 
     def _learn_round(self, learner: OnPolicyAgent, data: Round) -> dict[str, float]:
         """Let an on-policy algorithm learn from the round's episodes; its metrics."""
@@ -278,8 +317,10 @@ class FineTuning:
         ) as bar:
 
             def run(policy: Policy) -> Evaluation:
-                self._stop.do(compile_acting, policy, self.env)
-                return evaluate(policy, self.env, episodes, on_wave=bar.advance, on_chunk=self._stop.abandon)
+                self._stop.do(self.workers.prepare, policy)
+                return evaluate(
+                    policy, self.workers, episodes, on_wave=bar.advance, on_wait=self._stop.abandon
+                )
 
             chosen = run(deployed)
             single = run(deployed.single()) if both else None
@@ -338,13 +379,13 @@ class FineTuning:
         """The outcome so far, as it goes into summary.json; the algorithm's own entries under its name."""
         at, algorithm = self.at, self.agent.config.algorithm
         return {
-            "task": self.env.task_id,
+            "task": self.workers.task_id,
             "algorithm": algorithm,
             "preset": self.preset,
             "seed": self.seed,
             "env_steps": at.env_steps,
-            "episode_limit": self.env.episode_limit,
-            "shifts": [str(shift) for shift in self.env.setup.shifts],
+            "episode_limit": self.workers.episode_limit,
+            "shifts": [str(shift) for shift in self.workers.setup.shifts],
             "execute": self.experience.store.spec.execute,
             "observation": self.base.spec.to_json()["observation"],
             "encoder": "frozen" if self.base.spec.images else "none",
