@@ -76,7 +76,7 @@ types: setup ## check types
 # Pins already in the lock are kept unless ARGS="--upgrade" or ARGS="--upgrade-package NAME".
 lock: ## resolve pyproject.toml again into requirements/dev.txt (needs uv)
 	@command -v uv >/dev/null || { echo "make lock needs uv: python3 -m pip install uv" >&2; exit 1; }
-	uv pip compile pyproject.toml --extra metaworld --extra ogbench --extra robosuite --extra robotics --extra lerobot --extra serve --extra video --group robosuite --group dev \
+	uv pip compile pyproject.toml --extra metaworld --extra ogbench --extra robosuite --extra robotics --extra lerobot --extra serve --extra video --extra cluster --group robosuite --group dev \
 		--output-file requirements/dev.txt \
 		--quiet --universal --fork-strategy fewest --python-version 3.11 --generate-hashes \
 		--no-emit-index-url --no-emit-find-links --custom-compile-command "make lock" $(ARGS)
