@@ -23,6 +23,7 @@ from benchmarks import (
     rendering,
     rollout,
     unet,
+    workers,
 )
 from benchmarks.rows import Row, table, write_json, write_page
 from benchmarks.sizes import FULL, TINY, Sizes
@@ -43,6 +44,7 @@ BENCHMARKS: dict[str, Callable[[Sizes], list[Row]]] = {
     "unet_vs_torch": unet.unet,
     "act": acting.act,
     "rollout_vs_bare": rollout.rollout,
+    "rollout_workers": workers.workers,
     "rendering": rendering.rendering,
     "load_million": loading.loading,
     "growth_replay": growth.growth_replay,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import sys
 from collections.abc import Generator
 from typing import Any
 
@@ -25,6 +26,14 @@ def load_ray() -> Any:
     return ray
 
 
+def import_path() -> dict[str, str]:
+    """The environment variable by which Ray's processes find the modules that this one finds.
+
+    Folders that another machine lacks mean nothing there.
+    """
+    return {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+
+
 @contextlib.contextmanager
 def connected(address: str, num_cpus: int | None = None) -> Generator[Any]:
     """The module `ray`, connected to a cluster as long as this is entered.
@@ -43,9 +52,12 @@ def connected(address: str, num_cpus: int | None = None) -> Generator[Any]:
     if ray.is_initialized():
         yield ray
         return
-    here = {"include_dashboard": False, "num_cpus": num_cpus} if address == "local" else {}
+    # its one warning at every start is that only this user may send work to it, as it should be
+    settings: dict[str, Any] = {"address": address, "log_to_driver": False, "logging_level": "error"}
+    if address == "local":
+        settings |= {"include_dashboard": False, "num_cpus": num_cpus}
     try:
-        ray.init(address=address, log_to_driver=False, logging_level="warning", **here)
+        ray.init(**settings)
     except (ConnectionError, ValueError, RuntimeError) as error:
         raise OtprError(
             f"There is no Ray cluster at --address {address} ({error}). Start one with `ray start --head`, "

@@ -171,11 +171,7 @@ def _carried_out(arguments: list[str], directory: Path, place: Place, command: C
     out.parent.mkdir(parents=True, exist_ok=True)
     snapshots = place.snapshots
     keeping = contextlib.nullcontext() if snapshots is None else snapshots.keeping(directory)
-    with (
-        open(out, "ab") as stdout,
-        open(errors, "wb") as stderr,
-        _written_to(stdout.fileno(), stderr.fileno()),
-    ):
+    with _written_to(out, errors):
         try:
             with keeping:
                 status = command(arguments)

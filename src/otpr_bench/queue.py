@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from otpr.cluster import import_path
 from otpr.errors import OtprError
 from otpr.training.lock import RunLock
 from otpr.training.stopping import StopRequest
@@ -163,6 +164,7 @@ class Queue:
         threads = max(1, math.floor(self._cpus))
         one = "--xla_cpu_multi_thread_eigen=false " if threads == 1 else ""
         env = {
+            **import_path(),
             "OMP_NUM_THREADS": str(threads),
             "OPENBLAS_NUM_THREADS": str(threads),
             "XLA_FLAGS": f"{one}intra_op_parallelism_threads={threads}",

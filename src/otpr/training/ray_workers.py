@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from typing import Any, NamedTuple
 
+from otpr.cluster import import_path
 from otpr.envs import BrokenEnvironmentError, Setup
 from otpr.errors import OtprError
 from otpr.policies.packed import PackedPolicy
@@ -32,7 +33,8 @@ class RayCrew:
         self._ray, self._setup = ray, setup
         self._arguments = (setup, num_envs, execute, history, timeout)
         # not restarted by Ray, which would have calls fail for as long as that takes: the pool starts another
-        options = {"num_cpus": 1, "max_restarts": 0, "runtime_env": {"env_vars": worker_env()}}
+        env = {**worker_env(), **import_path()}
+        options = {"num_cpus": 1, "max_restarts": 0, "runtime_env": {"env_vars": env}}
         self._actor = ray.remote(**options)(EpisodeRunner)
         self._numbers = itertools.count()
 
