@@ -3,26 +3,35 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import os
 import sys
 from collections.abc import Generator
 from typing import Any
 
+from otpr.envs.served import ServedProcess
 from otpr.errors import OtprError
 
 
-def load_ray() -> Any:
-    """The module `ray`.
+def check_ray() -> None:
+    """Refuse to go on without Ray, which is not imported yet.
 
     Raises:
         OtprError: it is not installed.
     """
+    if importlib.util.find_spec("ray") is None:
+        raise OtprError("This needs Ray, which is not installed: pip install 'otpr[cluster]'.")
+
+
+def _ray(local: bool) -> Any:
+    """The module, imported only now."""
+    check_ray()
     # Ray reports how it is used to its makers unless it is told not to
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    try:
-        import ray
-    except ImportError as error:
-        raise OtprError("This needs Ray, which is not installed: pip install 'otpr[cluster]'.") from error
+    if local:  # nobody but this user may send work to it; read when Ray is imported
+        os.environ.setdefault("RAY_AUTH_MODE", "token")
+    import ray
+
     return ray
 
 
@@ -34,6 +43,27 @@ def import_path() -> dict[str, str]:
     return {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
 
 
+class Head:
+    """A Ray cluster of this machine alone, which ends with the process.
+
+    It is a process of its own because Ray forks as it starts, which a process with JAX's threads must not.
+
+    Args:
+        num_cpus: how many processors it may give away; None: as many as there are.
+    """
+
+    def __init__(self, num_cpus: int | None):
+        self._ray = _ray(local=True)
+        self._ray.init("local", num_cpus=num_cpus, include_dashboard=False, **_QUIET)
+
+    def address(self) -> str:
+        """Where it is reached on this machine."""
+        return self._ray.get_runtime_context().gcs_address
+
+
+_QUIET: dict[str, Any] = {"log_to_driver": False, "logging_level": "error"}
+
+
 @contextlib.contextmanager
 def connected(address: str, num_cpus: int | None = None) -> Generator[Any]:
     """The module `ray`, connected to a cluster as long as this is entered.
@@ -43,27 +73,29 @@ def connected(address: str, num_cpus: int | None = None) -> Generator[Any]:
     Args:
         address: "local" starts Ray on this machine and ends it; "auto" is the cluster of which this machine
             is a part; or `ray://HOST:PORT`, or `HOST:PORT` of a cluster.
-        num_cpus: of "local": how many processors it may give away; None: as many as there are.
+        num_cpus: see `Head`.
 
     Raises:
-        OtprError: Ray is not installed, or there is no such cluster.
+        OtprError: Ray is not installed or does not start, or there is no such cluster.
     """
-    ray = load_ray()
+    ray = _ray(local=address == "local")
     if ray.is_initialized():
         yield ray
         return
-    # its one warning at every start is that only this user may send work to it, as it should be
-    settings: dict[str, Any] = {"address": address, "log_to_driver": False, "logging_level": "error"}
-    if address == "local":
-        settings |= {"include_dashboard": False, "num_cpus": num_cpus}
-    try:
-        ray.init(**settings)
-    except (ConnectionError, ValueError, RuntimeError) as error:
-        raise OtprError(
-            f"There is no Ray cluster at --address {address} ({error}). Start one with `ray start --head`, "
-            "or give local."
-        ) from error
-    try:
+    with contextlib.ExitStack() as stack:
+        if address == "local":
+            head = ServedProcess(
+                "otpr.cluster:Head", (num_cpus,), task_id="--address local", who="Ray's head", env={}
+            )
+            stack.callback(head.close)
+            head.send("address")
+            address = head.receive()
+        try:
+            ray.init(address, **_QUIET)
+        except (ConnectionError, ValueError, RuntimeError) as error:
+            raise OtprError(
+                f"There is no Ray cluster at --address {address} ({error}). Start one with `ray start "
+                "--head`, or give local."
+            ) from error
+        stack.callback(ray.shutdown)
         yield ray
-    finally:
-        ray.shutdown()

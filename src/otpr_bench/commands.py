@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import rich
 import tyro
 
-from otpr.cluster import connected, load_ray
+from otpr.cluster import check_ray, connected
 from otpr.envs.chunked import available_cores
 from otpr.envs.shifts import LEVELS
 from otpr.errors import OtprError, check_at_least
@@ -98,7 +98,7 @@ class Bench:
         if self.dry_run:
             _show(queue.plan())
             return
-        load_ray()
+        check_ray()
         check_writable(folder / "lock", "--out")
         check_writable(results, "--results")
         with connected(self.address) as ray:

@@ -186,21 +186,19 @@ def _written_to(out: Path, errors: Path) -> Generator[None]:
     """While entered, what this process prints, also outside Python, goes to these files: added, and anew."""
     before = os.dup(1), os.dup(2)
     try:
-        with open(out, "ab") as stdout, open(errors, "wb") as stderr:
-            _direct(stdout.fileno(), stderr.fileno())
-        yield
+        with (
+            open(out, "a", buffering=1) as stdout,
+            open(errors, "w", buffering=1) as stderr,
+            contextlib.redirect_stdout(stdout),
+            contextlib.redirect_stderr(stderr),
+        ):
+            os.dup2(stdout.fileno(), 1)
+            os.dup2(stderr.fileno(), 2)
+            yield
     finally:
-        _direct(*before)
-        for descriptor in before:
+        for descriptor, standard in zip(before, (1, 2), strict=True):
+            os.dup2(descriptor, standard)
             os.close(descriptor)
-
-
-def _direct(out: int, errors: int) -> None:
-    """Let standard output and error go to these descriptors."""
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os.dup2(out, 1)
-    os.dup2(errors, 2)
 
 
 def otpr_command(arguments: Sequence[str]) -> int:

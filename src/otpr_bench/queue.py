@@ -284,10 +284,10 @@ class _Tasks:
         except errors.TaskCancelledError:
             taken(None, "")
         except errors.RayTaskError as error:
-            cause = error.cause
-            taken(None, str(cause) if isinstance(cause, OtprError) else str(error))
+            # not all that Ray says, folders and addresses among it: results are kept in the repository
+            taken(None, f"{type(error.cause).__name__}: {error.cause}")
         except errors.RayError as error:
-            taken(None, f"the process died {ATTEMPTS + 1} times: {error}")
+            taken(None, f"the process died {ATTEMPTS + 1} times ({type(error).__name__})")
         else:
             taken(value, "")
 

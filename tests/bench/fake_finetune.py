@@ -77,8 +77,10 @@ def finetune(options: dict[str, str], behaviour: str, resume: bool) -> int:
 def steps(run: Path, options: dict[str, str], behaviour: str, stop: StopRequest) -> int:
     total, every = int(options["--env-steps"]), int(options["--eval-every"])
     done = len((run / "metrics.jsonl").read_text().splitlines()) * ROUND
+    while behaviour == "meet" and len(list(run.parent.glob("seed*/metrics.jsonl"))) < 2:
+        time.sleep(0.02)
     while done < total:
-        time.sleep({"slow": 0.15, "deaf": 0.15}.get(behaviour, 0.005))
+        time.sleep(0.1 if behaviour in ("endless", "deaf") else 0.005)
         if stop.requested and behaviour != "deaf":
             return 0
         if behaviour == "raise" and done >= total // 2:
@@ -89,6 +91,8 @@ def steps(run: Path, options: dict[str, str], behaviour: str, stop: StopRequest)
         if dies and done >= total // 2:
             (run / "died").touch()
             os.kill(os.getpid(), signal.SIGKILL)
+        if behaviour in ("endless", "deaf") and done >= total // 2:
+            continue
         done += ROUND
         row = {"env_steps": done, "row": done // ROUND, "seconds": done / 100}
         if done % every == 0:

@@ -59,7 +59,7 @@ class ServedProcess:
         )
         child_end.close()
         with contextlib.suppress(OSError):  # it died at once: the first `receive` says so
-            self._connection.send((task_id, arguments))
+            self._connection.send((f"{task_id}: {who}", arguments))
 
     def patience(self, method: str) -> float:
         """Seconds after which a process that has not answered `method` counts as hung."""

@@ -16,7 +16,7 @@ from otpr.errors import OtprError
 def serve(factory: str, descriptor: int) -> None:
     """Serve the parent at the other end of the pipe whose file descriptor is given.
 
-    The first message holds the task's name and what the object is made with; each later one, `(method,
+    The first message holds what errors begin with and what the object is made with; each later one, `(method,
     arguments)`, is answered by the result. What raises here is answered by an `OtprError` and ends the
     process; an error that is not one of ours leaves its traceback on standard error too.
 
@@ -26,11 +26,11 @@ def serve(factory: str, descriptor: int) -> None:
     """
     # The pipe breaks when the parent closed its end or is gone: the normal end.
     with Connection(descriptor) as connection, contextlib.suppress(EOFError, ConnectionError):
-        task_id, arguments = connection.recv()
-        served = _result(functools.partial(_made, factory, *arguments), task_id)
+        who, arguments = connection.recv()
+        served = _result(functools.partial(_made, factory, *arguments), who)
         while not isinstance(served, OtprError):
             method, arguments = connection.recv()
-            reply = _result(functools.partial(getattr(served, method), *arguments), task_id)
+            reply = _result(functools.partial(getattr(served, method), *arguments), who)
             connection.send(reply)
             if isinstance(reply, OtprError):
                 return
@@ -42,7 +42,7 @@ def _made(factory: str, *arguments: Any) -> Any:
     return getattr(importlib.import_module(module), name)(*arguments)
 
 
-def _result(work: Callable[[], Any], task_id: str) -> Any:
+def _result(work: Callable[[], Any], who: str) -> Any:
     """What `work` returns, or the `OtprError` that tells what it raised."""
     try:
         return work()
@@ -50,7 +50,7 @@ def _result(work: Callable[[], Any], task_id: str) -> Any:
         return error
     except Exception as error:  # noqa: BLE001 - a simulator may raise anything, and the parent is to know what
         traceback.print_exc()
-        return OtprError(f"{task_id}: the simulator {what_raised(error)}")
+        return OtprError(f"{who} {what_raised(error)}")
 
 
 def what_raised(error: Exception) -> str:
