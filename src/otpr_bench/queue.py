@@ -11,7 +11,7 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from otpr.cluster import import_path
 from otpr.errors import OtprError
@@ -33,8 +33,8 @@ from otpr_bench.records import UNKNOWN, failed_row, is_finished, machine, progre
 from otpr_bench.results import Row, add_rows, read_results
 from otpr_bench.suites import BenchTask
 
-ATTEMPTS = 3
-"""How often Ray begins a task again whose process or machine died."""
+ATTEMPTS = 2
+"""How often a run is begun again whose process or machine died, without having come any further."""
 
 _LOOK = 0.2  # seconds between two looks at whether to stop
 _say = functools.partial(print, flush=True)  # people follow the log while the queue works
@@ -187,12 +187,15 @@ class Queue:
             return
         failed = [row.started for row in self._rows if row.run == key] if key in self._to_retry else []
         arguments = (job, failed, self._place, self._command)
-        tasks.submit(carry_out, arguments, functools.partial(self._take_run, job))
+        directory = job.directory(self._place.folder, self._bases[job.task.id])
+        taken = functools.partial(self._take_run, job, tasks, progress(directory)[0])
+        tasks.submit(carry_out, arguments, taken)
 
-    def _take_base(self, task: BenchTask, tasks: _Tasks, why: str | None, error: str) -> None:
+    def _take_base(self, task: BenchTask, tasks: _Tasks, why: str | None, failure: Failure | None) -> None:
         """Take in what came of making a base, and begin the runs that waited for it."""
-        if why or error:
-            self._base_errors.append(f"The base of {task.id} was not made: {why or error}")
+        if why or failure is not None:
+            told = why or (failure.why if failure is not None else "")
+            self._base_errors.append(f"The base of {task.id} was not made: {told}")
             _say(self._base_errors[-1])
         elif why is None or (base := self._load_base(task)) is None:
             _say(f"The base of {task.id}: stopped before it was complete.")
@@ -205,12 +208,19 @@ class Queue:
                 if job.task.id == task.id and not self._is_over():
                     self._submit(job, tasks)
 
-    def _take_run(self, job: Job, outcome: Outcome | None, error: str) -> None:
-        """Record what came of a run; nothing if it is left for another time."""
+    def _take_run(
+        self, job: Job, tasks: _Tasks, steps: int, outcome: Outcome | None, failure: Failure | None
+    ) -> None:
+        """Record what came of a run, which had come so far before; nothing if it is left for another time."""
         base = self._bases[job.task.id]
-        if error:
+        if failure is not None:
             directory = job.directory(self._place.folder, base)
-            self._record(job, base, [failed_row(job, base, directory, error, on=UNKNOWN)])
+            self._place.fetch(directory)
+            if failure.died and progress(directory)[0] > steps and not self._is_over():
+                _say(f"{job}: {failure.why}; it has come further, and goes on.")
+                self._submit(job, tasks)
+            else:
+                self._record(job, base, [failed_row(job, base, directory, failure.why, on=UNKNOWN)])
         elif outcome is None:
             _say(f"{job}: stopped.")
         elif outcome.left:
@@ -248,8 +258,15 @@ class Queue:
         return load_base(folder, task.id, task.recipe)
 
 
-Taken = Callable[[Any, str], None]
-"""Told what a task returned, None if it was stopped, and why it failed if it did."""
+class Failure(NamedTuple):
+    """Why a task returned nothing."""
+
+    why: str
+    died: bool  # with its process or machine, rather than by an error
+
+
+Taken = Callable[[Any, Failure | None], None]
+"""Told what a task returned, None if it was stopped, and how it failed if it did."""
 
 
 class _Tasks:
@@ -282,18 +299,19 @@ class _Tasks:
         try:
             value = self._ray.get(reference)
         except errors.TaskCancelledError:
-            taken(None, "")
+            taken(None, None)
         except errors.RayTaskError as error:
             # not all that Ray says, folders and addresses among it: results are kept in the repository
-            taken(None, f"{type(error.cause).__name__}: {error.cause}")
+            taken(None, Failure(f"{type(error.cause).__name__}: {error.cause}", died=False))
         except errors.RayError as error:
-            taken(None, f"the process died {ATTEMPTS + 1} times ({type(error).__name__})")
+            why = f"the process or its machine died {ATTEMPTS + 1} times ({type(error).__name__})"
+            taken(None, Failure(why, died=True))
         else:
-            taken(value, "")
+            taken(value, None)
 
     def end(self) -> None:
         """End those that are left, which go on from their last checkpoints another time."""
         for reference, taken in list(self._taken.items()):
             self._ray.cancel(reference, force=True)
-            taken(None, "")
+            taken(None, None)
         self._taken.clear()

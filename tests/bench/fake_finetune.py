@@ -80,7 +80,7 @@ def steps(run: Path, options: dict[str, str], behaviour: str, stop: StopRequest)
     while behaviour == "meet" and len(list(run.parent.glob("seed*/metrics.jsonl"))) < 2:
         time.sleep(0.02)
     while done < total:
-        time.sleep(0.1 if behaviour in ("endless", "deaf") else 0.005)
+        time.sleep({"endless": 0.1, "deaf": 0.1, "slow": 0.5}.get(behaviour, 0.005))
         if stop.requested and behaviour != "deaf":
             return 0
         if behaviour == "raise" and done >= total // 2:
