@@ -1,7 +1,7 @@
 """How collecting scales with workers, for a simulator that takes 20 ms a step: `python -m benchmarks.scale`.
 
-Such a simulator costs time and no processor, so that many workers fit on a few cores, until their decisions do
-not.
+Such a simulator costs time and no processor, so that many workers fit on a few cores, until their decisions
+do not.
 """
 
 from __future__ import annotations

@@ -50,7 +50,7 @@ def cluster() -> Iterator[Any]:
 
 
 def test_episodes_of_nodes_that_die_are_told_and_run_again_they_are_the_same(cluster: Any):
-    """A node dies again and again while two workers run; every seed is answered, each time with its episode."""
+    """A node dies again and again while two workers run; every seed is answered, always by its episode."""
     import ray
 
     seeds = list(range(400))
