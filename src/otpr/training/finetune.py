@@ -55,6 +55,7 @@ class _Asked(NamedTuple):
     pending: Pending
     round: int  # the one that was collected when they were asked for
     updates: int  # gradient steps of the policy that runs them
+    learnt: bool  # whether that is what was learnt
 
 
 class FineTuning:
@@ -114,6 +115,12 @@ class FineTuning:
         self._from_base = acts_alike(self.agent.deployed().single(), base.single(), loop.num_envs)
         if loop.asynchronous:
             self._check_asynchronous()
+        if loop.safeguard and not (isinstance(self.agent, OffPolicyAgent) and self._from_base):
+            raise OtprError(
+                f"--safeguard lets the pre-trained policy collect some of the rounds, and {agent.algorithm} "
+                "cannot learn from them, or makes another policy than that. Leave it out, or take another "
+                "algorithm (docs/safeguard.md)."
+            )
         if loop.no_base_evaluation and self._from_base:
             self.at.evaluated_at = 0
         self._stop = StopRequest()
@@ -168,7 +175,7 @@ class FineTuning:
         setup = self.workers.setup
         meaning = of_task(task_spec(setup)).meaning.to_json()
         folder = self.run.path / "policy"
-        self.agent.deployed().save(folder, task=setup.task, view=setup.view(), meaning=meaning)
+        self._deployed().save(folder, task=setup.task, view=setup.view(), meaning=meaning)
         summary = self.summary()
         self.run.write_summary(summary)
         return summary
@@ -231,12 +238,17 @@ class FineTuning:
             # before anything is learnt from this one: they run meanwhile
             while at.env_steps < self.loop.env_steps and len(self._asked) < self.loop.most_rounds_late:
                 self._ask(number)
-        at.recent = (at.recent + [episode.success for episode in rollout.episodes])[-RECENT:]
+        outcomes = [episode.success for episode in rollout.episodes]
+        at.recent = (at.recent + outcomes)[-RECENT:]
+        if self.loop.safeguard:
+            evidence = at.evidence
+            at.evidence = evidence.after_learnt(outcomes) if asked.learnt else evidence.after_base(outcomes)
+            learnt |= {"safeguard/learnt_acts": float(asked.learnt), "safeguard/better": at.evidence.better()}
         self._log(
             {
                 "rollout/episodes": at.episodes,
                 "rollout/broken_episodes": at.broken_episodes,
-                "rollout/success_rate": _mean([episode.success for episode in rollout.episodes]),
+                "rollout/success_rate": _mean(outcomes),
                 "rollout/success_rate_recent": _mean(at.recent),
                 "rollout/length": _mean([len(episode) for episode in rollout.episodes]),
                 **late,
@@ -248,14 +260,29 @@ class FineTuning:
     def _ask(self, number: int) -> None:
         """Ask for the next round that nobody was asked for, by the policy as it is now, in round `number`."""
         at, n = self.at, self.loop.num_envs
-        explorer = self.agent.exploring()
-        if not at.updates:  # critics that have learnt nothing choose no better than chance
-            explorer = explorer.single()
-        self._stop.do(self.workers.prepare, explorer)
         first = at.episodes + n * len(self._asked)
+        explorer, learnt = self._exploring(first)
+        self._stop.do(self.workers.prepare, explorer)
         seeds = [training_seed(self.seed, first + i) for i in range(n)]
         pending = self.workers.start(explorer, seeds, action_seed=self.seed)
-        self._asked.append(_Asked(pending, number, at.updates))
+        self._asked.append(_Asked(pending, number, at.updates, learnt))
+
+    def _exploring(self, first: int) -> tuple[Policy, bool]:
+        """What collects the round whose first episode has this number, and whether it is what was learnt."""
+        at = self.at
+        if not at.updates:  # critics that have learnt nothing choose no better than chance
+            return self.agent.exploring().single(), False
+        if self.loop.safeguard and not at.evidence.favours_learnt([self.seed, first]):
+            return self.base.single(), False
+        return self.agent.exploring(), True
+
+    def _deploys_learnt(self) -> bool:
+        """Whether what was learnt is deployed, and not the pre-trained policy."""
+        return not self.loop.safeguard or self.at.evidence.better() >= self.loop.safeguard
+
+    def _deployed(self) -> Policy:
+        """The policy as evaluated and saved."""
+        return self.agent.deployed() if self._deploys_learnt() else self.base.single()
 
     def _learn_round(self, learner: OnPolicyAgent, data: Round) -> dict[str, float]:
         """Let an on-policy algorithm learn from the round's episodes; its metrics."""
@@ -308,7 +335,7 @@ class FineTuning:
         first, last = at.evaluated_at < 0, at.env_steps >= loop.env_steps
         episodes = loop.final_eval_episodes if first or last else loop.eval_episodes
         started = time.monotonic()
-        deployed = self.agent.deployed()
+        deployed = self._deployed()
         if first and self._learns:  # nothing has been learnt that could choose
             deployed = deployed.single()
         both = deployed.chooser is not None and (loop.single == "always" or (loop.single == "end" and last))
@@ -345,6 +372,8 @@ class FineTuning:
         name = "deployed" if single is None else f"single sample {single.success_rate:.0%}, deployed"
         if first:
             name = "base policy" if self._from_base else "first policy"
+        elif not self._deploys_learnt():
+            name = f"pre-trained policy (what was learnt is better with {at.evidence.better():.0%})"
         progress.message(f"{at.env_steps:>7,} steps: {name} {chosen}")
 
     # -------------------------------------------------------------------------------------------- the record
@@ -378,6 +407,7 @@ class FineTuning:
     def summary(self) -> dict[str, Any]:
         """The outcome so far, as it goes into summary.json; the algorithm's own entries under its name."""
         at, algorithm = self.at, self.agent.config.algorithm
+        guarded = self.loop.safeguard > 0
         return {
             "task": self.workers.task_id,
             "algorithm": algorithm,
@@ -389,6 +419,7 @@ class FineTuning:
             "execute": self.experience.store.spec.execute,
             "observation": self.base.spec.to_json()["observation"],
             "encoder": "frozen" if self.base.spec.images else "none",
+            **({"deployed": "fine-tuned" if self._deploys_learnt() else "pre-trained"} if guarded else {}),
             "base_success": at.base_success,
             "final_success": at.success,
             "final_success_single": at.success_single,

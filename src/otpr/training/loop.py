@@ -9,6 +9,7 @@ import tyro
 
 from otpr.agents.parts.agent import AgentConfig
 from otpr.errors import OtprError, check_at_least
+from otpr.training.safeguard import Evidence, Outcomes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,6 +47,9 @@ class LoopConfig:
     env_timeout: float = 60.0
     # end the run once more than half of the critics' values are beyond what the rewards allow
     stop_on_divergence: bool = False
+    # deploy what was learnt only while it succeeds more often than the pre-trained policy with this
+    # probability, by training episodes of both (docs/safeguard.md); 0: always
+    safeguard: float = 0.0
 
     def __post_init__(self):
         """Refuse numbers that make no loop."""
@@ -65,6 +69,8 @@ class LoopConfig:
         check_at_least(1, self, "most_rounds_late")
         check_at_least(0, self, "warmup_steps")
         check_at_least(0.001, self, "env_timeout")
+        if not 0 <= self.safeguard < 1:
+            raise OtprError(f"safeguard is a probability, at least 0 and below 1; given {self.safeguard:g}.")
         if self.warmup_steps >= self.env_steps:
             raise OtprError(
                 f"warmup_steps must be below env_steps, or nothing is learnt; given {self.warmup_steps} and "
@@ -73,7 +79,7 @@ class LoopConfig:
 
     def record(self) -> dict[str, Any]:
         """As a run's configuration has it: what came later is left out where it is not used."""
-        later = ("envs_per_worker", "asynchronous", "most_rounds_late")
+        later = ("envs_per_worker", "asynchronous", "most_rounds_late", "safeguard")
         usual = {field.name: field.default for field in dataclasses.fields(self)}
         found = dataclasses.asdict(self)
         return {name: value for name, value in found.items() if name not in later or value != usual[name]}
@@ -101,8 +107,19 @@ class Progression:
     success: float | None = None  # of the last evaluation
     success_single: float | None = None
     own: dict[str, float] = dataclasses.field(default_factory=dict)  # the algorithm's own last metrics
+    base_outcomes: list[float] = dataclasses.field(default_factory=list)  # what the safeguard knows of the
+    learnt_outcomes: list[float] = dataclasses.field(default_factory=list)  # two policies, as `Outcomes`
     files: int = 0  # of experience, in the run directory
     files_digest: str = ""  # of them all
+
+    @property
+    def evidence(self) -> Evidence:
+        """What the safeguard knows."""
+        return Evidence(Outcomes(*self.base_outcomes), Outcomes(*self.learnt_outcomes))
+
+    @evidence.setter
+    def evidence(self, evidence: Evidence) -> None:
+        self.base_outcomes, self.learnt_outcomes = [*evidence.base], [*evidence.learnt]
 
     def learned(self, phase: Phase, n: int) -> None:
         """Count `n` gradient steps of a phase."""
