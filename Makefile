@@ -10,13 +10,17 @@ PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11; do \
 BIN := .venv/bin
 # More arguments for `make quickstart`, e.g. ARGS="--seed 1", or for pytest, e.g. ARGS="-k replay".
 ARGS ?=
+# What `make setup` installs beside the lock, at the locked version of JAX.
+EXTRA ?=
 
 .PHONY: help setup quickstart test coverage test-learning test-slow test-serving faults interop bench results tasks lint format types lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' Makefile
 
-setup: .venv/.package ## prepare .venv with the locked versions (once, and again when they change)
+setup: .venv/.package ## prepare .venv with the locked versions; EXTRA=cuda12 or cuda13 adds JAX's GPU packages
+	@test -z "$(EXTRA)" || $(BIN)/python -m pip install --quiet --disable-pip-version-check \
+		"jax[$(EXTRA)]==$$($(BIN)/python -c 'import jax; print(jax.__version__)')"
 
 quickstart: setup ## set up, then demonstrations, imitation, OTPR and evaluation on a Meta-World task
 	$(BIN)/otpr quickstart $(ARGS)
@@ -76,7 +80,7 @@ types: setup ## check types
 # Pins already in the lock are kept unless ARGS="--upgrade" or ARGS="--upgrade-package NAME".
 lock: ## resolve pyproject.toml again into requirements/dev.txt (needs uv)
 	@command -v uv >/dev/null || { echo "make lock needs uv: python3 -m pip install uv" >&2; exit 1; }
-	uv pip compile pyproject.toml --extra metaworld --extra ogbench --extra robosuite --extra robotics --extra lerobot --extra serve --extra video --group robosuite --group dev \
+	uv pip compile pyproject.toml --extra metaworld --extra ogbench --extra robosuite --extra robotics --extra lerobot --extra serve --extra video --extra cluster --group robosuite --group dev \
 		--output-file requirements/dev.txt \
 		--quiet --universal --fork-strategy fewest --python-version 3.11 --generate-hashes \
 		--no-emit-index-url --no-emit-find-links --custom-compile-command "make lock" $(ARGS)

@@ -24,6 +24,7 @@ from benchmarks import (
     rollout,
     seeing,
     unet,
+    workers,
 )
 from benchmarks.rows import Row, table, write_json, write_page
 from benchmarks.sizes import FULL, TINY, Sizes
@@ -44,6 +45,7 @@ BENCHMARKS: dict[str, Callable[[Sizes], list[Row]]] = {
     "unet_vs_torch": unet.unet,
     "act": acting.act,
     "rollout_vs_bare": rollout.rollout,
+    "rollout_workers": workers.workers,
     "rendering": rendering.rendering,
     "encode": seeing.encoding,
     "collect_seeing_vs_bare": seeing.collecting,

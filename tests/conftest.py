@@ -19,6 +19,8 @@ os.environ["XLA_FLAGS"] = (
     "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false "
     + os.environ.get("XLA_FLAGS", "")
 )
+# As `otpr.cluster` has it for a Ray of this machine; read when Ray is imported.
+os.environ["RAY_AUTH_MODE"] = "token"
 
 import hypothesis
 import jax
@@ -44,6 +46,15 @@ def compiled_programs_do_not_pile_up():
     yield
     if MAPS.exists() and MAPS.read_bytes().count(b"\n") > 8_000:
         jax.clear_caches()
+
+
+@pytest.fixture(scope="session")
+def ray_here() -> Iterator[None]:
+    """Ray on this machine, for all tests of a process that need it; it has four processors to give away."""
+    from otpr.cluster import connected
+
+    with connected("local", 4):
+        yield
 
 
 @pytest.fixture

@@ -27,6 +27,7 @@ from otpr.policies.policy import load_policy
 from otpr.training import checkpoints
 from otpr.training.evaluate import evaluate
 from otpr.training.run_directory import RunDirectory, read_rows
+from otpr.training.workers import Lockstep
 from otpr.trees import read_arrays
 from tiny import (
     AGENT,
@@ -153,7 +154,7 @@ def test_evaluation_of_saved_policies_is_that_in_memory_and_differs_from_the_bas
     ]
     base, tuned = load_policy("base"), otpr.load_policy("tuned")
     with ChunkedVectorEnv(TASK, 2, base.spec.execute, processes=False) as env:
-        outcomes = [evaluate(policy, env, 3) for policy in (base, tuned, tuned.single())]
+        outcomes = [evaluate(policy, Lockstep(env), 3) for policy in (base, tuned, tuned.single())]
         start = env.reset([evaluation_seed(0), None])["state"][0]
     for result, outcome, line in zip(results, outcomes, lines, strict=True):
         assert result["success_rate"] == outcome.success_rate
@@ -188,7 +189,7 @@ def test_evaluation_samples_as_it_is_told(place: Path, arguments: list[str], sam
     assert [(result["sampler"], result["sampler_steps"]) for result in results] == [(sampler, steps)] * 2
     tuned = load_policy("tuned").with_sampler(sampler, steps)
     with ChunkedVectorEnv(TASK, 1, tuned.spec.execute, processes=False) as env:
-        outcomes = [evaluate(policy, env, 1) for policy in (tuned, tuned.single())]
+        outcomes = [evaluate(policy, Lockstep(env), 1) for policy in (tuned, tuned.single())]
     assert [result["mean_length"] for result in results] == [outcome.mean_length for outcome in outcomes]
     assert results[0]["otpr/zero_compatibility"] == outcomes[0].metrics["otpr/zero_compatibility"]
 
@@ -200,7 +201,7 @@ def test_evaluation_executes_and_ends_as_it_is_told(place: Path):
     assert (result["execute"], result["episode_limit"], result["mean_length"]) == (3, 50, 50)
     policy = load_policy("base").executing(3)
     with ChunkedVectorEnv(Setup(TASK, 50), 1, 3, processes=False) as env:
-        assert result["success_rate"] == evaluate(policy, env, 2).success_rate
+        assert result["success_rate"] == evaluate(policy, Lockstep(env), 2).success_rate
 
 
 def test_plans_of_which_a_part_is_executed_go_through_every_command(place: Path):

@@ -39,6 +39,7 @@ from otpr.spec import Spec
 from otpr.training.finetune import FineTuning
 from otpr.training.loop import LoopConfig
 from otpr.training.run_directory import RunDirectory
+from otpr.training.workers import Lockstep, Workers
 from otpr.trees import read_arrays
 
 TASK = "metaworld/peg-insert-side-v3"
@@ -71,7 +72,7 @@ def sitting(
     path: Path,
     base: Policy,
     episodes: list[Episode],
-    env: ChunkedVectorEnv,
+    env: ChunkedVectorEnv | Workers,
     *,
     agent: AgentConfig,
     loop: LoopConfig,
@@ -91,7 +92,7 @@ def sitting(
             encoder=encoder,
             loop=loop,
             run=run,
-            env=env,
+            workers=env if isinstance(env, Workers) else Lockstep(env),
         )
         if resume:
             job.restore()

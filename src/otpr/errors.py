@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import math
 from collections.abc import Iterable
+from typing import Any
 
 
 class OtprError(Exception):
@@ -12,6 +13,17 @@ class OtprError(Exception):
 
     The command line prints the message alone, without a traceback, and exits with status 2.
     """
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """As pickled, to cross from one of our processes to another, whatever a subclass is made with."""
+        return _restored, (type(self), self.args, self.__dict__)
+
+
+def _restored(kind: type[OtprError], arguments: tuple[Any, ...], attributes: dict[str, Any]) -> OtprError:
+    error = kind.__new__(kind)
+    error.args = arguments
+    error.__dict__.update(attributes)
+    return error
 
 
 def check_at_least(least: float, settings: object, *fields: str) -> None:

@@ -1,4 +1,4 @@
-"""`otpr bench`: algorithms on the tasks of a suite, seed by seed, in a queue that survives being stopped."""
+"""`otpr bench`: algorithms on the tasks of a suite, seed by seed, on one machine or many."""
 
 from __future__ import annotations
 
@@ -7,15 +7,18 @@ import math
 import shlex
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import rich
 import tyro
 
+from otpr.cluster import check_ray, connected
+from otpr.envs.chunked import available_cores
 from otpr.envs.shifts import LEVELS
 from otpr.errors import OtprError, check_at_least
 from otpr.storage import check_writable
 from otpr_bench.jobs import make_jobs, parse_seeds, parse_variants
+from otpr_bench.plan import Plan
 from otpr_bench.queue import Queue
 from otpr_bench.results import load_pyarrow
 from otpr_bench.shift_runs import measure_runs
@@ -26,7 +29,7 @@ from otpr_bench.suites import OPEN, SHIFTED, BenchSuite, Budget, Recipe, named_s
 class Bench:
     """Run algorithms on a suite of tasks, from the same demonstrations and base policies, with several seeds.
 
-    The queue may be stopped at any time; the same command continues it.
+    It needs Ray, pip install 'otpr[cluster]', and may be stopped at any time; the same command continues.
     """
 
     # smoke (2 tasks, minutes), arena-6 (6 tasks, hours), ablations (2 of these), shifts (3 of these, and then
@@ -37,8 +40,15 @@ class Bench:
     algorithms: str = "otpr"
     # 0..4, both ends included, or 0,2,5
     seeds: str = "0..2"
-    # runs side by side, each on one core
-    workers: int = 1
+    # where runs take place: local starts Ray on this machine; auto is the Ray cluster that it is part of;
+    # ray://HOST:PORT or HOST:PORT another one (docs/scale.md)
+    address: str = "local"
+    # processor cores of a run; as many run side by side as there are cores for
+    cpus_per_run: float = 1.0
+    # GPUs of a run, a part of one if below 1
+    gpus_per_run: float = 0.0
+    # where machines that share no folder keep bases and runs: a folder, or a URI such as s3://BUCKET/PATH
+    storage: str | None = None
     # stop after this many minutes; the same command continues
     budget_minutes: float | None = None
     # where bases, runs and logs go; by default runs/bench/SUITE
@@ -60,30 +70,51 @@ class Bench:
 
     def run(self) -> None:
         """Print the plan, and carry it out unless `dry_run` is set."""
-        check_at_least(1, self, "workers")
+        check_at_least(0.01, self, "cpus_per_run")
+        check_at_least(0, self, "gpus_per_run")
         if self.budget_minutes is not None:
             check_at_least(0, self, "budget_minutes")
         load_pyarrow()
         variants, seeds, suite = parse_variants(self.algorithms), parse_seeds(self.seeds), self._suite()
         results = self.results or Path("results", "bench", f"{suite.name}.parquet")
         folder = self.out or Path("runs", "bench", suite.name)
-        if not self.dry_run:
-            check_writable(folder / "lock", "--out")
-            check_writable(results, "--results")
-        queue = Queue(
-            make_jobs(suite, variants, seeds),
-            folder=folder,
-            results=results,
-            workers=self.workers,
-            budget=math.inf if self.budget_minutes is None else 60 * self.budget_minutes,
-            retry_failed=self.retry_failed,
-        )
-        plan = queue.plan()
-        rich.print(plan.table())
-        print(plan.forecast())
+        jobs = make_jobs(suite, variants, seeds)
+
+        def queue_of(side_by_side: float) -> Queue:
+            return Queue(
+                jobs,
+                folder=folder,
+                results=results,
+                storage=self.storage,
+                cpus=self.cpus_per_run,
+                gpus=self.gpus_per_run,
+                side_by_side=max(1, int(side_by_side)),
+                budget=math.inf if self.budget_minutes is None else 60 * self.budget_minutes,
+                retry_failed=self.retry_failed,
+            )
+
+        here = available_cores() / self.cpus_per_run if self.address == "local" else 1
+        queue = queue_of(here)
         if self.dry_run:
+            _show(queue.plan())
             return
-        complete = queue.run()
+        check_ray()
+        check_writable(folder / "lock", "--out")
+        check_writable(results, "--results")
+        with connected(self.address) as ray:
+            queue = queue_of(self._side_by_side(ray))
+            _show(queue.plan())
+            complete = queue.run(ray)
+        self._conclude(queue, complete, suite, results)
+
+    def _side_by_side(self, ray: Any) -> float:
+        """How many runs the cluster takes at a time."""
+        there = ray.cluster_resources()
+        by_cpus = there.get("CPU", 0) / self.cpus_per_run
+        return min(by_cpus, there.get("GPU", 0) / self.gpus_per_run) if self.gpus_per_run else by_cpus
+
+    def _conclude(self, queue: Queue, complete: bool, suite: BenchSuite, results: Path) -> None:
+        """Say what came of it."""
         failed = queue.failures()
         print(f"Results: {results}")
         if failed:
@@ -109,3 +140,8 @@ class Bench:
                 f"out, or use --suite {OPEN} --tasks ..."
             )
         return named_suite(self.suite)
+
+
+def _show(plan: Plan) -> None:
+    rich.print(plan.table())
+    print(plan.forecast())

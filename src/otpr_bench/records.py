@@ -38,7 +38,7 @@ def done_rows(job: Job, base: Base, run_dir: Path) -> list[Row]:
         steps_in_all = int(summary["env_steps"])
     except (LookupError, TypeError, ValueError) as error:
         raise DamagedFile(run_dir / "summary.json", error) from error
-    row_of = _row_of(job, base, run_dir, status="done", error="")
+    row_of = _row_of(job, base, run_dir, status="done", error="", machine=machine())
     measured = {"success": base.success, "success_single": base.success, "episodes": base.episodes}
     rows = {0: row_of(env_steps=0, eval_at=0, wall_seconds=0.0, execute=base.execute, **measured)}
     end = job.task.budget.env_steps
@@ -68,10 +68,14 @@ def done_rows(job: Job, base: Base, run_dir: Path) -> list[Row]:
     return [rows[at] for at in sorted(rows)]
 
 
-def failed_row(job: Job, base: Base, run_dir: Path, error: str) -> Row:
-    """The only row of a run that failed with `error`."""
+UNKNOWN = "unknown"
+"""The machine of a run whose process died with all that it knew."""
+
+
+def failed_row(job: Job, base: Base, run_dir: Path, error: str, on: str | None = None) -> Row:
+    """The only row of a run that failed with `error`, on this machine if `on` names no other."""
     steps, seconds = progress(run_dir)
-    row_of = _row_of(job, base, run_dir, status="failed", error=error)
+    row_of = _row_of(job, base, run_dir, status="failed", error=error, machine=on or machine())
     nothing = {"success": None, "success_single": None, "episodes": 0, "execute": None}
     return row_of(env_steps=steps, eval_at=_nominal(job, steps), wall_seconds=round(seconds, 1), **nothing)
 
@@ -135,7 +139,6 @@ def _row_of(job: Job, base: Base, run_dir: Path, **fields: Any) -> functools.par
         base=base.hash,
         settings=job.settings,
         result_version=job.result_version,
-        machine=machine(),
         started=started(run_dir) or datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         packages=package_versions(job.task.id),
         **fields,

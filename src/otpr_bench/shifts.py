@@ -20,6 +20,7 @@ from otpr.errors import OtprError
 from otpr.policies.policy import Policy
 from otpr.storage import write_bytes, writing
 from otpr.training.evaluate import evaluate
+from otpr.training.workers import Lockstep
 from otpr_bench.results import load_pyarrow
 
 EXPERT = "expert"
@@ -86,7 +87,7 @@ def policy_outcomes(policy: Policy) -> Callable[[Setup, int], Sequence[bool]]:
     def run(setup: Setup, episodes: int) -> Sequence[bool]:
         execute, history = policy.spec.execute, policy.spec.history
         with ChunkedVectorEnv(setup, min(8, episodes), execute, processes=True, history=history) as env:
-            return evaluate(policy, env, episodes).outcomes
+            return evaluate(policy, Lockstep(env), episodes).outcomes
 
     return run
 

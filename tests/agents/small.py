@@ -20,10 +20,11 @@ from otpr.data.episodes import Episode
 from otpr.data.experience import Collected, Experience
 from otpr.data.store import Transitions
 from otpr.policies.encoder import encode
+from otpr.policies.packed import pack, unpack
 from otpr.policies.policy import Policy, load_policy
 from otpr.spec import Spec, zeros
+from tiny import arrays, assert_same_arrays, policy
 from tiny import experience as demonstrated
-from tiny import policy
 
 BASE = policy(observation_dim=3, action_dim=2, history=2, horizon=3, execute=2)
 GAMMA = 0.9
@@ -129,9 +130,11 @@ def fresh(config: AgentConfig, base: Policy = BASE) -> Any:
 
 
 def assert_comes_back_from_disk(given: Policy, folder: Path) -> Policy:
-    """Saved and loaded, it acts the same bit for bit; the loaded one."""
+    """Saved and loaded, and packed for a worker, it acts the same bit for bit; the loaded one."""
     given.save(folder, task="a/b")
     loaded = load_policy(folder)
+    assert_same_arrays(arrays(unpack(pack(given))), arrays(loaded))
+    assert unpack(pack(given)).document() == loaded.document() == given.document()
     observations = {
         name: np.random.default_rng(1).normal(size=entry.shape).astype(entry.dtype)
         for name, entry in zeros(given.spec.observation, 7, given.spec.history).items()

@@ -1,8 +1,7 @@
-"""Stands for `otpr_bench.child` in tests of the queue: it leaves what a run leaves, in no time.
+"""Stands for `otpr` in tests of the queue: it leaves what a run leaves, in no time.
 
-`fake_finetune.py CALLS BEHAVIOUR CORE PARENT finetune|base ...`: CALLS is a file to which each call is
-appended, a JSON list a line. BEHAVIOUR is JSON: by seed what a run does instead of going well, and "base":
-the success rate of base policies.
+Each call is appended to a file, a JSON list a line. The behaviour is, by seed, what a run does instead of
+going well, and "base": the success rate of base policies.
 """
 
 from __future__ import annotations
@@ -13,21 +12,22 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
+
+from otpr.training.stopping import StopRequest
 
 ROUND = 100  # environment steps
 
 
-def main() -> int:
-    calls, behaviour, core, parent, *arguments = sys.argv[1:]
+def carry_out(calls: str, behaviour: dict[str, Any], arguments: Sequence[str]) -> int:
     with open(calls, "a") as file:
-        file.write(json.dumps([core, *arguments]) + "\n")
-    assert int(parent) == os.getppid()
-    settings = json.loads(behaviour)
+        file.write(json.dumps(list(arguments)) + "\n")
     if arguments[0] == "base":
-        return base(*arguments[1:], settings.get("base", 0.3))
+        return base(*arguments[1:], behaviour.get("base", 0.3))
     options = dict(zip(arguments[1::2], arguments[2::2], strict=False))
-    return finetune(options, settings.get(options["--seed"], "well"), "--resume" in arguments)
+    return finetune(options, behaviour.get(options["--seed"], "well"), "--resume" in arguments)
 
 
 def base(folder: str, task: str, recipe: str, success: float | str) -> int:
@@ -48,7 +48,6 @@ def base(folder: str, task: str, recipe: str, success: float | str) -> int:
 
 def finetune(options: dict[str, str], behaviour: str, resume: bool) -> int:
     run = Path(options["--run-dir"])
-    total, every = int(options["--env-steps"]), int(options["--eval-every"])
     if behaviour == "fail":
         print("Traceback of\n\x1b[31mValueError\x1b[0m: no luck", file=sys.stderr)
         return 1
@@ -70,21 +69,30 @@ def finetune(options: dict[str, str], behaviour: str, resume: bool) -> int:
         started = time.strftime("%Y-%m-%dT%H:%M:%S+00:00", time.gmtime())
         (run / "versions.json").write_text(json.dumps([{"started": started}]))
         (run / "metrics.jsonl").touch()
-    lock = open(run / "lock", "a")  # noqa: SIM115 - for as long as the process lives
-    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    asked: list[int] = []
-    signal.signal(signal.SIGTERM, lambda number, frame: asked.append(number))
+    with open(run / "lock", "a") as lock, StopRequest() as stop:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return steps(run, options, behaviour, stop)
+
+
+def steps(run: Path, options: dict[str, str], behaviour: str, stop: StopRequest) -> int:
+    total, every = int(options["--env-steps"]), int(options["--eval-every"])
     done = len((run / "metrics.jsonl").read_text().splitlines()) * ROUND
+    while behaviour == "meet" and len(list(run.parent.glob("seed*/metrics.jsonl"))) < 2:
+        time.sleep(0.02)
     while done < total:
-        if behaviour == "hang" and done >= total // 2:
-            time.sleep(60)
-        time.sleep({"slow": 0.15, "deaf": 0.15}.get(behaviour, 0.005))
-        if asked and behaviour != "deaf":
+        time.sleep({"endless": 0.1, "deaf": 0.1, "slow": 0.5}.get(behaviour, 0.005))
+        if stop.requested and behaviour != "deaf":
             return 0
+        if behaviour == "raise" and done >= total // 2:
+            raise RuntimeError("out of the blue")
         if behaviour == "quit" and done >= total // 2:
             return 0
-        if behaviour == "die" and done >= total // 2:
+        dies = behaviour == "die" or (behaviour == "die once" and not (run / "died").exists())
+        if dies and done >= total // 2:
+            (run / "died").touch()
             os.kill(os.getpid(), signal.SIGKILL)
+        if behaviour in ("endless", "deaf") and done >= total // 2:
+            continue
         done += ROUND
         row = {"env_steps": done, "row": done // ROUND, "seconds": done / 100}
         if done % every == 0:
@@ -100,7 +108,3 @@ def finetune(options: dict[str, str], behaviour: str, resume: bool) -> int:
     summary = {"task": options["--task"], "seed": int(options["--seed"]), "env_steps": done}
     (run / "summary.json").write_text(json.dumps(summary))
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -38,7 +38,9 @@ def test_a_dry_run_says_what_there_is_to_do_and_does_nothing(place, capsys):
         (["--algorithms", "otpr:papr"], "'papr'"),
         (["--seeds", "3..1"], "the range 3..1 is empty"),
         (["--seeds", "0-3"], "--seeds takes 0..4, or 0,2,5; given '0-3'"),
-        (["--workers", "0"], "workers must be at least 1, given 0"),
+        (["--cpus-per-run", "0"], "cpus_per_run must be at least 0.01, given 0"),
+        (["--gpus-per-run", "-1"], "gpus_per_run must be at least 0, given -1"),
+        (["--address", "ray://nowhere"], "There is no Ray cluster at --address ray://nowhere"),
         (["--budget-minutes", "-1"], "budget_minutes must be at least 0"),
         (["--noise", "0.3"], "--noise belongs to the suite `open`"),
         (["--env-steps", "10"], "--env-steps belongs to the suite `open`"),
@@ -46,7 +48,7 @@ def test_a_dry_run_says_what_there_is_to_do_and_does_nothing(place, capsys):
         (["--suite", "open"], "needs tasks"),
         (["--suite", "open", "--tasks", "metaworld/reech-v3"], "metaworld/reach-v3"),
         (["--suite", "open", "--tasks", TASK, "--demonstrations", "0"], "demonstrations must be at least 1"),
-        (["--worker", "2"], "--workers"),
+        (["--cpus-per-runs", "2"], "--cpus-per-run"),
     ],
 )
 def test_bad_input_is_answered_in_words_and_changes_nothing(place, capsys, arguments, message):

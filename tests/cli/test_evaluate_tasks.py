@@ -87,7 +87,7 @@ def test_fine_tuning_says_that_there_will_be_no_films_before_it_begins(
     def begin(*_: Any, **__: Any) -> None:
         raise Begun
 
-    monkeypatch.setattr(finetune_command, "ChunkedVectorEnv", begin)
+    monkeypatch.setattr(finetune_command.Placement, "workers", begin)
     acting = policy(observation_dim=4, action_dim=2)
     settings = finetune_command.agent_config("bc")
     for task, said in ((NEAR, f"No videos will be made: {NO_FILM}"), (FILMED, "")):
@@ -101,6 +101,7 @@ def test_fine_tuning_says_that_there_will_be_no_films_before_it_begins(
                 seed=0,
                 agent=settings,
                 loop=finetune_command.LoopConfig(),
+                placement=finetune_command.Placement(),
                 resume=False,
                 video=True,
             )

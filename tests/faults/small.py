@@ -14,6 +14,7 @@ from otpr.data.episodes import Episode
 from otpr.envs import ChunkedVectorEnv, make_env
 from otpr.training.finetune import FineTuning, LoopConfig
 from otpr.training.run_directory import read_rows
+from otpr.training.workers import Workers
 from tiny import AGENT, policy, sitting
 
 TASK = "tests.faults.faulty_envs:Point"
@@ -61,7 +62,12 @@ def inject(monkeypatch: pytest.MonkeyPatch, folder: Path, *faults: dict[str, Any
 
 
 def fine_tune(
-    path: Path, env: ChunkedVectorEnv, *, resume: bool = False, agent: tuple[str, ...] = (), **loop: Any
+    path: Path,
+    env: ChunkedVectorEnv | Workers,
+    *,
+    resume: bool = False,
+    agent: tuple[str, ...] = (),
+    **loop: Any,
 ) -> FineTuning:
     """A run in `path`, from its start or its checkpoint to its end."""
     config = {**LOOP, **loop}
@@ -80,7 +86,7 @@ def fine_tune(
 
 def processes(monkeypatch: pytest.MonkeyPatch, count: int, timeout: float = 60.0) -> ChunkedVectorEnv:
     """Four environments in so many processes."""
-    monkeypatch.setattr("otpr.envs.chunked._available_cores", lambda: count)
+    monkeypatch.setattr("otpr.envs.chunked.available_cores", lambda: count)
     return ChunkedVectorEnv(TASK, LOOP["num_envs"], CHUNK, processes=True, timeout=timeout)
 
 

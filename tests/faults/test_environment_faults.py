@@ -11,11 +11,12 @@ import pytest
 
 from otpr.data.seeds import evaluation_seed, training_seed
 from otpr.envs import BrokenEnvironmentError, ChunkedVectorEnv
-from otpr.envs.chunked import RESTARTS
+from otpr.envs.breakages import RESTARTS
 from otpr.errors import OtprError
 from otpr.policies.encoder import encode
 from otpr.training import checkpoints
 from otpr.training.evaluate import evaluate
+from otpr.training.workers import Lockstep
 from tests.faults.small import (
     BASE,
     CHUNK,
@@ -145,12 +146,10 @@ def test_environment_that_keeps_breaking_ends_the_run_which_can_be_resumed(
     """Each third episode breaks, so each second process; as soon as that is mended the run is completed."""
     faults = [{"kind": "exit", "seed": training_seed(0, i), "step": 1} for i in range(4, 400, 4)]
     inject(monkeypatch, tmp_path, *faults)
-    monkeypatch.setattr("otpr.envs.chunked.RESTARTS", 2)
+    monkeypatch.setattr("otpr.envs.breakages.RESTARTS", 2)
     path = tmp_path / "run"
-    with processes(monkeypatch, 2) as env:
-        env._restarted_at = type(env._restarted_at)(maxlen=2)
-        with pytest.raises(OtprError) as caught:
-            fine_tune(path, env)
+    with processes(monkeypatch, 2) as env, pytest.raises(OtprError) as caught:
+        fine_tune(path, env)
     message = str(caught.value)
     assert message.startswith(
         f"{TASK}: the environment broke 3 times within 100 episodes, the last time so: "
@@ -190,11 +189,11 @@ def test_evaluation_runs_a_broken_episode_once_more_and_is_the_same(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with processes(monkeypatch, 2) as env:
-        expected = evaluate(BASE, env, 7)
+        expected = evaluate(BASE, Lockstep(env), 7)
     inject(monkeypatch, tmp_path, {"kind": "exit", "seed": evaluation_seed(2), "step": 4})
     finished: list[int] = []
     with processes(monkeypatch, 2) as env:
-        assert evaluate(BASE, env, 7, on_wave=finished.append) == expected
+        assert evaluate(BASE, Lockstep(env), 7, on_wave=finished.append) == expected
     assert finished == [2, 3, 2]
     assert 0 < expected.successes < 7
 
@@ -205,7 +204,7 @@ def test_episode_that_breaks_twice_ends_the_evaluation(
 ) -> None:
     inject(monkeypatch, tmp_path, {"kind": "exit", "seed": evaluation_seed(2), "step": 4, "times": 2})
     with processes(monkeypatch, 2) as env, pytest.raises(BrokenEnvironmentError) as caught:
-        evaluate(BASE, env, 4)
+        evaluate(BASE, Lockstep(env), 4)
     assert "broke twice in the evaluation episode of seed" in str(caught.value)
     assert "exit status 3" in str(caught.value)
 
@@ -232,7 +231,7 @@ def test_closing_does_not_wait_for_a_hung_environment(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     inject(monkeypatch, tmp_path, {"kind": "hang", "seed": 1, "step": 1})
-    monkeypatch.setattr("otpr.envs.env_process._CLOSING_SECONDS", 0.3)
+    monkeypatch.setattr("otpr.envs.served._CLOSING_SECONDS", 0.3)
     env = processes(monkeypatch, 1)
     env.reset([1, 2, 3, 4])
     group: Any = env._groups[0]
@@ -273,11 +272,10 @@ def test_rate_limit_forgets_what_was_long_ago(tmp_path: Path, monkeypatch: pytes
     """Restarts as many as are tolerated, again and again, each lot 100 episodes after the last."""
     faults = [{"kind": "raise", "seed": seed, "step": 0} for seed in range(1, 6)]
     inject(monkeypatch, tmp_path, *faults)
-    monkeypatch.setattr("otpr.envs.chunked.RESTARTS", 2)
-    monkeypatch.setattr("otpr.envs.chunked.WITHIN", 5)
+    monkeypatch.setattr("otpr.envs.breakages.RESTARTS", 2)
+    monkeypatch.setattr("otpr.envs.breakages.WITHIN", 5)
     still = np.zeros((1, CHUNK, 2), np.float32)
     with ChunkedVectorEnv(TASK, 1, CHUNK, processes=True) as env:
-        env._restarted_at = type(env._restarted_at)(maxlen=2)
         env.reset([0])
         env.step(still)
         for seed in (1, 2, 0, 0, 0, 3, 4):

@@ -12,6 +12,7 @@ from otpr.data.seeds import evaluation_seed
 from otpr.policies.encoder import Normalizer, VectorEncoder
 from otpr.spec import Spec
 from otpr.training.evaluate import Evaluation, evaluate
+from otpr.training.workers import Lockstep
 
 CHUNK = 4
 
@@ -48,6 +49,13 @@ class ToyEnv:
         )
 
 
+class ToyWorkers(Lockstep):
+    """Of a task that has no name."""
+
+    def __init__(self, env: ToyEnv):
+        self._env: Any = env
+
+
 class ToyPolicy:
     """Reports 1 where the observation, which is the seed, is 1, and else 0."""
 
@@ -65,7 +73,7 @@ class ToyPolicy:
 def test_numbers_are_those_of_the_episodes_however_many_run_side_by_side(num_envs: int):
     env = ToyEnv(num_envs)
     finished: list[int] = []
-    outcome = evaluate(ToyPolicy(), env, 5, on_wave=finished.append)  # pyright: ignore[reportArgumentType]
+    outcome = evaluate(ToyPolicy(), ToyWorkers(env), 5, on_wave=finished.append)  # pyright: ignore
     assert outcome.successes == 3  # seeds 0, 2, 4
     assert outcome.episodes == 5
     assert outcome.success_rate == 3 / 5

@@ -24,6 +24,7 @@ from otpr.training.evaluate import evaluate
 from otpr.training.finetune import FineTuning, LoopConfig
 from otpr.training.run_directory import RunDirectory, read_rows
 from otpr.training.stopping import Stopped
+from otpr.training.workers import Lockstep
 from tiny import (
     AGENT,
     LOOP,
@@ -198,8 +199,8 @@ def test_saved_policy_acts_as_the_agent_and_not_as_the_base(
     for seed in range(3):
         np.testing.assert_array_equal(saved.act(observation, seed), in_memory.act(observation, seed))
         assert np.abs(saved.single().act(observation, seed) - BASE.act(observation, seed)).max() > 1e-2
-    outcome = evaluate(saved, env, 3)
-    assert outcome == evaluate(in_memory, env, 3)
+    outcome = evaluate(saved, Lockstep(env), 3)
+    assert outcome == evaluate(in_memory, Lockstep(env), 3)
     last = [row for row in rows(path) if "eval/success_rate" in row][-1]
     assert (outcome.success_rate, outcome.mean_length, outcome.execute) == (
         last["eval/success_rate"],

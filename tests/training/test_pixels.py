@@ -30,6 +30,7 @@ from otpr.training.evaluate import evaluate
 from otpr.training.finetune import FineTuning
 from otpr.training.imitation import Imitation
 from otpr.training.run_directory import read_rows
+from otpr.training.workers import Lockstep
 from tiny import arrays, assert_same_arrays, dying_after, sitting, weights
 
 
@@ -54,8 +55,8 @@ def test_imitation_from_images_finds_what_the_vector_does_not_tell(tmp_path: Pat
     config = dataclasses.replace(CONFIG, width=64, depth=2, updates=600, batch_size=64, ema_rate=0.02)
     policy = imitated(tmp_path / "run", config, demonstrations(40, noise=0.3))
     with ChunkedVectorEnv(TASK, 20, policy.spec.execute, processes=False) as env:
-        seeing = evaluate(policy, env, 40).success_rate
-        blind = evaluate(blindfolded(policy), env, 40).success_rate
+        seeing = evaluate(policy, Lockstep(env), 40).success_rate
+        blind = evaluate(blindfolded(policy), Lockstep(env), 40).success_rate
     assert seeing > 0.7
     assert blind < 0.5
 

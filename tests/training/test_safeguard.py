@@ -16,7 +16,8 @@ from otpr.agents import agent_config
 from otpr.envs import ChunkedVectorEnv, Setup
 from otpr.errors import OtprError
 from otpr.policies.policy import Policy
-from otpr.training import finetune
+from otpr.training import finetune, workers
+from otpr.training.evaluate import ACTION_SEED
 from otpr.training.loop import LoopConfig, Progression
 from otpr.training.rollout import Rollout, run_episodes
 from otpr.training.run_directory import read_rows
@@ -90,6 +91,8 @@ def dictated(learnt_succeeds: bool) -> Any:
 
     def run(env: ChunkedVectorEnv, acting: Policy, seeds: Sequence[int], **more: Any) -> Rollout:
         rollout = run_episodes(env, acting, seeds, **more)
+        if more["action_seed"] == ACTION_SEED:  # an evaluation
+            return rollout
         success = [learnt_succeeds if acting.chooser else seed % 2 == 0 for seed in seeds]
         episodes = [
             dataclasses.replace(episode, success=won)
@@ -97,7 +100,7 @@ def dictated(learnt_succeeds: bool) -> Any:
         ]
         return rollout._replace(episodes=episodes)
 
-    return mock.patch.object(finetune, "run_episodes", run)
+    return mock.patch.object(workers, "run_episodes", run)
 
 
 def run_guarded(

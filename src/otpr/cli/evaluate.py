@@ -23,6 +23,7 @@ from otpr.training.intervals import retention
 from otpr.training.progress import Progress
 from otpr.training.rollout import Delay
 from otpr.training.video import record
+from otpr.training.workers import Lockstep, Workers
 
 
 class _Loaded(NamedTuple):
@@ -97,21 +98,21 @@ class Evaluate:
         results: list[dict[str, Any]] = []
         with contextlib.ExitStack() as stack:
             # starting simulators takes seconds
-            envs: dict[tuple[Setup, int, int], ChunkedVectorEnv] = {}
+            found: dict[tuple[Setup, int, int], Workers] = {}
 
-            def env_of(one: _Loaded, setup: Setup) -> ChunkedVectorEnv:
+            def workers_of(one: _Loaded, setup: Setup) -> Workers:
                 at_once = one.policy.spec.execute + (self.latency if self.wait else 0)
                 history = one.policy.spec.history
                 kind = setup, at_once, history
-                if kind not in envs:
+                if kind not in found:
                     env = ChunkedVectorEnv(setup, self.num_envs, at_once, processes=True, history=history)
-                    envs[kind] = stack.enter_context(env)
-                return envs[kind]
+                    found[kind] = stack.enter_context(Lockstep(env))
+                return found[kind]
 
             for one in loaded:
                 usual = dataclasses.replace(one.setup, shifts=())
-                nominal = env_of(one, usual) if one.setup.shifts else None
-                results += self._evaluated(one, env_of(one, one.setup), nominal)
+                nominal = workers_of(one, usual) if one.setup.shifts else None
+                results += self._evaluated(one, workers_of(one, one.setup), nominal)
         if self.out is not None:  # before the films, which may fail
             with writing(self.out):
                 self.out.parent.mkdir(parents=True, exist_ok=True)
@@ -135,16 +136,14 @@ class Evaluate:
         check_fits(policy, path, setup)
         return _Loaded(path, policy, own, setup, limit)
 
-    def _evaluated(
-        self, one: _Loaded, env: ChunkedVectorEnv, nominal: ChunkedVectorEnv | None
-    ) -> list[dict[str, Any]]:
+    def _evaluated(self, one: _Loaded, workers: Workers, nominal: Workers | None) -> list[dict[str, Any]]:
         """The numbers of a policy, printed as they come, those of the unshifted task beside them."""
         kinds = [("one sample", one.policy.single())]
         if one.policy.chooser is not None:
             kinds.insert(0, (f"chosen of {one.policy.candidates}", one.policy))
         results: list[dict[str, Any]] = []
         for kind, variant in kinds:
-            outcome = self._outcome(one, variant, env)
+            outcome = self._outcome(one, variant, workers)
             task = one.setup.task
             trained = "" if task == one.own_task else f" (trained on {one.own_task})"
             shifts = [str(shift) for shift in one.setup.shifts]
@@ -176,9 +175,9 @@ class Evaluate:
             results.append({**about, **_sampling(variant), **_numbers(outcome), **compared})
         return results
 
-    def _outcome(self, one: _Loaded, variant: Policy, env: ChunkedVectorEnv) -> Evaluation:
+    def _outcome(self, one: _Loaded, variant: Policy, workers: Workers) -> Evaluation:
         with Progress(self.episodes, f"evaluating {one.path}", "episodes", closing_line=False) as progress:
-            return evaluate(variant, env, self.episodes, on_wave=progress.advance, delay=self._delay)
+            return evaluate(variant, workers, self.episodes, on_wave=progress.advance, delay=self._delay)
 
     @property
     def _delay(self) -> Delay | None:

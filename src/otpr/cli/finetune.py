@@ -19,13 +19,14 @@ from otpr.data.episodes import Episode
 from otpr.data.loading import DataConfig
 from otpr.data.meaning import Meaning
 from otpr.data.seeds import evaluation_seed
-from otpr.envs import ChunkedVectorEnv, Setup, check_filming, task_spec
+from otpr.envs import Setup, check_filming, task_spec
 from otpr.envs.shifts import parse_all
 from otpr.errors import OtprError, check_at_least, check_seed
 from otpr.policies.policy import Policy, load_policy, policy_meaning, policy_task, policy_view
 from otpr.storage import check_writable
 from otpr.training.curve import learning_curve
 from otpr.training.finetune import FineTuning, LoopConfig
+from otpr.training.placement import Placement
 from otpr.training.run_directory import RunDirectory
 from otpr.training.sinks import DEFAULT
 from otpr.training.video import record
@@ -57,6 +58,8 @@ class Finetune:
     seeing: Annotated[EncoderConfig, tyro.conf.arg(name="")] = dataclasses.field(
         default_factory=EncoderConfig
     )
+    # where the episodes run
+    placement: Annotated[Placement, tyro.conf.arg(name="")] = dataclasses.field(default_factory=Placement)
     # where the algorithm's settings start from; OTPR has default, paper and release, see docs/fidelity.md
     preset: str = "default"
     # the algorithm's settings, those of the preset where not given
@@ -156,6 +159,7 @@ class Finetune:
                 agent=agent,
                 encoder=self.seeing,
                 loop=self.config,
+                placement=self.placement,
                 resume=self.resume,
                 video=not self.no_video,
             )
@@ -235,6 +239,7 @@ def fine_tune(
     agent: AgentConfig,
     encoder: EncoderConfig = EncoderConfig(),  # noqa: B008 - immutable
     loop: LoopConfig,
+    placement: Placement,
     resume: bool,
     video: bool,
 ) -> dict[str, Any]:
@@ -248,15 +253,7 @@ def fine_tune(
         except OtprError as error:
             print(f"No videos will be made: {error}")
             video = False
-    acting = agent.acting_spec(base.spec)
-    with ChunkedVectorEnv(
-        setup,
-        loop.num_envs,
-        acting.execute,
-        processes=True,
-        timeout=loop.env_timeout,
-        history=acting.history,
-    ) as env:
+    with placement.workers(setup, agent.acting_spec(base.spec), loop, base) as workers:
         job = FineTuning(
             base,
             sets,
@@ -267,7 +264,7 @@ def fine_tune(
             encoder=encoder,
             loop=loop,
             run=run,
-            env=env,
+            workers=workers,
         )
         if resume:
             job.restore()

@@ -31,6 +31,7 @@ from otpr.policies.policy import load_policy
 from otpr.storage import check_writable
 from otpr.training.finetune import LoopConfig
 from otpr.training.imitation import PretrainConfig
+from otpr.training.placement import Placement
 from otpr.training.run_directory import RunDirectory
 from otpr.training.sinks import DEFAULT
 
@@ -167,6 +168,7 @@ class Quickstart:
                 seed=self.seed,
                 agent=agent,
                 loop=loop,
+                placement=Placement(),
                 resume=self.resume,
                 video=True,
             )

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from otpr.envs.chunked import ChunkedVectorEnv
 from otpr.envs.env_group import ChunkStep
-from otpr.envs.env_process import BrokenEnvironmentError
 from otpr.envs.registry import (
     Expert,
     TaskSpec,
@@ -18,6 +17,7 @@ from otpr.envs.registry import (
     make_expert,
     task_spec,
 )
+from otpr.envs.served import BrokenEnvironmentError
 from otpr.envs.setup import Setup
 
 __all__ = [

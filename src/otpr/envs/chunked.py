@@ -3,24 +3,19 @@
 from __future__ import annotations
 
 import os
-from collections import deque
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from otpr.envs.breakages import Breakages
 from otpr.envs.env_group import ChunkStep, EnvGroup, Group
-from otpr.envs.env_process import BrokenEnvironmentError, EnvProcess
+from otpr.envs.env_process import EnvProcess
 from otpr.envs.registry import task_spec
+from otpr.envs.served import BrokenEnvironmentError
 from otpr.envs.setup import Setup
 from otpr.spec import zeros
-
-RESTARTS = 10
-"""How many simulator processes are started anew ..."""
-
-WITHIN = 100
-"""... within so many episodes, before the environment counts as broken for good."""
 
 
 class ChunkedVectorEnv:
@@ -33,10 +28,9 @@ class ChunkedVectorEnv:
 
     Where an environment in a process raises, hangs, dies or returns the wrong shape, the episodes of that
     process end there: `broken` names their slots, the others go on, and another process takes its place. That
-    ends with `BrokenEnvironmentError` when it would be the restart after `RESTARTS` within the last `WITHIN`
-    episodes started; and at once where no action was ever executed and no process beside it works: that is a
-    mistake, not an accident. In this process (`processes=False`) nothing can be contained: what an
-    environment raises is raised.
+    ends with `BrokenEnvironmentError` when it happens too often (`Breakages`); and at once where no action
+    was ever executed and no process beside it works: that is a mistake, not an accident. In this process
+    (`processes=False`) nothing can be contained: what an environment raises is raised.
 
     Args:
         task: a name that `task_spec` takes, or the task as it is set up.
@@ -81,10 +75,10 @@ class ChunkedVectorEnv:
         self._actions_shape = (num_envs, execute, self.spec.action_dim)
         self._running = np.zeros(num_envs, np.bool_)
         self._started = 0  # episodes
-        self._restarted_at: deque[int] = deque(maxlen=RESTARTS)  # episodes started by then, of each restart
+        self._breakages = Breakages(known.setup.task)
         self._has_worked = False
         self._timeout = timeout if processes else None
-        count = min(num_envs, _available_cores()) if processes else 1
+        count = min(num_envs, available_cores()) if processes else 1
         # Dealt out like cards, so that slots left idle at the end of the list do not empty one process.
         self._slots = [list(range(first, num_envs, count)) for first in range(count)]
         self._groups = [self._new_group(len(slots)) for slots in self._slots]
@@ -189,12 +183,7 @@ class ChunkedVectorEnv:
         """Start another process for the one that broke; or give up, for the reasons that the class names."""
         if not (worked or self._has_worked):
             raise error
-        if len(self._restarted_at) == RESTARTS and self._restarted_at[0] > self._started - WITHIN:
-            raise BrokenEnvironmentError(
-                f"{self.task_id}: the environment broke {RESTARTS + 1} times within {WITHIN} episodes, "
-                f"the last time so: {error}"
-            ) from error
-        self._restarted_at.append(self._started)
+        self._breakages.add(self._started, str(error))
         self._groups[number].close()
         self._groups[number] = self._new_group(len(self._slots[number]))
         for slot in self._slots[number]:
@@ -215,7 +204,8 @@ class ChunkedVectorEnv:
         self.close()
 
 
-def _available_cores() -> int:
+def available_cores() -> int:
+    """Processor cores that this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1

@@ -75,7 +75,7 @@ class Group(Protocol):
         """Whether they have answered nothing yet, and may still be in the making."""
         ...
 
-    def send(self, method: str, argument: Any) -> None:
+    def send(self, method: str, argument: Any, /) -> None:
         """Ask for a method of `EnvGroup`, "reset" or "step"."""
         ...
 

@@ -278,6 +278,19 @@ class Policy(eqx.Module):
 
     # ----------------------------------------------------------------------------------------------- files
 
+    def document(self) -> files.Document:
+        """Everything about it that is not an array, JSON-able; `skeleton` makes a policy of it."""
+        chooser = None
+        if self.chooser is not None:
+            chooser = {"chunk_dim": self.chooser.chunk_dim, **files.described(self.chooser)}
+        return {
+            "spec": self.spec.to_json(),
+            "candidates": self.candidates,
+            "encoder": files.described(self.encoder),
+            "generator": files.described(self.generator),
+            "chooser": chooser,
+        }
+
     def save(
         self,
         path: str | os.PathLike[str],
@@ -299,16 +312,7 @@ class Policy(eqx.Module):
             OtprError: something else than a policy is at `path`, or it cannot be written; what was there
                 stays as it is.
         """
-        chooser = None
-        if self.chooser is not None:
-            chooser = {"chunk_dim": self.chooser.chunk_dim, **files.described(self.chooser)}
-        document = {
-            "spec": self.spec.to_json(),
-            "candidates": self.candidates,
-            "encoder": files.described(self.encoder),
-            "generator": files.described(self.generator),
-            "chooser": chooser,
-        }
+        document = self.document()
         for name, given in (("view", view), ("meaning", meaning)):
             if given is not None:
                 document[name] = dict(given)
@@ -345,7 +349,7 @@ def load_policy(path: str | os.PathLike[str]) -> Policy:
     Raises:
         OtprError: there is no policy, or its files are damaged or of a later format.
     """
-    return files.read(Path(path), _skeleton)
+    return files.read(Path(path), skeleton)
 
 
 def policy_task(path: str | os.PathLike[str]) -> str:
@@ -369,8 +373,8 @@ def policy_meaning(path: str | os.PathLike[str]) -> dict[str, Any]:
     return document.get("meaning", silent)
 
 
-def _skeleton(document: files.Document) -> Policy:
-    """A policy as `Policy.save` describes it, its arrays yet to be filled in."""
+def skeleton(document: files.Document) -> Policy:
+    """A policy as `Policy.document` describes it, its arrays yet to be filled in."""
     spec, key = Spec.from_json(document["spec"]), jax.random.key(0)
     encoder = files.encoder_skeleton(document["encoder"], spec)
     state_dim = spec.history * encoder.feature_dim

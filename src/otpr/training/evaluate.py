@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import functools
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 from otpr.data.seeds import evaluation_seed
-from otpr.envs import BrokenEnvironmentError, ChunkedVectorEnv
+from otpr.envs import BrokenEnvironmentError
 from otpr.policies.policy import Policy
 from otpr.training.intervals import Interval, wilson_interval
-from otpr.training.rollout import Delay, run_episodes
+from otpr.training.rollout import Delay, Rollout
+from otpr.training.workers import Workers
 
 ACTION_SEED = 2**31 - 1
 """Seed of the actions sampled in evaluations: one for all, so that only the policy makes a difference."""
@@ -52,11 +52,11 @@ class Evaluation(NamedTuple):
 
 def evaluate(
     policy: Policy,
-    env: ChunkedVectorEnv,
+    workers: Workers,
     episodes: int,
     *,
     on_wave: Callable[[int], None] | None = None,
-    on_chunk: Callable[[], None] | None = None,
+    on_wait: Callable[[], None] | None = None,
     delay: Delay | None = None,
 ) -> Evaluation:
     """Run the policy once from each of the first `episodes` held-out initial conditions.
@@ -67,10 +67,10 @@ def evaluate(
 
     Args:
         policy: with a chooser, as deployed; `policy.single()` for one sample.
-        env: environments to run in; their number does not change the conditions.
+        workers: run the episodes; their number does not change the conditions.
         episodes: how many, >= 1.
         on_wave: called with the number of episodes finished since the last call.
-        on_chunk: called before each decision; what it raises ends the evaluation.
+        on_wait: called many times while they run; what it raises ends the evaluation.
         delay: see `run_episodes`.
 
     Raises:
@@ -78,15 +78,11 @@ def evaluate(
         NotFiniteError: see `run_episodes`.
     """
     seeds = [evaluation_seed(i) for i in range(episodes)]
-    run = functools.partial(
-        run_episodes,
-        env,
-        policy,
-        action_seed=ACTION_SEED,
-        on_wave=on_wave,
-        on_chunk=on_chunk,
-        delay=delay,
-    )
+
+    def run(seeds: Sequence[int]) -> Rollout:
+        pending = workers.start(policy, seeds, action_seed=ACTION_SEED, delay=delay)
+        return pending.result(on_wave=on_wave, on_wait=on_wait)
+
     rollout = run(seeds)
     finished, sums, decisions = rollout.episodes, Counter(rollout.sums), rollout.decisions
     if rollout.broken:

@@ -11,8 +11,9 @@ import contextlib
 import dataclasses
 import functools
 import time
+from collections import deque
 from collections.abc import Callable, Generator, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -28,7 +29,7 @@ from otpr.data.experience_files import ExperienceWriter
 from otpr.data.frames import DecisionObservations, spooled
 from otpr.data.seeds import training_seed
 from otpr.data.spool import Spool
-from otpr.envs import BrokenEnvironmentError, ChunkedVectorEnv, task_spec
+from otpr.envs import BrokenEnvironmentError, task_spec
 from otpr.errors import OtprError
 from otpr.policies.asked import BrokenSourceError
 from otpr.policies.encoder import Observations, encode
@@ -39,10 +40,11 @@ from otpr.training.faults import NotFiniteError, bad_update, check_finite, not_f
 from otpr.training.learning import encode_anew, end_round, learn_round, take_block
 from otpr.training.loop import LoopConfig, Progression, next_block, next_step
 from otpr.training.progress import Progress
-from otpr.training.rollout import acts_alike, compile_acting, run_episodes
+from otpr.training.rollout import acts_alike
 from otpr.training.run_directory import RunDirectory
 from otpr.training.stopping import Abandoned, StopRequest
 from otpr.training.versions import code_version
+from otpr.training.workers import Pending, Workers
 
 RECENT = 40
 """Training episodes over which the rolling success rate is taken."""
@@ -50,6 +52,15 @@ RECENT = 40
 
 class _DivergedError(OtprError):
     """The critics' values are beyond what the rewards allow."""
+
+
+class _Asked(NamedTuple):
+    """Episodes that workers were asked for."""
+
+    pending: Pending
+    round: int  # the one that was collected when they were asked for
+    updates: int  # gradient steps of the policy that runs them
+    learnt: bool  # whether that is what was learnt
 
 
 class FineTuning:
@@ -65,7 +76,7 @@ class FineTuning:
         agent: the algorithm's settings, which name it.
         loop: the loop's settings.
         run: where metrics, experience, checkpoints and the policy go.
-        env: environments that execute as many actions at a time as the algorithm's policy.
+        workers: run its episodes, as many actions at a time as the algorithm's policy executes.
 
     Raises:
         OtprError: the algorithm cannot fine-tune such a policy, or not with such demonstrations.
@@ -83,14 +94,14 @@ class FineTuning:
         encoder: EncoderConfig = EncoderConfig(),  # noqa: B008 - immutable
         loop: LoopConfig,
         run: RunDirectory,
-        env: ChunkedVectorEnv,
+        workers: Workers,
     ):
         if base.asks:
             check_only_chooses(agent.algorithm)
         self.base, self.preset, self.seed = base, preset, seed
-        self.loop, self.run, self.env = loop, run, env
+        self.loop, self.run, self.workers = loop, run, workers
         # the last round may overshoot by as much
-        longest = env.episode_limit * loop.num_envs
+        longest = workers.episode_limit * loop.num_envs
         self.experience = Experience.of(
             sets,
             weights,
@@ -107,11 +118,13 @@ class FineTuning:
         if loop.stop_on_divergence and not self._has_q():
             raise OtprError(f"--stop-on-divergence needs critics Q(s, a), and {agent.algorithm} has none.")
         # in the types of the policy, which may have fewer digits than the environment gives
-        seen = dataclasses.replace(env.spec, observation=base.spec.observation)
-        self.files = ExperienceWriter(run.path / "experience", env.setup, spec=seen)
+        seen = dataclasses.replace(workers.spec, observation=base.spec.observation)
+        self.files = ExperienceWriter(run.path / "experience", workers.setup, spec=seen)
         self.at = Progression()
         # whether the algorithm's first policy acts as the pre-trained one does
-        self._from_base = acts_alike(self.agent.deployed().single(), base.single(), env.num_envs)
+        self._from_base = acts_alike(self.agent.deployed().single(), base.single(), loop.num_envs)
+        if loop.asynchronous:
+            self._check_asynchronous()
         if loop.safeguard and not (isinstance(self.agent, OffPolicyAgent) and self._from_base):
             raise OtprError(
                 f"--safeguard lets the pre-trained policy collect some of the rounds, and {agent.algorithm} "
@@ -121,6 +134,16 @@ class FineTuning:
         if loop.no_base_evaluation and self._from_base:
             self.at.evaluated_at = 0
         self._stop = StopRequest()
+        self._asked: deque[_Asked] = deque()
+
+    def _check_asynchronous(self) -> None:
+        if not isinstance(self.agent, OffPolicyAgent):
+            raise OtprError(
+                f"--async needs an algorithm that learns from any policy's experience, and "
+                f"{self.agent.config.algorithm} does not. Leave it out."
+            )
+        if not self.workers.ahead:
+            raise OtprError("--async needs workers that act by themselves: --rollout local, or ray.")
 
     def _has_q(self) -> bool:
         agent, experience = self.agent, self.experience
@@ -170,7 +193,7 @@ class FineTuning:
                     self.save()
                     stop.leave_if_requested(f"fine-tuning stopped at {self.at.env_steps:,} environment steps")
             self.save()
-        setup = self.env.setup
+        setup = self.workers.setup
         meaning = of_task(task_spec(setup)).meaning.to_json()
         folder = self.run.path / "policy"
         self._deployed().save(folder, task=setup.task, view=setup.view(), meaning=meaning)
@@ -210,15 +233,12 @@ class FineTuning:
     def _collect(self, progress: Progress) -> None:
         """One round of episodes, which goes to disk before anything is learnt from it."""
         at, n, config = self.at, self.loop.num_envs, self.agent.config
-        explorer, learnt_acts = self._exploring()
-        self._stop.do(compile_acting, explorer, self.env)
-        rollout = run_episodes(
-            self.env,
-            explorer,
-            [training_seed(self.seed, at.episodes + i) for i in range(n)],
-            action_seed=self.seed,
-            on_chunk=self._stop.abandon,  # episodes of a slow simulator take minutes
-        )
+        number = at.episodes // n
+        if not self._asked:
+            self._ask(number)
+        asked = self._asked.popleft()
+        # looked at meanwhile: episodes of a slow simulator take minutes
+        rollout = asked.pending.result(on_wait=self._stop.abandon)
         collected = [Collected.of(episode, self._features) for episode in rollout.episodes]
         learnt = {}
         if isinstance(self.agent, OnPolicyAgent):
@@ -235,12 +255,21 @@ class FineTuning:
         at.broken_episodes += len(rollout.broken)
         for seed, cause in rollout.broken.items():
             progress.message(f"Episode of seed {seed} dropped. {cause}")
+        late: dict[str, float] = {}
+        if self.loop.asynchronous:
+            late = {
+                "rollout/rounds_late": number - asked.round,
+                "rollout/updates_late": at.updates - asked.updates,
+            }
+            # before anything is learnt from this one: they run meanwhile
+            while at.env_steps < self.loop.env_steps and len(self._asked) < self.loop.most_rounds_late:
+                self._ask(number)
         outcomes = [episode.success for episode in rollout.episodes]
         at.recent = (at.recent + outcomes)[-RECENT:]
         if self.loop.safeguard:
             evidence = at.evidence
-            at.evidence = evidence.after_learnt(outcomes) if learnt_acts else evidence.after_base(outcomes)
-            learnt |= {"safeguard/learnt_acts": float(learnt_acts), "safeguard/better": at.evidence.better()}
+            at.evidence = evidence.after_learnt(outcomes) if asked.learnt else evidence.after_base(outcomes)
+            learnt |= {"safeguard/learnt_acts": float(asked.learnt), "safeguard/better": at.evidence.better()}
         self._log(
             {
                 "rollout/episodes": at.episodes,
@@ -248,17 +277,28 @@ class FineTuning:
                 "rollout/success_rate": _mean(outcomes),
                 "rollout/success_rate_recent": _mean(at.recent),
                 "rollout/length": _mean([len(episode) for episode in rollout.episodes]),
+                **late,
                 **_named(rollout.metrics, "rollout"),
                 **learnt,
             }
         )
 
-    def _exploring(self) -> tuple[Policy, bool]:
-        """What collects the next round, and whether it is what was learnt."""
+    def _ask(self, number: int) -> None:
+        """Ask for the next round that nobody was asked for, by the policy as it is now, in round `number`."""
+        at, n = self.at, self.loop.num_envs
+        first = at.episodes + n * len(self._asked)
+        explorer, learnt = self._exploring(first)
+        self._stop.do(self.workers.prepare, explorer)
+        seeds = [training_seed(self.seed, first + i) for i in range(n)]
+        pending = self.workers.start(explorer, seeds, action_seed=self.seed)
+        self._asked.append(_Asked(pending, number, at.updates, learnt))
+
+    def _exploring(self, first: int) -> tuple[Policy, bool]:
+        """What collects the round whose first episode has this number, and whether it is what was learnt."""
         at = self.at
         if not at.updates:  # critics that have learnt nothing choose no better than chance
             return self.agent.exploring().single(), False
-        if self.loop.safeguard and not at.evidence.favours_learnt([self.seed, at.episodes]):
+        if self.loop.safeguard and not at.evidence.favours_learnt([self.seed, first]):
             return self.base.single(), False
         return self.agent.exploring(), True
 
@@ -340,8 +380,10 @@ class FineTuning:
         ) as bar:
 
             def run(policy: Policy) -> Evaluation:
-                self._stop.do(compile_acting, policy, self.env)
-                return evaluate(policy, self.env, episodes, on_wave=bar.advance, on_chunk=self._stop.abandon)
+                self._stop.do(self.workers.prepare, policy)
+                return evaluate(
+                    policy, self.workers, episodes, on_wave=bar.advance, on_wait=self._stop.abandon
+                )
 
             chosen = run(deployed)
             single = run(deployed.single()) if both else None
@@ -412,13 +454,13 @@ class FineTuning:
         at, algorithm = self.at, self.agent.config.algorithm
         guarded = self.loop.safeguard > 0
         return {
-            "task": self.env.task_id,
+            "task": self.workers.task_id,
             "algorithm": algorithm,
             "preset": self.preset,
             "seed": self.seed,
             "env_steps": at.env_steps,
-            "episode_limit": self.env.episode_limit,
-            "shifts": [str(shift) for shift in self.env.setup.shifts],
+            "episode_limit": self.workers.episode_limit,
+            "shifts": [str(shift) for shift in self.workers.setup.shifts],
             "execute": self.experience.store.spec.execute,
             "observation": self.base.spec.to_json()["observation"],
             "encoder": self._encoder,

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
+
+import tyro
 
 from otpr.agents.parts.agent import AgentConfig
 from otpr.errors import OtprError, check_at_least
@@ -18,6 +20,13 @@ class LoopConfig:
     env_steps: int = 40_000
     # episodes a round, run side by side
     num_envs: int = 8
+    # environments of a worker, whose decisions are made in one call; left out, a round's divided by the
+    # workers. Another number may change last bits, another number of workers does not
+    envs_per_worker: int | None = None
+    # collect the next rounds while learning from the last one: off-policy algorithms only
+    asynchronous: Annotated[bool, tyro.conf.arg(name="async")] = False
+    # with --async: by how many rounds the policy that collects may be older than the one that learns
+    most_rounds_late: int = 1
     # environment steps before learning starts
     warmup_steps: int = 2_000
     # gradient steps that are compiled into one program, between two rows of metrics
@@ -55,6 +64,9 @@ class LoopConfig:
             "final_eval_episodes",
             "checkpoint_every",
         )
+        if self.envs_per_worker is not None:
+            check_at_least(1, self, "envs_per_worker")
+        check_at_least(1, self, "most_rounds_late")
         check_at_least(0, self, "warmup_steps")
         check_at_least(0.001, self, "env_timeout")
         if not 0 <= self.safeguard < 1:
@@ -66,9 +78,11 @@ class LoopConfig:
             )
 
     def record(self) -> dict[str, Any]:
-        """The settings as a run's configuration keeps them; the safeguard only where it is used."""
-        left_out = set() if self.safeguard else {"safeguard"}
-        return {name: value for name, value in dataclasses.asdict(self).items() if name not in left_out}
+        """As a run's configuration has it: what came later is left out where it is not used."""
+        later = ("envs_per_worker", "asynchronous", "most_rounds_late", "safeguard")
+        usual = {field.name: field.default for field in dataclasses.fields(self)}
+        found = dataclasses.asdict(self)
+        return {name: value for name, value in found.items() if name not in later or value != usual[name]}
 
 
 @dataclasses.dataclass

@@ -1,0 +1,92 @@
+"""Where a run's episodes run: in workers of this machine, in actors of Ray, or in lockstep here."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections.abc import Generator
+from typing import Literal
+
+from otpr.cluster import connected
+from otpr.envs import ChunkedVectorEnv, Setup
+from otpr.envs.chunked import available_cores
+from otpr.errors import OtprError, check_at_least
+from otpr.policies.policy import Policy
+from otpr.spec import Spec
+from otpr.training.local_workers import LocalCrew
+from otpr.training.loop import LoopConfig
+from otpr.training.ray_workers import RayCrew
+from otpr.training.workers import Lockstep, WorkerPool, Workers
+
+
+@dataclasses.dataclass(frozen=True)
+class Placement:
+    """Where episodes run; what comes of them does not depend on it, but for last bits."""
+
+    # local: processes of this machine with the policy within; ray: actors of a Ray cluster (the extra
+    # `cluster`); lockstep: simulators in processes, decisions here for all of them at once. Left out, local,
+    # and lockstep where the policy only answers
+    rollout: Literal["local", "ray", "lockstep"] | None = None
+    # workers that run episodes; left out, one a core of this machine, at most one an episode of a round
+    num_workers: int | None = None
+    # with --rollout ray: local starts Ray on this machine; auto, ray://HOST:PORT or HOST:PORT is a cluster
+    address: str = "local"
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be."""
+        if self.num_workers is not None:
+            check_at_least(1, self, "num_workers")
+        if self.rollout == "lockstep" and self.num_workers is not None:
+            raise OtprError("--num-workers is of --rollout local and ray; lockstep has one process a core.")
+        if self.rollout != "ray" and self.address != "local":
+            raise OtprError("--address is of --rollout ray. Give both.")
+
+    @contextlib.contextmanager
+    def workers(self, setup: Setup, spec: Spec, loop: LoopConfig, base: Policy) -> Generator[Workers]:
+        """What runs the episodes, as long as this is entered.
+
+        Args:
+            setup: the task.
+            spec: of the policies that act.
+            loop: the loop's settings.
+            base: the pre-trained policy.
+
+        Raises:
+            OtprError: the policy has to be asked from one process, and workers were wanted; Ray is not
+                installed, or cannot be reached; see `ChunkedVectorEnv` as well.
+        """
+        rollout = self.rollout or ("lockstep" if base.asks else "local")
+        if rollout == "lockstep":
+            env = ChunkedVectorEnv(
+                setup,
+                loop.num_envs,
+                spec.execute,
+                processes=True,
+                timeout=loop.env_timeout,
+                history=spec.history,
+            )
+            with Lockstep(env) as lockstep:
+                yield lockstep
+            return
+        if base.asks:
+            raise OtprError(
+                f"A policy that only answers is asked from one process: --rollout {rollout} cannot have it "
+                "within its workers. Leave it out."
+            )
+        if (self.num_workers or 1) > loop.num_envs:
+            raise OtprError(
+                f"--num-workers {self.num_workers}: a round has --num-envs {loop.num_envs} episodes, too few "
+                "for them all. Raise --num-envs, or give fewer workers."
+            )
+        number = self.num_workers or min(available_cores(), loop.num_envs)
+        each = loop.envs_per_worker or -(-loop.num_envs // number)
+        arguments = (setup, each, spec.execute, spec.history, loop.env_timeout)
+        if rollout == "local":
+            with WorkerPool(setup, LocalCrew(*arguments), number, each) as pool:
+                yield pool
+            return
+        with (
+            connected(self.address, max(number, available_cores())) as ray,
+            WorkerPool(setup, RayCrew(ray, *arguments), number, each) as pool,
+        ):
+            yield pool

@@ -1,0 +1,223 @@
+"""What is done on the machine that Ray chose: a base policy is made, or a run is started or continued.
+
+A run happens in the process of the Ray task itself. So what kills the task kills the run, whose next attempt
+goes on from its last checkpoint, and what stops the task stops the run as a signal does.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import os
+import shutil
+import sys
+import time
+import traceback
+from collections.abc import Callable, Generator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from otpr.errors import OtprError
+from otpr.training.lock import RunLock
+from otpr_bench.bases import load_base
+from otpr_bench.jobs import Job, plain_name
+from otpr_bench.records import done_rows, failed_row, is_finished, last_words, progress, started
+from otpr_bench.result_versions import result_version
+from otpr_bench.results import Row
+from otpr_bench.snapshots import Snapshots
+from otpr_bench.suites import BenchTask, Recipe
+
+LET_GO = 60.0
+"""Seconds that another process may take to let go of a run, such as the run's own of before a kill."""
+
+_INTERRUPTED = 130
+"""Exit status of a command that was asked to stop before it had begun."""
+
+Command = Callable[[Sequence[str]], int]
+"""What carries out `otpr`'s arguments, or `base FOLDER TASK RECIPE`, and returns an exit status."""
+
+
+class Outcome(NamedTuple):
+    """What came of a run: its rows, or why it is left for another time."""
+
+    rows: list[Row]
+    left: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Place:
+    """Where the files of a benchmark are.
+
+    Attributes:
+        folder: that of bases, runs and logs, the same on every machine; shared by all where there is no
+            storage.
+        storage: a URI from which machines that share no folder fetch runs, and to which they bring them; see
+            `Snapshots`.
+        workers: that run the episodes of a run.
+    """
+
+    folder: Path
+    storage: str | None = None
+    workers: int = 1
+
+    @property
+    def snapshots(self) -> Snapshots | None:
+        """The storage, opened; None where there is none."""
+        return None if self.storage is None else Snapshots(self.storage, self.folder)
+
+    def fetch(self, folder: Path) -> None:
+        """Have a folder here as the storage has it, where there is one and it does."""
+        if (snapshots := self.snapshots) is not None:
+            snapshots.fetch(folder)
+
+    def keep(self, folder: Path) -> None:
+        """Bring a folder to the storage, where there is one."""
+        if (snapshots := self.snapshots) is not None:
+            snapshots.keep(folder)
+
+
+def base_folder(folder: Path, task_id: str) -> Path:
+    """Where the base policy of a task lies in the benchmark's folder."""
+    return folder / "bases" / plain_name(task_id)
+
+
+def make_base(task: BenchTask, place: Place, command: Command) -> str:
+    """Make the base policy of a task; why that failed, or nothing."""
+    folder = base_folder(place.folder, task.id)
+    if not (folder / "base.json").exists():
+        place.fetch(folder)
+    if load_base(folder, task.id, task.recipe) is None:
+        recipe = json.dumps(dataclasses.asdict(task.recipe))
+        why = _carried_out(["base", str(folder), task.id, recipe], folder, place, command)
+        if why or not (folder / "base.json").exists():
+            return why
+    place.keep(folder)
+    return ""
+
+
+def carry_out(job: Job, failed_starts: Sequence[str], place: Place, command: Command) -> Outcome:
+    """Start or continue a run.
+
+    Args:
+        job: the run.
+        failed_starts: when it was started in the times that it failed, and is to begin anew.
+        place: where its files are.
+        command: carries out `otpr`.
+
+    Raises:
+        OtprError: this machine has another version of otpr, or the base is missing.
+    """
+    _check_version(job)
+    folder = base_folder(place.folder, job.task.id)
+    if not (folder / "base.json").exists():
+        place.fetch(folder)
+    if (base := load_base(folder, job.task.id, job.task.recipe)) is None:
+        raise OtprError(f"{folder} is not there. Have all machines share --out, or give --storage.")
+    directory = job.directory(place.folder, base)
+    if not _is_let_go(directory):
+        return Outcome([], "another process works in its directory")
+    place.fetch(directory)
+    if failed_starts and directory.exists() and started(directory) in (None, *failed_starts):
+        shutil.rmtree(directory)  # otherwise it is a retry that was stopped
+    if not is_finished(directory):
+        directory.parent.mkdir(parents=True, exist_ok=True)
+        arguments = [*job.arguments(directory, base), "--num-workers", str(place.workers)]
+        arguments += ["--resume"] if directory.exists() else []
+        why = _carried_out(arguments, directory, place, command)
+        if why:
+            place.keep(directory)
+            return Outcome([failed_row(job, base, directory, why)], "")
+    if not is_finished(directory):
+        place.keep(directory)
+        return Outcome([], f"stopped at {progress(directory)[0]:,} steps")
+    try:
+        rows = done_rows(job, base, directory)
+    except OtprError as error:
+        rows = [failed_row(job, base, directory, str(error).replace(f"{place.folder}/", ""))]
+    # nobody will resume from them, and a whole benchmark would keep tens of gigabytes
+    shutil.rmtree(directory / "checkpoints", ignore_errors=True)
+    place.keep(directory)
+    return Outcome(rows, "")
+
+
+def _check_version(job: Job) -> None:
+    here = result_version(job.variant.algorithm, job.task.id)
+    if here != job.result_version:
+        raise OtprError(
+            f"This machine's otpr has result version {here} of {job.variant.algorithm} on {job.task.id}, the "
+            f"benchmark {job.result_version}. Install the same version on every machine."
+        )
+
+
+def _is_let_go(directory: Path) -> bool:
+    """Whether no process works in a run directory, or none does after a while."""
+    until = time.monotonic() + LET_GO
+    while (directory / "lock").exists():
+        try:
+            RunLock.take(directory).release()
+            return True
+        except OtprError:
+            if time.monotonic() > until:
+                return False
+            time.sleep(0.2)
+    return True
+
+
+def _carried_out(arguments: list[str], directory: Path, place: Place, command: Command) -> str:
+    """Let `otpr` work in a directory; why that failed, empty if it ended well or was stopped."""
+    log = place.folder / "logs" / directory.relative_to(place.folder)
+    out, errors = log.with_name(f"{log.name}.out"), log.with_name(f"{log.name}.err")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    snapshots = place.snapshots
+    keeping = contextlib.nullcontext() if snapshots is None else snapshots.keeping(directory)
+    with _written_to(out, errors):
+        try:
+            with keeping:
+                status = command(arguments)
+        except Exception:  # noqa: BLE001 - one failed run never stops the others
+            traceback.print_exc()
+            status = 1
+    return "" if status in (0, _INTERRUPTED) else last_words(errors, status)
+
+
+@contextlib.contextmanager
+def _written_to(out: Path, errors: Path) -> Generator[None]:
+    """While entered, what this process prints, also outside Python, goes to these files: added, and anew."""
+    before = os.dup(1), os.dup(2)
+    try:
+        with (
+            open(out, "a", buffering=1) as stdout,
+            open(errors, "w", buffering=1) as stderr,
+            contextlib.redirect_stdout(stdout),
+            contextlib.redirect_stderr(stderr),
+        ):
+            os.dup2(stdout.fileno(), 1)
+            os.dup2(stderr.fileno(), 2)
+            yield
+    finally:
+        for descriptor, standard in zip(before, (1, 2), strict=True):
+            os.dup2(descriptor, standard)
+            os.close(descriptor)
+
+
+def otpr_command(arguments: Sequence[str]) -> int:
+    """Carry out `otpr ...`, or `base FOLDER TASK RECIPE` (a recipe as JSON), which makes a base policy."""
+    if arguments[0] != "base":
+        from otpr.cli import main as cli
+
+        return cli.main(list(arguments))
+    from otpr.training.compilation import use_compilation_cache
+    from otpr.training.stopping import Stopped
+    from otpr_bench.bases import make_base as make
+
+    _, folder, task, recipe = arguments
+    use_compilation_cache()
+    try:
+        make(Path(folder), task, Recipe(**json.loads(recipe)))
+    except OtprError as error:
+        print(f"otpr: {error}", file=sys.stderr)
+        return 2
+    except Stopped as stopped:
+        print(f"otpr: {stopped}.")
+    return 0
