@@ -221,7 +221,7 @@ SUITES: dict[str, Suite] = {
         module="otpr.envs.kitchen",
         control_rate=12.5,
         tasks={
-            name: Task(59, 9, 280, expert=False, parts=(("observation", 59),), proprioception=((0, 18),))
+            name: Task(59, 9, 280, expert=True, parts=(("observation", 59),), proprioception=((0, 18),))
             for name in ("complete", "partial", "mixed")
         },
         facts={"environment": "FrankaKitchen-v1"},

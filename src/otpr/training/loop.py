@@ -81,6 +81,9 @@ class Progression:
     base_success: float | None = None
     success: float | None = None  # of the last evaluation
     success_single: float | None = None
+    base_return: float | None = None  # the mean sum of rewards, likewise
+    mean_return: float | None = None
+    mean_return_single: float | None = None
     own: dict[str, float] = dataclasses.field(default_factory=dict)  # the algorithm's own last metrics
     files: int = 0  # of experience, in the run directory
     files_digest: str = ""  # of them all
