@@ -24,8 +24,8 @@ OPEN, CLOSED = 0.1, -0.1  # of the fingers: 0.2 m/s
 _ARM = 7  # joints
 _FULL = 2.0  # rad/s that an action of 1 asks for
 _TIP = 0.055  # metres from the grip site to the ends of the fingers
-_GAIN = 4.0  # per second: how fast the hand closes in on a pose
-_SPEED, _SPIN = 0.45, 1.5  # of the hand, at most; m/s, rad/s
+_GAIN = 5.0  # per second: how fast the hand closes in on a pose
+_SPEED, _SPIN = 0.7, 2.0  # of the hand, at most; m/s, rad/s
 _DAMPING = 0.02  # of the least squares
 _LEVER = 0.2  # metres: a radian of the hand's direction counts as much as this of its position
 _MARGIN = 0.02  # radians from the end of a joint's range
@@ -221,21 +221,26 @@ def slide_cabinet(arm: Arm) -> Plan:
 
 
 def bottom_burner(arm: Arm) -> Plan:
-    """The lower end of its knob, pushed to the left."""
+    """The upper end of its knob, an upright bar, pushed to the right: to the left the wrist is too weak."""
     turn = facing(0.0, 1.0, 0.0)
 
-    def knob() -> Vector:
-        return arm.site("knob2_site")
+    def turned() -> float:
+        return -arm.data.joint("knob_Joint_2").qpos[0]
 
     def beside(x: float, y: float) -> Callable[[], Vector]:
-        return lambda: tip_at(knob() + by(x, y, -0.035), turn)
+        """Where the fingers touch the left side of its upper end, and so far off."""
 
-    yield from arm.go(beside(0.06, -0.12), turn, CLOSED, within=0.03)
-    yield from arm.go(beside(0.06, 0.01), turn, CLOSED, within=0.015)
-    yield from arm.go(
-        beside(-0.08, 0.01), turn, CLOSED, until=lambda: arm.data.joint("knob_Joint_2").qpos[0] < -0.8
-    )
-    yield from arm.go(beside(-0.02, -0.15), turn, CLOSED, within=0.04)
+        def place() -> Vector:
+            sine, cosine = np.sin(turned()), np.cos(turned())
+            touching = 0.035 * by(sine, 0.0, cosine) + 0.03 * by(-cosine, 0.0, sine)
+            return tip_at(arm.site("knob2_site") + touching + by(x, y, 0.0), turn)
+
+        return place
+
+    yield from arm.go(beside(-0.03, -0.12), turn, CLOSED, within=0.03)
+    yield from arm.go(beside(-0.02, 0.015), turn, CLOSED, within=0.015)
+    yield from arm.go(beside(0.12, 0.03), turn, CLOSED, until=lambda: turned() > 0.8)
+    yield from arm.go(beside(-0.03, -0.15), turn, CLOSED, within=0.04)
 
 
 ATTEMPTS: dict[str, Callable[[Arm], Plan]] = {
