@@ -30,7 +30,7 @@ _DAMPING = 0.02  # of the least squares
 _LEVER = 0.2  # metres: a radian of the hand's direction counts as much as this of its position
 _MARGIN = 0.02  # radians from the end of a joint's range
 _POSTURE = np.array([-0.3, -1.4, 1.6, -2.1, 0.3, 1.0, 1.6])
-"""Joint angles that the arm tends to where the hand's pose leaves it free, radians: near those at the start."""
+"""Joint angles, near those at the start, that the arm tends to where the hand's pose leaves it free."""
 
 
 class Arm:
@@ -78,7 +78,7 @@ class Arm:
         return np.append(self._told(velocities) / (_FULL * self._step), [grip, grip])
 
     def _joints(self, twist: Vector) -> Vector:
-        """Velocities of the joints, (7,), for a linear and angular one of the hand, (6,): none leaves its range."""
+        """Velocities of the joints, (7,), for one of the hand, (6,), without leaving the joints' ranges."""
         whole = np.zeros((6, self.model.nv))
         mujoco.mj_jacSite(self.model, self.data, whole[:3], whole[3:], self._site)
         weights = np.array([1.0, 1.0, 1.0, _LEVER, _LEVER, _LEVER])
