@@ -18,7 +18,10 @@ CHUNK = 4
 
 
 class ToyEnv:
-    """An episode from seed k lasts 5 + k steps; it succeeds with its last where k is even."""
+    """An episode from seed k lasts 5 + k steps; it succeeds with its last where k is even.
+
+    Its first step of every decision pays 1, and its last 2 where it succeeds.
+    """
 
     def __init__(self, num_envs: int):
         self.num_envs = num_envs
@@ -41,12 +44,18 @@ class ToyEnv:
             observations={"state": np.repeat(np.float32(self.seeds)[:, None, None], CHUNK, axis=1)},
             images={},
             looked=np.zeros((self.num_envs, CHUNK), np.bool_),
-            rewards=np.zeros((self.num_envs, CHUNK), np.float32),
+            rewards=self.rewards(steps, solved),
             steps=steps,
             terminated=solved,
             truncated=over & ~solved,
             success=solved,
         )
+
+    def rewards(self, steps: np.ndarray, solved: np.ndarray) -> np.ndarray:
+        rewards = np.zeros((self.num_envs, CHUNK), np.float32)
+        rewards[:, 0] = steps > 0
+        rewards[solved, steps[solved] - 1] += 2.0
+        return rewards
 
 
 class ToyWorkers(Lockstep):
@@ -78,6 +87,8 @@ def test_numbers_are_those_of_the_episodes_however_many_run_side_by_side(num_env
     assert outcome.episodes == 5
     assert outcome.success_rate == 3 / 5
     assert outcome.mean_length == np.mean([5, 6, 7, 8, 9])
+    assert outcome.returns == (4.0, 2.0, 4.0, 2.0, 5.0)
+    assert outcome.mean_return == 17 / 5
     # 2 + 2 + 2 + 2 + 3 decisions, two of them of seed 1
     assert outcome.metrics == pytest.approx({"toy/one": 2 / 11})
     assert outcome.execute == CHUNK
@@ -87,7 +98,14 @@ def test_numbers_are_those_of_the_episodes_however_many_run_side_by_side(num_env
 
 
 def test_interval_is_wilsons():
-    outcome = Evaluation((True,) * 37 + (False,) * 63, 150.0, 4, {})
+    outcome = Evaluation((True,) * 37 + (False,) * 63, (1.0,) * 37 + (0.0,) * 63, 150.0, 4, {})
     expected = binomtest(37, 100).proportion_ci(confidence_level=0.95, method="wilson")
     assert tuple(outcome.interval) == pytest.approx((expected.low, expected.high))
     assert str(outcome) == "37% (37 of 100; 95%: 28% to 47%)"
+
+
+def test_a_return_that_is_not_success_is_told_beside_it():
+    # two subtasks of four, all four, none: one of three episodes succeeded, two subtasks an episode
+    outcome = Evaluation((False, True, False), (2.0, 4.0, 0.0), 150.0, 4, {})
+    assert str(outcome).endswith("), mean return 2")
+    assert str(outcome).startswith("33% (1 of 3; ")

@@ -154,6 +154,10 @@ def test_summary_has_what_is_promised(whole: tuple[Path, FineTuning]):
         "base_success": rows(path)[0]["eval/success_rate"],
         "final_success": last_evaluation["eval/success_rate"],
         "final_success_single": last_evaluation["eval/success_rate_single"],
+        # of a task that pays 1 for success the mean return is the success rate
+        "base_return": rows(path)[0]["eval/success_rate"],
+        "final_return": last_evaluation["eval/success_rate"],
+        "final_return_single": last_evaluation["eval/success_rate_single"],
         "eval_episodes": 3,
         "execute": 8,
         **{name: last_round[name] for name in ("otpr/marginal_error", "otpr/row_error")},

@@ -204,6 +204,7 @@ def _numbers(outcome: Evaluation) -> dict[str, Any]:
         "success_rate": outcome.success_rate,
         "interval_95": list(outcome.interval),
         "episodes": outcome.episodes,
+        "mean_return": outcome.mean_return,
         "mean_length": outcome.mean_length,
         **outcome.metrics,
     }

@@ -45,6 +45,11 @@ class Episode:
         return len(self.actions)
 
     @property
+    def total_reward(self) -> float:
+        """The sum of its rewards, without discount."""
+        return float(np.sum(self.rewards, dtype=np.float64))
+
+    @property
     def looks(self) -> NDArray[np.bool_]:
         """After which steps, from 0 on, there are images: (T + 1,)."""
         looks = np.full(len(self) + 1, self.looked is None)

@@ -221,7 +221,7 @@ SUITES: dict[str, Suite] = {
         module="otpr.envs.kitchen",
         control_rate=12.5,
         tasks={
-            name: Task(59, 9, 280, expert=False, parts=(("observation", 59),), proprioception=((0, 18),))
+            name: Task(59, 9, 280, expert=True, parts=(("observation", 59),), proprioception=((0, 18),))
             for name in ("complete", "partial", "mixed")
         },
         facts={"environment": "FrankaKitchen-v1"},
@@ -290,7 +290,7 @@ SUITES: dict[str, Suite] = {
             "lift": _robosuite("Lift", 10, 400, expert=True),
             "can": _robosuite("PickPlaceCan", 14, 400, expert=True),
             "square": _robosuite("NutAssemblySquare", 14, 400, expert=True),
-            "transport": _robosuite("TwoArmTransport", 41, 700, expert=False, arms=2),
+            "transport": _robosuite("TwoArmTransport", 41, 700, expert=True, arms=2),
             "tool-hang": _robosuite("ToolHang", 44, 700, expert=False),
         },
         facts={"simulator": "robosuite", "controller": OSC_POSE, "object": FORMER},

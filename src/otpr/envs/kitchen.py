@@ -16,15 +16,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from otpr.envs.catalog import SUITES
+from otpr.envs.kitchen_expert import KitchenExpert
 from otpr.envs.robotics import RoboticsSimulator
-from otpr.envs.task_env import Outcome
+from otpr.envs.task_env import Outcome, TaskEnv
 
 SUBTASKS: dict[str, tuple[str, ...]] = {
     "complete": ("microwave", "kettle", "light switch", "slide cabinet"),
     "partial": ("microwave", "kettle", "light switch", "slide cabinet"),
     "mixed": ("microwave", "kettle", "bottom burner", "light switch"),
 }
-"""What has to be done in each task, in any order, as in D4RL's `kitchen-complete`, `-partial`, `-mixed`."""
+"""What has to be done in each task, in any order, as in D4RL's `kitchen-complete`, `-partial`, `-mixed`.
+
+The order is that of the names in D4RL, and the expert's.
+"""
 
 
 class KitchenSimulator(RoboticsSimulator):
@@ -47,3 +51,10 @@ class KitchenSimulator(RoboticsSimulator):
 def make_simulator(name: str, render_mode: str | None) -> KitchenSimulator:
     """The simulator of the task `kitchen/NAME`."""
     return KitchenSimulator(SUBTASKS[name], render_mode)
+
+
+def make_expert(name: str, env: TaskEnv) -> KitchenExpert:
+    """The scripted policy of the task `kitchen/NAME`."""
+    simulator = env.simulator
+    assert isinstance(simulator, KitchenSimulator)
+    return KitchenExpert(SUBTASKS[name], simulator.env)

@@ -1,4 +1,4 @@
-"""Success rates on held-out initial conditions."""
+"""Success rates and returns on held-out initial conditions."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ class Evaluation(NamedTuple):
     """What came of a number of episodes."""
 
     outcomes: tuple[bool, ...]  # whether each episode succeeded, in the order of their conditions
+    returns: tuple[float, ...]  # the sum of each episode's rewards, without discount, in the same order
     mean_length: float  # environment steps an episode
     execute: int  # how many actions of each plan were executed
     metrics: Mapping[str, float]  # means over decisions of what the chooser reported
@@ -45,9 +46,17 @@ class Evaluation(NamedTuple):
         """95% Wilson interval of the success rate."""
         return wilson_interval(self.successes, self.episodes)
 
+    @property
+    def mean_return(self) -> float:
+        """Mean of the returns: with a reward for each subtask, how many subtasks an episode completes."""
+        return sum(self.returns) / self.episodes
+
     def __str__(self) -> str:
         low, high = self.interval
-        return f"{self.success_rate:.0%} ({self.successes} of {self.episodes}; 95%: {low:.0%} to {high:.0%})"
+        rate = f"{self.success_rate:.0%} ({self.successes} of {self.episodes}; 95%: {low:.0%} to {high:.0%})"
+        # of a reward of 1 for success the mean return is the success rate
+        says_more = any(back != float(won) for back, won in zip(self.returns, self.outcomes, strict=True))
+        return f"{rate}, mean return {self.mean_return:.3g}" if says_more else rate
 
 
 def evaluate(
@@ -96,9 +105,10 @@ def evaluate(
         finished = finished + again.episodes
         sums.update(again.sums)
         decisions += again.decisions
-    successes = {episode.seed: episode.success for episode in finished}
+    by_seed = {episode.seed: episode for episode in finished}
     return Evaluation(
-        outcomes=tuple(successes[seed] for seed in seeds),
+        outcomes=tuple(by_seed[seed].success for seed in seeds),
+        returns=tuple(by_seed[seed].total_reward for seed in seeds),
         mean_length=sum(len(episode) for episode in finished) / episodes,
         execute=policy.spec.execute,
         metrics={name: total / decisions for name, total in sums.items()},

@@ -276,6 +276,7 @@ class FineTuning:
                 "rollout/broken_episodes": at.broken_episodes,
                 "rollout/success_rate": _mean(outcomes),
                 "rollout/success_rate_recent": _mean(at.recent),
+                "rollout/return": _mean([episode.total_reward for episode in rollout.episodes]),
                 "rollout/length": _mean([len(episode) for episode in rollout.episodes]),
                 **late,
                 **_named(rollout.metrics, "rollout"),
@@ -392,12 +393,17 @@ class FineTuning:
         at.evaluated_at = at.env_steps
         at.success = chosen.success_rate
         at.success_single = None if single is None else single.success_rate
+        at.mean_return = chosen.mean_return
+        at.mean_return_single = None if single is None else single.mean_return
         if first:
             at.base_success = chosen.success_rate
+            at.base_return = chosen.mean_return
         self._log(
             {
                 "eval/success_rate": chosen.success_rate,
                 "eval/success_rate_single": at.success_single,
+                "eval/return": at.mean_return,
+                "eval/return_single": at.mean_return_single,
                 "eval/episodes": episodes,
                 "eval/execute": chosen.execute,
                 "eval/length": chosen.mean_length,
@@ -468,6 +474,9 @@ class FineTuning:
             "base_success": at.base_success,
             "final_success": at.success,
             "final_success_single": at.success_single,
+            "base_return": at.base_return,
+            "final_return": at.mean_return,
+            "final_return_single": at.mean_return_single,
             "eval_episodes": self.loop.final_eval_episodes,
             "wall_seconds": round(at.seconds, 1),
             **{name: value for name, value in at.own.items() if name.startswith(f"{algorithm}/")},

@@ -106,6 +106,9 @@ class Progression:
     base_success: float | None = None
     success: float | None = None  # of the last evaluation
     success_single: float | None = None
+    base_return: float | None = None  # the mean sum of rewards, likewise
+    mean_return: float | None = None
+    mean_return_single: float | None = None
     own: dict[str, float] = dataclasses.field(default_factory=dict)  # the algorithm's own last metrics
     encoded_at: int = 0  # gradient steps after which states were encoded last, by an encoder that is trained
     base_outcomes: list[float] = dataclasses.field(default_factory=list)  # what the safeguard knows of the
