@@ -10,7 +10,9 @@ from otpr.data.seeds import evaluation_seed
 from otpr.envs import BrokenEnvironmentError
 from otpr.policies.policy import Policy
 from otpr.training.intervals import Interval, wilson_interval
+from otpr.training.progress import Progress
 from otpr.training.rollout import Delay, Rollout
+from otpr.training.stopping import StopRequest
 from otpr.training.workers import Workers
 
 ACTION_SEED = 2**31 - 1
@@ -113,3 +115,31 @@ def evaluate(
         execute=policy.spec.execute,
         metrics={name: total / decisions for name, total in sums.items()},
     )
+
+
+def evaluate_both(
+    deployed: Policy, workers: Workers, episodes: int, *, single: bool, stop: StopRequest
+) -> tuple[Evaluation, Evaluation | None]:
+    """A policy as it is deployed and, where that is wanted, one sample of it, with their progress shown.
+
+    Args:
+        deployed: the policy.
+        workers: run the episodes.
+        episodes: how many of each, >= 1.
+        single: whether one sample is evaluated beside the choice among several.
+        stop: ends the evaluation when a signal has asked for it.
+
+    Returns:
+        both evaluations: the same twice for a policy that takes one sample anyway; None where none is wanted.
+    """
+    total = 2 * episodes if single else episodes
+    with Progress(total, "evaluation", "episodes", closing_line=False) as bar:
+
+        def run(policy: Policy) -> Evaluation:
+            stop.do(workers.prepare, policy)
+            return evaluate(policy, workers, episodes, on_wave=bar.advance, on_wait=stop.abandon)
+
+        chosen = run(deployed)
+        if deployed.chooser is None:
+            return chosen, chosen
+        return chosen, run(deployed.single()) if single else None

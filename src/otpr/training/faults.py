@@ -90,6 +90,29 @@ def check_finite(metrics: Mapping[str, float], after: Any, before: Any, what: st
         raise NotFiniteError(f"{what}: {', '.join(bad)} not finite.", name, agent_arrays(before))
 
 
+class DivergedError(OtprError):
+    """The critics' values are beyond what the rewards allow."""
+
+
+def check_converges(metrics: Mapping[str, float], updates: int) -> None:
+    """Refuse critics more than half of whose values are beyond what the rewards allow.
+
+    Args:
+        metrics: of the last block of gradient steps.
+        updates: how many there were by its end.
+
+    Raises:
+        DivergedError: they are.
+    """
+    if metrics["critic/beyond_bound"] > 0.5:
+        raise DivergedError(
+            f"The critics diverged by gradient step {updates:,}: {metrics['critic/beyond_bound']:.0%} of "
+            f"their values are beyond what the rewards allow, {metrics['critic/bound_low']:.3g} to "
+            f"{metrics['critic/bound_high']:.3g}. Try smaller learning rates in another run directory, or "
+            "leave out --stop-on-divergence."
+        )
+
+
 def bad_update(
     agent: OffPolicyAgent,
     experience: Experience,

@@ -11,9 +11,8 @@ import contextlib
 import dataclasses
 import functools
 import time
-from collections import deque
 from collections.abc import Callable, Generator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import numpy as np
@@ -27,7 +26,6 @@ from otpr.data.episodes import Episode
 from otpr.data.experience import Collected, Experience
 from otpr.data.experience_files import ExperienceWriter
 from otpr.data.frames import DecisionObservations, spooled
-from otpr.data.seeds import training_seed
 from otpr.data.spool import Spool
 from otpr.envs import BrokenEnvironmentError, task_spec
 from otpr.errors import OtprError
@@ -35,32 +33,27 @@ from otpr.policies.asked import BrokenSourceError
 from otpr.policies.encoder import Observations, encode
 from otpr.policies.policy import Policy
 from otpr.training import checkpoints
-from otpr.training.evaluate import Evaluation, evaluate
-from otpr.training.faults import NotFiniteError, bad_update, check_finite, not_finite
+from otpr.training.evaluate import evaluate_both
+from otpr.training.faults import (
+    DivergedError,
+    NotFiniteError,
+    bad_update,
+    check_converges,
+    check_finite,
+    not_finite,
+)
 from otpr.training.learning import encode_anew, end_round, learn_round, take_block
 from otpr.training.loop import LoopConfig, Progression, next_block, next_step
 from otpr.training.progress import Progress
 from otpr.training.rollout import acts_alike
+from otpr.training.rounds import Rounds, check_rounds
 from otpr.training.run_directory import RunDirectory
 from otpr.training.stopping import Abandoned, StopRequest
 from otpr.training.versions import code_version
-from otpr.training.workers import Pending, Workers
+from otpr.training.workers import Workers
 
 RECENT = 40
 """Training episodes over which the rolling success rate is taken."""
-
-
-class _DivergedError(OtprError):
-    """The critics' values are beyond what the rewards allow."""
-
-
-class _Asked(NamedTuple):
-    """Episodes that workers were asked for."""
-
-    pending: Pending
-    round: int  # the one that was collected when they were asked for
-    updates: int  # gradient steps of the policy that runs them
-    learnt: bool  # whether that is what was learnt
 
 
 class FineTuning:
@@ -123,27 +116,11 @@ class FineTuning:
         self.at = Progression()
         # whether the algorithm's first policy acts as the pre-trained one does
         self._from_base = acts_alike(self.agent.deployed().single(), base.single(), loop.num_envs)
-        if loop.asynchronous:
-            self._check_asynchronous()
-        if loop.safeguard and not (isinstance(self.agent, OffPolicyAgent) and self._from_base):
-            raise OtprError(
-                f"--safeguard lets the pre-trained policy collect some of the rounds, and {agent.algorithm} "
-                "cannot learn from them, or makes another policy than that. Leave it out, or take another "
-                "algorithm (docs/safeguard.md)."
-            )
+        check_rounds(loop, self.agent, workers, from_base=self._from_base)
         if loop.no_base_evaluation and self._from_base:
             self.at.evaluated_at = 0
         self._stop = StopRequest()
-        self._asked: deque[_Asked] = deque()
-
-    def _check_asynchronous(self) -> None:
-        if not isinstance(self.agent, OffPolicyAgent):
-            raise OtprError(
-                f"--async needs an algorithm that learns from any policy's experience, and "
-                f"{self.agent.config.algorithm} does not. Leave it out."
-            )
-        if not self.workers.ahead:
-            raise OtprError("--async needs workers that act by themselves: --rollout local, or ray.")
+        self._rounds = Rounds(workers, base, loop, seed, self._stop)
 
     def _has_q(self) -> bool:
         agent, experience = self.agent, self.experience
@@ -207,7 +184,7 @@ class FineTuning:
         try:
             yield
         # no step changes the state before it has succeeded
-        except (BrokenEnvironmentError, BrokenSourceError, NotFiniteError, _DivergedError) as error:
+        except (BrokenEnvironmentError, BrokenSourceError, NotFiniteError, DivergedError) as error:
             hint = ""
             if isinstance(error, NotFiniteError):
                 hint = f" To replay it: {error.save(self.run.path / 'faults')} (docs/run-directory.md)."
@@ -233,12 +210,7 @@ class FineTuning:
     def _collect(self, progress: Progress) -> None:
         """One round of episodes, which goes to disk before anything is learnt from it."""
         at, n, config = self.at, self.loop.num_envs, self.agent.config
-        number = at.episodes // n
-        if not self._asked:
-            self._ask(number)
-        asked = self._asked.popleft()
-        # looked at meanwhile: episodes of a slow simulator take minutes
-        rollout = asked.pending.result(on_wait=self._stop.abandon)
+        rollout, learnt_acts, late = self._rounds.take(at, self.agent)
         collected = [Collected.of(episode, self._features) for episode in rollout.episodes]
         learnt = {}
         if isinstance(self.agent, OnPolicyAgent):
@@ -255,21 +227,13 @@ class FineTuning:
         at.broken_episodes += len(rollout.broken)
         for seed, cause in rollout.broken.items():
             progress.message(f"Episode of seed {seed} dropped. {cause}")
-        late: dict[str, float] = {}
-        if self.loop.asynchronous:
-            late = {
-                "rollout/rounds_late": number - asked.round,
-                "rollout/updates_late": at.updates - asked.updates,
-            }
-            # before anything is learnt from this one: they run meanwhile
-            while at.env_steps < self.loop.env_steps and len(self._asked) < self.loop.most_rounds_late:
-                self._ask(number)
         outcomes = [episode.success for episode in rollout.episodes]
         at.recent = (at.recent + outcomes)[-RECENT:]
         if self.loop.safeguard:
             evidence = at.evidence
-            at.evidence = evidence.after_learnt(outcomes) if asked.learnt else evidence.after_base(outcomes)
-            learnt |= {"safeguard/learnt_acts": float(asked.learnt), "safeguard/better": at.evidence.better()}
+            at.evidence = evidence.after_learnt(outcomes) if learnt_acts else evidence.after_base(outcomes)
+            learnt |= {"safeguard/learnt_acts": float(learnt_acts), "safeguard/better": at.evidence.better()}
+        self._rounds.ask_ahead(at, self.agent)  # before anything is learnt from this one: they run meanwhile
         self._log(
             {
                 "rollout/episodes": at.episodes,
@@ -284,32 +248,9 @@ class FineTuning:
             }
         )
 
-    def _ask(self, number: int) -> None:
-        """Ask for the next round that nobody was asked for, by the policy as it is now, in round `number`."""
-        at, n = self.at, self.loop.num_envs
-        first = at.episodes + n * len(self._asked)
-        explorer, learnt = self._exploring(first)
-        self._stop.do(self.workers.prepare, explorer)
-        seeds = [training_seed(self.seed, first + i) for i in range(n)]
-        pending = self.workers.start(explorer, seeds, action_seed=self.seed)
-        self._asked.append(_Asked(pending, number, at.updates, learnt))
-
-    def _exploring(self, first: int) -> tuple[Policy, bool]:
-        """What collects the round whose first episode has this number, and whether it is what was learnt."""
-        at = self.at
-        if not at.updates:  # critics that have learnt nothing choose no better than chance
-            return self.agent.exploring().single(), False
-        if self.loop.safeguard and not at.evidence.favours_learnt([self.seed, first]):
-            return self.base.single(), False
-        return self.agent.exploring(), True
-
-    def _deploys_learnt(self) -> bool:
-        """Whether what was learnt is deployed, and not the pre-trained policy."""
-        return not self.loop.safeguard or self.at.evidence.better() >= self.loop.safeguard
-
     def _deployed(self) -> Policy:
         """The policy as evaluated and saved."""
-        return self.agent.deployed() if self._deploys_learnt() else self.base.single()
+        return self.agent.deployed() if self.at.deploys_learnt(self.loop) else self.base.single()
 
     def _learn_round(self, learner: OnPolicyAgent, data: Round) -> dict[str, float]:
         """Let an on-policy algorithm learn from the round's episodes; its metrics."""
@@ -331,13 +272,8 @@ class FineTuning:
         agent, plain = self._stop.do(take_block, self.agent, self.experience, n, update_policy, self._frames)
         if not_finite(plain, agent):
             raise bad_update(self.agent, self.experience, n, update_policy, at.updates, self._frames)
-        if self.loop.stop_on_divergence and plain["critic/beyond_bound"] > 0.5:
-            raise _DivergedError(
-                f"The critics diverged by gradient step {at.updates + n:,}: "
-                f"{plain['critic/beyond_bound']:.0%} of their values are beyond what the rewards allow, "
-                f"{plain['critic/bound_low']:.3g} to {plain['critic/bound_high']:.3g}. Try smaller learning "
-                "rates in another run directory, or leave out --stop-on-divergence."
-            )
+        if self.loop.stop_on_divergence:
+            check_converges(plain, at.updates + n)
         self.agent = agent
         at.learned(phase, n)
         self._log({"updates": at.updates, **plain})
@@ -376,28 +312,8 @@ class FineTuning:
         if first and self._learns:  # nothing has been learnt that could choose
             deployed = deployed.single()
         both = deployed.chooser is not None and (loop.single == "always" or (loop.single == "end" and last))
-        with Progress(
-            2 * episodes if both else episodes, "evaluation", "episodes", closing_line=False
-        ) as bar:
-
-            def run(policy: Policy) -> Evaluation:
-                self._stop.do(self.workers.prepare, policy)
-                return evaluate(
-                    policy, self.workers, episodes, on_wave=bar.advance, on_wait=self._stop.abandon
-                )
-
-            chosen = run(deployed)
-            single = run(deployed.single()) if both else None
-        if deployed.chooser is None:
-            single = chosen
-        at.evaluated_at = at.env_steps
-        at.success = chosen.success_rate
-        at.success_single = None if single is None else single.success_rate
-        at.mean_return = chosen.mean_return
-        at.mean_return_single = None if single is None else single.mean_return
-        if first:
-            at.base_success = chosen.success_rate
-            at.base_return = chosen.mean_return
+        chosen, single = evaluate_both(deployed, self.workers, episodes, single=both, stop=self._stop)
+        at.evaluated(chosen, single, first=first)
         self._log(
             {
                 "eval/success_rate": chosen.success_rate,
@@ -414,7 +330,7 @@ class FineTuning:
         name = "deployed" if single is None else f"single sample {single.success_rate:.0%}, deployed"
         if first:
             name = "base policy" if self._from_base else "first policy"
-        elif not self._deploys_learnt():
+        elif not self.at.deploys_learnt(self.loop):
             name = f"pre-trained policy (what was learnt is better with {at.evidence.better():.0%})"
         progress.message(f"{at.env_steps:>7,} steps: {name} {chosen}")
 
@@ -448,38 +364,21 @@ class FineTuning:
             self._add(Collected.of(episode, self._features))
         self.run.rewind("row", self.at.rows)
 
-    @property
-    def _encoder(self) -> str:
-        """What became of the encoder of images."""
-        if not self.base.spec.images:
-            return "none"
-        return "frozen" if self._frames is None else "trained"
-
     def summary(self) -> dict[str, Any]:
-        """The outcome so far, as it goes into summary.json; the algorithm's own entries under its name."""
-        at, algorithm = self.at, self.agent.config.algorithm
-        guarded = self.loop.safeguard > 0
+        """The outcome so far, as it goes into summary.json."""
+        encoder = "none" if not self.base.spec.images else "frozen" if self._frames is None else "trained"
         return {
             "task": self.workers.task_id,
-            "algorithm": algorithm,
+            "algorithm": self.agent.config.algorithm,
             "preset": self.preset,
             "seed": self.seed,
-            "env_steps": at.env_steps,
+            "env_steps": self.at.env_steps,
             "episode_limit": self.workers.episode_limit,
             "shifts": [str(shift) for shift in self.workers.setup.shifts],
             "execute": self.experience.store.spec.execute,
             "observation": self.base.spec.to_json()["observation"],
-            "encoder": self._encoder,
-            **({"deployed": "fine-tuned" if self._deploys_learnt() else "pre-trained"} if guarded else {}),
-            "base_success": at.base_success,
-            "final_success": at.success,
-            "final_success_single": at.success_single,
-            "base_return": at.base_return,
-            "final_return": at.mean_return,
-            "final_return_single": at.mean_return_single,
-            "eval_episodes": self.loop.final_eval_episodes,
-            "wall_seconds": round(at.seconds, 1),
-            **{name: value for name, value in at.own.items() if name.startswith(f"{algorithm}/")},
+            "encoder": encoder,
+            **self.at.outcome(self.loop, self.agent.config.algorithm),
             "code_version": code_version(),
         }
 

@@ -9,6 +9,7 @@ import tyro
 
 from otpr.agents.parts.agent import AgentConfig
 from otpr.errors import OtprError, check_at_least
+from otpr.training.evaluate import Evaluation
 from otpr.training.safeguard import Evidence, Outcomes
 
 
@@ -124,6 +125,35 @@ class Progression:
     @evidence.setter
     def evidence(self, evidence: Evidence) -> None:
         self.base_outcomes, self.learnt_outcomes = [*evidence.base], [*evidence.learnt]
+
+    def deploys_learnt(self, loop: LoopConfig) -> bool:
+        """Whether what was learnt is deployed, and not the pre-trained policy."""
+        return not loop.safeguard or self.evidence.better() >= loop.safeguard
+
+    def evaluated(self, chosen: Evaluation, single: Evaluation | None, *, first: bool) -> None:
+        """Take down an evaluation of the policy as deployed and, where there is one, of one sample."""
+        self.evaluated_at = self.env_steps
+        self.success, self.mean_return = chosen.success_rate, chosen.mean_return
+        self.success_single = None if single is None else single.success_rate
+        self.mean_return_single = None if single is None else single.mean_return
+        if first:
+            self.base_success, self.base_return = chosen.success_rate, chosen.mean_return
+
+    def outcome(self, loop: LoopConfig, algorithm: str) -> dict[str, Any]:
+        """What came of the run, as summary.json has it; the algorithm's own entries under its name."""
+        deployed = "fine-tuned" if self.deploys_learnt(loop) else "pre-trained"
+        return {
+            **({"deployed": deployed} if loop.safeguard else {}),
+            "base_success": self.base_success,
+            "final_success": self.success,
+            "final_success_single": self.success_single,
+            "base_return": self.base_return,
+            "final_return": self.mean_return,
+            "final_return_single": self.mean_return_single,
+            "eval_episodes": loop.final_eval_episodes,
+            "wall_seconds": round(self.seconds, 1),
+            **{name: value for name, value in self.own.items() if name.startswith(f"{algorithm}/")},
+        }
 
     def learned(self, phase: Phase, n: int) -> None:
         """Count `n` gradient steps of a phase."""
