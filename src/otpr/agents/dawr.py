@@ -101,7 +101,9 @@ class DAWR(OffPolicyAgent):
 
     def states_at(self, batch: Paths) -> Int[Array, " n"]:
         """See `OffPolicyAgent.states_at`: the first of each path."""
-        return batch.data.row[:: self.config.lookahead]
+        rows = batch.data.row
+        assert rows is not None, "they were drawn from a store"
+        return rows[:: self.config.lookahead]
 
     def with_states(self, batch: Paths, states: Float[Array, "n s"]) -> Paths:
         """See `OffPolicyAgent.with_states`."""

@@ -134,8 +134,8 @@ class FineTuning:
 
     def _features(self, observations: Observations) -> NDArray[np.float32]:
         """By the encoder that the other states in the store were computed with."""
-        trained = isinstance(self.agent, Seeing)
-        return encode(self.agent.encoder if trained else self.base.encoder, observations)
+        encoder = self.agent.encoder if isinstance(self.agent, Seeing) else self.base.encoder
+        return encode(encoder, observations)
 
     def _add(self, collected: Collected) -> None:
         """Add an episode of the agent's own; its frames are kept where an encoder learns from them."""

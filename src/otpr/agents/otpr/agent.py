@@ -134,11 +134,13 @@ class OTPR(OffPolicyAgent):
 
     def states_at(self, batch: OTPRBatch) -> Int[Array, " n"]:
         """See `OffPolicyAgent.states_at`: all of the batch, one after the other."""
-        return jnp.concatenate([batch.replay.row, batch.demonstrations.row, batch.pairs.row])
+        own, expert = batch.replay.row, batch.demonstrations.row
+        assert own is not None and expert is not None, "they were drawn from a store"
+        return jnp.concatenate([own, expert, batch.pairs.row])
 
     def with_states(self, batch: OTPRBatch, states: Float[Array, "n s"]) -> OTPRBatch:
         """See `OffPolicyAgent.with_states`."""
-        n_own, n_expert = batch.replay.row.shape[0], batch.demonstrations.row.shape[0]
+        n_own, n_expert = batch.replay.reward.shape[0], batch.demonstrations.reward.shape[0]
         own, expert, paired = jnp.split(states, [n_own, n_own + n_expert])
         return OTPRBatch(
             batch.replay._replace(state=own),
