@@ -11,9 +11,8 @@ import contextlib
 import dataclasses
 import functools
 import time
-from collections import deque
 from collections.abc import Callable, Generator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 
@@ -23,7 +22,6 @@ from otpr.data.agreement import of_task
 from otpr.data.episodes import Episode
 from otpr.data.experience import Collected, Experience
 from otpr.data.experience_files import ExperienceWriter
-from otpr.data.seeds import training_seed
 from otpr.envs import BrokenEnvironmentError, task_spec
 from otpr.errors import OtprError
 from otpr.policies.asked import BrokenSourceError
@@ -36,10 +34,11 @@ from otpr.training.learning import end_round, learn_round, take_block
 from otpr.training.loop import LoopConfig, Progression, next_block, next_step
 from otpr.training.progress import Progress
 from otpr.training.rollout import acts_alike
+from otpr.training.rounds import Rounds
 from otpr.training.run_directory import RunDirectory
 from otpr.training.stopping import Abandoned, StopRequest
 from otpr.training.versions import code_version
-from otpr.training.workers import Pending, Workers
+from otpr.training.workers import Workers
 
 RECENT = 40
 """Training episodes over which the rolling success rate is taken."""
@@ -47,15 +46,6 @@ RECENT = 40
 
 class _DivergedError(OtprError):
     """The critics' values are beyond what the rewards allow."""
-
-
-class _Asked(NamedTuple):
-    """Episodes that workers were asked for."""
-
-    pending: Pending
-    round: int  # the one that was collected when they were asked for
-    updates: int  # gradient steps of the policy that runs them
-    learnt: bool  # whether that is what was learnt
 
 
 class FineTuning:
@@ -124,7 +114,7 @@ class FineTuning:
         if loop.no_base_evaluation and self._from_base:
             self.at.evaluated_at = 0
         self._stop = StopRequest()
-        self._asked: deque[_Asked] = deque()
+        self._rounds = Rounds(workers, loop, seed)
 
     def _check_asynchronous(self) -> None:
         if not isinstance(self.agent, OffPolicyAgent):
@@ -207,12 +197,14 @@ class FineTuning:
     def _collect(self, progress: Progress) -> None:
         """One round of episodes, which goes to disk before anything is learnt from it."""
         at, n, config = self.at, self.loop.num_envs, self.agent.config
-        number = at.episodes // n
-        if not self._asked:
-            self._ask(number)
-        asked = self._asked.popleft()
+        taken = self._rounds.take(at, self._exploring)
         # looked at meanwhile: episodes of a slow simulator take minutes
-        rollout = asked.pending.result(on_wait=self._stop.abandon)
+        rollout = taken.pending.result(on_wait=self._stop.abandon)
+        late: dict[str, float] = {}
+        if self.loop.asynchronous:
+            late = self._rounds.late(at, taken)
+            if at.env_steps + sum(map(len, rollout.episodes)) < self.loop.env_steps:
+                self._rounds.ask_ahead(at, self._exploring)  # before anything is learnt from this one
         collected = [Collected.of(episode, self._features) for episode in rollout.episodes]
         learnt = {}
         if isinstance(self.agent, OnPolicyAgent):
@@ -229,21 +221,12 @@ class FineTuning:
         at.broken_episodes += len(rollout.broken)
         for seed, cause in rollout.broken.items():
             progress.message(f"Episode of seed {seed} dropped. {cause}")
-        late: dict[str, float] = {}
-        if self.loop.asynchronous:
-            late = {
-                "rollout/rounds_late": number - asked.round,
-                "rollout/updates_late": at.updates - asked.updates,
-            }
-            # before anything is learnt from this one: they run meanwhile
-            while at.env_steps < self.loop.env_steps and len(self._asked) < self.loop.most_rounds_late:
-                self._ask(number)
         outcomes = [episode.success for episode in rollout.episodes]
         at.recent = (at.recent + outcomes)[-RECENT:]
         if self.loop.safeguard:
             evidence = at.evidence
-            at.evidence = evidence.after_learnt(outcomes) if asked.learnt else evidence.after_base(outcomes)
-            learnt |= {"safeguard/learnt_acts": float(asked.learnt), "safeguard/better": at.evidence.better()}
+            at.evidence = evidence.after_learnt(outcomes) if taken.learnt else evidence.after_base(outcomes)
+            learnt |= {"safeguard/learnt_acts": float(taken.learnt), "safeguard/better": at.evidence.better()}
         self._log(
             {
                 "rollout/episodes": at.episodes,
@@ -257,24 +240,17 @@ class FineTuning:
             }
         )
 
-    def _ask(self, number: int) -> None:
-        """Ask for the next round that nobody was asked for, by the policy as it is now, in round `number`."""
-        at, n = self.at, self.loop.num_envs
-        first = at.episodes + n * len(self._asked)
-        explorer, learnt = self._exploring(first)
-        self._stop.do(self.workers.prepare, explorer)
-        seeds = [training_seed(self.seed, first + i) for i in range(n)]
-        pending = self.workers.start(explorer, seeds, action_seed=self.seed)
-        self._asked.append(_Asked(pending, number, at.updates, learnt))
-
     def _exploring(self, first: int) -> tuple[Policy, bool]:
         """What collects the round whose first episode has this number, and whether it is what was learnt."""
-        at = self.at
+        at, learnt = self.at, True
         if not at.updates:  # critics that have learnt nothing choose no better than chance
-            return self.agent.exploring().single(), False
-        if self.loop.safeguard and not at.evidence.favours_learnt([self.seed, first]):
-            return self.base.single(), False
-        return self.agent.exploring(), True
+            policy, learnt = self.agent.exploring().single(), False
+        elif self.loop.safeguard and not at.evidence.favours_learnt([self.seed, first]):
+            policy, learnt = self.base.single(), False
+        else:
+            policy = self.agent.exploring()
+        self._stop.do(self.workers.prepare, policy)
+        return policy, learnt
 
     def _deploys_learnt(self) -> bool:
         """Whether what was learnt is deployed, and not the pre-trained policy."""
