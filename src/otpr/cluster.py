@@ -54,12 +54,22 @@ class Head:
 
     def __init__(self, num_cpus: int | None):
         self._ray = _ray(local=True)
-        self._ray.init("local", num_cpus=num_cpus, include_dashboard=False, **_QUIET)
+        for left in reversed(range(_STARTS)):
+            try:
+                self._ray.init("local", num_cpus=num_cpus, include_dashboard=False, **_QUIET)
+                return
+            except Exception:
+                if not left:
+                    raise
+                self._ray.shutdown()
 
     def address(self) -> str:
         """Where it is reached on this machine."""
         return self._ray.get_runtime_context().gcs_address
 
+
+_STARTS = 3
+"""How often Ray is started before that counts as impossible: on a busy machine it gives up too soon."""
 
 _QUIET: dict[str, Any] = {"log_to_driver": False, "logging_level": "error"}
 
