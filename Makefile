@@ -87,7 +87,7 @@ lock: ## resolve pyproject.toml again into requirements/dev.txt (needs uv)
 		--quiet --universal --python-version 3.11 --generate-hashes \
 		--no-emit-index-url --no-emit-find-links --custom-compile-command "make lock" $(ARGS)
 	uv pip compile pyproject.toml requirements/libero.in --no-config --output-file requirements/libero.txt \
-		--quiet --universal --python-version 3.11 --generate-hashes \
+		--quiet --universal --fork-strategy fewest --python-version 3.11 --generate-hashes \
 		--no-emit-index-url --no-emit-find-links --custom-compile-command "make lock" $(ARGS)
 
 clean: ## remove .venv and the caches

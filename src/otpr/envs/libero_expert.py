@@ -1,8 +1,9 @@
 """The scripted expert of LIBERO-Long: what a goal asks for, brought about one predicate after the other.
 
 `In` and `On` are one skill, picking up and putting down: a thing is held across a narrow side if it has one,
-else by its rim. `Turnon` turns a stove's knob, `Close` pushes a drawer shut. Predicates and poses come from
-LIBERO's environment. Positions are in metres in the world frame: x points away from the robot, y to its left.
+else by a knob on its top, else by its rim. `Turnon` turns a stove's knob, `Close` pushes a drawer shut. Goals
+and poses come from LIBERO's environment. Positions are in metres in the world frame: x points away from the
+robot, y to its left.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from otpr.envs.robosuite_motions import (
 _ORDER = ("turnon", "open", "in", "on", "close")
 """In which order predicates are brought about: what is put into a drawer before the drawer is closed."""
 _OPENING = 0.07  # how wide a thing may be that the fingers are to reach around
+_KNOB = 0.04  # how wide a knob may be
 _TRAVEL = 0.2  # how high above where it was and will be a thing is carried
 _ASIDE = {"in": 0.02, "on": 0.04}  # how far from the middle two things stand that share a place
 _DROP = 0.02  # from how high above the place it is let go
@@ -70,6 +72,16 @@ class Things:
             self._geoms(self._model.body_rootid[self.env.obj_body_id[name]]), self.place(name)
         )
 
+    def knob(self, name: str) -> tuple[Vector, Vector] | None:
+        """The corners, likewise, of what stands out at the top of an object, over its body; None: nothing."""
+        boxes = [
+            self._around([geom], self.place(name))
+            for geom in self._geoms(self._model.body_rootid[self.env.obj_body_id[name]])
+        ]
+        low, high = max(boxes, key=lambda box: box[1][2])
+        central = np.linalg.norm((low + high)[:2] / 2) < 0.02
+        return (low, high) if central and (high - low)[:2].min() < _KNOB else None
+
     def part(self, name: str) -> tuple[Vector, Vector]:
         """The corners of the box around one body, in the world."""
         body = self._model.body(name).id
@@ -93,8 +105,10 @@ class Things:
         return low, high
 
 
-def grasp_of(low: Vector, high: Vector) -> Grasp:
-    """How to hold a thing from above whose box has these corners."""
+def grasp_of(low: Vector, high: Vector, knob: tuple[Vector, Vector] | None = None) -> Grasp:
+    """How to hold a thing from above whose box has these corners: across it, by its knob, or by its rim."""
+    if (high - low)[:2].min() > _OPENING and knob is not None:
+        low, high = knob
     middle, size = (low + high) / 2, high - low
     if size[:2].min() <= _OPENING:
         # the fingers close along the hand's y axis
@@ -109,7 +123,7 @@ def grasp_of(low: Vector, high: Vector) -> Grasp:
 def put(scene: Scene, things: Things, name: str, where: str, beside: Vector) -> Plan:
     """Pick up a thing and put it down in or on a region or another thing."""
     low, high = things.box(name)
-    grasp = grasp_of(low, high)
+    grasp = grasp_of(low, high, things.knob(name))
 
     def held_at() -> Vector:
         return things.place(name) + grasp.offset
