@@ -13,7 +13,7 @@ ARGS ?=
 # What `make setup` installs beside the lock, at the locked version of JAX.
 EXTRA ?=
 
-.PHONY: help setup quickstart test coverage test-learning test-slow test-serving faults interop bench results tasks lint format types lock clean
+.PHONY: help setup setup-libero quickstart test coverage test-learning test-slow test-serving faults interop bench results tasks lint format types lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' Makefile
@@ -21,6 +21,9 @@ help: ## list the targets
 setup: .venv/.package ## prepare .venv with the locked versions; EXTRA=cuda12 or cuda13 adds JAX's GPU packages
 	@test -z "$(EXTRA)" || $(BIN)/python -m pip install --quiet --disable-pip-version-check \
 		"jax[$(EXTRA)]==$$($(BIN)/python -c 'import jax; print(jax.__version__)')"
+
+setup-libero: .venv-libero/.package ## an environment of its own with LIBERO (1 GB), .venv-libero, then its tests (half an hour)
+	.venv-libero/bin/python -m pytest -m "" tests/envs/test_libero.py tests/envs/test_libero_expert.py -rP $(ARGS)
 
 quickstart: setup ## set up, then demonstrations, imitation, OTPR and evaluation on a Meta-World task
 	$(BIN)/otpr quickstart $(ARGS)
@@ -87,9 +90,12 @@ lock: ## resolve pyproject.toml again into requirements/dev.txt (needs uv)
 	uv pip compile requirements/openpi.in --no-config --output-file requirements/openpi.txt \
 		--quiet --universal --python-version 3.11 --generate-hashes \
 		--no-emit-index-url --no-emit-find-links --custom-compile-command "make lock" $(ARGS)
+	uv pip compile pyproject.toml requirements/libero.in --no-config --output-file requirements/libero.txt \
+		--quiet --universal --fork-strategy fewest --python-version 3.11 --generate-hashes \
+		--no-emit-index-url --no-emit-find-links --custom-compile-command "make lock" $(ARGS)
 
 clean: ## remove .venv and the caches
-	rm -rf .venv .venv-interop .venv-openpi .coverage .coverage.* .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-interop .venv-libero .venv-openpi .coverage .coverage.* .pytest_cache .ruff_cache .hypothesis
 
 # From nothing each time (--clear): a package dropped from the lock must not linger and hide a missing dependency.
 # Wheels only: with hashes checked, a source build would still fetch its build dependencies unchecked.
@@ -108,6 +114,18 @@ clean: ## remove .venv and the caches
 	@echo "Installing LeRobot into .venv-interop (minutes)"
 	@"$(PYTHON)" -m venv --clear .venv-interop
 	@.venv-interop/bin/python -m pip install --quiet --disable-pip-version-check --requirement requirements/interop.txt
+	@touch $@
+
+# Of its own, since LIBERO needs robosuite 1.4. There is no wheel of bddl, so it is built.
+.venv-libero/.requirements: requirements/libero.txt
+	@echo "Installing LIBERO into .venv-libero (minutes)"
+	@"$(PYTHON)" -m venv --clear .venv-libero
+	@.venv-libero/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes \
+		--only-binary :all: --no-binary bddl --requirement requirements/libero.txt
+	@touch $@
+
+.venv-libero/.package: pyproject.toml .venv-libero/.requirements
+	@.venv-libero/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	@touch $@
 
 .venv/.package: pyproject.toml .venv/.requirements

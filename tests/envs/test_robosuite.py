@@ -249,12 +249,34 @@ def test_experts_solve_lift_and_can(lift, can) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("task_id", "least"), [(LIFT, 49), (CAN, 48), ("robosuite/square", 46)])
+@pytest.mark.parametrize(
+    ("task_id", "least"), [(LIFT, 49), (CAN, 48), ("robosuite/square", 46), ("robosuite/transport", 40)]
+)
 def test_experts_solve_nearly_all_of_fifty_episodes(task_id: str, least: int) -> None:
     env = make_env(task_id)
     solved = [run_expert(env, task_id, evaluation_seed(i)) is not None for i in range(50)]
     env.close()
     assert sum(solved) >= least
+
+
+def test_the_arms_of_transport_first_clear_their_bins_at_the_same_time() -> None:
+    env = make_env("robosuite/transport")
+    expert = make_expert("robosuite/transport", env)
+    observation, _ = env.reset(seed=evaluation_seed(0))
+    expert.reset()
+    group = env.simulator.env.transport
+    lid = group.lid_handle_pos
+    for _ in range(160):
+        action = expert.act(observation)
+        assert action.shape == (14,)
+        assert np.abs(action).max() <= 1.0
+        observation, *_ = env.step(action)
+    assert group.trash_in_trash_bin
+    # beside the bin, on the table; the hammer has not been touched
+    assert group.lid_handle_pos[0] < lid[0] - 0.3
+    assert group.lid_handle_pos[2] < 0.84
+    assert np.linalg.norm(group.payload_pos[:2] - lid[:2]) < 0.05
+    env.close()
 
 
 def test_an_expert_that_let_the_cube_slip_takes_it_once_more(lift) -> None:

@@ -23,7 +23,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from otpr.envs.cameras import Scene
-from otpr.envs.task_env import Outcome, sparse
+from otpr.envs.libero_expert import LiberoExpert
+from otpr.envs.task_env import Outcome, TaskEnv, sparse
 
 
 def _only_errors(record: logging.LogRecord) -> bool:
@@ -156,3 +157,9 @@ class LiberoSimulator:
 def make_simulator(name: str, render_mode: str | None) -> LiberoSimulator:
     """The simulator of the task `libero/NAME`."""
     return LiberoSimulator(name, render_mode)
+
+
+def make_expert(name: str, env: TaskEnv) -> LiberoExpert:
+    """The scripted policy of the task `libero/NAME`."""
+    assert isinstance(env.simulator, LiberoSimulator)
+    return LiberoExpert(env.simulator.env)

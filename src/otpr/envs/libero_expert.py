@@ -1,0 +1,241 @@
+"""The scripted expert of LIBERO-Long: what a goal asks for, brought about one predicate after the other.
+
+`In` and `On` are one skill, picking up and putting down: a thing is held across a narrow side if it has one,
+else by a knob on its top, else by its rim. `Turnon` turns a stove's knob, `Close` pushes a drawer shut. Goals
+and poses come from LIBERO's environment. Positions are in metres in the world frame: x points away from the
+robot, y to its left.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from otpr.envs.robosuite_motions import (
+    CLOSED,
+    OPEN,
+    Matrix,
+    Plan,
+    Scene,
+    Vector,
+    about_z,
+    downwards,
+    nearest,
+    up,
+)
+
+_ORDER = ("turnon", "open", "in", "on", "close")
+"""In which order predicates are brought about: what is put into a drawer before the drawer is closed."""
+_OPENING = 0.07  # how wide a thing may be that the fingers are to reach around
+_KNOB = 0.04  # how wide a knob may be
+_TRAVEL = 0.2  # how high above where it was and will be a thing is carried
+_ASIDE = {"in": 0.02, "on": 0.04}  # how far from the middle two things stand that share a place
+_DROP = 0.02  # from how high above the place it is let go
+
+
+@dataclass(frozen=True)
+class Grasp:
+    """How a thing is held: where, relative to its body, and the hand's orientation."""
+
+    offset: Vector
+    turn: Matrix
+
+
+class Things:
+    """The bodies and regions of LIBERO's environment."""
+
+    def __init__(self, env: Any):
+        self.env = env
+        self._model, self._data = env.sim.model._model, env.sim.data._data
+
+    def place(self, name: str) -> Vector:
+        """Position of an object's body, or of a region's site."""
+        if name in self.env.obj_body_id:
+            return self._data.xpos[self.env.obj_body_id[name]].copy()
+        return self._data.site(name).xpos.copy()
+
+    def half_height(self, region: str) -> float:
+        """Of a region, which is a box; 0 of an object."""
+        if region in self.env.obj_body_id:
+            return 0.0
+        site = self._data.site(region)
+        half = self._model.site_size[site.id]
+        return float(np.abs(site.xmat.reshape(3, 3)[2] @ half))
+
+    def box(self, name: str) -> tuple[Vector, Vector]:
+        """The corners of the box around an object as it stands, relative to its body."""
+        return self._around(
+            self._geoms(self._model.body_rootid[self.env.obj_body_id[name]]), self.place(name)
+        )
+
+    def knob(self, name: str) -> tuple[Vector, Vector] | None:
+        """The corners, likewise, of what stands out at the top of an object, over its body; None: nothing."""
+        boxes = [
+            self._around([geom], self.place(name))
+            for geom in self._geoms(self._model.body_rootid[self.env.obj_body_id[name]])
+        ]
+        low, high = max(boxes, key=lambda box: box[1][2])
+        central = np.linalg.norm((low + high)[:2] / 2) < 0.02
+        return (low, high) if central and (high - low)[:2].min() < _KNOB else None
+
+    def part(self, name: str) -> tuple[Vector, Vector]:
+        """The corners of the box around one body, in the world."""
+        body = self._model.body(name).id
+        geoms = [g for g in range(self._model.ngeom) if self._model.geom_bodyid[g] == body]
+        return self._around([g for g in geoms if self._collides(g)], np.zeros(3))
+
+    def _geoms(self, root: int) -> list[int]:
+        roots = self._model.body_rootid[self._model.geom_bodyid]
+        return [int(g) for g in np.flatnonzero(roots == root) if self._collides(int(g))]
+
+    def _collides(self, geom: int) -> bool:
+        return bool(self._model.geom_contype[geom] or self._model.geom_conaffinity[geom])
+
+    def _around(self, geoms: list[int], origin: Vector) -> tuple[Vector, Vector]:
+        low, high = np.full(3, np.inf), np.full(3, -np.inf)
+        for geom in geoms:
+            turn = self._data.geom_xmat[geom].reshape(3, 3)
+            centre = self._data.geom_xpos[geom] + turn @ self._model.geom_aabb[geom][:3] - origin
+            extent = np.abs(turn) @ self._model.geom_aabb[geom][3:]
+            low, high = np.minimum(low, centre - extent), np.maximum(high, centre + extent)
+        return low, high
+
+
+def grasp_of(low: Vector, high: Vector, knob: tuple[Vector, Vector] | None = None) -> Grasp:
+    """How to hold a thing from above whose box has these corners: across it, by its knob, or by its rim."""
+    if (high - low)[:2].min() > _OPENING and knob is not None:
+        low, high = knob
+    middle, size = (low + high) / 2, high - low
+    if size[:2].min() <= _OPENING:
+        # the fingers close along the hand's y axis
+        turn = downwards(0.0 if size[1] <= size[0] else np.pi / 2)
+        height = max(middle[2], high[2] - 0.03)
+        return Grasp(np.array([middle[0], middle[1], height]), turn)
+    # by the rim on the near side, away from the middle, where no handle is
+    rim = np.array([low[0] + 0.006, middle[1], high[2] - 0.012])
+    return Grasp(rim, downwards(np.pi / 2))
+
+
+def put(scene: Scene, things: Things, name: str, where: str, beside: Vector) -> Plan:
+    """Pick up a thing and put it down in or on a region or another thing."""
+    low, high = things.box(name)
+    grasp = grasp_of(low, high, things.knob(name))
+
+    def held_at() -> Vector:
+        return things.place(name) + grasp.offset
+
+    yield from scene.go(lambda: held_at() + up(0.12), lambda: grasp.turn, OPEN, within=0.015, steps=80)
+    yield from scene.go(held_at, lambda: grasp.turn, OPEN, within=0.008, steps=40)
+    yield from scene.hold(CLOSED, 10)
+    start = scene.hand
+    yield from scene.go(lambda: start + up(_TRAVEL), lambda: grasp.turn, CLOSED, within=0.03, steps=40)
+    if np.linalg.norm(held_at() - scene.hand) > 0.05:
+        return
+    height = things.place(where)[2] + things.half_height(where) - low[2] + _DROP
+
+    def target(above: float) -> Callable[[], Vector]:
+        def place() -> Vector:
+            goal = things.place(where) + beside
+            return scene.hand + np.array([*goal[:2], height + above]) - things.place(name)
+
+        return place
+
+    yield from scene.go(target(_TRAVEL - 0.05), lambda: grasp.turn, CLOSED, within=0.02, steps=120)
+    yield from scene.go(target(0.0), lambda: grasp.turn, CLOSED, within=0.01, steps=60)
+    yield from scene.hold(OPEN, 8)
+    start = scene.hand
+    yield from scene.go(lambda: start + up(_TRAVEL), lambda: grasp.turn, OPEN, within=0.03, steps=30)
+
+
+def turn_on(scene: Scene, things: Things, stove: str) -> Plan:
+    """The knob's ridge between the fingers, and anticlockwise."""
+    data = things.env.sim.data._data
+    knob = data.body(f"{stove}_button")
+    joint = data.joint(f"{stove}_button")
+    turn = downwards(nearest(float(joint.qpos[0]), 2))
+    top = things.part(f"{stove}_button")[1][2]
+    grip = np.array([*knob.xpos[:2], top - 0.005])
+    yield from scene.go(lambda: grip + up(0.12), lambda: turn, OPEN, within=0.015, steps=80)
+    yield from scene.go(lambda: grip, lambda: turn, OPEN, within=0.008, steps=40)
+    yield from scene.hold(CLOSED, 8)
+    further = about_z(1.2) @ turn
+    for _ in range(60):
+        if joint.qpos[0] > 0.9:
+            break
+        yield scene.servo(grip, further, CLOSED)
+    yield from scene.hold(OPEN, 6)
+    yield from scene.go(lambda: grip + up(0.15), lambda: scene.hand_turn, OPEN, within=0.03, steps=30)
+
+
+def close(scene: Scene, things: Things, region: str) -> Plan:
+    """A drawer pushed shut at its front, which slides along y."""
+    env = things.env
+    (joint,) = env.object_sites_dict[region].joints
+    drawer = env.sim.data._data.joint(joint)
+    body = env.sim.model._model.joint(joint).bodyid[0]
+    low, high = things.part(env.sim.model._model.body(body).name)
+    turn = downwards(np.pi / 2)
+    front = np.array([(low[0] + high[0]) / 2, low[1], (low[2] + high[2]) / 2])
+
+    def before(metres: float) -> Vector:
+        return front - np.array([0.0, metres, 0.0])
+
+    yield from scene.go(lambda: before(0.06) + up(0.2), lambda: turn, CLOSED, within=0.03, steps=80)
+    yield from scene.go(lambda: before(0.06) + up(0.01), lambda: turn, CLOSED, within=0.015, steps=50)
+    for _ in range(80):
+        if drawer.qpos[0] > 0.003:
+            break
+        yield scene.servo(scene.hand * [0, 1, 0] + before(0.0) * [1, 0, 1] + [0, 0.03, 0.01], turn, CLOSED)
+    yield from scene.go(lambda: scene.hand - [0, 0.03, 0], lambda: turn, CLOSED, steps=8)
+    yield from scene.go(lambda: scene.hand + up(0.05), lambda: turn, CLOSED, steps=10)
+
+
+class LiberoExpert:
+    """Brings about the predicates of a goal that do not hold, and again those that failed.
+
+    Args:
+        env: LIBERO's environment, whose state it looks at.
+    """
+
+    def __init__(self, env: Any):
+        self._env = env
+        self._things = Things(env)
+        self._scene = Scene(env)
+        self._goal = sorted(env.parsed_problem["goal_state"], key=lambda state: _ORDER.index(state[0]))
+        self._plan = self._attempts()
+
+    def _attempts(self) -> Plan:
+        while True:
+            for state in self._goal:
+                if not self._env._eval_predicate(state):
+                    yield from self._bring_about(state)
+            yield from self._scene.hold(OPEN, 1)
+
+    def _bring_about(self, state: list[str]) -> Plan:
+        kind, name = state[:2]
+        if kind in ("in", "on"):
+            return put(self._scene, self._things, name, state[2], self._beside(state))
+        if kind == "turnon":
+            return turn_on(self._scene, self._things, name)
+        return close(self._scene, self._things, name)
+
+    def _beside(self, state: list[str]) -> Vector:
+        """How far from the middle of its place a thing is put: things that share one stand side by side."""
+        sharing = [other[1] for other in self._goal if len(other) == 3 and other[2] == state[2]]
+        if len(sharing) == 1:
+            return np.zeros(3)
+        apart = _ASIDE[state[0]]
+        return np.array([apart if sharing.index(state[1]) else -apart, 0.0, 0.0])
+
+    def reset(self) -> None:
+        """Begin an episode."""
+        self._plan = self._attempts()
+
+    def act(self, observation: NDArray[np.floating]) -> NDArray[np.float32]:
+        """The action, (7,), in [-1, 1], for one observation."""
+        self._scene.observation = observation
+        return next(self._plan).astype(np.float32)
