@@ -18,8 +18,9 @@ from lerobot_ours import WIDE, actions, folder_with_weights
 
 import tiny
 from otpr.errors import OtprError
+from otpr.policies.convert.exported import write_files
 from otpr.policies.convert.lerobot import import_lerobot
-from otpr.policies.convert.lerobot_export import export_lerobot, write_files
+from otpr.policies.convert.lerobot_export import export_lerobot
 from otpr.policies.encoder import VectorEncoder
 from otpr.policies.policy import Policy, load_policy
 from otpr.trees import read_arrays, to_bytes
