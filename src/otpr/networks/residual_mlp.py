@@ -127,7 +127,7 @@ class EmbeddingMLP(NoiseNetwork):
         x = self._blocks(x, act) if self.residual else self._chain(x, act)
         return _rows(self.layers[-1], x).reshape(-1, *self.shape)
 
-    def _chain(self, x: Float[Array, "n w"], act: Callable[[Array], Array]) -> Float[Array, "n w"]:
+    def _chain(self, x: Float[Array, "n w"], act: Callable[[Array], Array]) -> Float[Array, "n v"]:
         """The hidden layers after the first, one after the other."""
         for i in range(len(self.layers) - 1):
             x = _rows(self.layers[i], x) if i else x

@@ -31,6 +31,7 @@ class Policy:
     def __init__(self, folder: str | Path | None = None, threads: int = 0):
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
+        options.log_severity_level = 3  # errors; otherwise it lists what it removes from the model
         file = Path(folder or Path(__file__).parent) / "policy.onnx"
         self.session = onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
 

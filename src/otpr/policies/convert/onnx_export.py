@@ -18,6 +18,7 @@ from typing import Any
 
 import equinox as eqx
 import jax
+import jax.extend
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
@@ -58,9 +59,11 @@ def export_onnx(policy: Policy) -> Exported:
         )
     jax2onnx = _library("jax2onnx")
     inputs = _inputs(policy, generator)
+    # as primitives: jax2onnx replaces Equinox's layers by its own while it traces, some of other shapes
+    traced = jax.make_jaxpr(_function(policy, generator, list(inputs)))(*inputs.values())
     try:
         model = jax2onnx.to_onnx(
-            _function(policy, generator, list(inputs)),
+            jax.extend.core.jaxpr_as_fun(traced),
             list(inputs.values()),
             model_name="otpr",
             opset=OPSET,
@@ -184,7 +187,9 @@ def _take_float64(model: Any, policy: Policy) -> None:
 def _compare(policy: Policy, generator: NoiseDriven, inputs: Inputs, content: bytes) -> None:
     """Refuse a model whose actions are not the policy's, for a few observations and draws."""
     onnxruntime = _library("onnxruntime")
-    session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3  # errors
+    session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
     expected = eqx.filter_jit(_function(policy, generator, list(inputs)))
     spec = policy.spec
     width = np.asarray(spec.action_high) - np.asarray(spec.action_low)

@@ -88,16 +88,14 @@ class _Mark:
 
 
 def is_torch_file(file: Path) -> bool:
-    """Whether a file looks like one of `torch.save`, of whatever version."""
+    """Whether a file looks like one of `torch.save`, of whatever version, whole or not."""
     try:
         check_regular(file)
         with open(file, "rb") as stream:
-            if stream.read(len(LEGACY)) == LEGACY:
-                return True
-            with zipfile.ZipFile(stream) as archive:
-                return _pickle_of(archive) is not None
-    except (OSError, ValueError, DamagedFile, zipfile.BadZipFile):
+            head = stream.read(256)
+    except (OSError, DamagedFile):
         return False
+    return head.startswith(LEGACY) or (head.startswith(b"PK\x03\x04") and b"/data.pkl" in head)
 
 
 def _pickle_of(archive: zipfile.ZipFile) -> str | None:
