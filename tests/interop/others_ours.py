@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import sys
 from pathlib import Path
@@ -38,16 +39,21 @@ def converted(case: Case, folder: Path) -> Path:
     return save(content_of(case), folder / "policy.pt")
 
 
+@functools.cache
+def weights_of(name: str) -> dict[str, NDArray[Any]]:
+    """The weights of a case of diffusion_policy; none may change them."""
+    shapes: dict[str, list[int]] = json.loads((FIXTURES / name / "weights.json").read_text())
+    normalizer = read_npz(FIXTURES / name / "normalizer.npz")
+    return {
+        key: normalizer[key] if key in normalizer else weight(key, tuple(shape))
+        for key, shape in shapes.items()
+    }
+
+
 def content_of(case: Case) -> dict[str, Any]:
     """What the script writes of a case."""
-    shapes: dict[str, list[int]] = json.loads((FIXTURES / case.name / "weights.json").read_text())
-    normalizer = read_npz(FIXTURES / case.name / "normalizer.npz")
-    weights = {
-        name: normalizer[name] if name in normalizer else weight(name, tuple(shape))
-        for name, shape in shapes.items()
-    }
     settings = {"policy": case.settings, "n_latency_steps": 0, "weights": "ema"}
-    return {"format": FORMAT, "settings": json.dumps(settings), "weights": weights}
+    return {"format": FORMAT, "settings": json.dumps(settings), "weights": dict(weights_of(case.name))}
 
 
 def imported(case: Case, folder: Path) -> Imported:

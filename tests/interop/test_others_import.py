@@ -312,8 +312,8 @@ BIAS = "network.mlp_mean.layers.0.bias"
         (replaced("${horizon_steps}\n  obs_dim", "${steps}\n  obs_dim"), "horizon_steps refers to 'steps'"),
         (replaced("denoising_steps: 20", "denoising_steps: ${denoising_steps}"), "refers to itself"),
         (
-            replaced("denoising_steps: 20", "denoising_steps: 9000"),
-            "is 9000: DPPO raises the noise",
+            replaced("denoising_steps: 20", "denoising_steps: 30000"),
+            "is 30000: DPPO raises the noise",
         ),
         (
             replaced("ft_denoising_steps: 0", "ft_denoising_steps: 10"),

@@ -131,7 +131,7 @@ def test_saved_policy_comes_back_bit_for_bit(kind: str, tmp_path: Path):
         np.testing.assert_array_equal(loaded.act(observation, seed), saved.act(observation, seed))
     assert policy_task(tmp_path / "deep" / "policy") == TASK
     *rest, weights = sorted(files(tmp_path / "deep" / "policy"))
-    assert rest == ["SHA256SUMS", "policy.json"]
+    assert rest == ["README.md", "SHA256SUMS", "policy.json"]
     assert weights.startswith("weights.")
 
 

@@ -18,13 +18,13 @@ def readme(task: str, document: dict[str, Any]) -> str:
         document: the policy's, as `otpr.policies.files` writes it.
     """
     spec, chooser = Spec.from_json(document["spec"]), document["chooser"]
-    kind = f"a policy of kind `{document['generator']['kind']}`"
+    kind = f"A policy of kind `{document['generator']['kind']}`, written by otpr."
     if chooser is not None:
-        kind += f", which chooses among {document['candidates']} plans by `{chooser['kind']}`"
+        kind += f"\nIt chooses among {document['candidates']} plans by `{chooser['kind']}`."
     lines = "\n".join(spec.lines())
     return f"""# Policy for {task or "a task that it does not name"}
 
-This folder holds {kind}. To use it (`pip install otpr`):
+{kind} To use it (`pip install otpr`):
 
 ```python
 import otpr
