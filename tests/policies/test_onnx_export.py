@@ -124,7 +124,7 @@ def ours(policy: Policy, seen: dict[str, np.ndarray], noise: dict[str, np.ndarra
     """The policy's actions for given noise, in its own units, step by step in float64 at the end."""
     generator = policy.generator
     assert isinstance(generator, NoiseDriven)
-    state = policy.state(policy.encoder.on_device(seen))
+    state = policy.state({name: jnp.asarray(x) for name, x in policy.encoder.on_device(seen).items()})
     steps = noise.get("noise/steps")
     given = Noise(jnp.asarray(noise["noise/start"]), None if steps is None else jnp.asarray(steps))
     plans = generator.from_noise(state, given)

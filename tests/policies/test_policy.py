@@ -169,7 +169,7 @@ def test_saving_replaces_an_older_policy_whole(tmp_path: Path):
     SMALL.save(tmp_path / "policy", task=TASK)
     assert_same_arrays(arrays(load_policy(tmp_path / "policy")), arrays(SMALL))
     assert policy_task(tmp_path / "policy") == TASK
-    assert len(files(tmp_path)) == 3
+    assert len(files(tmp_path)) == 4
 
 
 def test_failure_while_saving_leaves_the_older_policy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -417,16 +417,17 @@ def test_the_readme_is_for_people_and_not_among_the_checksums(saved: Path):
     assert "observation   state: vector (3,) float32" in told
     assert max(map(len, told.splitlines())) <= 120
     file.write_text("Mine.")
-    np.testing.assert_array_equal(load_policy(saved).act(OBSERVATIONS[0], 0), SMALL.act(OBSERVATIONS[0], 0))
+    seen = np.ones(3, np.float32)
+    np.testing.assert_array_equal(load_policy(saved).act(seen, 0), SMALL.act(seen, 0))
     file.unlink()
     load_policy(saved)
 
 
 def test_what_the_readme_says_is_run(saved: Path):
     code = re.findall(r"```python\n(.*?)```", (saved / "README.md").read_text(), re.DOTALL)
-    found = {"observation": OBSERVATIONS[0]}
+    found: dict[str, Any] = {"observation": np.ones(3, np.float32)}
     exec(code[0].replace("this/folder", str(saved)), found)
-    np.testing.assert_array_equal(found["actions"], SMALL.act(OBSERVATIONS[0], 0))
+    np.testing.assert_array_equal(found["actions"], SMALL.act(np.ones(3, np.float32), 0))
     assert found["commands"].shape == found["actions"].shape
 
 

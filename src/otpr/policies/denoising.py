@@ -88,10 +88,10 @@ class Diffusion(NoiseDriven):
             raise unknown_name("prediction", self.prediction, get_args(Prediction))
         if self.spacing not in get_args(Spacing):
             raise unknown_name("spacing", self.spacing, get_args(Spacing))
-        for name in ("bound", "noise_limit"):
+        for name, word in (("bound", "bound"), ("noise_limit", "limit")):
             limit = getattr(self, name)
             if limit is not None and not limit > 0:
-                raise OtprError(f"{name} must be a positive number, or None for none; given {limit:g}.")
+                raise OtprError(f"{name} must be a positive number, or None for no {word}; given {limit:g}.")
         if self.sampler_steps is not None and not 1 <= self.sampler_steps <= self.schedule.steps:
             raise OtprError(
                 f"sampler_steps must lie in 1..{self.schedule.steps} (the policy's noise levels), "

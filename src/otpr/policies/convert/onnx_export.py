@@ -70,6 +70,7 @@ def export_onnx(policy: Policy) -> Exported:
             input_names=list(inputs),
             output_names=["actions"],
         )
+        _without_shapes(model.graph)
         _take_float64(model, policy)
         content = model.SerializeToString()
     except (NotImplementedError, ValueError, TypeError, KeyError, RuntimeError, AttributeError) as error:
@@ -134,6 +135,18 @@ def _function(policy: Policy, generator: NoiseDriven, names: list[str]) -> Any:
         return jnp.where(own, unit, mapped)
 
     return act
+
+
+def _without_shapes(graph: Any) -> None:
+    """Leave the shapes of what lies between inputs and outputs to whoever runs the model.
+
+    The converter states some of them wrongly, and onnxruntime refuses a model that contradicts itself.
+    """
+    del graph.value_info[:]
+    for node in graph.node:
+        for attribute in node.attribute:
+            if attribute.HasField("g"):  # the body of a loop
+                _without_shapes(attribute.g)
 
 
 # ------------------------------------------------------------------------------------------------ the float64
