@@ -3,7 +3,7 @@
     python tests/interop/others_theirs.py renew              writes tests/interop/fixtures-others
     python tests/interop/others_theirs.py make CASE FOLDER   writes the files of a policy, and its actions
 
-`requirements/interop-others.txt` says what the environment has. OTPR_DIFFUSION_POLICY and OTPR_DPPO name
+`requirements/interop.txt` says what the environment has. OTPR_DIFFUSION_POLICY and OTPR_DPPO name
 checkouts of the two projects.
 """
 
