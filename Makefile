@@ -13,7 +13,7 @@ ARGS ?=
 # What `make setup` installs beside the lock, at the locked version of JAX.
 EXTRA ?=
 
-.PHONY: help setup setup-libero quickstart test coverage test-learning test-slow test-serving faults interop bench results tasks lint format types lock clean
+.PHONY: help setup setup-libero quickstart test coverage test-learning test-slow test-serving test-onnx faults interop bench results tasks lint format types lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' Makefile
@@ -53,9 +53,15 @@ test-serving: setup .venv-openpi/.requirements ## set up, then openpi's own clie
 		--only-binary :all: --requirement requirements/openpi.txt
 	@touch $@
 
+test-onnx: setup ## set up, add the packages of the extra `onnx` to .venv, then export policies and run them
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes --only-binary :all: \
+		--requirement requirements/onnx.txt
+	$(BIN)/python -m pytest tests/policies/test_onnx_export.py -m "slow or not slow" $(ARGS)
+
 faults: setup ## set up, then kill, fill disks and break things for 10 to 30 minutes: docs/reliability.md
 	$(BIN)/python -m pytest tests/faults -m "faults or not slow" -rP $(ARGS)
 
+# Of diffusion_policy and DPPO it needs checkouts: OTPR_DIFFUSION_POLICY, OTPR_DPPO (docs/other-policies.md).
 interop: setup .venv-interop/.requirements ## set up, then compare with LeRobot itself (several GB): docs/lerobot.md
 	$(BIN)/python -m pytest tests/interop tests/diffusion/test_diffusers.py -m "interop or not slow" $(ARGS)
 
@@ -83,7 +89,7 @@ types: setup ## check types
 # Pins already in the lock are kept unless ARGS="--upgrade" or ARGS="--upgrade-package NAME".
 lock: ## resolve pyproject.toml again into requirements/dev.txt (needs uv)
 	@command -v uv >/dev/null || { echo "make lock needs uv: python3 -m pip install uv" >&2; exit 1; }
-	uv pip compile pyproject.toml --extra metaworld --extra ogbench --extra robosuite --extra robotics --extra lerobot --extra serve --extra video --extra cluster --group robosuite --group dev \
+	uv pip compile pyproject.toml --extra metaworld --extra ogbench --extra robosuite --extra robotics --extra lerobot --extra dppo --extra serve --extra video --extra cluster --group robosuite --group dev \
 		--output-file requirements/dev.txt \
 		--quiet --universal --fork-strategy fewest --python-version 3.11 --generate-hashes \
 		--no-emit-index-url --no-emit-find-links --custom-compile-command "make lock" $(ARGS)
@@ -92,6 +98,9 @@ lock: ## resolve pyproject.toml again into requirements/dev.txt (needs uv)
 		--no-emit-index-url --no-emit-find-links --custom-compile-command "make lock" $(ARGS)
 	uv pip compile pyproject.toml requirements/libero.in --no-config --output-file requirements/libero.txt \
 		--quiet --universal --fork-strategy fewest --python-version 3.11 --generate-hashes \
+		--no-emit-index-url --no-emit-find-links --custom-compile-command "make lock" $(ARGS)
+	uv pip compile requirements/onnx.in --constraint requirements/dev.txt --no-config \
+		--output-file requirements/onnx.txt --quiet --universal --python-version 3.11 --generate-hashes \
 		--no-emit-index-url --no-emit-find-links --custom-compile-command "make lock" $(ARGS)
 
 clean: ## remove .venv and the caches

@@ -6,6 +6,7 @@ import contextlib
 import math
 import os
 import zipfile
+import zlib
 from pathlib import Path
 from typing import IO, Any
 
@@ -99,26 +100,41 @@ def open_npz(archive: zipfile.ZipFile, path: Path, stack: contextlib.ExitStack) 
     return arrays
 
 
-def read_npz(file: Path) -> dict[str, NDArray[Any]]:
+def read_npz(file: Path, unpacked: int = 0) -> dict[str, NDArray[Any]]:
     """The arrays that `numpy.savez` wrote, by name: numbers and booleans only.
 
-    No more memory is taken than the file has bytes, whatever its headers say.
+    No more memory is taken than the file has bytes, or `unpacked`, whatever its headers say.
+
+    Args:
+        file: the archive.
+        unpacked: bytes that one of `numpy.savez_compressed` may unpack to; 0: none of them is read.
 
     Raises:
-        DamagedFile: the file is missing or anything in it is not as `numpy.savez` writes it.
+        DamagedFile: the file is missing or anything in it is not as NumPy writes it.
     """
     check_regular(file)
     try:
         with contextlib.ExitStack() as stack:
             stream = stack.enter_context(open(file, "rb"))
             archive = stack.enter_context(zipfile.ZipFile(stream))
-            if sum(member.file_size for member in archive.infolist()) > os.fstat(stream.fileno()).st_size:
+            size = os.fstat(stream.fileno()).st_size
+            if sum(member.file_size for member in archive.infolist()) > max(size, unpacked):
                 raise ValueError("it claims to hold more than its own size")
-            if packed := [m.filename for m in archive.infolist() if m.compress_type != zipfile.ZIP_STORED]:
+            packed = [m.filename for m in archive.infolist() if m.compress_type != zipfile.ZIP_STORED]
+            if packed and not unpacked:
                 raise ValueError(f"{packed[0]!r} is compressed")
             return {name: array.whole() for name, array in open_npz(archive, file, stack).items()}
     # all that the zip reader and NumPy's reader of headers raise on damaged bytes
-    except (OSError, EOFError, TypeError, ValueError, RuntimeError, MemoryError, zipfile.BadZipFile) as error:
+    except (
+        OSError,
+        EOFError,
+        TypeError,
+        ValueError,
+        RuntimeError,
+        MemoryError,
+        zipfile.BadZipFile,
+        zlib.error,
+    ) as error:
         raise DamagedFile(file, error) from error
     except OtprError as error:
         raise DamagedFile(file, str(error)) from error

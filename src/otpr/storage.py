@@ -16,7 +16,7 @@ import os
 import re
 import stat
 import tempfile
-from collections.abc import Generator
+from collections.abc import Collection, Generator
 from pathlib import Path
 from typing import Any
 
@@ -89,7 +89,7 @@ def check_writable(path: str | Path, option: str, *, folder: bool = False) -> No
 
 
 @contextlib.contextmanager
-def sealed_folder(path: Path, aside: Path | None = None) -> Generator[Path]:
+def sealed_folder(path: Path, aside: Path | None = None, unsealed: Collection[str] = ()) -> Generator[Path]:
     """A new folder to write files into; when the block ends, it is sealed and takes the place of `path`.
 
     If the block raises, what was at `path` stays.
@@ -98,6 +98,7 @@ def sealed_folder(path: Path, aside: Path | None = None) -> Generator[Path]:
         path: where the folder goes; its parent exists.
         aside: where what was at `path` is moved in the instant between; by default into the scratch folder.
             A process killed in that instant leaves it there.
+        unsealed: names of files that get no checksum, for people, who may change them.
 
     Raises:
         OtprError: it cannot be written.
@@ -106,18 +107,19 @@ def sealed_folder(path: Path, aside: Path | None = None) -> Generator[Path]:
         new = Path(scratch) / "new"
         new.mkdir()
         yield new
-        _seal(new)
+        _seal(new, unsealed)
         if path.exists():
             path.rename(aside or Path(scratch) / "old")
         new.rename(path)
         sync(path.parent)
 
 
-def _seal(folder: Path) -> None:
+def _seal(folder: Path, unsealed: Collection[str]) -> None:
     lines: list[str] = []
     for file in sorted(folder.iterdir()):
         sync(file)
-        lines.append(f"{_digest(file)}  {file.name}\n")
+        if file.name not in unsealed:
+            lines.append(f"{_digest(file)}  {file.name}\n")
     write_text(folder / SEAL, "".join(lines))
     sync(folder)
 

@@ -45,7 +45,7 @@ def observations(case: Case) -> dict[str, NDArray[Any]]:
 
 @eqx.filter_jit
 def _plan(policy: Policy, seen: Any, noise: Noise) -> jax.Array:
-    return policy.diffusion.propose(policy.state(seen), jax.random.key(0), 1, noise)[0]
+    return policy.diffusion.from_noise(policy.state(seen), noise)[0]
 
 
 def actions(policy: Policy, case: Case) -> NDArray[np.float32]:

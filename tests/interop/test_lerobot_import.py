@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 import pytest
 from lerobot_cases import CASES, FIXTURES, Case
@@ -18,8 +19,10 @@ from lerobot_ours import WIDE, actions, folder_with_weights
 
 import tiny
 from otpr.errors import OtprError
+from otpr.networks.unet import UNet
+from otpr.policies.convert.exported import write_files
 from otpr.policies.convert.lerobot import import_lerobot
-from otpr.policies.convert.lerobot_export import export_lerobot, write_files
+from otpr.policies.convert.lerobot_export import export_lerobot
 from otpr.policies.encoder import VectorEncoder
 from otpr.policies.policy import Policy, load_policy
 from otpr.trees import read_arrays, to_bytes
@@ -312,6 +315,12 @@ def changed(policy: Policy, **fields: Any) -> Policy:
     return policy.with_generator(dataclasses.replace(policy.diffusion, **fields))
 
 
+def of_dppo(policy: Policy) -> UNet:
+    network = policy.diffusion.network
+    sizes = {name: x for name, x in network.about().items() if name != "kind"} | {"deep_condition": True}
+    return UNet(policy.state_dim, network.plan_shape, **sizes, key=jax.random.key(0))
+
+
 def planned(policy: Policy, **plan: int) -> Policy:
     return dataclasses.replace(policy, spec=dataclasses.replace(policy.spec, **plan))
 
@@ -323,6 +332,8 @@ def planned(policy: Policy, **plan: int) -> Policy:
         (lambda p: changed(p, prediction="velocity"), "predicts the velocity; LeRobot's the noise or"),
         (lambda p: changed(p, sampler_steps=5, spacing="linspace"), "visits 5 of 10 noise levels"),
         (lambda p: changed(p, sampler="ddim", clipped_noise=True), "goes on from clipped plans"),
+        (lambda p: changed(p, noise_limit=3.0), "noise of the policy's steps is clipped to 3"),
+        (lambda p: changed(p, network=of_dppo(p)), "The policy's U-Net is DPPO's"),
         (lambda p: planned(p, offset=0), r"begin 0 steps before .* --history 2 --offset 1"),
         (lambda _: tiny.policy(), "network is of kind 'mlp', and LeRobot's is a U-Net"),
     ],

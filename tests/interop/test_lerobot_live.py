@@ -14,8 +14,9 @@ import pytest
 from lerobot_cases import CASES, Case
 from lerobot_ours import WIDE, actions
 
+from otpr.policies.convert.exported import write_files
 from otpr.policies.convert.lerobot import import_lerobot
-from otpr.policies.convert.lerobot_export import export_lerobot, write_files
+from otpr.policies.convert.lerobot_export import export_lerobot
 from otpr.policies.policy import Policy
 from otpr.trees import read_arrays
 

@@ -59,7 +59,11 @@ def test_losses_are_those_of_what_the_network_sees():
     [
         ("betas", "cosine", "Unknown beta schedule 'cosine'"),
         ("spacing", "trailing", "Unknown spacing 'trailing'"),
-        ("network", {"kind": "transformer"}, "Unknown network 'transformer'. Known: mlp, unet"),
+        (
+            "network",
+            {"kind": "transformer"},
+            "'transformer'. Known: embedding-mlp, mlp, unet",
+        ),
         ("network", {"kind": "unet", "down_dims": [8, 10**9]}, r"down_dims is \[8, 1000000000\]"),
         ("scaled", 1, "generator.scaled is 1"),
     ],

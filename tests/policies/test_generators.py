@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from scipy import integrate, stats
 
+from otpr.diffusion.sampling import Noise
 from otpr.errors import OtprError
 from otpr.networks.mlp import VelocityNetwork
 from otpr.policies.denoising import Diffusion
@@ -72,7 +73,7 @@ def test_a_flow_goes_by_euler_steps_from_its_noise():
     x = noise
     for i in range(3):
         x = x + jnp.stack([FLOW.network(STATE, row, jnp.asarray(i / 3)) for row in x]) / 3
-    np.testing.assert_allclose(FLOW.from_noise(STATE, noise), jnp.clip(x, -1, 1), atol=1e-5)
+    np.testing.assert_allclose(FLOW.from_noise(STATE, Noise(noise)), jnp.clip(x, -1, 1), atol=1e-5)
 
 
 def test_the_mode_is_the_tangent_of_the_mean_and_samples_spread_around_it():

@@ -131,7 +131,7 @@ def test_saved_policy_comes_back_bit_for_bit(kind: str, tmp_path: Path):
         np.testing.assert_array_equal(loaded.act(observation, seed), saved.act(observation, seed))
     assert policy_task(tmp_path / "deep" / "policy") == TASK
     *rest, weights = sorted(files(tmp_path / "deep" / "policy"))
-    assert rest == ["SHA256SUMS", "policy.json"]
+    assert rest == ["README.md", "SHA256SUMS", "policy.json"]
     assert weights.startswith("weights.")
 
 
@@ -169,7 +169,7 @@ def test_saving_replaces_an_older_policy_whole(tmp_path: Path):
     SMALL.save(tmp_path / "policy", task=TASK)
     assert_same_arrays(arrays(load_policy(tmp_path / "policy")), arrays(SMALL))
     assert policy_task(tmp_path / "policy") == TASK
-    assert len(files(tmp_path)) == 3
+    assert len(files(tmp_path)) == 4
 
 
 def test_failure_while_saving_leaves_the_older_policy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

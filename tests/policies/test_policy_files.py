@@ -8,6 +8,7 @@ import json
 import re
 import shutil
 from pathlib import Path
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -18,6 +19,7 @@ from otpr.errors import OtprError
 from otpr.policies import files as policy_files
 from otpr.policies.encoder import Normalizer, VectorEncoder
 from otpr.policies.policy import Policy, load_policy, policy_task
+from otpr.policies.readme import readme
 from otpr.spec import Entry
 from otpr.trees import read_arrays, to_bytes
 from tiny import TASK, arrays, assert_same_arrays, reseal
@@ -402,3 +404,47 @@ def test_a_policy_with_an_entry_of_float64_comes_back_with_all_digits(tmp_path: 
     beside = dataclasses.replace(SMALL, encoder=plain)
     for seed, row in enumerate(rows[:5]):
         np.testing.assert_allclose(loaded.act(row, seed), beside.act(row - 1e7, seed), atol=1e-4)
+
+
+# ------------------------------------------------------------------------------------------------ the README
+
+
+def test_the_readme_is_for_people_and_not_among_the_checksums(saved: Path):
+    file = saved / "README.md"
+    told = file.read_text()
+    assert told.startswith(f"# Policy for {TASK}\n")
+    assert "It chooses among 6 plans by `otpr/compatibility`." in told
+    assert "observation   state: vector (3,) float32" in told
+    assert max(map(len, told.splitlines())) <= 120
+    file.write_text("Mine.")
+    seen = np.ones(3, np.float32)
+    np.testing.assert_array_equal(load_policy(saved).act(seen, 0), SMALL.act(seen, 0))
+    file.unlink()
+    load_policy(saved)
+
+
+def test_what_the_readme_says_is_run(saved: Path):
+    code = re.findall(r"```python\n(.*?)```", (saved / "README.md").read_text(), re.DOTALL)
+    found: dict[str, Any] = {"observation": np.ones(3, np.float32)}
+    exec(code[0].replace("this/folder", str(saved)), found)
+    np.testing.assert_array_equal(found["actions"], SMALL.act(np.ones(3, np.float32), 0))
+    assert found["commands"].shape == found["actions"].shape
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({}, "`observation` is an array of shape (3,), `state`."),
+        ({"history": 2}, "of shape (2, 3), `state`. It has the last 2 observations, oldest first."),
+        (
+            {"observation": {"state": Entry((3,)), "top": Entry((32, 32, 3), "uint8", "image")}},
+            "`observation` is a dictionary of arrays: `state`, `top`.",
+        ),
+    ],
+)
+def test_the_readme_says_what_an_observation_is(change: dict[str, Any], message: str):
+    spec = dataclasses.replace(SMALL.spec, **change)
+    document = {"spec": spec.to_json(), "candidates": 1, "generator": {"kind": "flow"}, "chooser": None}
+    told = readme("", document)
+    assert message in told
+    assert "a task that it does not name" in told and "chooses" not in told

@@ -25,6 +25,7 @@ from otpr.agents.parts.settings import at_least_zero, count, positive
 from otpr.data.experience import Experience
 from otpr.data.store import Transitions
 from otpr.diffusion.flow import flow_losses
+from otpr.diffusion.sampling import Noise
 from otpr.networks.mlp import VelocityNetwork
 from otpr.policies.generators import Flow, OneStep, plan_shape
 from otpr.policies.policy import Policy
@@ -119,7 +120,7 @@ class FQL(OffPolicyAgent):
         noise = jax.random.normal(key, (states.shape[0], *plan_shape(self.base.spec)))
 
         def end(state: Float[Array, " s"], z: Float[Array, "h a"]) -> Float[Array, "h a"]:
-            return flow.from_noise(state, z[None])[0]
+            return flow.from_noise(state, Noise(z[None]))[0]
 
         ends = jax.lax.stop_gradient(jax.vmap(end)(states, noise))
         # an encoder that learns from this loss moves what the policy sees, and not what Q does

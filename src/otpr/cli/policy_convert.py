@@ -1,4 +1,4 @@
-"""`otpr policy import` and `otpr policy export`: policies of LeRobot, and back to it."""
+"""`otpr policy import` and `otpr policy export`: policies of other libraries, and out to them."""
 
 from __future__ import annotations
 
@@ -14,23 +14,27 @@ from otpr.envs import Setup, TaskSpec, task_spec
 from otpr.envs.setup import Observe
 from otpr.errors import OtprError
 from otpr.lerobot_names import STATE_PARTS
-from otpr.policies.convert.lerobot import Bounds, Imported, import_lerobot
-from otpr.policies.convert.lerobot_export import WRITTEN_FOR, export_lerobot, write_files
-from otpr.policies.convert.lerobot_files import is_lerobot_policy
-from otpr.policies.policy import load_policy, policy_meaning
+from otpr.policies.convert.dppo_files import Files, Which
+from otpr.policies.convert.exported import Exported, write_files
+from otpr.policies.convert.formats import import_policy
+from otpr.policies.convert.imported import Bounds, Imported
+from otpr.policies.convert.lerobot_export import WRITTEN_FOR, export_lerobot
+from otpr.policies.convert.onnx_export import export_onnx
+from otpr.policies.policy import Policy, load_policy, policy_meaning
 from otpr.storage import check_writable
 
 
 @dataclasses.dataclass(frozen=True)
 class ImportPolicy:
-    """Bring in a diffusion policy that LeRobot trained: the same actions from the same noise."""
+    """Bring in a policy of LeRobot, diffusion_policy or DPPO: the same actions from the same noise."""
 
-    # folder of the policy, with config.json and model.safetensors, or a checkpoint of LeRobot's training
+    # LeRobot: folder with config.json and model.safetensors, or a checkpoint of its training;
+    # diffusion_policy: converted checkpoint; DPPO: state_EPOCH.pt (docs/other-policies.md)
     source: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="PATH")]
     # folder of the new policy
     out: Path
-    # its format; auto goes by what is in the folder
-    format: Literal["auto", "lerobot"] = "auto"
+    # its format; auto goes by what is there
+    format: Literal["auto", "lerobot", "diffusion-policy", "dppo"] = "auto"
     # task that it acts in, whose action bounds and control rate it takes; left out, it names none
     task: str | None = None
     # the lower end of its actions, in its own units: one number, or one a dimension; left out, the task's, or
@@ -44,6 +48,14 @@ class ImportPolicy:
     cameras: tuple[str, ...] = ()
     # names of differences between policy and task that do not matter (docs/data-agreement.md)
     accept: tuple[str, ...] = ()
+    # of DPPO's: configuration of the run or of its evaluation; left out, .hydra/config.yaml of the run
+    config: Path | None = None
+    # of DPPO's: normalization.npz of the data it was trained on; left out, the one beside the weights
+    normalization: Path | None = None
+    # of DPPO's: weights of the moving average, or of the last step; auto takes the average where there is one
+    weights: Which = "auto"
+    # of DPPO's: how many actions of a plan are executed; left out, act_steps of the configuration
+    execute: int | None = None
 
     def run(self) -> None:
         """Read, write whole or not at all, and say what it is."""
@@ -51,14 +63,16 @@ class ImportPolicy:
         check_writable(self.out, "--out", folder=True)
         if self.out.exists():
             raise OtprError(f"{self.out} exists; give the name of a new folder with --out.")
-        if self.format == "auto" and not is_lerobot_policy(self.source):
-            raise OtprError(
-                f"{self.source}: holds no config.json, as a policy of LeRobot does; give the folder of one."
-            )
         if bool(self.action_low) != bool(self.action_high):
             raise OtprError("Give both --action-low and --action-high, or neither.")
         known = self._task()
-        imported = import_lerobot(self.source, self._bounds(known), known and known.spec.control_rate)
+        imported = import_policy(
+            self.source,
+            None if self.format == "auto" else self.format,
+            self._bounds(known),
+            known and known.spec.control_rate,
+            Files(self.config, self.normalization, self.weights, self.execute),
+        )
         meaning = Meaning(parts=imported.parts)
         if known is not None:
             meaning = self._agreed(imported, known)
@@ -97,18 +111,18 @@ class ImportPolicy:
 
 @dataclasses.dataclass(frozen=True)
 class ExportPolicy:
-    """Write a diffusion policy with a U-Net as a folder that LeRobot loads and runs."""
+    """Write a policy as a folder that LeRobot loads and runs, or that onnxruntime runs without otpr."""
 
     # folder of the policy, or of the run that made it
     path: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="PATH")]
     # folder to write
     out: Path
-    # the format to write
-    format: Literal["lerobot"] = "lerobot"
-    # how many numbers of the observation entry "state" are observation.state in LeRobot, the rest being
+    # the format to write; lerobot takes diffusion policies with a U-Net
+    format: Literal["lerobot", "onnx"] = "lerobot"
+    # of lerobot: how many numbers of the observation entry "state" are observation.state, the rest being
     # observation.environment_state; left out, as the policy was imported, else all
     state_length: int | None = None
-    # LeRobot's names of the images, in alphabetical order of their names here; left out, each is
+    # of lerobot: its names of the images, in alphabetical order of their names here; left out, each is
     # observation.images.NAME
     image_keys: tuple[str, ...] = ()
 
@@ -116,11 +130,20 @@ class ExportPolicy:
         """Read, write whole or not at all, and say what is different there."""
         check_writable(self.out, "--out", folder=True)
         policy = load_policy(self.path)
+        exported, reader = self._onnx(policy) if self.format == "onnx" else self._lerobot(policy)
+        write_files(exported, self.out)
+        for note in exported.notes:
+            print(f"- {note}")
+        print(f"Written for {reader}: {self.out}")
+
+    def _onnx(self, policy: Policy) -> tuple[Exported, str]:
+        if self.state_length is not None or self.image_keys:
+            raise OtprError("--state-length and --image-keys are for --format lerobot.")
+        return export_onnx(policy), "onnxruntime, with an example in act.py"
+
+    def _lerobot(self, policy: Policy) -> tuple[Exported, str]:
         length, parts = self.state_length, policy_meaning(self.path)["parts"]
         if length is None and parts and parts[0][0] == STATE_PARTS[0]:
             length = parts[0][1]
         exported = export_lerobot(policy, state_length=length, image_keys=self.image_keys)
-        write_files(exported, self.out)
-        for note in exported.notes:
-            print(f"- {note}")
-        print(f"Written for LeRobot {WRITTEN_FOR}: {self.out}")
+        return exported, f"LeRobot {WRITTEN_FOR}"

@@ -21,6 +21,9 @@ from otpr.errors import unknown_name
 
 Sampler = Literal["ddpm", "ddim", "dpm++", "sde-dpm++"]
 
+DRAWING: tuple[Sampler, ...] = ("ddpm", "sde-dpm++")
+"""Those that draw noise at every step, not at the start alone."""
+
 Spacing = Literal["linspace", "leading"]
 """How the levels that a sampler visits are spread, as diffusers names it; see `visited_levels`."""
 
@@ -37,7 +40,7 @@ def sample(
     predict_noise: Callable[[Array, Array], Array],
     schedule: NoiseSchedule,
     shape: tuple[int, ...],
-    key: PRNGKeyArray,
+    key: PRNGKeyArray | None,
     *,
     method: Sampler = "ddpm",
     steps: int | None = None,
@@ -45,6 +48,7 @@ def sample(
     bound: float | None = 1.0,
     clipped_noise: bool = True,
     least_std: float = 0.0,
+    noise_limit: float | None = None,
     noise: Noise | None = None,
 ) -> Float[Array, "..."]:
     """Draw chunks by reversing the noise process.
@@ -53,6 +57,7 @@ def sample(
         predict_noise: takes (noisy chunks of `shape`, level) and returns the predicted noise of the
             same shape.
         shape: shape of the result, e.g. (n, horizon, action_dim).
+        key: of what is drawn; None where all of it is given.
         method: "ddpm" and "sde-dpm++" draw fresh noise at every step: they follow the reverse-time SDE, to
             first and to second order; "ddim" and "dpm++" draw at the start alone, and follow the
             probability-flow ODE, to first and to second order.
@@ -63,6 +68,8 @@ def sample(
             noise as it was predicted (`use_clipped_model_output` of diffusers).
         least_std: "ddpm" draws no step with a smaller standard deviation. Above 0 the last step draws too,
             and may leave the bound.
+        noise_limit: the noise of each step, not that of the start, is clipped to [-noise_limit, noise_limit],
+            as in the code of Ren et al., DPPO, 2024; None never clips.
         noise: what is drawn otherwise, the start of `shape`.
 
     Raises:
@@ -73,11 +80,11 @@ def sample(
         raise unknown_name("sampling method", method, get_args(Sampler))
     visited = visited_levels(schedule, steps, spacing)
     if noise is None:
+        assert key is not None
         start_key, key = jax.random.split(key)
         noise = Noise(jax.random.normal(start_key, shape))
-    return _reverse(predict_noise, visited, noise, key, method, bound, clipped_noise, least_std, keep=False)[
-        0
-    ]
+    settings = (method, bound, clipped_noise, least_std, noise_limit)
+    return _reverse(predict_noise, visited, noise, key, *settings, keep=False)[0]
 
 
 def sample_chain(
@@ -90,6 +97,7 @@ def sample_chain(
     spacing: Spacing = "linspace",
     bound: float | None = 1.0,
     least_std: float = 0.0,
+    noise_limit: float | None = None,
 ) -> Float[Array, "..."]:
     """The whole way of `sample` with method "ddpm": n + 1 chunks for n levels, noise first, the result last.
 
@@ -98,7 +106,8 @@ def sample_chain(
     visited = visited_levels(schedule, steps, spacing)
     start_key, key = jax.random.split(key)
     noise = Noise(jax.random.normal(start_key, shape))
-    _, way = _reverse(predict_noise, visited, noise, key, "ddpm", bound, True, least_std, keep=True)
+    settings = ("ddpm", bound, True, least_std, noise_limit)
+    _, way = _reverse(predict_noise, visited, noise, key, *settings, keep=True)
     assert way is not None
     return jnp.concatenate([noise.start[None], way])
 
@@ -185,26 +194,30 @@ def _reverse(
     predict_noise: Callable[[Array, Array], Array],
     visited: Visited,
     given: Noise,
-    key: PRNGKeyArray,
+    key: PRNGKeyArray | None,
     method: Sampler,
     bound: float | None,
     clipped_noise: bool,
     least_std: float,
+    noise_limit: float | None,
     keep: bool,
 ) -> tuple[Array, Array | None]:
     """The result, and where asked for the chunk after each step."""
 
     def step(
-        carry: tuple[Array, Array, PRNGKeyArray], inputs: tuple[Array, Array, Array, Array, Array | None]
-    ) -> tuple[tuple[Array, Array, PRNGKeyArray], Array | None]:
+        carry: tuple[Array, Array, PRNGKeyArray | None],
+        inputs: tuple[Array, Array, Array, Array, Array | None],
+    ) -> tuple[tuple[Array, Array, PRNGKeyArray | None], Array | None]:
         chunk, previous, key = carry
         k, ab, ab_next, share, fresh = inputs
 
-        def random(key: PRNGKeyArray) -> tuple[PRNGKeyArray, Array]:
-            if fresh is not None:
-                return key, fresh
-            key, noise_key = jax.random.split(key)
-            return key, jax.random.normal(noise_key, chunk.shape)
+        def random(key: PRNGKeyArray | None) -> tuple[PRNGKeyArray | None, Array]:
+            added = fresh
+            if added is None:
+                assert key is not None
+                key, noise_key = jax.random.split(key)
+                added = jax.random.normal(noise_key, chunk.shape)
+            return key, added if noise_limit is None else jnp.clip(added, -noise_limit, noise_limit)
 
         noise = predict_noise(chunk, k)
         if method == "ddpm":
@@ -230,6 +243,8 @@ def _reverse(
 
     shares, start = _shares(visited.alpha_bar), given.start
     inputs = (visited.levels, visited.alpha_bar, visited.alpha_bar_next, shares, given.steps)
+    if method not in DRAWING or given.steps is not None:
+        key = None
     (chunk, _, _), way = jax.lax.scan(step, (start, jnp.zeros_like(start), key), inputs)
     return chunk, way
 

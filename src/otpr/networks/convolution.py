@@ -300,11 +300,12 @@ class Convolution(eqx.Module):
 class GroupNorm(eqx.Module):
     """Zero mean and unit variance over space and over the channels of a group, then a scale and a shift.
 
-    Source: Wu and He, "Group normalization", 2018; with PyTorch's order of channels and epsilon, 1e-5.
+    Source: Wu and He, "Group normalization", 2018; with PyTorch's order of channels.
 
     Args:
         groups: into how many the channels are divided; a divisor of their number.
         channels: their number.
+        eps: added to the variance; PyTorch's unless given.
 
     Raises:
         ValueError: `groups` does not divide `channels`.
@@ -313,18 +314,20 @@ class GroupNorm(eqx.Module):
     weight: Float[Array, " c"]
     bias: Float[Array, " c"]
     groups: int = eqx.field(static=True)
+    eps: float = eqx.field(static=True)
 
-    def __init__(self, groups: int, channels: int):
+    def __init__(self, groups: int, channels: int, eps: float = 1e-5):
         if channels % groups:
             raise ValueError(f"{channels} channels cannot be divided into {groups} groups of equal size.")
-        self.weight, self.bias, self.groups = jnp.ones(channels), jnp.zeros(channels), groups
+        self.weight, self.bias = jnp.ones(channels), jnp.zeros(channels)
+        self.groups, self.eps = groups, eps
 
     def __call__(self, x: Float[Array, "n *spatial c"]) -> Float[Array, "n *spatial c"]:
         """Normalised for each sample by itself."""
         grouped = x.reshape(x.shape[0], -1, self.groups, x.shape[-1] // self.groups)
         mean = jnp.mean(grouped, axis=(1, 3), keepdims=True)
         variance = jnp.mean((grouped - mean) ** 2, axis=(1, 3), keepdims=True)
-        normal = (grouped - mean) * lax.rsqrt(variance + 1e-5)
+        normal = (grouped - mean) * lax.rsqrt(variance + self.eps)
         return normal.reshape(x.shape) * self.weight + self.bias
 
 

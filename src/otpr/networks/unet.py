@@ -2,7 +2,7 @@
 
 Sources: Chi et al., "Diffusion policy: visuomotor policy learning via action diffusion", 2023; FiLM from
 Perez et al., "FiLM: visual reasoning with a general conditioning layer", 2018. It computes what the U-Nets of
-LeRobot and of the authors' diffusion_policy compute, and `with_torch_weights` takes their weights.
+LeRobot, of the authors' diffusion_policy and of DPPO compute, and `with_torch_weights` takes their weights.
 """
 
 from __future__ import annotations
@@ -31,15 +31,16 @@ class NormalizedConvolution(eqx.Module):
         channels: (in, out).
         window: steps that it sees, an odd number.
         groups: of the normalisation; a divisor of the channels out.
+        eps: of the normalisation.
         key: of the weights.
     """
 
     convolution: LineConvolution
     norm: GroupNorm
 
-    def __init__(self, channels: tuple[int, int], window: int, groups: int, *, key: PRNGKeyArray):
+    def __init__(self, channels: tuple[int, int], window: int, groups: int, eps: float, *, key: PRNGKeyArray):
         self.convolution = LineConvolution(channels, window, key=key)
-        self.norm = GroupNorm(groups, channels[1])
+        self.norm = GroupNorm(groups, channels[1], eps)
 
     def __call__(self, x: Float[Array, "n t i"]) -> Float[Array, "n t o"]:
         """The output."""
@@ -54,13 +55,16 @@ class ConditionalBlock(eqx.Module):
         condition_dim: length of the condition.
         window: of the convolutions.
         groups: of the normalisations.
+        eps: of the normalisations.
         scale_modulation: whether the condition scales each channel before it is added, or is added alone.
+        deep_condition: whether three layers turn the condition into the modulation, or one.
         key: of the weights.
     """
 
     first: NormalizedConvolution
     second: NormalizedConvolution
     condition: eqx.nn.Linear
+    deeper: tuple[eqx.nn.Linear, ...]
     shortcut: LineConvolution | None
     scale_modulation: bool = eqx.field(static=True)
 
@@ -70,23 +74,29 @@ class ConditionalBlock(eqx.Module):
         condition_dim: int,
         window: int,
         groups: int,
+        eps: float,
         scale_modulation: bool,
+        deep_condition: bool,
         *,
         key: PRNGKeyArray,
     ):
         keys = jax.random.split(key, 4)
         out = channels[1]
-        self.first = NormalizedConvolution(channels, window, groups, key=keys[0])
-        self.second = NormalizedConvolution((out, out), window, groups, key=keys[1])
+        self.first = NormalizedConvolution(channels, window, groups, eps, key=keys[0])
+        self.second = NormalizedConvolution((out, out), window, groups, eps, key=keys[1])
         size = 2 * out if scale_modulation else out
         self.condition = eqx.nn.Linear(condition_dim, size, key=keys[2])
+        more = jax.random.split(jax.random.fold_in(keys[2], 1)) if deep_condition else ()
+        self.deeper = tuple(eqx.nn.Linear(size, size, key=k) for k in more)
         self.shortcut = None if channels[0] == out else LineConvolution(channels, 1, key=keys[3])
         self.scale_modulation = scale_modulation
 
     def __call__(self, x: Float[Array, "n t i"], condition: Float[Array, " c"]) -> Float[Array, "n t o"]:
-        """The output, under one condition that has passed through Mish."""
+        """The output, under one condition; a single layer takes it as it has passed through Mish."""
         y = self.first(x)
         modulation = self.condition(condition)
+        for layer in self.deeper:
+            modulation = layer(jax.nn.mish(modulation))
         if self.scale_modulation:
             scale, bias = jnp.split(modulation, 2)
             y = scale * y + bias
@@ -107,6 +117,8 @@ class UNet(NoiseNetwork):
         groups: of the group normalisations; those of the last convolution are 8, as in both libraries.
         step_dim: length of the embedding of the noise level.
         scale_modulation: whether the condition scales channels beside shifting them.
+        deep_condition: whether each block has three layers for the condition, as DPPO's have, or one.
+        norm_eps: added to the variances of the normalisations.
         key: of the weights.
 
     Raises:
@@ -135,6 +147,8 @@ class UNet(NoiseNetwork):
         groups: int = 8,
         step_dim: int = 128,
         scale_modulation: bool = True,
+        deep_condition: bool = False,
+        norm_eps: float = 1e-5,
         key: PRNGKeyArray,
     ):
         _check_sizes(plan_shape[0], down_dims, kernel_size, groups, step_dim)
@@ -146,7 +160,7 @@ class UNet(NoiseNetwork):
         )
 
         def block(before: int, after: int) -> ConditionalBlock:
-            sizes = (step_dim + state_dim, kernel_size, groups, scale_modulation)
+            sizes = (step_dim + state_dim, kernel_size, groups, norm_eps, scale_modulation, deep_condition)
             return ConditionalBlock((before, after), *sizes, key=next(keys))
 
         levels = list(zip((plan_shape[1], *down_dims[:-1]), down_dims, strict=True))
@@ -170,7 +184,7 @@ class UNet(NoiseNetwork):
             for before, after in reversed(levels[1:])
         )
         first = down_dims[0]
-        self.last = NormalizedConvolution((first, first), kernel_size, LAST_GROUPS, key=next(keys))
+        self.last = NormalizedConvolution((first, first), kernel_size, LAST_GROUPS, norm_eps, key=next(keys))
         self.out = LineConvolution((first, plan_shape[1]), 1, key=next(keys))
 
     @property
@@ -188,6 +202,8 @@ class UNet(NoiseNetwork):
             "groups": first.first.norm.groups,
             "step_dim": self.step_dim,
             "scale_modulation": first.scale_modulation,
+            "deep_condition": bool(first.deeper),
+            "norm_eps": first.first.norm.eps,
         }
 
     def __call__(
@@ -202,7 +218,9 @@ class UNet(NoiseNetwork):
         """See `NoiseNetwork.many`."""
         first, second = self.step_layers
         step = second(jax.nn.mish(first(step_embedding(k, self.step_dim))))
-        condition = jax.nn.mish(jnp.concatenate([step, state]))
+        condition = jnp.concatenate([step, state])
+        if not self.middle[0].deeper:
+            condition = jax.nn.mish(condition)  # once for all blocks
         x, skipped = plans, list[Array]()
         for one, two, shorten in self.down:
             x = two(one(x, condition), condition)
@@ -265,7 +283,10 @@ def _of_block(name: str, block: ConditionalBlock) -> Iterator[tuple[str, Any]]:
     for part, layer in (("conv1", block.first), ("conv2", block.second)):
         yield f"{name}.{part}.block.0", layer.convolution
         yield f"{name}.{part}.block.1", layer.norm
-    yield f"{name}.cond_encoder.1", block.condition
+    # Mish stands before a single layer, and between several
+    numbers = (0, 2, 4) if block.deeper else (1,)
+    for number, layer in zip(numbers, (block.condition, *block.deeper), strict=True):
+        yield f"{name}.cond_encoder.{number}", layer
     if block.shortcut is not None:
         yield f"{name}.residual_conv", block.shortcut
 

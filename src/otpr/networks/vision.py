@@ -119,8 +119,11 @@ class SmallVision(VisionNetwork):
         self, images: UInt8[Array, "n h w c"], key: PRNGKeyArray | None = None
     ) -> Float[Array, "n f"]:
         """See `VisionNetwork.__call__`; nothing is random."""
-        missing = [(0, -size % self.PATCH) for size in images.shape[1:3]]
-        x = jnp.pad(images, ((0, 0), *missing, (0, 0)), mode="edge")
+        x = images
+        for axis in (1, 2):
+            if missing := -x.shape[axis] % self.PATCH:
+                last = jax.lax.slice_in_dim(x, x.shape[axis] - 1, x.shape[axis], axis=axis)
+                x = jnp.concatenate([x, *[last] * missing], axis=axis)
         x = jax.nn.relu(self.stem(x.astype(jnp.float32) / 127.5 - 1))
         for layer in self.layers:
             x = jax.nn.relu(layer(x))

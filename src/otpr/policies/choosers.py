@@ -45,11 +45,20 @@ class Chooser(eqx.Module):
     ) -> tuple[Float[Array, " N"], ...]:
         """One or more scores of each candidate; a candidate whose scores are -infinity is never picked."""
 
-    @abc.abstractmethod
     def pick(
         self, scores: tuple[Float[Array, " N"], ...], key: PRNGKeyArray
     ) -> tuple[Int[Array, ""], Metrics]:
         """Which candidate, and what is to be known of the choice: the same metrics each time."""
+        return self.pick_by(scores, jax.random.gumbel(key, scores[0].shape))
+
+    @abc.abstractmethod
+    def pick_by(
+        self, scores: tuple[Float[Array, " N"], ...], gumbel: Float[Array, " N"]
+    ) -> tuple[Int[Array, ""], Metrics]:
+        """`pick` with the noise of the choice given, of Gumbel's standard distribution.
+
+        The largest of log(w_i) + gumbel_i is i with probability proportional to w_i.
+        """
 
     def choose(
         self, state: Float[Array, " s"], candidates: Float[Array, "N a"], key: PRNGKeyArray
@@ -111,8 +120,8 @@ class HighestQ(Chooser):
         """Q of each candidate."""
         return (candidate_values(self.critic, state, candidates, self.reduction),)
 
-    def pick(
-        self, scores: tuple[Float[Array, " N"], ...], key: PRNGKeyArray
+    def pick_by(
+        self, scores: tuple[Float[Array, " N"], ...], gumbel: Float[Array, " N"]
     ) -> tuple[Int[Array, ""], Metrics]:
         """The first of the highest; nothing is left to chance."""
         return jnp.argmax(scores[0]), {}
@@ -161,11 +170,11 @@ class ExpectileWeights(Chooser):
         q = candidate_values(self.critic, state, candidates, "minimum")
         return (jnp.log(jnp.where(q < self.value(state), 1 - self.expectile, self.expectile)),)
 
-    def pick(
-        self, scores: tuple[Float[Array, " N"], ...], key: PRNGKeyArray
+    def pick_by(
+        self, scores: tuple[Float[Array, " N"], ...], gumbel: Float[Array, " N"]
     ) -> tuple[Int[Array, ""], Metrics]:
         """A candidate drawn by weight."""
-        return jax.random.categorical(key, scores[0]), {}
+        return jnp.argmax(scores[0] + gumbel), {}
 
     def about(self) -> dict[str, Any]:
         """Sizes of its networks, and the expectile."""

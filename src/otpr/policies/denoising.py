@@ -12,17 +12,18 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from otpr.diffusion import NoiseSchedule, denoising_losses, sample
 from otpr.diffusion.parametrization import Prediction, to_noise
-from otpr.diffusion.sampling import Noise, Sampler, Spacing, Visited, visited_levels
+from otpr.diffusion.sampling import DRAWING, Noise, Sampler, Spacing, Visited, visited_levels
 from otpr.errors import OtprError, unknown_name
 from otpr.networks.mlp import NoiseMLP
 from otpr.networks.noise import NoiseNetwork
+from otpr.networks.residual_mlp import EmbeddingMLP
 from otpr.networks.unet import UNet
-from otpr.policies.generators import Entry, Generator, plan_shape
+from otpr.policies.generators import Entry, NoiseDriven, plan_shape
 from otpr.policies.prefix import Prefix
 from otpr.spec import Spec
 
 
-class Diffusion(Generator):
+class Diffusion(NoiseDriven):
     """Denoises from pure noise.
 
     Args:
@@ -37,6 +38,7 @@ class Diffusion(Generator):
         low: the action that -1 stands for in the plans that the network sees, (action_dim,), in units of the
             policy's actions; None: it sees these.
         high: the action that 1 stands for, likewise. Where it equals `low`, the network sees -1.
+        noise_limit: the noise of a step is clipped to [-noise_limit, noise_limit]; None: it is not.
 
     Raises:
         OtprError: there is no such sampler, spacing or prediction, the bound is not positive, or the
@@ -53,11 +55,19 @@ class Diffusion(Generator):
     clipped_noise: bool = eqx.field(static=True, default=True)
     low: Float[Array, " a"] | None = None
     high: Float[Array, " a"] | None = None
+    noise_limit: float | None = eqx.field(static=True, default=None)
     kind: ClassVar[str] = "diffusion"
     entries: ClassVar[Mapping[str, Entry]] = {
         "kind": "name",
         "down_dims": "counts",
         "scale_modulation": "flag",
+        "deep_condition": "flag",
+        "norm_eps": "number",
+        "widths": "counts",
+        "state_widths": "counts",
+        "residual": "flag",
+        "layer_norm": "flag",
+        "activation": "name",
         "betas": "name",
         "beta_start": "number",
         "beta_end": "number",
@@ -68,6 +78,7 @@ class Diffusion(Generator):
         "spacing": "name",
         "clipped_noise": "flag",
         "scaled": "flag",
+        "noise_limit": "optional number",
     }
 
     def __check_init__(self):
@@ -77,8 +88,10 @@ class Diffusion(Generator):
             raise unknown_name("prediction", self.prediction, get_args(Prediction))
         if self.spacing not in get_args(Spacing):
             raise unknown_name("spacing", self.spacing, get_args(Spacing))
-        if self.bound is not None and not self.bound > 0:
-            raise OtprError(f"bound must be a positive number, or None for no bound; given {self.bound:g}.")
+        for name, word in (("bound", "bound"), ("noise_limit", "limit")):
+            limit = getattr(self, name)
+            if limit is not None and not limit > 0:
+                raise OtprError(f"{name} must be a positive number, or None for no {word}; given {limit:g}.")
         if self.sampler_steps is not None and not 1 <= self.sampler_steps <= self.schedule.steps:
             raise OtprError(
                 f"sampler_steps must lie in 1..{self.schedule.steps} (the policy's noise levels), "
@@ -103,13 +116,22 @@ class Diffusion(Generator):
             "spacing": self.spacing,
             "bound": self.bound,
             "clipped_noise": self.clipped_noise,
+            "noise_limit": self.noise_limit,
         }
 
-    def propose(
-        self, state: Float[Array, " s"], key: PRNGKeyArray, n: int, noise: Noise | None = None
-    ) -> Float[Array, "n h a"]:
-        """`n` sampled plans for one state, from noise that is given or drawn."""
-        return self._sampled(lambda plans, k: self._noise(state, plans, k), key, n, noise)
+    def propose(self, state: Float[Array, " s"], key: PRNGKeyArray, n: int) -> Float[Array, "n h a"]:
+        """`n` sampled plans for one state."""
+        return self._sampled(lambda plans, k: self._noise(state, plans, k), key, n, None)
+
+    @property
+    def noise_steps(self) -> int:
+        """See `NoiseDriven.noise_steps`."""
+        return self.visited_steps if self.sampler in DRAWING else 0
+
+    def from_noise(self, state: Float[Array, " s"], noise: Noise) -> Float[Array, "n h a"]:
+        """The plans for one state that noise is denoised to."""
+        n = noise.start.shape[0]
+        return self._sampled(lambda plans, k: self._noise(state, plans, k), None, n, noise)
 
     def complete(
         self, state: Float[Array, " s"], prefix: Prefix, key: PRNGKeyArray, n: int
@@ -129,7 +151,11 @@ class Diffusion(Generator):
         return prefix.put(self._sampled(noise, key, n, None))  # as it is, without the rounding
 
     def _sampled(
-        self, predict_noise: Callable[[Array, Array], Array], key: PRNGKeyArray, n: int, noise: Noise | None
+        self,
+        predict_noise: Callable[[Array, Array], Array],
+        key: PRNGKeyArray | None,
+        n: int,
+        noise: Noise | None,
     ) -> Float[Array, "n h a"]:
         plans = sample(
             predict_noise,
@@ -197,6 +223,7 @@ class Diffusion(Generator):
             "spacing": self.spacing,
             "clipped_noise": self.clipped_noise,
             "scaled": self.low is not None,
+            "noise_limit": self.noise_limit,
         }
 
     @classmethod
@@ -204,7 +231,7 @@ class Diffusion(Generator):
         """See `Generator.skeleton`."""
         betas = about["betas"], about["denoising_steps"], about["beta_start"], about["beta_end"]
         ends = jnp.zeros(spec.action_dim) if about["scaled"] else None
-        own = ("sampler", "sampler_steps", "prediction", "bound", "spacing", "clipped_noise")
+        own = ("sampler", "sampler_steps", "prediction", "bound", "spacing", "clipped_noise", "noise_limit")
         return cls(
             noise_network(about["network"], state_dim, plan_shape(spec), key),
             NoiseSchedule.of(*betas),
@@ -229,6 +256,6 @@ def noise_network(
 
 
 NOISE_NETWORKS: dict[str, Callable[..., NoiseNetwork]] = {
-    network.kind: network for network in (NoiseMLP, UNet)
+    network.kind: network for network in (NoiseMLP, UNet, EmbeddingMLP)
 }
 """By their names in policies' files and in `otpr pretrain --network`."""

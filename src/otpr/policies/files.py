@@ -1,17 +1,15 @@
 """Policies on disk.
 
 A policy is a sealed folder (`otpr.storage`): `policy.json`, its architecture, `weights.safetensors`,
-its arrays by name, and the checksums of both. None of them can carry code, and no more
-memory is taken than they have bytes, so a policy from a stranger is safe to load.
+its arrays by name, the checksums of both, and a README for people, which nothing reads. None of them can
+carry code, and no more memory is taken than they have bytes, so a policy from a stranger is safe to load.
 """
 
 from __future__ import annotations
 
 import importlib
 import importlib.util
-import re
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -24,19 +22,24 @@ from otpr.npz import read_npz
 from otpr.policies.asked import Asked
 from otpr.policies.choosers import CHOOSERS, Chooser
 from otpr.policies.denoising import Diffusion
+from otpr.policies.earlier_formats import modernized, present_name
 from otpr.policies.encoder import Encoder, VectorEncoder
-from otpr.policies.generators import Entry, Flow, Generator, OneStep, TanhGaussian
+from otpr.policies.entries import check_entries
+from otpr.policies.generators import Flow, Generator, OneStep, TanhGaussian
+from otpr.policies.readme import FILE as README
+from otpr.policies.readme import readme
 from otpr.policies.vision import VisionEncoder
 from otpr.spec import Spec
 from otpr.storage import DamagedFile
 
-FORMAT = 7
+FORMAT = 8
 """Version of the files; it rises when older code could no longer read them.
 
 1 had no checksums; 2 knew diffusion policies with OTPR's chooser only, and named neither; 3 had no spec, but
 the lengths of one observation vector, of an action and of a chunk that was executed whole, and its arrays lay
 in `weights.npz`; 4 took float64 entries of an observation as float32; 5 knew neither images nor views; 6 had
-one kind of network, one course of noise levels, plans in units of the actions, and one way to normalise.
+one kind of network, one course of noise levels, plans in units of the actions, and one way to normalise; 7
+knew neither limits of the noise nor what DPPO's networks have.
 """
 
 ENCODERS: dict[str, type[Encoder]] = {kind.kind: kind for kind in (VectorEncoder, VisionEncoder)}
@@ -113,9 +116,10 @@ def write(tree: Any, path: Path, task: str, document: Document) -> None:
         raise OtprError(f"{path} exists and is not a policy; give the name of a new folder.")
     with storage.writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-    with storage.sealed_folder(path) as new:
+    with storage.sealed_folder(path, unsealed=[README]) as new:
         storage.write_json(new / "policy.json", {"format": FORMAT, "task": task, **document})
         (new / _weights(FORMAT)).write_bytes(trees.to_bytes(trees.arrays_of(tree)))
+        (new / README).write_text(readme(task, document), encoding="utf-8")
 
 
 def read(path: Path, build: Callable[[Document], Tree]) -> Tree:
@@ -138,7 +142,7 @@ def read(path: Path, build: Callable[[Document], Tree]) -> Tree:
         weights = read_npz(file) if file.suffix == ".npz" else trees.read_arrays(file)
     except DamagedFile as error:
         raise _again(error) from error
-    weights = {_present_name(name, document["format"]): array for name, array in weights.items()}
+    weights = {present_name(name, document["format"]): array for name, array in weights.items()}
     try:
         return trees.fill(skeleton, weights)
     except ValueError as error:
@@ -148,20 +152,6 @@ def read(path: Path, build: Callable[[Document], Tree]) -> Tree:
 def _weights(format: int) -> str:
     """The name of the file with the arrays."""
     return "weights.npz" if format < 4 else "weights.safetensors"
-
-
-_COMPATIBILITY = "otpr/compatibility"
-
-
-def _present_name(name: str, format: int) -> str:
-    """Where an array of an older format lies now."""
-    if format < 3 and name.split(".")[1] in ("network", "schedule"):
-        name = f".generator{name}"
-    if format < 4:
-        name = re.sub(r"^\.normalizer\.", ".encoder.normalizers['state'].", name)
-        # the networks of these two have their MLP within a body now
-        name = re.sub(r"^(\.generator\.(?:network|base))\.mlp\.", r"\1.body.mlp.", name)
-    return name
 
 
 def folder(path: Path) -> Path:
@@ -193,96 +183,11 @@ def read_document(where: Path) -> Document:
         weights = _weights(document["format"])
         if document["format"] > 1 and sealed != {"policy.json", weights}:
             raise _damaged(where / storage.SEAL, f"expected the sums of policy.json and {weights}")
-        if document["format"] < 3:
-            document = _third(document)
-        if document["format"] < 4:
-            document = _fourth(document)
-        if document["format"] < 5:
-            document = _fifth(document)
-        if document["format"] < 7:
-            document = _seventh(document)
+        document = modernized(document)
         _check(document)
     except (KeyError, TypeError, ValueError) as error:
         raise _damaged(file, error) from error
     return document
-
-
-def _third(document: Document) -> Document:
-    """A document of format 1 or 2 as one of format 3, but for the number."""
-    chooser = document["chooser"]
-    return {
-        **{name: document[name] for name in ("format", "task", *_LENGTHS, "candidates")},
-        "generator": {
-            "kind": "diffusion",
-            "network": document["network"],
-            "denoising_steps": document["denoising_steps"],
-            # the first files do not say; their policies all sampled so
-            "sampler": document.get("sampler", "ddpm"),
-            "sampler_steps": document.get("sampler_steps"),
-        },
-        "chooser": None if chooser is None else {"kind": "compatibility", **chooser},
-    }
-
-
-def _fourth(document: Document) -> Document:
-    """A document of format 3 as one of format 4, but for the number."""
-    for name in _LENGTHS:
-        _check_entries(name, document[name], {})
-    observation_dim, action_dim, h = (document[name] for name in _LENGTHS)
-    generator, chooser = document["generator"], document["chooser"]
-    if isinstance(generator, dict) and generator.get("kind") in ("diffusion", "dppo/tuned-diffusion"):
-        generator = {**generator, "prediction": "noise", "bound": 1.0}
-    if isinstance(chooser, dict):
-        kind = _COMPATIBILITY if chooser.get("kind") == "compatibility" else chooser.get("kind")
-        chooser = {**chooser, "kind": kind, "chunk_dim": h * action_dim}
-    return {
-        **{name: document[name] for name in ("format", "task", "candidates")},
-        "spec": Spec.flat(observation_dim, action_dim, horizon=h, execute=h).to_json(),
-        "encoder": {"kind": "vector"},
-        "generator": generator,
-        "chooser": chooser,
-    }
-
-
-def _fifth(document: Document) -> Document:
-    """A document of format 4 as one of format 5, but for the number."""
-    spec = Spec.from_json(document["spec"])
-    entries = {
-        name: replace(entry, dtype="float32") if entry.dtype == "float64" else entry
-        for name, entry in spec.observation.items()
-    }
-    return {**document, "spec": replace(spec, observation=entries).to_json()}
-
-
-def _seventh(document: Document) -> Document:
-    """A document of format 5 or 6 as one of format 7, but for the number."""
-    encoder, generator = dict(document["encoder"]), dict(document["generator"])
-    vectors = {"limit": 10.0, "shifted": False}
-    if encoder.get("kind") == "vector":
-        encoder |= vectors
-    elif encoder.get("kind") == "vision":
-        spec = Spec.from_json(document["spec"])
-        own = {name: encoder.pop(name) for name in list(encoder) if name not in ("kind", "network", "shared")}
-        if encoder["network"] == "resnet18":
-            own["norm"] = "group"
-        encoder["images"] = dict.fromkeys([""] if encoder["shared"] else spec.images, own)
-        if spec.vectors:
-            encoder["vectors"] = vectors
-    if generator.get("kind") in ("diffusion", "dppo/tuned-diffusion"):
-        generator["network"] = {"kind": "mlp", **generator["network"]}
-        generator |= {
-            "betas": "squaredcos_cap_v2",
-            "beta_start": 0.0001,
-            "beta_end": 0.02,
-            "spacing": "linspace",
-            "clipped_noise": True,
-            "scaled": False,
-        }
-    return {**document, "encoder": encoder, "generator": generator}
-
-
-_LENGTHS = ("observation_dim", "action_dim", "chunk_length")
-"""What formats 1 to 3 had in the place of a spec."""
 
 
 def _check(document: Document) -> None:
@@ -298,43 +203,13 @@ def _check(document: Document) -> None:
     for name, entry in spec.observation.items():
         sizes |= {f"observation.{name}[{axis}]": size for axis, size in enumerate(entry.shape)}
     for name, size in {**sizes, "candidates": document["candidates"]}.items():
-        _check_entries(name, size, {})
+        check_entries(name, size, {})
     encoder, generator = dict(document["encoder"]), dict(document["generator"])
-    _check_entries("encoder", _without_kind(encoder), _encoder_kind(encoder).entries)
-    _check_entries("generator", _without_kind(generator), _generator_kind(generator).entries)
+    check_entries("encoder", _without_kind(encoder), _encoder_kind(encoder).entries)
+    check_entries("generator", _without_kind(generator), _generator_kind(generator).entries)
     if document["chooser"] is not None:
         chooser = dict(document["chooser"])
-        _check_entries("chooser", _without_kind(chooser), _chooser_kind(chooser).entries)
-
-
-def _check_entries(name: str, value: Any, entries: Mapping[str, Entry]) -> None:
-    if isinstance(value, dict):
-        for key, inner in cast(Document, value).items():
-            _check_entries(f"{name}.{key}", inner, entries)
-        return
-    last = name.rpartition(".")[2]
-    if not _is(entries.get(last), last, value):
-        raise ValueError(f"{name} is {value!r}")
-
-
-def _is(entry: Entry | None, name: str, value: Any) -> bool:
-    if entry in ("optional count", "optional number", "optional size") and value is None:
-        return True
-    if entry in ("numbers", "counts", "optional size"):
-        inner: Entry | None = "number" if entry == "numbers" else None
-        given = (
-            cast(list[Any], value) if isinstance(value, list) and len(cast(list[Any], value)) <= 16 else [""]
-        )
-        return all(_is(inner, name, each) for each in given)
-    if entry in ("number", "optional number"):
-        return type(value) in (int, float) and abs(value) <= 1e9
-    if entry == "flag":
-        return type(value) is bool
-    if entry == "name":
-        return type(value) is str and len(value) <= 64
-    # depth, members and noise levels are built one by one, before the weights show whether they are so many
-    largest = 10_000 if name in ("depth", "denoising_steps", "size", "down_dims") else 1_000_000
-    return type(value) is int and (0 if name == "depth" else 1) <= value <= largest
+        check_entries("chooser", _without_kind(chooser), _chooser_kind(chooser).entries)
 
 
 def _damaged(file: Path, reason: Exception | str) -> OtprError:

@@ -17,6 +17,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from otpr.diffusion.flow import integrate
+from otpr.diffusion.sampling import Noise
 from otpr.networks.mlp import VelocityNetwork, sizes
 from otpr.policies.prefix import Prefix
 from otpr.spec import Spec
@@ -55,7 +56,20 @@ class Generator(eqx.Module):
         """A generator as `about` describes it; its arrays have the right shapes and types only."""
 
 
-class Flow(Generator):
+class NoiseDriven(Generator):
+    """A generator whose plans are a function of normal noise, which may be drawn elsewhere."""
+
+    @property
+    def noise_steps(self) -> int:
+        """How many times it draws noise of the plans' shape beside the start."""
+        return 0
+
+    @abc.abstractmethod
+    def from_noise(self, state: Float[Array, " s"], noise: Noise) -> Float[Array, "n h a"]:
+        """The plans of one state that noise (n, h, a), and for each step such noise, is turned into."""
+
+
+class Flow(NoiseDriven):
     """Follows a velocity field from noise, `otpr.diffusion.flow`; the plan is clipped at the end.
 
     Args:
@@ -69,11 +83,11 @@ class Flow(Generator):
 
     def propose(self, state: Float[Array, " s"], key: PRNGKeyArray, n: int) -> Float[Array, "n h a"]:
         """`n` sampled plans for one state."""
-        return self.from_noise(state, jax.random.normal(key, (n, *self.network.plan_shape)))
+        return self.from_noise(state, Noise(jax.random.normal(key, (n, *self.network.plan_shape))))
 
-    def from_noise(self, state: Float[Array, " s"], noise: Float[Array, "n h a"]) -> Float[Array, "n h a"]:
+    def from_noise(self, state: Float[Array, " s"], noise: Noise) -> Float[Array, "n h a"]:
         """The plans of one state that noise is carried to."""
-        plans = integrate(lambda x, t: self.network.many(state, x, t), noise, self.steps)
+        plans = integrate(lambda x, t: self.network.many(state, x, t), noise.start, self.steps)
         return jnp.clip(plans, -1, 1)
 
     def about(self) -> dict[str, Any]:
@@ -87,7 +101,7 @@ class Flow(Generator):
         return cls(network, about["steps"])
 
 
-class OneStep(Generator):
+class OneStep(NoiseDriven):
     """Maps noise to a plan by one pass of a network, clipped.
 
     Args:
@@ -109,8 +123,11 @@ class OneStep(Generator):
 
     def propose(self, state: Float[Array, " s"], key: PRNGKeyArray, n: int) -> Float[Array, "n h a"]:
         """`n` sampled plans for one state."""
-        noise = jax.random.normal(key, (n, *self.plan_shape))
-        return jnp.clip(jax.vmap(self.unclipped, in_axes=(None, 0))(state, noise), -1, 1)
+        return self.from_noise(state, Noise(jax.random.normal(key, (n, *self.plan_shape))))
+
+    def from_noise(self, state: Float[Array, " s"], noise: Noise) -> Float[Array, "n h a"]:
+        """The plans of one state that noise is mapped to."""
+        return jnp.clip(jax.vmap(self.unclipped, in_axes=(None, 0))(state, noise.start), -1, 1)
 
     def unclipped(self, state: Float[Array, " s"], noise: Float[Array, "h a"]) -> Float[Array, "h a"]:
         """The network's output."""
@@ -126,7 +143,7 @@ class OneStep(Generator):
         return cls.new(state_dim, plan_shape(spec), **about, key=key)
 
 
-class TanhGaussian(Generator):
+class TanhGaussian(NoiseDriven):
     """The hyperbolic tangent of a normal variable of independent entries (Haarnoja et al., SAC, 2018).
 
     Args:
@@ -151,10 +168,14 @@ class TanhGaussian(Generator):
 
     def propose(self, state: Float[Array, " s"], key: PRNGKeyArray, n: int) -> Float[Array, "n h a"]:
         """`n` plans for one state, all the same where it is deterministic."""
-        mean, log_std = self.parameters(state)
-        shape = (n, *mean.shape)
-        noise = jnp.zeros(shape) if self.deterministic else jax.random.normal(key, shape)
-        return jnp.tanh(mean + jnp.exp(log_std) * noise).reshape(n, *self.plan_shape)
+        size = self.plan_shape[0] * self.plan_shape[1]
+        return self.from_noise(state, Noise(jax.random.normal(key, (n, size)).reshape(n, *self.plan_shape)))
+
+    def from_noise(self, state: Float[Array, " s"], noise: Noise) -> Float[Array, "n h a"]:
+        """The plans of one state; where it is deterministic, all the same whatever the noise is."""
+        mean, log_std = (x.reshape(self.plan_shape) for x in self.parameters(state))
+        scale = 0.0 if self.deterministic else jnp.exp(log_std)
+        return jnp.tanh(mean + scale * noise.start)
 
     def parameters(self, state: Float[Array, " s"]) -> tuple[Float[Array, " c"], Float[Array, " c"]]:
         """Means and logarithms of the standard deviations of the normal variable, flattened."""

@@ -11,14 +11,14 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from otpr.diffusion import sample
-from otpr.diffusion.sampling import sample_chain
+from otpr.diffusion.sampling import Noise, sample_chain
 from otpr.networks.noise import NoiseNetwork
 from otpr.policies.denoising import Diffusion
-from otpr.policies.generators import Entry, Generator
+from otpr.policies.generators import Entry, NoiseDriven
 from otpr.spec import Spec
 
 
-class TunedDiffusion(Generator):
+class TunedDiffusion(NoiseDriven):
     """Denoises from pure noise, the last steps by another network than those before (Ren et al., 2024).
 
     Args:
@@ -46,6 +46,20 @@ class TunedDiffusion(Generator):
 
     def propose(self, state: Float[Array, " s"], key: PRNGKeyArray, n: int) -> Float[Array, "n h a"]:
         """`n` sampled plans for one state."""
+        return self._sampled(state, key, n, None)
+
+    @property
+    def noise_steps(self) -> int:
+        """See `NoiseDriven.noise_steps`."""
+        return self.tuned.noise_steps
+
+    def from_noise(self, state: Float[Array, " s"], noise: Noise) -> Float[Array, "n h a"]:
+        """The plans for one state that noise is denoised to."""
+        return self._sampled(state, None, noise.start.shape[0], noise)
+
+    def _sampled(
+        self, state: Float[Array, " s"], key: PRNGKeyArray | None, n: int, noise: Noise | None
+    ) -> Float[Array, "n h a"]:
         tuned = self.tuned
         plans = sample(
             lambda plans, k: self._noise_in(state, plans, k),
@@ -53,6 +67,7 @@ class TunedDiffusion(Generator):
             (n, *tuned.network.plan_shape),
             key,
             method=tuned.sampler,
+            noise=noise,
             **tuned.sampling,
             least_std=self.least_std,
         )
@@ -73,6 +88,7 @@ class TunedDiffusion(Generator):
             spacing=self.tuned.spacing,
             bound=self.tuned.bound,
             least_std=self.least_std,
+            noise_limit=self.tuned.noise_limit,
         )
         return chain[-self.tuned_steps - 1 :, 0]
 

@@ -134,14 +134,14 @@ class Compatibility(Chooser):
         idql = jnp.where(q[0] > value, 0.7, 0.3)
         return jnp.where(self.trained, excess, -jnp.inf), jnp.log(idql)
 
-    def pick(
-        self, scores: tuple[Float[Array, " N"], ...], key: PRNGKeyArray
+    def pick_by(
+        self, scores: tuple[Float[Array, " N"], ...], gumbel: Float[Array, " N"]
     ) -> tuple[Int[Array, ""], Metrics]:
         """A candidate drawn by H, or that of the highest; and whether every H was zero."""
         excess, by_idql = scores
         highest = jnp.max(excess)
         by_H = jnp.log(jnp.maximum(excess, 0.0))
-        row = jax.random.categorical(key, jnp.where(self.trained, by_H, by_idql))
+        row = jnp.argmax(jnp.where(self.trained, by_H, by_idql) + gumbel)
         none = self.trained & (highest <= 0)
         takes_highest = none | (self.trained & self.greedy)
         return jnp.where(takes_highest, jnp.argmax(excess), row), {ZERO: none.astype(jnp.float32)}

@@ -8,10 +8,9 @@ and 1 stand for there, by the statistics of the actions, is told by the generato
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -20,31 +19,30 @@ import numpy as np
 from numpy.typing import NDArray
 
 from otpr.diffusion import NoiseSchedule
-from otpr.diffusion.parametrization import Prediction
 from otpr.errors import OtprError
 from otpr.lerobot_names import STATE_PARTS, image_entry
 from otpr.networks.unet import UNet
 from otpr.networks.vision import ResNet18
+from otpr.policies.convert.imported import (
+    PREDICTIONS,
+    Bounds,
+    Imported,
+    Range,
+    beyond,
+    check_unit,
+    ends,
+    planned,
+    state_order,
+    under,
+    with_columns,
+)
 from otpr.policies.convert.lerobot_files import Found, read_files
 from otpr.policies.convert.lerobot_statistics import EPS, Feature
 from otpr.policies.denoising import Diffusion
 from otpr.policies.encoder import Encoder, Normalizer, VectorEncoder
 from otpr.policies.policy import Policy
 from otpr.policies.vision import VisionEncoder
-from otpr.spec import STATE, Entry, Parts, Spec
-
-Bounds = tuple[Sequence[float], Sequence[float]]
-
-PREDICTIONS: dict[str, Prediction] = {"epsilon": "noise", "sample": "sample"}
-"""What the network predicts, by LeRobot's names."""
-
-
-class Imported(NamedTuple):
-    """A policy, and what is known of its observation beside its spec."""
-
-    policy: Policy
-    parts: Parts  # what the entry "state" is made of
-    notes: tuple[str, ...]  # what is to be known of it, a sentence each
+from otpr.spec import STATE, Entry, Spec
 
 
 def import_lerobot(path: Path, bounds: Bounds | None = None, control_rate: float | None = None) -> Imported:
@@ -71,7 +69,7 @@ def import_lerobot(path: Path, bounds: Bounds | None = None, control_rate: float
     return Imported(
         Policy(encoder, _generator(path, found, spec, encoder, vectors, keys), None, spec),
         tuple((name, found.inputs[name].shape[0]) for name in vectors),
-        _beyond(found.action, spec),
+        beyond(_range(found.action), spec),
     )
 
 
@@ -88,66 +86,29 @@ def _spec(
     for name, key in zip(names, keys, strict=True):
         channels, height, width = found.inputs[key].shape
         entries[name] = Entry((height, width, channels), "uint8", "image")
-    settings, dim = found.settings, found.action.shape[0]
-    if bounds is None:
-        _check_unit(path, found)
-        bounds = (-1.0,) * dim, (1.0,) * dim
-    # one number stands for all dimensions, as in `otpr data convert`
-    low, high = (tuple(end) * (dim if len(end) == 1 else 1) for end in bounds)
-    if len(low) != dim or len(high) != dim:
-        raise OtprError(
-            f"{path}: its actions have {dim} dimensions, and the bounds given {len(low)} and {len(high)}."
-        )
+    settings = found.settings
+    within = (
+        found.action.mode == "IDENTITY" and settings["clip_sample"] and settings["clip_sample_range"] <= 1
+    )
+    if bounds is None and not within:
+        check_unit(path, _range(found.action))
     steps = settings["n_obs_steps"]
-    try:
-        return Spec(
-            entries,
-            low,
-            high,
-            rate,
-            history=steps,
-            horizon=settings["horizon"],
-            execute=settings["n_action_steps"],
-            offset=steps - 1,
-        )
-    except OtprError as error:
-        raise OtprError(f"{path}: n_obs_steps, horizon and n_action_steps: {error}") from error
-
-
-def _check_unit(path: Path, found: Found) -> None:
-    """Refuse to take -1 and 1 for the bounds of actions that leave them, or that say nothing."""
-    action, settings = found.action, found.settings
-    least, greatest = (action.statistics.get(name) for name in ("min", "max"))
-    if action.mode == "IDENTITY" and settings["clip_sample"] and settings["clip_sample_range"] <= 1:
-        return
-    if least is None or greatest is None or (least < -1 - 1e-6).any() or (greatest > 1 + 1e-6).any():
-        said = "" if least is None or greatest is None else f": from {_listed(least)} to {_listed(greatest)}"
-        reach = "may leave" if least is None else "leave"
-        raise OtprError(
-            f"{path}: its actions {reach} [-1, 1]{said}. Say what their bounds are: --task TASK takes those "
-            "of a task; or give --action-low and --action-high, one number or one a dimension."
-        )
-
-
-def _beyond(action: Feature, spec: Spec) -> tuple[str, ...]:
-    """Whether the actions it was trained on leave the bounds, a sentence."""
-    least, greatest = (action.statistics.get(name) for name in ("min", "max"))
-    if least is None or greatest is None:
-        return ()
-    low, high = np.asarray(spec.action_low), np.asarray(spec.action_high)
-    rounding = 1e-6 * (high - low)
-    if (least >= low - rounding).all() and (greatest <= high + rounding).all():
-        return ()
-    pairs = dict.fromkeys(zip(low.tolist(), high.tolist(), strict=True))
-    bounds = " ".join(f"[{x:g}, {y:g}]" for x, y in pairs)
-    return (
-        f"The actions it was trained on go from {_listed(least)} to {_listed(greatest)}: some are beyond the "
-        f"bounds {bounds}, and are clipped to them.",
+    return planned(
+        path,
+        entries,
+        found.action.shape[0],
+        bounds,
+        rate,
+        "n_obs_steps, horizon and n_action_steps",
+        history=steps,
+        horizon=settings["horizon"],
+        execute=settings["n_action_steps"],
+        offset=steps - 1,
     )
 
 
-def _listed(numbers: NDArray[Any]) -> str:
-    return " ".join(f"{x:.6g}" for x in numbers.tolist())
+def _range(action: Feature) -> Range:
+    return Range(action.statistics.get("min"), action.statistics.get("max"))
 
 
 # --------------------------------------------------------------------------------------------------- encoder
@@ -197,14 +158,10 @@ def _vision(path: Path, found: Found, keys: list[str], vectors: VectorEncoder) -
                 norm="group" if settings["use_group_norm"] else "batch",
                 key=jax.random.key(0),
             )
-            networks[name] = skeleton.with_torch_weights(_under(prefix, found))
+            networks[name] = skeleton.with_torch_weights(under(prefix, found.weights))
         except OtprError as error:
             raise OtprError(f"{path}: {prefix[:-1]}: {error}") from error
     return VisionEncoder(vectors, dict(networks), tuple(sorted(map(image_entry, keys))))
-
-
-def _under(prefix: str, found: Found) -> dict[str, NDArray[Any]]:
-    return {name.removeprefix(prefix): x for name, x in found.weights.items() if name.startswith(prefix)}
 
 
 def _colours(path: Path, key: str, feature: Feature) -> tuple[tuple[float, ...], tuple[float, ...]]:
@@ -241,8 +198,8 @@ def _generator(
             scale_modulation=settings["use_film_scale_modulation"],
             key=jax.random.key(0),
         )
-        order = state_order(found.inputs, vectors, keys, _keypoint_features(found), spec.history)
-        arrays = with_columns(_under(prefix, found), order, settings["diffusion_step_embed_dim"])
+        order = features_order(found.inputs, vectors, keys, _keypoint_features(found), spec.history)
+        arrays = with_columns(under(prefix, found.weights), order, settings["diffusion_step_embed_dim"])
         network = skeleton.with_torch_weights(arrays)
         schedule = NoiseSchedule.of(
             settings["beta_schedule"],
@@ -285,14 +242,10 @@ def _ends(path: Path, action: Feature, spec: Spec) -> tuple[Any, Any]:
             )
     else:
         low, high = -np.ones(spec.action_dim), np.ones(spec.action_dim)
-    least, greatest = np.asarray(spec.action_low), np.asarray(spec.action_high)
-    ends = [2 * (end.astype(np.float64) - least) / (greatest - least) - 1 for end in (low, high)]
-    if all(math.isclose(x, side, abs_tol=1e-7) for end, side in zip(ends, (-1, 1), strict=True) for x in end):
-        return None, None
-    return jnp.asarray(ends[0], jnp.float32), jnp.asarray(ends[1], jnp.float32)
+    return ends(low, high, spec)
 
 
-def state_order(
+def features_order(
     inputs: dict[str, Feature], vectors: Sequence[str], keys: Sequence[str], per_image: int, history: int
 ) -> NDArray[np.int64]:
     """Where each number of our state lies in LeRobot's.
@@ -306,20 +259,5 @@ def state_order(
     """
     sizes = {name: inputs[name].shape[0] for name in vectors} | dict.fromkeys(keys, per_image)
     theirs = [name for name in (STATE_PARTS[0], *keys, STATE_PARTS[1]) if name in sizes]
-    starts = dict(zip(theirs, np.cumsum([0, *(sizes[name] for name in theirs)]).tolist(), strict=False))
     ours = [*vectors, *sorted(keys, key=image_entry)]
-    step = np.concatenate([starts[name] + np.arange(sizes[name]) for name in ours])
-    return np.concatenate([i * len(step) + step for i in range(history)])
-
-
-def with_columns(
-    arrays: dict[str, NDArray[Any]], order: NDArray[np.int64], step_dim: int
-) -> dict[str, NDArray[Any]]:
-    """The weights of a U-Net whose state's numbers are put in another order; what does not fit stays."""
-    columns = np.concatenate([np.arange(step_dim), step_dim + order])
-    return {
-        name: x[:, columns]
-        if name.endswith("cond_encoder.1.weight") and x.ndim == 2 and x.shape[1] == len(columns)
-        else x
-        for name, x in arrays.items()
-    }
+    return state_order({name: sizes[name] for name in theirs}, ours, history)

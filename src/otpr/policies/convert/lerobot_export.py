@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from otpr import storage, trees
+from otpr import trees
 from otpr.errors import OtprError
 from otpr.lerobot_names import STATE_PARTS, image_entry
 from otpr.networks.torch_weights import torch_weights
 from otpr.networks.unet import UNet
 from otpr.networks.vision import ResNet18
-from otpr.policies.convert.lerobot import PREDICTIONS, state_order, with_columns
+from otpr.policies.convert.exported import Exported
+from otpr.policies.convert.imported import PREDICTIONS, with_columns
+from otpr.policies.convert.lerobot import features_order
 from otpr.policies.convert.lerobot_statistics import EPS, Feature
 from otpr.policies.denoising import Diffusion
 from otpr.policies.encoder import Normalizer, VectorEncoder
@@ -28,13 +29,6 @@ Weights = dict[str, NDArray[Any]]
 
 WRITTEN_FOR = "0.4.4"
 """The version of LeRobot whose files these are."""
-
-
-class Exported(NamedTuple):
-    """The content of a folder, by the names of its files; and what to know of it, a sentence each."""
-
-    files: dict[str, bytes]
-    notes: list[str]
 
 
 def export_lerobot(
@@ -68,7 +62,7 @@ def export_lerobot(
         resnet = _resnet(vision)
         per_image = resnet.feature_dim
         weights |= _vision_weights(vision, keys, spec)
-    order = np.argsort(state_order(inputs, vectors, keys, per_image, spec.history))
+    order = np.argsort(features_order(inputs, vectors, keys, per_image, spec.history))
     unet = with_columns(torch_weights(network.torch_modules()), order, network.step_dim)
     weights |= {f"diffusion.unet.{name}": x for name, x in unet.items()}
     if policy.chooser is not None:
@@ -86,21 +80,6 @@ def export_lerobot(
 
 def _json(document: Any) -> bytes:
     return (json.dumps(document, indent=4, allow_nan=False) + "\n").encode()
-
-
-def write_files(exported: Exported, out: Path) -> None:
-    """Write them into a new folder, whole or not at all.
-
-    Raises:
-        OtprError: there is something at `out`, or it cannot be written.
-    """
-    if out.exists():
-        raise OtprError(f"{out} exists; give the name of a new folder with --out.")
-    with storage.writing(out):
-        out.parent.mkdir(parents=True, exist_ok=True)
-    with storage.sealed_folder(out) as new:
-        for name, content in exported.files.items():
-            (new / name).write_bytes(content)
 
 
 # ------------------------------------------------------------------------------------------------ the network
@@ -128,8 +107,19 @@ def _network(diffusion: Diffusion) -> UNet:
         raise OtprError(
             "The policy's ddim goes on from clipped plans, and LeRobot's does not. Sample with ddpm."
         )
+    if diffusion.noise_limit is not None and diffusion.sampler == "ddpm":
+        raise OtprError(
+            f"The noise of the policy's steps is clipped to {diffusion.noise_limit:g}; LeRobot's is not. "
+            "Sample with ddim."
+        )
     if diffusion.schedule.betas == "sigmoid" and diffusion.sampler == "ddim":
         raise OtprError("The policy's schedule is 'sigmoid', which LeRobot's DDIM does not have.")
+    sizes = network.about()
+    if sizes["deep_condition"] or sizes["norm_eps"] != 1e-5:
+        raise OtprError(
+            "The policy's U-Net is DPPO's: three layers for the condition in each block, or an epsilon of "
+            "its own in the normalisations. LeRobot's has neither."
+        )
     return network
 
 

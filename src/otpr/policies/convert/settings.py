@@ -1,0 +1,105 @@
+"""Settings of another library's policy: each is asked for by name, and what nobody asked for is refused."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, cast
+
+from otpr.errors import OtprError
+
+_NEEDED: Any = object()
+
+
+class Settings:
+    """An object of a configuration.
+
+    Args:
+        place: the file and the entries that lead to it, for errors: "policy.pt: policy.".
+        given: the object.
+
+    Raises:
+        OtprError: by each method, where an entry is missing and has no default, or is something else than
+            asked for; the message names it.
+    """
+
+    def __init__(self, place: str, given: Any):
+        self.place = place
+        if not isinstance(given, Mapping):
+            raise OtprError(f"{place.rstrip('.')} is {str(given)[:80]!r}, expected an object with entries.")
+        self.given = cast(Mapping[str, Any], given)
+        self.asked: set[str] = set()
+
+    def get(self, name: str, default: Any = _NEEDED) -> Any:
+        """An entry, whatever it is."""
+        self.asked.add(name)
+        if name in self.given:
+            return self.given[name]
+        if default is _NEEDED:
+            raise OtprError(f"{self.place}{name} is missing.")
+        return default
+
+    def part(self, name: str) -> Settings:
+        """An object within this one."""
+        return Settings(f"{self.place}{name}.", self.get(name))
+
+    def count(self, name: str, default: Any = _NEEDED, least: int = 1) -> int:
+        """A whole number."""
+        value = self.get(name, default)
+        self._check(name, value, _is_count(value, least), f"a whole number of at least {least}")
+        return value
+
+    def counts(self, name: str, default: Any = _NEEDED) -> tuple[int, ...]:
+        """A list of whole numbers, one at least."""
+        value = self.get(name, default)
+        fits = isinstance(value, list | tuple) and bool(cast("list[Any]", value))
+        fits = fits and all(_is_count(x, 1) for x in value)
+        self._check(name, value, fits, "a list of whole numbers of at least 1")
+        return tuple(value)
+
+    def number(self, name: str, default: Any = _NEEDED) -> float:
+        """A finite number above 0."""
+        value = self.get(name, default)
+        fits = type(value) in (int, float) and math.isfinite(value) and value > 0
+        self._check(name, value, fits, "a number above 0")
+        return float(value)
+
+    def flag(self, name: str, default: Any = _NEEDED) -> bool:
+        """True or false."""
+        value = self.get(name, default)
+        self._check(name, value, isinstance(value, bool), "true or false")
+        return value
+
+    def one_of(self, name: str, known: Sequence[Any], default: Any = _NEEDED) -> Any:
+        """One of several values."""
+        value = self.get(name, default)
+        # by type too: 1 is not true
+        fits = any(value == x and type(value) is type(x) for x in known)
+        self._check(
+            name, value, fits, f"one of {', '.join(map(repr, known))}" if known[1:] else repr(known[0])
+        )
+        return value
+
+    def ignore(self, *names: str) -> None:
+        """Entries that do not change what the policy computes."""
+        self.asked.update(names)
+
+    def done(self) -> None:
+        """Refuse what was not asked for.
+
+        Raises:
+            OtprError: names the first entry.
+        """
+        if odd := sorted(name for name in self.given if name not in self.asked):
+            raise OtprError(
+                f"{self.place}{odd[0]} is {str(self.given[odd[0]])[:80]!r}, which is not supported: what it "
+                "changes in the policy would be lost."
+            )
+
+    def _check(self, name: str, value: Any, fits: bool, expected: str) -> None:
+        if not fits:
+            raise OtprError(f"{self.place}{name} is {str(value)[:80]!r}; {expected} is supported.")
+
+
+def _is_count(value: Any, least: int) -> bool:
+    return type(value) is int and least <= value <= 1_000_000

@@ -1,0 +1,126 @@
+"""Documents and arrays of policies in earlier formats, as those of the present one."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from typing import Any
+
+from otpr.policies.entries import check_entries
+from otpr.spec import Spec
+
+Document = dict[str, Any]
+
+
+def modernized(document: Document) -> Document:
+    """A document of any format as one of the present format, but for the number.
+
+    Raises:
+        ValueError, KeyError, TypeError: it is not as its format says.
+    """
+    for later, change in ((3, _third), (4, _fourth), (5, _fifth), (7, _seventh), (8, _eighth)):
+        if document["format"] < later:
+            document = change(document)
+    return document
+
+
+_COMPATIBILITY = "otpr/compatibility"
+
+
+def present_name(name: str, format: int) -> str:
+    """Where an array of an earlier format lies now."""
+    if format < 3 and name.split(".")[1] in ("network", "schedule"):
+        name = f".generator{name}"
+    if format < 4:
+        name = re.sub(r"^\.normalizer\.", ".encoder.normalizers['state'].", name)
+        # the networks of these two have their MLP within a body now
+        name = re.sub(r"^(\.generator\.(?:network|base))\.mlp\.", r"\1.body.mlp.", name)
+    return name
+
+
+def _third(document: Document) -> Document:
+    """A document of format 1 or 2 as one of format 3, but for the number."""
+    chooser = document["chooser"]
+    return {
+        **{name: document[name] for name in ("format", "task", *_LENGTHS, "candidates")},
+        "generator": {
+            "kind": "diffusion",
+            "network": document["network"],
+            "denoising_steps": document["denoising_steps"],
+            # the first files do not say; their policies all sampled so
+            "sampler": document.get("sampler", "ddpm"),
+            "sampler_steps": document.get("sampler_steps"),
+        },
+        "chooser": None if chooser is None else {"kind": "compatibility", **chooser},
+    }
+
+
+def _fourth(document: Document) -> Document:
+    """A document of format 3 as one of format 4, but for the number."""
+    for name in _LENGTHS:
+        check_entries(name, document[name], {})
+    observation_dim, action_dim, h = (document[name] for name in _LENGTHS)
+    generator, chooser = document["generator"], document["chooser"]
+    if isinstance(generator, dict) and generator.get("kind") in ("diffusion", "dppo/tuned-diffusion"):
+        generator = {**generator, "prediction": "noise", "bound": 1.0}
+    if isinstance(chooser, dict):
+        kind = _COMPATIBILITY if chooser.get("kind") == "compatibility" else chooser.get("kind")
+        chooser = {**chooser, "kind": kind, "chunk_dim": h * action_dim}
+    return {
+        **{name: document[name] for name in ("format", "task", "candidates")},
+        "spec": Spec.flat(observation_dim, action_dim, horizon=h, execute=h).to_json(),
+        "encoder": {"kind": "vector"},
+        "generator": generator,
+        "chooser": chooser,
+    }
+
+
+def _fifth(document: Document) -> Document:
+    """A document of format 4 as one of format 5, but for the number."""
+    spec = Spec.from_json(document["spec"])
+    entries = {
+        name: replace(entry, dtype="float32") if entry.dtype == "float64" else entry
+        for name, entry in spec.observation.items()
+    }
+    return {**document, "spec": replace(spec, observation=entries).to_json()}
+
+
+def _seventh(document: Document) -> Document:
+    """A document of format 5 or 6 as one of format 7, but for the number."""
+    encoder, generator = dict(document["encoder"]), dict(document["generator"])
+    vectors = {"limit": 10.0, "shifted": False}
+    if encoder.get("kind") == "vector":
+        encoder |= vectors
+    elif encoder.get("kind") == "vision":
+        spec = Spec.from_json(document["spec"])
+        own = {name: encoder.pop(name) for name in list(encoder) if name not in ("kind", "network", "shared")}
+        if encoder["network"] == "resnet18":
+            own["norm"] = "group"
+        encoder["images"] = dict.fromkeys([""] if encoder["shared"] else spec.images, own)
+        if spec.vectors:
+            encoder["vectors"] = vectors
+    if generator.get("kind") in ("diffusion", "dppo/tuned-diffusion"):
+        generator["network"] = {"kind": "mlp", **generator["network"]}
+        generator |= {
+            "betas": "squaredcos_cap_v2",
+            "beta_start": 0.0001,
+            "beta_end": 0.02,
+            "spacing": "linspace",
+            "clipped_noise": True,
+            "scaled": False,
+        }
+    return {**document, "encoder": encoder, "generator": generator}
+
+
+def _eighth(document: Document) -> Document:
+    """A document of format 7 as one of format 8, but for the number."""
+    generator = dict(document["generator"])
+    if generator.get("kind") in ("diffusion", "dppo/tuned-diffusion"):
+        generator["noise_limit"] = None
+        if generator["network"].get("kind") == "unet":
+            generator["network"] = {**generator["network"], "deep_condition": False, "norm_eps": 1e-5}
+    return {**document, "generator": generator}
+
+
+_LENGTHS = ("observation_dim", "action_dim", "chunk_length")
+"""What formats 1 to 3 had in the place of a spec."""
