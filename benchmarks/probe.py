@@ -23,7 +23,8 @@ from otpr.data.seeds import training_seed
 from otpr.envs import Setup, make_env, make_expert, task_spec
 from otpr.envs.task_env import by_name
 from otpr.policies.encoder import encode
-from otpr.policies.policy import Policy, load_policy
+from otpr.policies.loading import load_policy
+from otpr.policies.policy import Policy
 
 NOISE = 0.7
 """Of the expert's actions, as in the demonstrations of the quickstart."""

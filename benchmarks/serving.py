@@ -19,7 +19,8 @@ from pathlib import Path
 import numpy as np
 from websockets.sync.client import connect
 
-from otpr.policies.policy import Policy, load_policy
+from otpr.policies.loading import load_policy
+from otpr.policies.policy import Policy
 from otpr.policies.units import in_units
 from otpr.serving.messages import pack, unpack
 from otpr.spec import zeros

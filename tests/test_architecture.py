@@ -24,7 +24,8 @@ from otpr.envs.task_env import sparse
 from otpr.policies import files as tables
 from otpr.policies.encoder import Encoder
 from otpr.policies.generators import Generator
-from otpr.policies.policy import Policy, load_policy
+from otpr.policies.loading import load_policy
+from otpr.policies.policy import Policy
 from otpr.spec import Spec
 from otpr.training import sinks
 from otpr.training.learning import update_block

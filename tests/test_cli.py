@@ -23,7 +23,7 @@ from otpr.data.dataset_writer import write_dataset
 from otpr.data.datasets import read_dataset
 from otpr.data.seeds import evaluation_seed
 from otpr.envs import ChunkedVectorEnv, Setup, task_spec
-from otpr.policies.policy import load_policy
+from otpr.policies.loading import load_policy
 from otpr.training import checkpoints
 from otpr.training.evaluate import evaluate
 from otpr.training.run_directory import RunDirectory, read_rows

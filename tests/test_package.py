@@ -27,7 +27,7 @@ def test_importing_otpr_imports_neither_jax_nor_a_simulator():
 
 
 def test_public_names_are_those_of_their_modules():
-    from otpr.policies.policy import load_policy
+    from otpr.policies.loading import load_policy
     from otpr.spec import Spec
 
     assert otpr.load_policy is load_policy

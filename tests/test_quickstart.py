@@ -14,7 +14,7 @@ from otpr.cli import evaluate as command
 from otpr.cli.main import main
 from otpr.cli.quickstart import PIXELS, STATE, Quickstart
 from otpr.data.datasets import read_dataset
-from otpr.policies.policy import load_policy, policy_task
+from otpr.policies.loading import load_policy, policy_task
 from otpr.training import finetune
 from otpr.training.evaluate import Evaluation, evaluate
 from otpr.training.run_directory import RunDirectory, read_rows

@@ -6,7 +6,7 @@ from importlib import metadata
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from otpr.policies.policy import load_policy
+    from otpr.policies.loading import load_policy
     from otpr.spec import Spec
 
 __all__ = ["Spec", "__version__", "load_policy"]
@@ -17,7 +17,7 @@ __version__ = metadata.version("otpr")
 def __getattr__(name: str) -> object:
     # Deferred, so that `import otpr` does not import JAX: the command line answers `--help` at once.
     if name == "load_policy":
-        from otpr.policies.policy import load_policy
+        from otpr.policies.loading import load_policy
 
         return load_policy
     if name == "Spec":

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from otpr.policies.policy import load_policy
+from otpr.policies.loading import load_policy
 from otpr_bench.bases import Base
 from otpr_bench.jobs import Job
 from otpr_bench.shifts import EXPERT, Subject, cells, expert_outcomes, measure, policy_outcomes

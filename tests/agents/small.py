@@ -20,8 +20,9 @@ from otpr.data.episodes import Episode
 from otpr.data.experience import Collected, Experience
 from otpr.data.store import Transitions
 from otpr.policies.encoder import encode
+from otpr.policies.loading import load_policy
 from otpr.policies.packed import pack, unpack
-from otpr.policies.policy import Policy, load_policy
+from otpr.policies.policy import Policy
 from otpr.spec import Spec, zeros
 from tiny import arrays, assert_same_arrays, policy
 from tiny import experience as demonstrated

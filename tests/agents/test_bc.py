@@ -11,7 +11,8 @@ import small
 
 from otpr.agents.bc import BC, PRESETS
 from otpr.agents.parts.agent import OffPolicyAgent, OnPolicyAgent
-from otpr.policies.policy import Policy, load_policy
+from otpr.policies.loading import load_policy
+from otpr.policies.policy import Policy
 from tiny import TASK, arrays, assert_same_arrays, chooser, policy
 
 

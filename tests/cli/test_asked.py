@@ -20,7 +20,7 @@ from otpr.cli.main import main
 from otpr.envs import task_spec
 from otpr.errors import OtprError
 from otpr.policies.asked import FAILURES, BrokenSourceError, Desk, NoPlansError
-from otpr.policies.policy import load_policy
+from otpr.policies.loading import load_policy
 from otpr.policies.units import in_units
 from otpr.serving.client import Remote
 from otpr.serving.server import Settings, serve_policy

@@ -10,7 +10,7 @@ import pytest
 
 from otpr.cli.main import main
 from otpr.policies.files import FORMAT
-from otpr.policies.policy import load_policy
+from otpr.policies.loading import load_policy
 from tiny import POLICY, TASK, chooser, policy
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"

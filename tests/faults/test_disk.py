@@ -19,7 +19,7 @@ from otpr.data.episodes import Episode
 from otpr.data.experience_files import ExperienceWriter, read_experience
 from otpr.envs import Setup
 from otpr.errors import OtprError
-from otpr.policies.policy import load_policy
+from otpr.policies.loading import load_policy
 from otpr.spec import Spec
 from otpr.training import checkpoints
 from otpr.training.run_directory import RunDirectory, read_rows

@@ -12,7 +12,7 @@ from lerobot_ours import actions, folder_with_weights
 
 from otpr.cli.main import main
 from otpr.policies.convert.lerobot import import_lerobot
-from otpr.policies.policy import load_policy, policy_meaning, policy_task
+from otpr.policies.loading import load_policy, policy_meaning, policy_task
 
 DDPM, IMAGES = CASES[0], CASES[3]
 ROOT = Path(__file__).parents[2]

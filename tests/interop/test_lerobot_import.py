@@ -24,7 +24,8 @@ from otpr.policies.convert.exported import write_files
 from otpr.policies.convert.lerobot import import_lerobot
 from otpr.policies.convert.lerobot_export import export_lerobot
 from otpr.policies.encoder import VectorEncoder
-from otpr.policies.policy import Policy, load_policy
+from otpr.policies.loading import load_policy
+from otpr.policies.policy import Policy
 from otpr.trees import read_arrays, to_bytes
 
 BY_NAME = {case.name: case for case in CASES}

@@ -24,7 +24,7 @@ from otpr.policies.convert.dppo_files import Files
 from otpr.policies.convert.formats import import_policy
 from otpr.policies.convert.torch_file import read_torch
 from otpr.policies.encoder import VectorEncoder
-from otpr.policies.policy import load_policy, policy_meaning
+from otpr.policies.loading import load_policy, policy_meaning
 
 BY_NAME = {case.name: case for case in (*DIFFUSION_POLICY, *DPPO)}
 SLOW = {"hybrid": pytest.mark.slow}

@@ -14,7 +14,8 @@ import pytest
 from otpr.errors import OtprError
 from otpr.networks.critics import QEnsemble
 from otpr.policies.choosers import Chooser, ExpectileWeights, HighestQ, Reduction
-from otpr.policies.policy import Policy, load_policy
+from otpr.policies.loading import load_policy
+from otpr.policies.policy import Policy
 from tiny import TASK, arrays, assert_same_arrays, policy
 
 STATE_DIM, CHUNK_DIM, N = 39, 32, 12

@@ -20,7 +20,8 @@ from otpr.policies.acting import act_within, decision_keys, recent
 from otpr.policies.denoising import Diffusion
 from otpr.policies.encoder import Normalizer, VectorEncoder, encode
 from otpr.policies.generators import plan_shape
-from otpr.policies.policy import Policy, load_policy
+from otpr.policies.loading import load_policy
+from otpr.policies.policy import Policy
 from otpr.policies.proposer import Proposer
 from otpr.spec import Entry, Spec
 from tiny import TASK, arrays, assert_same_arrays, chooser, policy

@@ -14,7 +14,7 @@ import pytest
 
 from otpr.errors import OtprError
 from otpr.policies.denoising import Diffusion
-from otpr.policies.policy import load_policy
+from otpr.policies.loading import load_policy
 from tiny import policy, reseal
 
 

@@ -18,7 +18,7 @@ from otpr.networks.mlp import VelocityNetwork
 from otpr.policies.denoising import Diffusion
 from otpr.policies.files import GENERATORS
 from otpr.policies.generators import Flow, Generator, OneStep, TanhGaussian
-from otpr.policies.policy import load_policy
+from otpr.policies.loading import load_policy
 from tiny import TASK, arrays, assert_same_arrays, policy, reseal
 
 STATE_DIM, PLAN = 39, (8, 4)

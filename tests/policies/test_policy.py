@@ -15,7 +15,8 @@ import otpr
 from otpr.diffusion import sample
 from otpr.errors import OtprError
 from otpr.policies.encoder import Normalizer, VectorEncoder
-from otpr.policies.policy import Policy, load_policy, policy_task
+from otpr.policies.loading import load_policy, policy_task
+from otpr.policies.policy import Policy
 from tiny import TASK, arrays, assert_same_arrays, chooser, files, policy
 
 OBSERVATIONS = np.random.default_rng(0).normal(size=(5, 39)).astype(np.float32)

@@ -18,7 +18,8 @@ from test_policy import OBSERVATIONS, SMALL
 from otpr.errors import OtprError
 from otpr.policies import files as policy_files
 from otpr.policies.encoder import Normalizer, VectorEncoder
-from otpr.policies.policy import Policy, load_policy, policy_task
+from otpr.policies.loading import load_policy, policy_task
+from otpr.policies.policy import Policy
 from otpr.policies.readme import readme
 from otpr.spec import Entry
 from otpr.trees import read_arrays, to_bytes

@@ -18,7 +18,8 @@ from otpr.networks.mlp import NoiseMLP
 from otpr.policies.denoising import Diffusion
 from otpr.policies.encoder import VectorEncoder, encode
 from otpr.policies.generators import plan_shape
-from otpr.policies.policy import Policy, load_policy
+from otpr.policies.loading import load_policy
+from otpr.policies.policy import Policy
 from otpr.policies.vision import VisionEncoder, vector_part
 from otpr.spec import Entry, Spec
 from tiny import arrays, assert_same_arrays, reseal

@@ -22,7 +22,8 @@ from otpr.policies.acting import act_key
 from otpr.policies.denoising import Diffusion
 from otpr.policies.encoder import Normalizer, VectorEncoder
 from otpr.policies.generators import plan_shape
-from otpr.policies.policy import Policy, load_policy
+from otpr.policies.loading import load_policy
+from otpr.policies.policy import Policy
 from otpr.policies.units import in_units
 from otpr.policies.vision import VisionEncoder, vector_part
 from otpr.serving.messages import pack, unpack

@@ -21,7 +21,8 @@ from otpr.data.collect import collect
 from otpr.data.episodes import Episode
 from otpr.envs import ChunkedVectorEnv
 from otpr.errors import OtprError
-from otpr.policies.policy import Policy, load_policy
+from otpr.policies.loading import load_policy
+from otpr.policies.policy import Policy
 from otpr.training import checkpoints, finetune
 from otpr.training.finetune import FineTuning, LoopConfig
 from otpr.training.run_directory import read_rows

@@ -18,7 +18,7 @@ from otpr.data.seeds import training_seed
 from otpr.envs import ChunkedVectorEnv
 from otpr.errors import OtprError
 from otpr.policies.encoder import encode
-from otpr.policies.policy import load_policy
+from otpr.policies.loading import load_policy
 from otpr.training import checkpoints, learning
 from otpr.training.evaluate import evaluate
 from otpr.training.finetune import FineTuning, LoopConfig

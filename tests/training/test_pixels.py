@@ -23,7 +23,8 @@ from otpr.data.experience_files import read_experience
 from otpr.data.frames import DecisionObservations
 from otpr.envs import ChunkedVectorEnv, task_spec
 from otpr.policies.encoder import encode
-from otpr.policies.policy import Policy, load_policy
+from otpr.policies.loading import load_policy
+from otpr.policies.policy import Policy
 from otpr.policies.vision import VisionEncoder
 from otpr.training import checkpoints
 from otpr.training.evaluate import evaluate

@@ -15,7 +15,8 @@ from otpr.data.mixture import split
 from otpr.envs import Setup
 from otpr.errors import OtprError
 from otpr.policies.encoder import Normalizer, VectorEncoder
-from otpr.policies.policy import Policy, load_policy
+from otpr.policies.loading import load_policy
+from otpr.policies.policy import Policy
 from otpr.spec import Spec
 from otpr.training import checkpoints
 from otpr.training.pretrain import PretrainConfig, pretrain

@@ -19,7 +19,8 @@ from otpr.data.experience_files import read_experience
 from otpr.envs import ChunkedVectorEnv
 from otpr.errors import OtprError
 from otpr.policies.encoder import encode
-from otpr.policies.policy import Policy, load_policy
+from otpr.policies.loading import load_policy
+from otpr.policies.policy import Policy
 from otpr.training.faults import load_update
 from otpr.training.finetune import FineTuning
 from otpr.training.run_directory import read_rows

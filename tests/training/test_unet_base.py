@@ -17,7 +17,8 @@ from otpr.envs import ChunkedVectorEnv
 from otpr.networks.unet import UNet
 from otpr.policies.denoising import Diffusion
 from otpr.policies.generators import plan_shape
-from otpr.policies.policy import Policy, load_policy
+from otpr.policies.loading import load_policy
+from otpr.policies.policy import Policy
 from otpr.training.run_directory import read_rows
 from tiny import arrays, policy, sitting
 

@@ -16,7 +16,8 @@ from otpr.envs import ChunkedVectorEnv, Setup, check_filming, task_spec
 from otpr.envs.shifts import parse_all
 from otpr.errors import OtprError, check_at_least
 from otpr.policies.denoising import Diffusion
-from otpr.policies.policy import Policy, load_policy, policy_task
+from otpr.policies.loading import load_policy, policy_task
+from otpr.policies.policy import Policy
 from otpr.storage import check_writable, write_json, writing
 from otpr.training.evaluate import Evaluation, evaluate
 from otpr.training.intervals import retention

@@ -22,7 +22,8 @@ from otpr.data.seeds import evaluation_seed
 from otpr.envs import Setup, check_filming, task_spec
 from otpr.envs.shifts import parse_all
 from otpr.errors import OtprError, check_at_least, check_seed
-from otpr.policies.policy import Policy, load_policy, policy_meaning, policy_task, policy_view
+from otpr.policies.loading import load_policy, policy_meaning, policy_task, policy_view
+from otpr.policies.policy import Policy
 from otpr.storage import check_writable
 from otpr.training.curve import learning_curve
 from otpr.training.finetune import FineTuning, LoopConfig

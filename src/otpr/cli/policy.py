@@ -13,7 +13,7 @@ import tyro
 
 from otpr.cli.policy_convert import ExportPolicy, ImportPolicy
 from otpr.policies import files
-from otpr.policies.policy import load_policy
+from otpr.policies.loading import load_policy
 from otpr.spec import Spec
 from otpr.storage import SEAL
 

@@ -20,7 +20,8 @@ from otpr.policies.convert.formats import import_policy
 from otpr.policies.convert.imported import Bounds, Imported
 from otpr.policies.convert.lerobot_export import WRITTEN_FOR, export_lerobot
 from otpr.policies.convert.onnx_export import export_onnx
-from otpr.policies.policy import Policy, load_policy, policy_meaning
+from otpr.policies.loading import load_policy, policy_meaning
+from otpr.policies.policy import Policy
 from otpr.storage import check_writable
 
 

@@ -27,7 +27,7 @@ from otpr.data.loading import DataConfig
 from otpr.envs import Setup, task_spec
 from otpr.envs.registry import pixels_setup
 from otpr.errors import OtprError, check_seed
-from otpr.policies.policy import load_policy
+from otpr.policies.loading import load_policy
 from otpr.storage import check_writable
 from otpr.training.finetune import LoopConfig
 from otpr.training.imitation import PretrainConfig

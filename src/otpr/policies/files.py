@@ -123,7 +123,7 @@ def write(tree: Any, path: Path, task: str, document: Document) -> None:
 
 
 def read(path: Path, build: Callable[[Document], Tree]) -> Tree:
-    """Read a policy; see `otpr.policies.policy.load_policy`.
+    """Read a policy; see `otpr.policies.loading.load_policy`.
 
     Args:
         path: its folder, or that of its run.

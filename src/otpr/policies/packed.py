@@ -10,7 +10,8 @@ import equinox as eqx
 import numpy as np
 
 from otpr import trees
-from otpr.policies.policy import Policy, skeleton
+from otpr.policies.loading import skeleton
+from otpr.policies.policy import Policy
 
 
 class PackedPolicy(NamedTuple):

@@ -21,7 +21,8 @@ import otpr
 from otpr.errors import OtprError
 from otpr.policies import files
 from otpr.policies.acting import act_key, checked_actions, checked_observation
-from otpr.policies.policy import Policy, load_policy, policy_meaning, policy_task, policy_view
+from otpr.policies.loading import load_policy, policy_meaning, policy_task, policy_view
+from otpr.policies.policy import Policy
 from otpr.policies.units import in_units, to_unit
 from otpr.serving.messages import MessageError, unpack
 from otpr.spec import Entry, Spec, zeros

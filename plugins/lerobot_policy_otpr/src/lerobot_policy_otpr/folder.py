@@ -12,7 +12,7 @@ from lerobot.configs.types import FeatureType, PolicyFeature
 from lerobot_policy_otpr.configuration_otpr import OtprConfig
 from lerobot_policy_otpr.processor_otpr import make_otpr_pre_post_processors
 from otpr.policies import files
-from otpr.policies.policy import load_policy
+from otpr.policies.loading import load_policy
 
 STATE, WORLD = "observation.state", "observation.environment_state"
 
