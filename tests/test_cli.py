@@ -233,14 +233,23 @@ def test_plans_of_which_a_part_is_executed_go_through_every_command(place: Path)
     assert Path("part/tuned/tensorboard").is_dir()
 
 
-def test_info_tells_versions_devices_and_tasks(capsys: pytest.CaptureFixture[str]):
+def test_info_tells_versions_devices_and_suites_on_one_screen(capsys: pytest.CaptureFixture[str]):
     assert main(["info"]) == 0
     text = capsys.readouterr().out
     assert re.search(rf"^otpr +{re.escape(otpr.__version__)}$", text, re.MULTILINE)
     assert re.search(rf"^jax +{re.escape(jax.__version__)}$", text, re.MULTILINE)
     assert re.search(rf"^devices +{re.escape(str(jax.devices()[0]))}", text, re.MULTILINE)
+    assert re.search(r"^metaworld +50 +50  installed$", text, re.MULTILINE)
+    assert len(text.splitlines()) <= 50
+
+
+def test_info_lists_the_tasks_of_a_suite(capsys: pytest.CaptureFixture[str]):
+    assert main(["info", "metaworld"]) == 0
+    text = capsys.readouterr().out
     assert re.search(rf"^{TASK} +39 +4 +200 +yes +installed$", text, re.MULTILINE)
     assert len(re.findall(r"^metaworld/\S+-v3 ", text, re.MULTILINE)) == 50
+    assert main(["info", "metaworld", "--json"]) == 0
+    assert len(json.loads(capsys.readouterr().out)["tasks"]) == 50
 
 
 def test_info_for_programs_is_json(capsys: pytest.CaptureFixture[str]):

@@ -33,7 +33,8 @@ def test_few_names_none_near_are_all_listed_in_order():
 def test_many_names_none_near_are_not_all_listed():
     error = unknown_name("task", "????", [f"name-{i:02d}" for i in range(13)])
     assert str(error) == (
-        "Unknown task '????'. 13 are known, from 'name-00' to 'name-12'; `otpr info` lists them."
+        "Unknown task '????'. 13 are known, from 'name-00' to 'name-12'; `otpr info SUITE` lists tasks, "
+        "`--help` lists settings."
     )
 
 

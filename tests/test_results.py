@@ -135,7 +135,7 @@ def test_the_table_of_suites_is_of_the_runs_that_are_kept(run):
     assert any(line.startswith(f"| `{run['task']}`") and row in line for line in lines)
 
 
-EXPERIMENTS = (ROOT / "docs" / "experiments.md").read_text()
+EXPERIMENTS = (ROOT / "docs" / "devlog" / "experiments.md").read_text()
 COLUMNS = json.loads((ROOT / "results" / "columns" / "seed10.json").read_text())
 
 

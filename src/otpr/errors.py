@@ -47,5 +47,8 @@ def unknown_name(kind: str, given: str, known: Iterable[str]) -> OtprError:
     elif len(names) <= 12:
         hint = "Known: " + ", ".join(names) + "."
     else:
-        hint = f"{len(names)} are known, from {names[0]!r} to {names[-1]!r}; `otpr info` lists them."
+        hint = (
+            f"{len(names)} are known, from {names[0]!r} to {names[-1]!r}; `otpr info SUITE` lists tasks, "
+            "`--help` lists settings."
+        )
     return OtprError(f"Unknown {kind} {given!r}. {hint}")

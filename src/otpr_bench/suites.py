@@ -153,6 +153,6 @@ def open_suite(tasks: Sequence[str], recipe: Recipe, budget: Budget) -> BenchSui
         if not task_spec(task).expert:
             raise OtprError(
                 f"Task {task!r} has no scripted expert, and a recipe starts from its demonstrations. "
-                "`otpr info` lists the tasks that have one."
+                "`otpr info SUITE` lists the tasks that have one."
             )
     return BenchSuite(OPEN, tuple(BenchTask(task, recipe, budget) for task in tasks))

@@ -146,7 +146,7 @@ def test_room_is_kept_for_what_will_be_done() -> None:
 
 
 def test_a_store_takes_little_more_than_half_of_what_copies_of_transitions_took() -> None:
-    """Transitions held both their states, and successes were copied; see docs/performance.md.
+    """Transitions held both their states, and successes were copied; see docs/devlog/boundaries.md.
 
     The numbers of the quickstart: 45,000 rows, 39 features, 4 actions, chunks of 4.
     """

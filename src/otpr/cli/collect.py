@@ -23,7 +23,7 @@ from otpr.training.stopping import undone_by_sigterm
 class Collect:
     """Run an expert and keep its successes as a Minari data set."""
 
-    # task id, e.g. metaworld/peg-insert-side-v3 (`otpr info` lists them), gym/ID or module:factory
+    # task id, e.g. metaworld/peg-insert-side-v3 (`otpr info SUITE` lists them), gym/ID or module:factory
     task: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="TASK")]
     # folder of the data set
     out: Path = Path("runs/demonstrations")

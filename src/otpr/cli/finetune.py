@@ -127,7 +127,7 @@ class Finetune:
             "preset": self.preset,
             "seed": self.seed,
             "agent": dataclasses.asdict(agent),
-            "loop": dataclasses.asdict(self.config),
+            "loop": self.config.record(),
         }
         with RunDirectory.open(
             self.run_dir,

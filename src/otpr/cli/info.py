@@ -21,36 +21,51 @@ from otpr.training.versions import software_versions
 
 @dataclasses.dataclass(frozen=True)
 class Info:
-    """Versions, devices and every task; or what is known of one task."""
+    """Versions, devices and the suites of tasks; the tasks of one suite; or what is known of one task."""
 
-    # task id; left out, everything is told
-    task: Annotated[str | None, tyro.conf.Positional, tyro.conf.arg(metavar="TASK")] = None
+    # a suite, e.g. metaworld, or a task id; left out, versions and all suites are told
+    task: Annotated[str | None, tyro.conf.Positional, tyro.conf.arg(metavar="SUITE|TASK")] = None
     # as JSON, for programs
     json: bool = False
 
     def run(self) -> None:
         """Print it."""
-        if self.task is not None:
-            task = known_task(self.task)
-            cameras = cameras_of(task.id) if task.installed else ()
-            if self.json:
-                print(json.dumps({**_as_json(task), "cameras": cameras}, indent=2))
-            else:
-                print(_described(task, cameras))
-            return
+        suites: dict[str, list[TaskSpec]] = {}
+        for task in list_tasks():
+            suites.setdefault(task.id.partition("/")[0], []).append(task)
+        if self.task is None:
+            self._everything(suites)
+        elif self.task in suites:
+            self._suite(suites[self.task])
+        else:
+            self._task(known_task(self.task))
+
+    def _everything(self, suites: dict[str, list[TaskSpec]]) -> None:
         versions = software_versions()
-        tasks = list_tasks()
         if self.json:
-            known = {"versions": versions, "shifts": _shifts(), "tasks": [_as_json(task) for task in tasks]}
-            print(json.dumps(known, indent=2))
+            tasks = [_as_json(task) for each in suites.values() for task in each]
+            print(json.dumps({"versions": versions, "shifts": _shifts(), "tasks": tasks}, indent=2))
             return
         for name, value in versions.items():
             missing = "not in a git checkout" if name == "git_commit" else "not installed"
             shown = ", ".join(value) if isinstance(value, list) else value or missing
             print(f"{name:18} {shown}")
+        row = "{:12} {:>5} {:>12}  {}"
+        print("\n" + row.format("suite", "tasks", "with expert", "simulator"))
+        for name, tasks in suites.items():
+            experts = sum(task.expert for task in tasks)
+            print(row.format(name, len(tasks), experts, _simulator(tasks[0])))
+        print("and gym/ID (any Gymnasium environment) and module:factory (yours): docs/bring-your-own.md")
+        print("\n`otpr info SUITE` lists its tasks, `otpr info TASK` tells what is known of one.")
+        print(f"Shifts: {', '.join(SHIFTS)} (docs/shifts.md).")
+
+    def _suite(self, tasks: list[TaskSpec]) -> None:
+        if self.json:
+            print(json.dumps({"tasks": [_as_json(task) for task in tasks]}, indent=2))
+            return
         # plain text, and no table that is cut where the terminal is narrow: it is there to be searched
         row = "{:40} {:>11} {:>6} {:>11} {:>6}  {}"
-        print("\n" + row.format("task", "observation", "action", "steps limit", "expert", "simulator"))
+        print(row.format("task", "observation", "action", "steps limit", "expert", "simulator"))
         for task in tasks:
             numbers = sum(math.prod(entry.shape) for entry in task.spec.observation.values())
             expert = "yes" if task.expert else "no"
@@ -59,8 +74,13 @@ class Info:
                     task.id, numbers, task.spec.action_dim, task.episode_limit, expert, _simulator(task)
                 )
             )
-        print(f"\nshifts: {', '.join(SHIFTS)} (docs/shifts.md)\n")
-        print("and gym/ID (any Gymnasium environment) and module:factory (yours): docs/bring-your-own.md")
+
+    def _task(self, task: TaskSpec) -> None:
+        cameras = cameras_of(task.id) if task.installed else ()
+        if self.json:
+            print(json.dumps({**_as_json(task), "cameras": cameras}, indent=2))
+        else:
+            print(_described(task, cameras))
 
 
 def _shifts() -> dict[str, Any]:

@@ -65,7 +65,7 @@ PIXELS = Recipe("metaworld/drawer-open-v3", 8, 0.3, PretrainConfig(updates=2_500
 class Quickstart:
     """Collect demonstrations, imitate them, fine-tune with OTPR, evaluate before and after."""
 
-    # task id; `otpr info` lists them. Left out, metaworld/peg-insert-side-v3, and with --pixels
+    # task id; `otpr info SUITE` lists them. Left out, metaworld/peg-insert-side-v3, and with --pixels
     # metaworld/drawer-open-v3
     task: str | None = None
     # seed of everything but the evaluation's initial conditions, which are always the same
@@ -124,7 +124,7 @@ class Quickstart:
             **({"pixels": setup.view()} if self.pixels else {}),
             "preset": self.preset,
             "agent": dataclasses.asdict(agent),
-            "loop": dataclasses.asdict(loop),
+            "loop": loop.record(),
         }
         with RunDirectory.open(
             self.run_dir,

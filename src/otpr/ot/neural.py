@@ -109,8 +109,9 @@ def fit(
     of the pass together. "ascent" climbs the dual on random tiles of one block after the other (Seguy et al.,
     ICLR 2018). Where most pairs carry mass, regression is left with about half the held-out error from equal
     numbers of pairs and steps; where the support falls almost apart, exact potentials differ from block to
-    block and ascent is better (docs/performance.md). Ascent also serves where a mask asks of a keypoint an H
-    that no smooth potential can give. Small epsilons need no annealing: the exact solver does that by itself.
+    block and ascent is better (docs/devlog/performance.md). Ascent also serves where a mask asks of a
+    keypoint an H that no smooth potential can give. Small epsilons need no annealing: the exact solver does
+    that by itself.
 
     Works under `eqx.filter_jit`. With `tolerance` and `max_passes` as arrays, one program serves all of them.
 

@@ -102,6 +102,12 @@ class FineTuning:
         self.at = Progression()
         # whether the algorithm's first policy acts as the pre-trained one does
         self._from_base = acts_alike(self.agent.deployed().single(), base.single(), env.num_envs)
+        if loop.safeguard and not (isinstance(self.agent, OffPolicyAgent) and self._from_base):
+            raise OtprError(
+                f"--safeguard lets the pre-trained policy collect some of the rounds, and {agent.algorithm} "
+                "cannot learn from them, or makes another policy than that. Leave it out, or take another "
+                "algorithm (docs/safeguard.md)."
+            )
         if loop.no_base_evaluation and self._from_base:
             self.at.evaluated_at = 0
         self._stop = StopRequest()
@@ -146,7 +152,7 @@ class FineTuning:
         setup = self.env.setup
         meaning = of_task(task_spec(setup)).meaning.to_json()
         folder = self.run.path / "policy"
-        self.agent.deployed().save(folder, task=setup.task, view=setup.view(), meaning=meaning)
+        self._deployed().save(folder, task=setup.task, view=setup.view(), meaning=meaning)
         summary = self.summary()
         self.run.write_summary(summary)
         return summary
@@ -178,9 +184,7 @@ class FineTuning:
     def _collect(self, progress: Progress) -> None:
         """One round of episodes, which goes to disk before anything is learnt from it."""
         at, n, config = self.at, self.loop.num_envs, self.agent.config
-        explorer = self.agent.exploring()
-        if not at.updates:  # critics that have learnt nothing choose no better than chance
-            explorer = explorer.single()
+        explorer, learnt_acts = self._exploring()
         self._stop.do(compile_acting, explorer, self.env)
         rollout = run_episodes(
             self.env,
@@ -205,12 +209,17 @@ class FineTuning:
         at.broken_episodes += len(rollout.broken)
         for seed, cause in rollout.broken.items():
             progress.message(f"Episode of seed {seed} dropped. {cause}")
-        at.recent = (at.recent + [episode.success for episode in rollout.episodes])[-RECENT:]
+        outcomes = [episode.success for episode in rollout.episodes]
+        at.recent = (at.recent + outcomes)[-RECENT:]
+        if self.loop.safeguard:
+            evidence = at.evidence
+            at.evidence = evidence.after_learnt(outcomes) if learnt_acts else evidence.after_base(outcomes)
+            learnt |= {"safeguard/learnt_acts": float(learnt_acts), "safeguard/better": at.evidence.better()}
         self._log(
             {
                 "rollout/episodes": at.episodes,
                 "rollout/broken_episodes": at.broken_episodes,
-                "rollout/success_rate": _mean([episode.success for episode in rollout.episodes]),
+                "rollout/success_rate": _mean(outcomes),
                 "rollout/success_rate_recent": _mean(at.recent),
                 "rollout/return": _mean([episode.total_reward for episode in rollout.episodes]),
                 "rollout/length": _mean([len(episode) for episode in rollout.episodes]),
@@ -218,6 +227,23 @@ class FineTuning:
                 **learnt,
             }
         )
+
+    def _exploring(self) -> tuple[Policy, bool]:
+        """What collects the next round, and whether it is what was learnt."""
+        at = self.at
+        if not at.updates:  # critics that have learnt nothing choose no better than chance
+            return self.agent.exploring().single(), False
+        if self.loop.safeguard and not at.evidence.favours_learnt([self.seed, at.episodes]):
+            return self.base.single(), False
+        return self.agent.exploring(), True
+
+    def _deploys_learnt(self) -> bool:
+        """Whether what was learnt is deployed, and not the pre-trained policy."""
+        return not self.loop.safeguard or self.at.evidence.better() >= self.loop.safeguard
+
+    def _deployed(self) -> Policy:
+        """The policy as evaluated and saved."""
+        return self.agent.deployed() if self._deploys_learnt() else self.base.single()
 
     def _learn_round(self, learner: OnPolicyAgent, data: Round) -> dict[str, float]:
         """Let an on-policy algorithm learn from the round's episodes; its metrics."""
@@ -270,7 +296,7 @@ class FineTuning:
         first, last = at.evaluated_at < 0, at.env_steps >= loop.env_steps
         episodes = loop.final_eval_episodes if first or last else loop.eval_episodes
         started = time.monotonic()
-        deployed = self.agent.deployed()
+        deployed = self._deployed()
         if first and self._learns:  # nothing has been learnt that could choose
             deployed = deployed.single()
         both = deployed.chooser is not None and (loop.single == "always" or (loop.single == "end" and last))
@@ -310,6 +336,8 @@ class FineTuning:
         name = "deployed" if single is None else f"single sample {single.success_rate:.0%}, deployed"
         if first:
             name = "base policy" if self._from_base else "first policy"
+        elif not self._deploys_learnt():
+            name = f"pre-trained policy (what was learnt is better with {at.evidence.better():.0%})"
         progress.message(f"{at.env_steps:>7,} steps: {name} {chosen}")
 
     # -------------------------------------------------------------------------------------------- the record
@@ -343,6 +371,7 @@ class FineTuning:
     def summary(self) -> dict[str, Any]:
         """The outcome so far, as it goes into summary.json; the algorithm's own entries under its name."""
         at, algorithm = self.at, self.agent.config.algorithm
+        guarded = self.loop.safeguard > 0
         return {
             "task": self.env.task_id,
             "algorithm": algorithm,
@@ -354,6 +383,7 @@ class FineTuning:
             "execute": self.experience.store.spec.execute,
             "observation": self.base.spec.to_json()["observation"],
             "encoder": "frozen" if self.base.spec.images else "none",
+            **({"deployed": "fine-tuned" if self._deploys_learnt() else "pre-trained"} if guarded else {}),
             "base_success": at.base_success,
             "final_success": at.success,
             "final_success_single": at.success_single,

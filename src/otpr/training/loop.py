@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from otpr.agents.parts.agent import AgentConfig
 from otpr.errors import OtprError, check_at_least
+from otpr.training.safeguard import Evidence, Outcomes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,6 +38,9 @@ class LoopConfig:
     env_timeout: float = 60.0
     # end the run once more than half of the critics' values are beyond what the rewards allow
     stop_on_divergence: bool = False
+    # deploy what was learnt only while it succeeds more often than the pre-trained policy with this
+    # probability, by training episodes of both (docs/safeguard.md); 0: always
+    safeguard: float = 0.0
 
     def __post_init__(self):
         """Refuse numbers that make no loop."""
@@ -53,11 +57,18 @@ class LoopConfig:
         )
         check_at_least(0, self, "warmup_steps")
         check_at_least(0.001, self, "env_timeout")
+        if not 0 <= self.safeguard < 1:
+            raise OtprError(f"safeguard is a probability, at least 0 and below 1; given {self.safeguard:g}.")
         if self.warmup_steps >= self.env_steps:
             raise OtprError(
                 f"warmup_steps must be below env_steps, or nothing is learnt; given {self.warmup_steps} and "
                 f"{self.env_steps}."
             )
+
+    def record(self) -> dict[str, Any]:
+        """The settings as a run's configuration keeps them; the safeguard only where it is used."""
+        left_out = set() if self.safeguard else {"safeguard"}
+        return {name: value for name, value in dataclasses.asdict(self).items() if name not in left_out}
 
 
 @dataclasses.dataclass
@@ -85,8 +96,19 @@ class Progression:
     mean_return: float | None = None
     mean_return_single: float | None = None
     own: dict[str, float] = dataclasses.field(default_factory=dict)  # the algorithm's own last metrics
+    base_outcomes: list[float] = dataclasses.field(default_factory=list)  # what the safeguard knows of the
+    learnt_outcomes: list[float] = dataclasses.field(default_factory=list)  # two policies, as `Outcomes`
     files: int = 0  # of experience, in the run directory
     files_digest: str = ""  # of them all
+
+    @property
+    def evidence(self) -> Evidence:
+        """What the safeguard knows."""
+        return Evidence(Outcomes(*self.base_outcomes), Outcomes(*self.learnt_outcomes))
+
+    @evidence.setter
+    def evidence(self, evidence: Evidence) -> None:
+        self.base_outcomes, self.learnt_outcomes = [*evidence.base], [*evidence.learnt]
 
     def learned(self, phase: Phase, n: int) -> None:
         """Count `n` gradient steps of a phase."""
