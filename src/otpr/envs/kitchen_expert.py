@@ -80,7 +80,8 @@ class Arm:
     def _joints(self, twist: Vector) -> Vector:
         """Velocities of the joints, (7,), for one of the hand, (6,), without leaving the joints' ranges."""
         whole = np.zeros((6, self.model.nv))
-        mujoco.mj_jacSite(self.model, self.data, whole[:3], whole[3:], self._site)
+        jacobian_of = mujoco.mj_jacSite  # pyright: ignore[reportAttributeAccessIssue]
+        jacobian_of(self.model, self.data, whole[:3], whole[3:], self._site)
         weights = np.array([1.0, 1.0, 1.0, _LEVER, _LEVER, _LEVER])
         jacobian, angles = weights[:, None] * whole[:, :_ARM], self.data.qpos[:_ARM]
         low, high = self._limits[:, 0] + _MARGIN, self._limits[:, 1] - _MARGIN

@@ -225,6 +225,9 @@ class LiberoExpert:
 
     def _beside(self, state: list[str]) -> Vector:
         """How far from the middle of its place a thing is put: things that share one stand side by side."""
+        region = self._env.object_sites_dict.get(state[2])
+        if region is not None and region.joints:  # a drawer: the handles of those above it stand out
+            return np.array([0.0, -0.025, 0.0])
         sharing = [other[1] for other in self._goal if len(other) == 3 and other[2] == state[2]]
         if len(sharing) == 1:
             return np.zeros(3)
