@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import math
+import os
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -162,12 +163,13 @@ class Queue:
     def _options(self) -> dict[str, Any]:
         """How Ray is to run a task."""
         threads = max(1, math.floor(self._cpus))
-        one = "--xla_cpu_multi_thread_eigen=false " if threads == 1 else ""
+        flags = [os.environ.get("XLA_FLAGS", ""), f"intra_op_parallelism_threads={threads}"]
+        flags += ["--xla_cpu_multi_thread_eigen=false"] if threads == 1 else []
         env = {
             **import_path(),
             "OMP_NUM_THREADS": str(threads),
             "OPENBLAS_NUM_THREADS": str(threads),
-            "XLA_FLAGS": f"{one}intra_op_parallelism_threads={threads}",
+            "XLA_FLAGS": " ".join(flags).strip(),
         }
         if not self._gpus:
             env["JAX_PLATFORMS"] = "cpu"
@@ -213,10 +215,12 @@ class Queue:
     ) -> None:
         """Record what came of a run, which had come so far before; nothing if it is left for another time."""
         base = self._bases[job.task.id]
-        if failure is not None:
+        if failure is not None and failure.died and self._is_over():
+            _say(f"{job}: stopped.")
+        elif failure is not None:
             directory = job.directory(self._place.folder, base)
             self._place.fetch(directory)
-            if failure.died and progress(directory)[0] > steps and not self._is_over():
+            if failure.died and progress(directory)[0] > steps:
                 _say(f"{job}: {failure.why}; it has come further, and goes on.")
                 self._submit(job, tasks)
             else:

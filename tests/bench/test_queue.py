@@ -47,6 +47,9 @@ class Inline:
     def wait(self, references: list[Any], num_returns: int, timeout: float) -> tuple[list[Any], list[Any]]:
         return references[:num_returns], references[num_returns:]
 
+    def cancel(self, reference: Any, force: bool) -> None:
+        """There is nothing under way."""
+
     def get(self, reference: Any) -> Any:
         try:
             return reference()
