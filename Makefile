@@ -113,6 +113,8 @@ clean: ## remove .venv and the caches
 	@echo "Installing LeRobot into .venv-interop (minutes)"
 	@"$(PYTHON)" -m venv --clear .venv-interop
 	@.venv-interop/bin/python -m pip install --quiet --disable-pip-version-check --requirement requirements/interop.txt
+	@.venv-interop/bin/python -m pip install --quiet --disable-pip-version-check --no-deps \
+		--editable . --editable plugins/lerobot_policy_otpr
 	@touch $@
 
 .venv/.package: pyproject.toml .venv/.requirements
