@@ -123,6 +123,8 @@ clean: ## remove .venv and the caches
 	@echo "Installing LeRobot into .venv-interop (minutes)"
 	@"$(PYTHON)" -m venv --clear .venv-interop
 	@.venv-interop/bin/python -m pip install --quiet --disable-pip-version-check --requirement requirements/interop.txt
+	@.venv-interop/bin/python -m pip install --quiet --disable-pip-version-check --no-deps \
+		--editable . --editable plugins/lerobot_policy_otpr
 	@touch $@
 
 # Of its own, since LIBERO needs robosuite 1.4. There is no wheel of bddl, so it is built.

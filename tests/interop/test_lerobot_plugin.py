@@ -33,9 +33,8 @@ pytestmark = pytest.mark.interop
 
 
 def run(*arguments: Any) -> str:
-    """In LeRobot's environment, with this otpr."""
-    paths = os.pathsep.join([str(ROOT / "src"), str(ROOT / "plugins" / "lerobot_policy_otpr" / "src")])
-    environment = {**os.environ, "PYTHONPATH": paths, "CUDA_VISIBLE_DEVICES": "", "SDL_VIDEODRIVER": "dummy"}
+    """In LeRobot's environment, where otpr and the plugin are installed."""
+    environment = {**os.environ, "PYTHONPATH": "", "CUDA_VISIBLE_DEVICES": "", "SDL_VIDEODRIVER": "dummy"}
     command = [str(PYTHON), *map(str, arguments)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
