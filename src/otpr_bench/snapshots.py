@@ -116,5 +116,5 @@ def _pack(folder: Path, target: Any) -> None:
     with zipfile.ZipFile(target, "w", zipfile.ZIP_STORED) as archive:
         for file in files:
             name = file.relative_to(folder)
-            if str(name) not in _LEFT_OUT and name.name[0] != "." and name.parts[0][0] != ".":
+            if file.is_file() and str(name) not in _LEFT_OUT and not any(p[0] == "." for p in name.parts):
                 archive.write(file, name.as_posix())

@@ -40,7 +40,6 @@ def test_a_dry_run_says_what_there_is_to_do_and_does_nothing(place, capsys):
         (["--seeds", "0-3"], "--seeds takes 0..4, or 0,2,5; given '0-3'"),
         (["--cpus-per-run", "0"], "cpus_per_run must be at least 0.01, given 0"),
         (["--gpus-per-run", "-1"], "gpus_per_run must be at least 0, given -1"),
-        (["--address", "ray://nowhere"], "There is no Ray cluster at --address ray://nowhere"),
         (["--budget-minutes", "-1"], "budget_minutes must be at least 0"),
         (["--noise", "0.3"], "--noise belongs to the suite `open`"),
         (["--env-steps", "10"], "--env-steps belongs to the suite `open`"),

@@ -120,8 +120,11 @@ def test_each_checkpoint_is_brought_to_the_storage_while_the_run_goes_on(
     kept = place.snapshots
     assert kept is not None
     with kept.keeping(run):
-        (run / "checkpoints" / "5").mkdir(parents=True)
-        (run / "checkpoints" / "5" / "arrays").write_text("five")
+        new = tmp_path / "new"
+        new.mkdir()
+        (new / "arrays").write_text("five")
+        (run / "checkpoints").mkdir(parents=True)
+        new.rename(run / "checkpoints" / "5")  # whole at once, as checkpoints are
         for _ in range(500):
             if kept.has(run):
                 break
