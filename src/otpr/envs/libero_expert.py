@@ -8,12 +8,13 @@ robot, y to its left.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.spatial.transform import Rotation
 
 from otpr.envs.robosuite_motions import (
     CLOSED,
@@ -32,6 +33,7 @@ _ORDER = ("turnon", "open", "in", "on", "close")
 """In which order predicates are brought about: what is put into a drawer before the drawer is closed."""
 _OPENING = 0.07  # how wide a thing may be that the fingers are to reach around
 _KNOB = 0.04  # how wide a knob may be
+_IN_THE_WAY = 0.1  # how near another thing's middle has to be
 _TRAVEL = 0.2  # how high above where it was and will be a thing is carried
 _ASIDE = {"in": 0.02, "on": 0.04}  # how far from the middle two things stand that share a place
 _DROP = 0.02  # from how high above the place it is let go
@@ -105,8 +107,17 @@ class Things:
         return low, high
 
 
-def grasp_of(low: Vector, high: Vector, knob: tuple[Vector, Vector] | None = None) -> Grasp:
-    """How to hold a thing from above whose box has these corners: across it, by its knob, or by its rim."""
+def grasp_of(
+    low: Vector,
+    high: Vector,
+    knob: tuple[Vector, Vector] | None = None,
+    others: Sequence[Vector] = (),
+) -> Grasp:
+    """How to hold a thing from above whose box has these corners: across it, by its knob, or by its rim.
+
+    A long thing is held beside its middle where one of the others stands so near that it is in the hand's way.
+    All positions are relative to its body.
+    """
     if (high - low)[:2].min() > _OPENING and knob is not None:
         low, high = knob
     middle, size = (low + high) / 2, high - low
@@ -114,16 +125,26 @@ def grasp_of(low: Vector, high: Vector, knob: tuple[Vector, Vector] | None = Non
         # the fingers close along the hand's y axis
         turn = downwards(0.0 if size[1] <= size[0] else np.pi / 2)
         height = max(middle[2], high[2] - 0.03)
+        longest = int(np.argmax(size[:2]))
+        if size[longest] > 1.5 * size[1 - longest] and _room(middle, others) < _IN_THE_WAY:
+            beside = np.eye(3)[longest] * 0.3 * size[longest]
+            middle = max((middle, middle + beside, middle - beside), key=lambda place: _room(place, others))
         return Grasp(np.array([middle[0], middle[1], height]), turn)
     # by the rim on the near side, away from the middle, where no handle is
     rim = np.array([low[0] + 0.006, middle[1], high[2] - 0.012])
     return Grasp(rim, downwards(np.pi / 2))
 
 
+def _room(place: Vector, others: Sequence[Vector]) -> float:
+    """How far the nearest of the others is, seen from above."""
+    return min((float(np.linalg.norm((other - place)[:2])) for other in others), default=np.inf)
+
+
 def put(scene: Scene, things: Things, name: str, where: str, beside: Vector) -> Plan:
     """Pick up a thing and put it down in or on a region or another thing."""
     low, high = things.box(name)
-    grasp = grasp_of(low, high, things.knob(name))
+    others = [things.place(other) - things.place(name) for other in things.env.objects_dict if other != name]
+    grasp = grasp_of(low, high, things.knob(name), others)
 
     def held_at() -> Vector:
         return things.place(name) + grasp.offset
@@ -178,7 +199,8 @@ def close(scene: Scene, things: Things, region: str) -> Plan:
     drawer = env.sim.data._data.joint(joint)
     body = env.sim.model._model.joint(joint).bodyid[0]
     low, high = things.part(env.sim.model._model.body(body).name)
-    turn = downwards(np.pi / 2)
+    # the hand leans back from the drawer, so that it passes under the handles of those above
+    turn = Rotation.from_rotvec([np.pi / 4, 0.0, 0.0]).as_matrix() @ downwards(np.pi / 2)
     front = np.array([(low[0] + high[0]) / 2, low[1], (low[2] + high[2]) / 2])
 
     def before(metres: float) -> Vector:
@@ -189,7 +211,7 @@ def close(scene: Scene, things: Things, region: str) -> Plan:
     for _ in range(80):
         if drawer.qpos[0] > 0.003:
             break
-        yield scene.servo(scene.hand * [0, 1, 0] + before(0.0) * [1, 0, 1] + [0, 0.03, 0.01], turn, CLOSED)
+        yield scene.servo(scene.hand * [0, 1, 0] + before(0.0) * [1, 0, 1] + [0, 0.05, 0.0], turn, CLOSED)
     yield from scene.go(lambda: scene.hand - [0, 0.03, 0], lambda: turn, CLOSED, steps=8)
     yield from scene.go(lambda: scene.hand + up(0.05), lambda: turn, CLOSED, steps=10)
 
