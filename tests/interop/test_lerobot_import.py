@@ -333,7 +333,7 @@ def planned(policy: Policy, **plan: int) -> Policy:
         (lambda p: changed(p, prediction="velocity"), "predicts the velocity; LeRobot's the noise or"),
         (lambda p: changed(p, sampler_steps=5, spacing="linspace"), "visits 5 of 10 noise levels"),
         (lambda p: changed(p, sampler="ddim", clipped_noise=True), "goes on from clipped plans"),
-        (lambda p: changed(p, noise_limit=3.0), "noise of the policy's steps is clipped to 3"),
+        (lambda p: changed(p, noise_limit=3.0), "policy's noise is clipped to 3"),
         (lambda p: changed(p, network=of_dppo(p)), "The policy's U-Net is DPPO's"),
         (lambda p: planned(p, offset=0), r"begin 0 steps before .* --history 2 --offset 1"),
         (lambda _: tiny.policy(), "network is of kind 'mlp', and LeRobot's is a U-Net"),

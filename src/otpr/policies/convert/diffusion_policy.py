@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from otpr.diffusion import NoiseSchedule
+from otpr.diffusion.sampling import Sampler
 from otpr.errors import OtprError
 from otpr.networks.unet import UNet
 from otpr.networks.vision import ResNet18
@@ -54,7 +55,7 @@ from otpr.spec import STATE, Entry, Spec
 LOW_DIM = "diffusion_policy.policy.diffusion_unet_lowdim_policy.DiffusionUnetLowdimPolicy"
 HYBRID = "diffusion_policy.policy.diffusion_unet_hybrid_image_policy.DiffusionUnetHybridImagePolicy"
 _UNET = "diffusion_policy.model.diffusion.conditional_unet1d.ConditionalUnet1D"
-_SCHEDULERS = {
+_SCHEDULERS: dict[str, Sampler] = {
     "diffusers.schedulers.scheduling_ddpm.DDPMScheduler": "ddpm",
     "diffusers.schedulers.scheduling_ddim.DDIMScheduler": "ddim",
     "diffusers.DDPMScheduler": "ddpm",

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from otpr.errors import OtprError
-from otpr.policies.convert.settings import Settings
+from otpr.policies.convert.settings import NEEDED, Settings
 from otpr.storage import DamagedFile, check_regular
 
 LIMIT = 2**20
@@ -63,9 +63,9 @@ class Resolved(Settings):
         super().__init__(place, given)
         self.root = root
 
-    def get(self, name: str, *default: Any) -> Any:
+    def get(self, name: str, default: Any = NEEDED) -> Any:
         """See `Settings.get`."""
-        return self._resolved(name, super().get(name, *default), 0)
+        return self._resolved(name, super().get(name, default), 0)
 
     def part(self, name: str) -> Resolved:
         """See `Settings.part`."""

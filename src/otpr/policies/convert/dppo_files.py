@@ -100,4 +100,5 @@ def normalization(
                 )
         if (found[f"{name}_min"] > found[f"{name}_max"]).any():
             raise OtprError(f"{where}: {name}_min is above {name}_max.")
-    return tuple({name: found[f"{name}_{end}"] for name in sizes} for end in ("min", "max"))
+    low, high = ({name: found[f"{name}_{end}"] for name in sizes} for end in ("min", "max"))
+    return low, high

@@ -108,18 +108,13 @@ def _network(diffusion: Diffusion) -> UNet:
             "The policy's ddim goes on from clipped plans, and LeRobot's does not. Sample with ddpm."
         )
     if diffusion.noise_limit is not None and diffusion.sampler == "ddpm":
-        raise OtprError(
-            f"The noise of the policy's steps is clipped to {diffusion.noise_limit:g}; LeRobot's is not. "
-            "Sample with ddim."
-        )
+        limit = f"{diffusion.noise_limit:g}"
+        raise OtprError(f"The policy's noise is clipped to {limit}; LeRobot's is not. Sample with ddim.")
     if diffusion.schedule.betas == "sigmoid" and diffusion.sampler == "ddim":
         raise OtprError("The policy's schedule is 'sigmoid', which LeRobot's DDIM does not have.")
     sizes = network.about()
     if sizes["deep_condition"] or sizes["norm_eps"] != 1e-5:
-        raise OtprError(
-            "The policy's U-Net is DPPO's: three layers for the condition in each block, or an epsilon of "
-            "its own in the normalisations. LeRobot's has neither."
-        )
+        raise OtprError("The policy's U-Net is DPPO's: its blocks or normalisations are not LeRobot's.")
     return network
 
 

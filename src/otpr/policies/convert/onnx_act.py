@@ -9,6 +9,7 @@
 file may be copied and changed as you like.
 """
 
+# pyright: basic, reportMissingImports=false
 from __future__ import annotations
 
 from pathlib import Path

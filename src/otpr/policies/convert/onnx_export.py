@@ -175,19 +175,19 @@ def _take_float64(model: Any, policy: Policy) -> None:
         )
         graph.initializer.append(onnx.helper.make_tensor(f"{name}/axis", onnx.TensorProto.INT64, (1,), [-1]))
 
-        def node(kind: str, inputs: list[str], output: str, **attributes: Any) -> str:
+        def add(kind: str, inputs: list[str], output: str, **attributes: Any) -> str:
             names = [f"{name}/{x}" if x else name for x in inputs]  # noqa: B023 - used in this round
             made = onnx.helper.make_node(kind, names, [f"{name}/{output}"], **attributes)  # noqa: B023
             nodes.append(made)
             return output
 
-        clipped = node("Clip", ["", "least", "largest"], "clipped")
-        high = node("Cast", [clipped], "high", to=onnx.TensorProto.FLOAT)
-        back = node("Cast", [high], "back", to=onnx.TensorProto.DOUBLE)
-        rest = node("Sub", [clipped, back], "rest")
-        low = node("Cast", [rest], "low", to=onnx.TensorProto.FLOAT)
-        parts = [node("Unsqueeze", [x, "axis"], f"{x}_part") for x in (high, low)]
-        node("Concat", parts, "pair", axis=-1)
+        clipped = add("Clip", ["", "least", "largest"], "clipped")
+        high = add("Cast", [clipped], "high", to=onnx.TensorProto.FLOAT)
+        back = add("Cast", [high], "back", to=onnx.TensorProto.DOUBLE)
+        rest = add("Sub", [clipped, back], "rest")
+        low = add("Cast", [rest], "low", to=onnx.TensorProto.FLOAT)
+        parts = [add("Unsqueeze", [x, "axis"], f"{x}_part") for x in (high, low)]
+        add("Concat", parts, "pair", axis=-1)
     if nodes:
         later = list(graph.node)
         del graph.node[:]

@@ -8,7 +8,8 @@ from typing import Any, cast
 
 from otpr.errors import OtprError
 
-_NEEDED: Any = object()
+NEEDED: Any = object()
+"""In the place of a default: there is none."""
 
 
 class Settings:
@@ -30,12 +31,12 @@ class Settings:
         self.given = cast(Mapping[str, Any], given)
         self.asked: set[str] = set()
 
-    def get(self, name: str, default: Any = _NEEDED) -> Any:
+    def get(self, name: str, default: Any = NEEDED) -> Any:
         """An entry, whatever it is."""
         self.asked.add(name)
         if name in self.given:
             return self.given[name]
-        if default is _NEEDED:
+        if default is NEEDED:
             raise OtprError(f"{self.place}{name} is missing.")
         return default
 
@@ -43,13 +44,13 @@ class Settings:
         """An object within this one."""
         return Settings(f"{self.place}{name}.", self.get(name))
 
-    def count(self, name: str, default: Any = _NEEDED, least: int = 1) -> int:
+    def count(self, name: str, default: Any = NEEDED, least: int = 1) -> int:
         """A whole number."""
         value = self.get(name, default)
         self._check(name, value, _is_count(value, least), f"a whole number of at least {least}")
         return value
 
-    def counts(self, name: str, default: Any = _NEEDED) -> tuple[int, ...]:
+    def counts(self, name: str, default: Any = NEEDED) -> tuple[int, ...]:
         """A list of whole numbers, one at least."""
         value = self.get(name, default)
         fits = isinstance(value, list | tuple) and bool(cast("list[Any]", value))
@@ -57,20 +58,20 @@ class Settings:
         self._check(name, value, fits, "a list of whole numbers of at least 1")
         return tuple(value)
 
-    def number(self, name: str, default: Any = _NEEDED) -> float:
+    def number(self, name: str, default: Any = NEEDED) -> float:
         """A finite number above 0."""
         value = self.get(name, default)
         fits = type(value) in (int, float) and math.isfinite(value) and value > 0
         self._check(name, value, fits, "a number above 0")
         return float(value)
 
-    def flag(self, name: str, default: Any = _NEEDED) -> bool:
+    def flag(self, name: str, default: Any = NEEDED) -> bool:
         """True or false."""
         value = self.get(name, default)
         self._check(name, value, isinstance(value, bool), "true or false")
         return value
 
-    def one_of(self, name: str, known: Sequence[Any], default: Any = _NEEDED) -> Any:
+    def one_of(self, name: str, known: Sequence[Any], default: Any = NEEDED) -> Any:
         """One of several values."""
         value = self.get(name, default)
         # by type too: 1 is not true
