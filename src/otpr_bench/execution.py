@@ -122,7 +122,8 @@ def carry_out(job: Job, failed_starts: Sequence[str], place: Place, command: Com
         shutil.rmtree(directory)  # otherwise it is a retry that was stopped
     if not is_finished(directory):
         directory.parent.mkdir(parents=True, exist_ok=True)
-        arguments = [*job.arguments(directory, base), "--num-workers", str(place.workers)]
+        arguments = [*job.arguments(directory, base)]
+        arguments += ["--num-workers", str(place.workers)] if place.workers > 1 else []
         arguments += ["--resume"] if directory.exists() else []
         why = _carried_out(arguments, directory, place, command)
         if why:

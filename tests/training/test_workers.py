@@ -323,8 +323,16 @@ def placed(placement: Placement) -> tuple[type, int, int]:
 
 def test_a_round_is_divided_by_the_workers_there_are(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("otpr.training.placement.available_cores", lambda: 3)
-    assert placed(Placement())[1:] == (3, 3)
+    assert placed(Placement(rollout="local"))[1:] == (3, 3)
     assert placed(Placement(num_workers=2))[1:] == (2, 4)
+
+
+def test_decisions_are_made_here_where_nothing_asks_for_workers():
+    with Placement().workers(Setup(TASK), ACTING.spec, LoopConfig(), ACTING) as workers:
+        assert isinstance(workers, Lockstep)
+    loop = LoopConfig(asynchronous=True)
+    with Placement().workers(Setup(TASK), ACTING.spec, loop, ACTING) as workers:
+        assert isinstance(workers, WorkerPool)
 
 
 def test_weights_that_are_no_numbers_never_reach_an_environment(one: WorkerPool):

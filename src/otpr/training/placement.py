@@ -23,9 +23,9 @@ from otpr.training.workers import Lockstep, WorkerPool, Workers
 class Placement:
     """Where episodes run; what comes of them does not depend on it, but for last bits."""
 
-    # local: processes of this machine with the policy within; ray: actors of a Ray cluster (the extra
-    # `cluster`); lockstep: simulators in processes, decisions here for all of them at once. Left out, local,
-    # and lockstep where the policy only answers
+    # lockstep: simulators in processes, decisions here for all of them at once; local: processes of this
+    # machine with the policy within; ray: actors of a Ray cluster (the extra `cluster`). Left out, local
+    # where --num-workers or --async asks for it, else lockstep
     rollout: Literal["local", "ray", "lockstep"] | None = None
     # workers that run episodes; left out, one a core of this machine, at most one an episode of a round
     num_workers: int | None = None
@@ -55,7 +55,8 @@ class Placement:
             OtprError: the policy has to be asked from one process, and workers were wanted; Ray is not
                 installed, or cannot be reached; see `ChunkedVectorEnv` as well.
         """
-        rollout = self.rollout or ("lockstep" if base.asks else "local")
+        ahead = self.num_workers is not None or loop.asynchronous
+        rollout = self.rollout or ("local" if ahead else "lockstep")
         if rollout == "lockstep":
             env = ChunkedVectorEnv(
                 setup,
