@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from typing import Any
 
-import jax
 import numpy as np
 
 from benchmarks.rollout import CHUNK_LENGTH, TASK, chunks_of, replay
@@ -17,10 +16,8 @@ from otpr.data.seeds import training_seed
 from otpr.envs import ChunkedVectorEnv, Setup
 from otpr.envs.chunked import available_cores
 from otpr.envs.served import ServedProcess
-from otpr.policies.acting import decision_keys
 from otpr.policies.packed import PackedPolicy, pack, unpack
 from otpr.policies.policy import Policy
-from otpr.spec import zeros
 from otpr.training.episode_runner import worker_env
 from otpr.training.local_workers import LocalCrew
 from otpr.training.rollout import compile_acting, run_episodes
@@ -42,12 +39,10 @@ class Alone:
         idle: list[Any] = [None] * (self._num_envs - len(seeds))
         chunks = chunks_of(recorded, CHUNK_LENGTH)
         chunks = np.pad(chunks, [(0, 0), (0, len(idle)), (0, 0), (0, 0)])
-        seen = zeros(policy.spec.observation, self._num_envs, policy.spec.history)
-        keys = decision_keys(0, np.zeros(self._num_envs, np.uint32), 0)
 
         def decide() -> None:
             for _ in range(len(chunks)):
-                jax.device_get(policy.act_batch(seen, keys))
+                compile_acting(policy, env)  # which makes one decision, and waits for it
 
         def simulate() -> None:
             replay(env, [*seeds, *idle], chunks)
