@@ -33,6 +33,23 @@ def test_a_narrow_thing_is_held_across_its_narrow_side() -> None:
     np.testing.assert_allclose(grasp.offset, [0, 0, 0], atol=1e-12)  # a flat one at half its height
 
 
+def test_a_long_thing_is_held_away_from_what_stands_beside_it() -> None:
+    low, high = np.array([-0.04, -0.02, -0.01]), np.array([0.04, 0.02, 0.01])
+    near, far = np.array([-0.05, 0.06, 0.0]), np.array([-0.2, 0.0, 0.0])
+    assert grasp_of(low, high, None, [far]).offset[0] == 0.0
+    assert grasp_of(low, high, None, [near, far]).offset[0] > 0.02
+    # a can is held at its middle all the same
+    assert grasp_of(low, np.array([0.0, 0.02, 0.01]), None, [near]).offset[0] == -0.02
+
+
+def test_a_knob_is_taken_only_where_the_fingers_do_not_reach_around() -> None:
+    low, high = np.array([-0.06, -0.06, 0.0]), np.array([0.06, 0.06, 0.1])
+    knob = np.array([-0.01, -0.01, 0.08]), np.array([0.01, 0.01, 0.1])
+    np.testing.assert_allclose(grasp_of(low, high, knob).offset, [0, 0, 0.09], atol=1e-12)
+    narrow = np.array([0.02, 0.02, 0.1])
+    np.testing.assert_allclose(grasp_of(-narrow, narrow, knob).offset[2], 0.07, atol=1e-12)
+
+
 def test_a_wide_thing_is_held_by_its_near_rim() -> None:
     low, high = np.array([-0.06, -0.06, 0.0]), np.array([0.06, 0.06, 0.05])
     grasp = grasp_of(low, high)

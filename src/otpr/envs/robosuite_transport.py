@@ -64,7 +64,10 @@ def _give(arm: Scene, meeting: _Meeting) -> Plan:
         if (yield from _fetch(arm, lambda: group.lid_handle_pos, turn)):
             yield from _carry(arm, lambda: group.lid_handle_pos, _LID_PLACE, turn)
     along = _handle(arm, turn[:, 0])
-    held_at: Callable[[], Vector] = lambda: group.payload_pos - _APART * _handle(arm, along)  # noqa: E731
+
+    def held_at() -> Vector:
+        return group.payload_pos - _APART * _handle(arm, along)
+
     while not (yield from _fetch(arm, held_at, _across(along))):
         pass
     grip = arm.hand - group.payload_pos
