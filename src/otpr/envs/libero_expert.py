@@ -115,13 +115,8 @@ def grasp_of(
 ) -> Grasp:
     """How to hold a thing from above whose box has these corners: across it, by its knob, or by its rim.
 
-    <<<<<<< HEAD
-        A long thing is held beside its middle where one of the others stands so near that it is in the way of the
-        hand.
-    =======
-        A long thing is held beside its middle where one of the others is so near that the hand would touch it.
-    >>>>>>> experts
-        All positions are relative to its body.
+    A long thing is held beside its middle where one of the others is so near that the hand would touch it.
+    All positions are relative to its body.
     """
     if (high - low)[:2].min() > _OPENING and knob is not None:
         low, high = knob
