@@ -40,7 +40,8 @@ class Policy:
         """The actions to execute for one observation, (execute, action_dim), in the environment's own units.
 
         Args:
-            observation: raw, by entry name, of the shapes and types in `spec.json`.
+            observation: raw, by entry name, of the shapes and types of the inputs in `spec.json`; where the
+                policy sees one observation, its axis may be left out.
             seed: of the draw; another seed draws other actions.
         """
         random = np.random.default_rng(seed)
@@ -49,5 +50,7 @@ class Policy:
             if entry.name.startswith(NOISE):
                 draw = random.gumbel if entry.name == f"{NOISE}choice" else random.standard_normal
                 given[entry.name] = draw(size=entry.shape).astype(np.float32)
+            elif entry.shape[0] == 1 and np.ndim(given[entry.name]) == len(entry.shape) - 1:
+                given[entry.name] = np.asarray(given[entry.name])[None]  # the only one of its history
         (actions,) = self.session.run(["actions"], given)
         return actions
