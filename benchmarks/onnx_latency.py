@@ -20,7 +20,8 @@ from numpy.typing import NDArray
 
 from otpr.policies.convert.exported import write_files
 from otpr.policies.convert.onnx_export import export_onnx
-from otpr.policies.policy import Policy, load_policy
+from otpr.policies.loading import load_policy
+from otpr.policies.policy import Policy
 from otpr.spec import zeros
 
 
