@@ -23,7 +23,8 @@ from otpr.envs import ChunkedVectorEnv
 from otpr.errors import OtprError
 from otpr.policies.loading import load_policy
 from otpr.policies.policy import Policy
-from otpr.training import checkpoints, finetune
+from otpr.training import checkpoints
+from otpr.training import evaluate as evaluation
 from otpr.training.finetune import FineTuning, LoopConfig
 from otpr.training.run_directory import read_rows
 from tiny import arrays, assert_same_arrays, chooser, dying_after, experience, policy, sitting, weights
@@ -169,13 +170,13 @@ def test_algorithm_that_does_not_learn_is_evaluated_as_it_is_deployed(
 ):
     """With its chooser; of one that learns, the first evaluation is of one sample, and without it."""
     base = dataclasses.replace(BASE, chooser=chooser(4, 16), candidates=4)
-    evaluate, evaluated = finetune.evaluate, []
+    evaluate, evaluated = evaluation.evaluate, []
 
     def recording(policy: Policy, *args: Any, **named: Any) -> Any:
         evaluated.append(policy.candidates)
         return evaluate(policy, *args, **named)
 
-    monkeypatch.setattr(finetune, "evaluate", recording)
+    monkeypatch.setattr(evaluation, "evaluate", recording)
     sit(tmp_path / "bc", "bc", base=base)
     assert evaluated == [4, 1]  # and one sample beside it, as at the end of every run
     evaluated.clear()

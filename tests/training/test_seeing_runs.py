@@ -24,6 +24,7 @@ from otpr.policies.policy import Policy
 from otpr.training.faults import load_update
 from otpr.training.finetune import FineTuning
 from otpr.training.run_directory import read_rows
+from otpr.training.workers import Lockstep
 from tiny import arrays, assert_same_arrays, dying_after, sitting, weights
 
 BOTH = EncoderConfig("both", encoder_learning_rate=1e-2, encoder_ema_rate=0.2, random_shift=2)
@@ -138,7 +139,7 @@ def test_states_come_back_where_the_encoder_has_learnt_since(base: Policy, tmp_p
             encoder=dataclasses.replace(BOTH, encoder="critics"),
             loop=LOOP,
             run=job.run,
-            env=env,
+            workers=Lockstep(env),
         )
         other.run.rewind = lambda *_: None  # pyright: ignore[reportAttributeAccessIssue]
         other.restore()
