@@ -92,7 +92,7 @@ def test_the_report_of_a_problem_is_markdown_with_versions_and_extras(
     assert rows["jax"] == jax.__version__
     assert rows["MUJOCO_GL"] == "egl"
     assert rows["metaworld"] == f"metaworld {version('metaworld')}, mujoco {version('mujoco')}"
-    assert rows["trackio"] == "**no trackio**"
+    assert "trackio" in rows["trackio"]
     assert {"cluster", "lerobot", "onnx", "serve", "video"} <= rows.keys()
     assert "a secret" not in told
     assert str(Path.home()) not in told

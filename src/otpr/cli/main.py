@@ -174,11 +174,16 @@ def _check_names(
             raise unknown_name(f"command after `otpr {name}`:", second, groups[name])
         command = groups[name][second] if name in groups else command
         name = f"{name} {second}"
-    known = {"--help", *(f"--{field.replace('_', '-')}" for field in _fields(command))}
+    known = {"--help", *option_names(command)}
     for argument in arguments:
         option = argument.split("=", 1)[0].replace("_", "-")
         if option.startswith("--") and option not in known:
             raise unknown_name(f"option of `otpr {name}`:", argument.split("=", 1)[0], known)
+
+
+def option_names(command: Any) -> list[str]:
+    """The options of a command as they are typed, of its class or of the instance that has its defaults."""
+    return [f"--{field.replace('_', '-')}" for field in _fields(command)]
 
 
 def _fields(settings: Any) -> Iterator[str]:
