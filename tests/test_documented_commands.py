@@ -78,7 +78,7 @@ def all_options() -> dict[str, set[str]]:
 
 
 OPTIONS = all_options()
-ANY = set().union(*OPTIONS.values()) | {"--tyro-print-completion"}
+ANY = set().union(*OPTIONS.values()) | {"--tyro-write-completion"}
 # options of other programs that the pages speak of
 OTHERS = {"--no-deps", "--rotate", "--strict"}
 
@@ -89,7 +89,7 @@ def check_names(code: str) -> None:
     command = words[1]
     second = " ".join(words[1:3])
     assert command in OPTIONS or command.isupper(), f"`{code}`: no such command"
-    known = OPTIONS.get(second, OPTIONS.get(command, ANY)) | {"--tyro-print-completion"}
+    known = OPTIONS.get(second, OPTIONS.get(command, ANY)) | {"--tyro-write-completion"}
     for word in words[2:]:
         if option := re.match(r"--[a-z][a-z-]*", word):
             assert option[0] in known, f"`{code}`: no such option"

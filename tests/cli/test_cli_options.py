@@ -182,7 +182,7 @@ def test_without_a_command_the_list_is_an_error(capsys: pytest.CaptureFixture[st
 
 
 def test_a_shell_completes_commands_and_options(capsys: pytest.CaptureFixture[str]):
-    assert main(["--tyro-print-completion", "bash"]) == 0
+    assert main(["--tyro-write-completion", "bash", "-"]) == 0
     script = capsys.readouterr().out
     assert "finetune" in script
     assert "--run-dir" in script

@@ -98,7 +98,7 @@ def parsed(arguments: Sequence[str]) -> Any:
         "registry": _TYPES,
     }
     try:
-        if not arguments or arguments[0] not in commands:  # e.g. --tyro-print-completion
+        if not arguments or arguments[0] not in commands:  # e.g. --tyro-write-completion
             return tyro.extras.subcommand_cli_from_dict(commands, prog="otpr", args=list(arguments), **more)
         name, *rest = arguments
         if name == "finetune":

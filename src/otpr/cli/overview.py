@@ -38,7 +38,7 @@ Commands:"""
 _TAIL = """
 `otpr COMMAND --help` lists the options of a command, `otpr finetune NAME --help` every setting of an algorithm.
 Your own environment, data or policy: docs/bring-your-own.md, docs/data.md, docs/other-policies.md.
-Completion for bash, zsh or tcsh: `otpr --tyro-print-completion bash` (docs/quickstart.md)."""
+Completion for bash, zsh, fish and tcsh: docs/quickstart.md#shell-completion"""
 
 
 def overview(plugins: Mapping[str, metadata.EntryPoint]) -> str:
