@@ -131,7 +131,8 @@ def options_of(command: Any) -> Iterator[Option]:
             continue
         positional = tyro.conf.Positional in marks or any(mark is tyro.conf.Positional[str] for mark in marks)
         metavars = [mark.metavar for mark in marks if getattr(mark, "metavar", None)]
-        name = f"--{field.name.replace('_', '-')}"
+        names = [mark.name for mark in marks if getattr(mark, "name", None)]
+        name = f"--{(names or [field.name])[0].replace('_', '-')}"
         if positional:
             name = metavars[0] if metavars else field.name.upper()
         yield Option(name, _value(kind), _shown(default), comment_of(cls, field.name))

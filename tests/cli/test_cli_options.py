@@ -108,6 +108,11 @@ def test_options_change_the_preset(parsed: list[Finetune]):
     assert (command.algorithm, command.preset, command.config.env_steps) == ("otpr", "paper", 9000)
 
 
+def test_an_option_with_a_name_of_its_own_is_known(parsed: list[Finetune]):
+    assert main(["finetune", "--async", "--most-rounds-late", "2"]) == 0
+    assert parsed[0].config.asynchronous
+
+
 def test_without_arguments_it_is_otpr_as_it_is_preset(parsed: list[Finetune]):
     assert main(["finetune"]) == 0
     assert parsed == [Finetune()]

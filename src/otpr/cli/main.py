@@ -9,7 +9,7 @@ import shutil
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NoReturn, get_type_hints
+from typing import Annotated, Any, NoReturn, get_args, get_origin, get_type_hints
 
 import tyro
 
@@ -192,13 +192,18 @@ def _fields(settings: Any) -> Iterator[str]:
     Args:
         settings: the class, or an instance: its fields may be of subclasses of their types.
     """
-    types = get_type_hints(settings if isinstance(settings, type) else type(settings))
+    types = get_type_hints(settings if isinstance(settings, type) else type(settings), include_extras=True)
     for field in dataclasses.fields(settings):
-        inner = types[field.name]
+        inner, *marks = get_args(types[field.name]) if _marked(types[field.name]) else (types[field.name],)
         if dataclasses.is_dataclass(inner):
             yield from _fields(inner if isinstance(settings, type) else getattr(settings, field.name))
         else:
-            yield field.name
+            names = [mark.name for mark in marks if getattr(mark, "name", None)]  # as in tyro.conf.arg(name=...)
+            yield names[0] if names else field.name
+
+
+def _marked(kind: Any) -> bool:
+    return get_origin(kind) is Annotated
 
 
 def _again(arguments: list[str]) -> str:
