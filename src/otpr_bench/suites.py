@@ -110,7 +110,7 @@ BENCH_SUITES = {
         BenchTask("robosuite/can", Recipe(6, noise=0.3), _ROBOSUITE),
         BenchTask("robosuite/square", Recipe(80, noise=0.1, updates=15_000), _ROBOSUITE),
     ),
-    # those of arena-6 whose shifts are measured: docs/robustness.md
+    # those of arena-6 whose shifts are measured: docs/results.md
     SHIFTED: (
         _PEG,
         BenchTask("metaworld/assembly-v3", Recipe(15, noise=0.4), Budget()),
