@@ -2,8 +2,8 @@
 
     .venv/bin/python examples/before_after.py runs/quickstart [--out docs/before_after.gif]
 
-The run is one of `otpr quickstart`. Both policies start from the same held-out initial conditions, those in which the
-first one fails and the second one succeeds coming first.
+The run is one of `otpr quickstart`. Both policies start from the same held-out initial conditions; those in
+which the first one fails and the second one succeeds come first.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from PIL import Image, ImageDraw
 
 import otpr
@@ -35,7 +34,9 @@ def episode(task: str, policy: Any, seed: int, *, film: bool) -> tuple[bool, lis
         while not over:
             for action in policy.act(observation, seed=step):
                 if film and step % EVERY == 0:
-                    frames.append(Image.fromarray(env.render()).resize((SIZE, SIZE), Image.Resampling.LANCZOS))
+                    frames.append(
+                        Image.fromarray(env.render()).resize((SIZE, SIZE), Image.Resampling.LANCZOS)
+                    )
                 observation, _, terminated, truncated, info = env.step(action)
                 step, over = step + 1, terminated or truncated
                 if over:
@@ -83,8 +84,10 @@ def main() -> None:
     palette = shown[0].quantize(96)
     frames = [frame.quantize(palette=palette, dither=Image.Dither.NONE) for frame in shown]
     duration = int(1000 * SECONDS_A_FRAME)
-    frames[0].save(given.out, save_all=True, append_images=frames[1:], duration=duration, loop=0, optimize=True)
-    print(f"{given.out}: {len(frames)} frames, {given.out.stat().st_size / 1e6:.2f} MB, {np.mean(duration):.0f} ms each")
+    frames[0].save(
+        given.out, save_all=True, append_images=frames[1:], duration=duration, loop=0, optimize=True
+    )
+    print(f"{given.out}: {len(frames)} frames of {duration} ms, {given.out.stat().st_size / 1e6:.2f} MB")
 
 
 if __name__ == "__main__":

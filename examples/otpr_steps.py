@@ -1,8 +1,8 @@
 """Draw docs/otpr_steps.png, what OTPR does in four steps: `.venv/bin/python examples/otpr_steps.py`.
 
-A finger on a table has to get to a goal behind a wall with a gap. From each state it may go on by one of several
-chunks of four displacements. Q is written down, where OTPR learns it; H is computed by `otpr.ot`, with the cost and
-the settings of OTPR's preset `default`.
+A finger on a table has to get to a goal behind a wall with a gap. From each state it may go on by one of
+several chunks of four displacements. Q is written down, where OTPR learns it; H is computed by `otpr.ot`, with
+the cost and the settings of OTPR's preset `default`.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ def paths(states: NDArray[np.float64], chunks: NDArray[np.float64]) -> NDArray[n
 
 
 def value(way: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Probability of success after the way, (..., 5, 2): the nearer to the goal, and never through the wall."""
+    """Probability of success after the way, (..., 5, 2): the nearer to the goal; 0 through the wall."""
     near = np.exp(-1.2 * np.linalg.norm(way[..., -1, :] - GOAL, axis=-1))
     before, after = way[..., :-1, :], way[..., 1:, :]
     crosses = (before[..., 0] < WALL) & (after[..., 0] >= WALL)

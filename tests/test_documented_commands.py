@@ -119,7 +119,8 @@ def test_commands_and_options_are_there(page: Path) -> None:
 
 
 def test_blocks_are_read_as_a_shell_reads_them() -> None:
-    page = "```\n.venv/bin/otpr info  # all\notpr pretrain --data a \\\n    --seed 3\n```\n```console\n$ otpr info\nmake\n```\n"
+    page = "```\n.venv/bin/otpr info  # all\notpr pretrain --data a \\\n    --seed 3\n```\n"
+    page += "```console\n$ otpr info\nmake\n```\n"
     assert block_commands(page) == [
         [".venv/bin/otpr", "info"],
         ["otpr", "pretrain", "--data", "a", "--seed", "3"],

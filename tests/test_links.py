@@ -39,7 +39,11 @@ def test_links_lead_somewhere(page):
 
 def test_pages_that_the_code_names_are_there():
     """Errors, help and comments point to pages, some of them to a heading."""
-    files = [*(ROOT / "src").rglob("*.py"), *(ROOT / "benchmarks").glob("*.py"), *(ROOT / "examples").glob("*.py")]
+    files = [
+        *(ROOT / "src").rglob("*.py"),
+        *(ROOT / "benchmarks").glob("*.py"),
+        *(ROOT / "examples").glob("*.py"),
+    ]
     named = {
         link
         for file in [*files, ROOT / "Makefile", ROOT / "pyproject.toml"]

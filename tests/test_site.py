@@ -1,4 +1,4 @@
-"""The pages of the site: staging, what is generated, and the check of what was built. `make docs` builds them."""
+"""The pages of the site: staging, what is generated, and the check of what `make docs` has built."""
 
 from __future__ import annotations
 
@@ -31,7 +31,8 @@ def test_every_page_is_in_the_navigation_once() -> None:
 
 def test_links_out_of_the_documentation_become_paths() -> None:
     source = DOCS / "algorithms" / "fql.md"
-    text = "[raw](../../results/quickstart), [changes](../../CHANGELOG.md), [QC](qc.md#checks), [all](../algorithms)"
+    text = "[raw](../../results/quickstart), [changes](../../CHANGELOG.md), "
+    text += "[QC](qc.md#checks), [all](../algorithms)"
     assert site.prepared(text, source) == (
         "raw (`results/quickstart`), [changes](../changelog.md), [QC](qc.md#checks), [all](index.md)"
     )

@@ -12,10 +12,10 @@ LOCK = ROOT / "requirements" / "dev.txt"
 
 _HEAD = """# Licences
 
-otpr itself is under the MIT licence. It contains no code of other projects. These are the packages that `make setup`
-installs, with the licences that their metadata state; `python -m tools.licences` writes the table. The core of otpr and
-each extra install some of them: `requires` of the package says which. qpsolvers (LGPL) and quadprog (GPL) belong to the
-extra `robosuite` alone; robosuite's repository states MIT. Models and data sets have licences of their own.
+otpr itself is under the MIT licence. It contains no code of other projects. These are the packages that
+`make setup` installs, with the licences that their metadata state; `python -m tools.licences` writes the table.
+The core of otpr and each extra install some of them. qpsolvers (LGPL) and quadprog (GPL) belong to the extra
+`robosuite` alone; robosuite's repository states MIT. Models and data sets have licences of their own.
 
 | package | version | licence |
 |---|---|---|
@@ -35,7 +35,9 @@ def locked() -> dict[str, str]:
 
 def page() -> str:
     """docs/licences.md; what is not for this platform keeps the row that it has."""
-    before = dict(re.findall(r"^\| (\S+) \| \S+ \| (.*) \|$", PAGE.read_text() if PAGE.exists() else "", re.M))
+    before = dict(
+        re.findall(r"^\| (\S+) \| \S+ \| (.*) \|$", PAGE.read_text() if PAGE.exists() else "", re.M)
+    )
     rows: list[str] = []
     for name, version in sorted(locked().items()):
         licence = licence_of(name) or before.get(name, "not installed where this page was written")
@@ -44,7 +46,7 @@ def page() -> str:
 
 
 def licence_of(package: str) -> str | None:
-    """What an installed package's metadata state: the SPDX expression, else the classifiers, else the text."""
+    """What an installed package's metadata state: an SPDX expression, else classifiers, else a text."""
     try:
         known = metadata.metadata(package)
     except metadata.PackageNotFoundError:

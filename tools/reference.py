@@ -68,7 +68,10 @@ def module_page(package: str) -> str:
     """A page of mkdocstrings' directives."""
     lines = [f"# {PACKAGES[package]}", ""]
     if package == "otpr":
-        lines += ["`otpr.load_policy` and `otpr.Spec` are the names below; importing `otpr` imports no JAX.", ""]
+        lines += [
+            "`otpr.load_policy` and `otpr.Spec` are the names below; importing `otpr` imports no JAX.",
+            "",
+        ]
         lines += ["::: otpr.policies.loading.load_policy", ""]
     for module in modules(package):
         lines += [f"::: {module}", ""]
@@ -84,8 +87,8 @@ def commands_page() -> str:
     lines = [
         "# Commands",
         "",
-        "This page is generated from the code. `otpr COMMAND --help` prints the same. Options may be written with",
-        "`-` or `_`. Values in capitals are of the given type; several values are separated by blanks.",
+        "This page is generated from the code. `otpr COMMAND --help` prints the same. Options may be written",
+        "with `-` or `_`. Values in capitals are of that type; several values are separated by blanks.",
         "",
     ]
     for name in dict.fromkeys([*SUMMARIES, *commands]):
@@ -181,7 +184,7 @@ def _shown(value: Any) -> str:
 def comment_of(cls: type, name: str) -> str:
     """The comment above a field, which is its help, in the class that declares it."""
     for owner in cls.__mro__:
-        if name in owner.__dict__.get("__annotations__", {}):
+        if name in inspect.get_annotations(owner):
             lines = inspect.getsource(owner).splitlines()
             at = next(i for i, line in enumerate(lines) if re.match(rf"\s+{name}\s*:", line))
             comment: list[str] = []
@@ -197,15 +200,20 @@ def settings_page() -> str:
     lines = [
         "# Settings of the algorithms",
         "",
-        "This page is generated from the code. A setting `name` is the option `--name` of `otpr finetune ALGORITHM`, or",
-        "`--set name=value`; `--preset` selects where the settings start from.",
+        "This page is generated from the code. A setting `name` is the option `--name` of",
+        "`otpr finetune ALGORITHM`, or `--set name=value`; `--preset` selects where the settings start from.",
         "",
     ]
     for algorithm in algorithm_names():
         presets = {name: agent_config(algorithm, name) for name in sorted(preset_names(algorithm))}
         presets = {"default": presets.pop("default"), **presets}
         options = {option.name: option for option in options_of(presets["default"])}
-        lines += [f"## {algorithm}", "", f"[What it is and where they come from](../algorithms/{algorithm}.md)", ""]
+        lines += [
+            f"## {algorithm}",
+            "",
+            f"[What it is and where they come from](../algorithms/{algorithm}.md)",
+            "",
+        ]
         lines += ["| setting | " + " | ".join(f"`{name}`" for name in presets) + " | meaning |"]
         lines += ["|" + "---|" * (len(presets) + 2)]
         for field in dataclasses.fields(presets["default"]):

@@ -1,10 +1,12 @@
 """The documentation as a site: `stage` writes its pages to build/pages, `check` looks through what was built.
 
-    .venv/bin/python -m tools.site stage && .venv-docs/bin/zensical build --strict && .venv/bin/python -m tools.site check
+    .venv/bin/python -m tools.site stage
+    .venv-docs/bin/zensical build --strict
+    .venv/bin/python -m tools.site check
 
-The pages of docs/ are copied with two changes. Headings get the anchors that links in the repository use, those
-of GitHub. Links to files of the repository that are no pages become the file's path, since the site may be read
-without the repository.
+The pages of docs/ are copied with two changes. Headings get the anchors that links in the repository use,
+those of GitHub. Links to files of the repository that are no pages become the file's path, since the site may
+be read without the repository.
 """
 
 from __future__ import annotations
@@ -204,7 +206,9 @@ def check(site: Path) -> list[str]:
         for sign in ("|---", "](", "```", "**", "::: otpr"):
             if sign in text:
                 at = text.index(sign)
-                faults.append(f"{where}: Markdown that was not understood: {text[max(at - 40, 0) : at + 40]!r}")
+                faults.append(
+                    f"{where}: Markdown that was not understood: {text[max(at - 40, 0) : at + 40]!r}"
+                )
     return faults
 
 

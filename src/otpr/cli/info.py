@@ -36,7 +36,9 @@ class Info:
         """Print it."""
         if self.report:
             if self.json or self.task is not None:
-                raise OtprError("--report is of the whole installation: give it alone, as `otpr info --report`.")
+                raise OtprError(
+                    "--report is of the whole installation: give it alone, as `otpr info --report`."
+                )
             print(bug_report())
             return
         suites: dict[str, list[TaskSpec]] = {}

@@ -198,7 +198,9 @@ def _fields(settings: Any) -> Iterator[str]:
         if dataclasses.is_dataclass(inner):
             yield from _fields(inner if isinstance(settings, type) else getattr(settings, field.name))
         else:
-            names = [mark.name for mark in marks if getattr(mark, "name", None)]  # as in tyro.conf.arg(name=...)
+            names = [
+                mark.name for mark in marks if getattr(mark, "name", None)
+            ]  # as in tyro.conf.arg(name=...)
             yield names[0] if names else field.name
 
 

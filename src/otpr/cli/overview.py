@@ -36,7 +36,7 @@ The same, step by step:
 Commands:"""
 
 _TAIL = """
-`otpr COMMAND --help` lists the options of a command, `otpr finetune NAME --help` every setting of an algorithm.
+`otpr COMMAND --help` lists a command's options, `otpr finetune NAME --help` every setting of an algorithm.
 Your own environment, data or policy: docs/bring-your-own.md, docs/data.md, docs/other-policies.md.
 Completion for bash, zsh, fish and tcsh: docs/quickstart.md#shell-completion"""
 
