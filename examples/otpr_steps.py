@@ -1,8 +1,8 @@
 """Draw docs/otpr_steps.png, what OTPR does in four steps: `.venv/bin/python examples/otpr_steps.py`.
 
 A finger on a table has to get to a goal behind a wall with a gap. From each state it may go on by one of
-several chunks of four displacements. Q is written down, where OTPR learns it; H is computed by `otpr.ot`, with
-the cost and the settings of OTPR's preset `default`.
+several chunks of four displacements. Q is written down, where OTPR learns it; H is computed by `otpr.ot`,
+with the cost and the settings of OTPR's preset `default`.
 """
 
 from __future__ import annotations
