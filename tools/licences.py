@@ -13,7 +13,8 @@ LOCK = ROOT / "requirements" / "dev.txt"
 _HEAD = """# Licences
 
 otpr itself is under the MIT licence. It contains no code of other projects. These are the packages that
-`make setup` installs, with the licences in their metadata; `python -m tools.licences` writes the table. The core of otpr and each extra install some of them. qpsolvers (LGPL) and quadprog (GPL) belong to the extra
+`make setup` installs, with the licences in their metadata; `python -m tools.licences` writes the table. The
+core of otpr and each extra install some of them. qpsolvers (LGPL) and quadprog (GPL) belong to the extra
 `robosuite` alone; robosuite's repository states MIT. Models and data sets have licences of their own.
 
 | package | version | licence |
