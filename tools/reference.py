@@ -73,7 +73,9 @@ def module_page(package: str) -> str:
             "",
         ]
         lines += ["::: otpr.policies.loading.load_policy", ""]
-    for module in modules(package):
+    if package not in (within := modules(package)):  # what the package says of itself
+        lines += [f"::: {package}", "    options:", "      members: false", ""]
+    for module in within:
         lines += [f"::: {module}", ""]
     return "\n".join(lines)
 
