@@ -1,7 +1,7 @@
-"""`python -m benchmarks.plots`: pictures of the tables of single runs, docs/keypoints.png and docs/suites.png.
+"""`python -m benchmarks.plots`: docs/keypoints.png and docs/suites.png, of tables of single runs.
 
-They show the raw summaries in results/, with Wilson's interval of each evaluation. The figures of benchmarks are
-drawn by `make results`.
+They show the raw summaries in results/, with Wilson's interval of each evaluation. The figures of benchmarks
+are drawn by `make results`.
 """
 
 from __future__ import annotations
