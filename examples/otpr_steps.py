@@ -90,14 +90,14 @@ def solve(seed: int = 0) -> Toy:
 
 def draw(toy: Toy, file: Path) -> None:
     """Write the figure as a PNG file of few colours."""
-    figure = Figure(figsize=(9, 7.6), dpi=120, layout="constrained")
+    figure = Figure(figsize=(7.2, 6.4), dpi=150, layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots(2, 2)
     q, H = toy.own(toy.q), toy.own(toy.H)
     titles = (
-        "1  In each state, the policy offers chunks of actions",
+        "1  The policy offers chunks of actions",
         "2  Q: how likely is success after each?",
-        "3  H: which of them does the transport use here?",
+        "3  H: which does the transport use here?",
         "4  The highest H is executed",
     )
     for ax, title in zip(axes.flat, titles, strict=True):

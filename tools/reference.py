@@ -162,7 +162,7 @@ def _value(kind: Any) -> str:
     if origin is Literal:
         return ", ".join(f"`{value}`" for value in inner)
     if kind is bool:
-        return "flag, or `true`, `false`"
+        return "flag"
     if origin is tuple:
         shown = [_value(each) for each in inner if each is not Ellipsis]
         return f"{shown[0]} ..." if Ellipsis in inner else " ".join(shown)

@@ -29,6 +29,7 @@ OUTSIDE = {"CHANGELOG.md": "changelog.md", "CONTRIBUTING.md": "contributing.md",
 """Files of the repository's root that are pages, too, by the page's name."""
 
 _CODE = re.compile(r"(^ *```.*?^ *```$|`[^`\n]+`)", re.MULTILINE | re.DOTALL)
+_RAW = re.compile(r"\|---|\]\(|```|\*\*[A-Za-z`]|::: otpr")
 _LINK = re.compile(r"(!?)\[((?:[^\[\]]|\[[^\]]*\])*)\]\(([^)\s]+)\)")
 
 
@@ -49,6 +50,7 @@ def stage() -> None:
 
     shutil.rmtree(PAGES, ignore_errors=True)
     shutil.copytree(DOCS, PAGES)
+    shutil.copy(Path(__file__).with_name("site.css"), PAGES)
     for page in sorted(PAGES.rglob("*.md")):
         source = DOCS / page.relative_to(PAGES)
         page.write_text(prepared(source.read_text(), source))
@@ -203,12 +205,9 @@ def check(site: Path) -> list[str]:
             elif parts.fragment and target in pages and unquote(parts.fragment) not in pages[target].anchors:
                 faults.append(f"{where}: {link} has no such anchor")
         text = "".join(page.text)
-        for sign in ("|---", "](", "```", "**", "::: otpr"):
-            if sign in text:
-                at = text.index(sign)
-                faults.append(
-                    f"{where}: Markdown that was not understood: {text[max(at - 40, 0) : at + 40]!r}"
-                )
+        if found := _RAW.search(text):
+            around = text[max(found.start() - 40, 0) : found.end() + 40]
+            faults.append(f"{where}: Markdown that was not understood: {around!r}")
     return faults
 
 
