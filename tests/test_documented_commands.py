@@ -39,7 +39,8 @@ def block_commands(text: str) -> list[list[str]]:
                 continue
             for part in re.split(r"&&|(?<= )\|(?= )|(?<=\S) > ", line.removeprefix("$ ")):
                 if re.match(r" *(\S*/bin/)?(otpr|make|python) ", part + " "):
-                    commands.append(shlex.split(part, comments=True))
+                    words = shlex.split(part, comments=True)
+                    commands.append([word for word in words if word != "..."])
     return commands
 
 
@@ -56,6 +57,8 @@ def check_module(words: list[str]) -> None:
 
 @cache
 def check_parsed(words: tuple[str, ...]) -> None:
+    if "--tyro-write-completion" in words:  # it would write the file
+        return
     try:
         parsed(words[1:])
     except (OtprError, SystemExit) as error:

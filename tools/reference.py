@@ -184,16 +184,19 @@ def _shown(value: Any) -> str:
 
 
 def comment_of(cls: type, name: str) -> str:
-    """The comment above a field, which is its help, in the class that declares it."""
+    """The comment above a field, which is its help; a class that only gives another default has none."""
     for owner in cls.__mro__:
         if name in inspect.get_annotations(owner):
             lines = inspect.getsource(owner).splitlines()
             at = next(i for i, line in enumerate(lines) if re.match(rf"\s+{name}\s*:", line))
+            while re.match(r"\s+\w+\s*:", lines[at - 1]):  # fields in a row share a comment
+                at -= 1
             comment: list[str] = []
             while lines[at - 1].lstrip().startswith("#"):
                 at -= 1
                 comment.insert(0, lines[at].strip("# ").strip())
-            return " ".join(comment)
+            if comment:
+                return " ".join(comment)
     return ""
 
 

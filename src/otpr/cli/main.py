@@ -63,7 +63,7 @@ def _run(arguments: list[str]) -> int:
     try:
         command = parsed(arguments)
     except SystemExit as exit:  # after --help, or after tyro has said what is wrong
-        return exit.code if isinstance(exit.code, int) else 2
+        return exit.code if isinstance(exit.code, int) else 2 * (exit.code is not None)
     from otpr.training.compilation import use_compilation_cache
     from otpr.training.stopping import Stopped
 
