@@ -36,3 +36,11 @@ def test_the_picture_is_small_and_drawn_again(tmp_path: Path) -> None:
         assert picture.read_bytes().startswith(b"\x89PNG")
         assert 20_000 < picture.stat().st_size < 200_000
     assert "](otpr_steps.png)" in (ROOT / "docs" / "index.md").read_text()
+
+
+def test_the_film_of_the_readme_is_small() -> None:
+    film = ROOT / "docs" / "before_after.gif"
+    assert film.read_bytes().startswith(b"GIF89a")
+    assert film.stat().st_size < 1_000_000
+    assert "](docs/before_after.gif)" in (ROOT / "README.md").read_text()
+    assert len((ROOT / "README.md").read_text().splitlines()) <= 100
