@@ -115,9 +115,14 @@ def option_table(options: list[Option]) -> list[str]:
     """The options as a table."""
     rows = ["| option | value | default | meaning |", "|---|---|---|---|"]
     for option in options:
-        cells = [f"`{option.name}`", option.value, option.default, option.meaning]
+        cells = [f"`{option.name}`", option.value, option.default, linked(option.meaning)]
         rows.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
     return rows
+
+
+def linked(text: str) -> str:
+    """Pages that a comment names, as links."""
+    return re.sub(r"docs/([\w/-]+)\.md", r"[\1](../\1.md)", text)
 
 
 def options_of(command: Any) -> Iterator[Option]:
@@ -225,7 +230,7 @@ def settings_page() -> str:
         for field in dataclasses.fields(presets["default"]):
             option = options[f"--{field.name.replace('_', '-')}"]
             values = [_shown(getattr(preset, field.name)) for preset in presets.values()]
-            meaning = option.meaning.replace("|", "\\|")
+            meaning = linked(option.meaning).replace("|", "\\|")
             lines.append(f"| `{field.name}` | {' | '.join(values)} | {meaning} |")
         lines.append("")
     return "\n".join(lines)
