@@ -88,9 +88,11 @@ class Snapshots:
     def keeping(self, folder: Path) -> Generator[None]:
         """While entered, bring a run's directory to the storage after each of its checkpoints."""
         over = threading.Event()
+        # looked up before the run begins: its thread may start after the first checkpoint
+        there = checkpoints.latest(folder / "checkpoints")
 
         def look() -> None:
-            kept = checkpoints.latest(folder / "checkpoints")
+            kept = there
             while not over.wait(EVERY):
                 newest = checkpoints.latest(folder / "checkpoints")
                 if newest != kept:
