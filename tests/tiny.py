@@ -76,7 +76,7 @@ def sitting(
     *,
     agent: AgentConfig,
     loop: LoopConfig,
-    encoder: EncoderConfig = EncoderConfig(),  # noqa: B008 - immutable
+    encoder: EncoderConfig = EncoderConfig(),
     seed: int = 0,
     resume: bool = False,
 ) -> FineTuning:

@@ -238,7 +238,7 @@ def fine_tune(
     preset: str,
     seed: int,
     agent: AgentConfig,
-    encoder: EncoderConfig = EncoderConfig(),  # noqa: B008 - immutable
+    encoder: EncoderConfig = EncoderConfig(),
     loop: LoopConfig,
     placement: Placement,
     resume: bool,
