@@ -13,7 +13,8 @@ ARGS ?=
 # What `make setup` installs beside the lock, at the locked version of JAX.
 EXTRA ?=
 
-.PHONY: help setup setup-libero quickstart test coverage test-learning test-slow test-serving test-onnx faults interop bench results tasks lint format types lock clean
+.PHONY: help setup setup-libero quickstart test coverage test-learning test-slow test-serving test-onnx test-wheel faults interop \
+	bench results tasks docs wheel lint format types lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' Makefile
@@ -74,6 +75,20 @@ results: setup ## the tables and figures of docs/results.md, from the raw result
 tasks: setup ## set up, then measure every task's expert and take its picture: docs/tasks.md
 	$(BIN)/python -m benchmarks.tasks $(ARGS)
 
+# The pages are written by .venv, which knows commands and settings, and built by .venv-docs.
+docs: setup .venv-docs/.requirements ## the documentation as a site with search, in site/; warnings and dead links are errors
+	$(BIN)/python -m tools.site stage
+	.venv-docs/bin/zensical build --clean --strict
+	$(BIN)/python -m tools.site check
+
+wheel: .venv-docs/.requirements ## build the package, dist/*.whl and dist/*.tar.gz, and check its metadata
+	rm -rf dist
+	.venv-docs/bin/python -m build --no-isolation --outdir dist .
+	.venv-docs/bin/twine check --strict dist/*
+
+test-wheel: setup wheel ## install dist/*.whl and its core dependencies, without a simulator, and run the toy notebook there
+	OTPR_WHEEL="$$(ls "$$PWD"/dist/*.whl)" $(BIN)/python -m pytest tests/test_wheel.py -m slow -rA $(ARGS)
+
 lint: setup ## check style and format
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -102,9 +117,12 @@ lock: ## resolve pyproject.toml again into requirements/dev.txt (needs uv)
 	uv pip compile requirements/onnx.in --constraint requirements/dev.txt --no-config \
 		--output-file requirements/onnx.txt --quiet --universal --python-version 3.11 --generate-hashes \
 		--no-emit-index-url --no-emit-find-links --custom-compile-command "make lock" $(ARGS)
+	uv pip compile requirements/docs.in --no-config --output-file requirements/docs.txt \
+		--quiet --universal --python-version 3.11 --generate-hashes \
+		--no-emit-index-url --no-emit-find-links --custom-compile-command "make lock" $(ARGS)
 
-clean: ## remove .venv and the caches
-	rm -rf .venv .venv-interop .venv-libero .venv-openpi .coverage .coverage.* .pytest_cache .ruff_cache .hypothesis
+clean: ## remove .venv, what was built, and the caches
+	rm -rf .venv .venv-docs build dist site .venv-interop .venv-libero .venv-openpi .coverage .coverage.* .pytest_cache .ruff_cache .hypothesis
 
 # From nothing each time (--clear): a package dropped from the lock must not linger and hide a missing dependency.
 # Wheels only: with hashes checked, a source build would still fetch its build dependencies unchecked.
@@ -116,6 +134,13 @@ clean: ## remove .venv and the caches
 	@"$(PYTHON)" -m venv --clear .venv
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes --only-binary :all: \
 		--requirement requirements/dev.txt
+	@touch $@
+
+# Of its own, since what builds pages and packages is no part of what runs.
+.venv-docs/.requirements: requirements/docs.txt
+	@"$(PYTHON)" -m venv --clear .venv-docs
+	@.venv-docs/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes \
+		--only-binary :all: --requirement requirements/docs.txt
 	@touch $@
 
 # Of its own, since LeRobot's pins are not ours.

@@ -539,7 +539,7 @@ def test_data_of_another_task_is_refused(place: Path, capsys: pytest.CaptureFixt
     assert refusal([*arguments, "--run-dir", "x"], capsys) == (
         f"The data set reach and the task {TASK} do not fit together (in this order):\n"
         f"  task: metaworld/reach-v3 against {TASK}\n    Give the right task with --task.\n"
-        "To use it all the same, as if there were no difference: --accept task"
+        "To use it all the same, as if there were no difference (docs/data-agreement.md): --accept task"
     )
 
 

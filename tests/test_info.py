@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import re
+from importlib.metadata import version
+from pathlib import Path
 
+import jax
 import pytest
 
+import otpr
 from otpr.cli.main import main
 from otpr.envs import task_spec
 from otpr.spec import Spec
@@ -73,3 +78,26 @@ def test_a_task_that_is_not_installed_is_told_all_the_same(
 def test_a_misspelt_task_is_answered_with_the_nearest(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["info", "fetch/psuh"]) == 2
     assert "Did you mean 'fetch/push'" in capsys.readouterr().err
+
+
+def test_the_report_of_a_problem_is_markdown_with_versions_and_extras(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MUJOCO_GL", "egl")
+    monkeypatch.setenv("OTPR_API_KEY", "a secret")
+    assert main(["info", "--report"]) == 0
+    told = capsys.readouterr().out
+    rows = dict(re.findall(r"^\| (\S+) \| (.*) \|$", told, re.MULTILINE))
+    assert rows["otpr"].startswith(f"{otpr.__version__} (")
+    assert rows["jax"] == jax.__version__
+    assert rows["MUJOCO_GL"] == "egl"
+    assert rows["metaworld"] == f"metaworld {version('metaworld')}, mujoco {version('mujoco')}"
+    assert "trackio" in rows["trackio"]
+    assert {"cluster", "lerobot", "onnx", "serve", "video"} <= rows.keys()
+    assert "a secret" not in told
+    assert str(Path.home()) not in told
+
+
+def test_the_report_is_of_the_whole_installation(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["info", TASK, "--report"]) == 2
+    assert "otpr info --report" in capsys.readouterr().err

@@ -37,6 +37,25 @@ def test_links_lead_somewhere(page):
             assert anchor in anchors(target), f"{link}: no such heading in {target.name}"
 
 
+def test_pages_that_the_code_names_are_there():
+    """Errors, help and comments point to pages, some of them to a heading."""
+    files = [
+        *(ROOT / "src").rglob("*.py"),
+        *(ROOT / "benchmarks").glob("*.py"),
+        *(ROOT / "examples").glob("*.py"),
+    ]
+    named = {
+        link
+        for file in [*files, ROOT / "Makefile", ROOT / "pyproject.toml"]
+        for link in re.findall(r"docs/[\w/-]+\.md(?:#[\w-]+)?", file.read_text())
+    }
+    assert len(named) > 20
+    for link in named:
+        path, _, anchor = link.partition("#")
+        assert (ROOT / path).exists(), f"{link}: no such file"
+        assert not anchor or anchor in anchors(ROOT / path), f"{link}: no such heading"
+
+
 def test_headings_are_found_as_github_writes_them(tmp_path):
     page = tmp_path / "page.md"
     page.write_text("# The arena: OTPR and `nine` peers?\n```\n# a comment\n```\n## When H(s, a) = 0\n")

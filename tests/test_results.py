@@ -219,7 +219,7 @@ def test_the_versions_of_fql_and_qc_that_were_not_kept_are_those_of_the_raw_resu
     for task in {row.task for row in RAW}:
         cells = f"{final('qc', task, min):.0%} | {final('qc', task, max):.0%}"
         assert f"| `{task}` | {cells} |" in PAGE.read_text()
-    page = (ROOT / "docs" / "algorithms" / "fql.md").read_text()
+    page = (ROOT / "docs" / "devlog" / "peers.md").read_text()
     for run in json.loads((ROOT / "results" / "checks" / "fql-from-diffusion.json").read_text()):
         assert run["seed"] == 0
         assert f"| `{run['task']}` | {run['success']:.0%} | {final('fql', run['task'], max):.0%} |" in page

@@ -20,7 +20,9 @@ def check_ray() -> None:
         OtprError: it is not installed.
     """
     if importlib.util.find_spec("ray") is None:
-        raise OtprError("This needs Ray, which is not installed: pip install 'otpr[cluster]'.")
+        raise OtprError(
+            "This needs Ray, which is not installed: pip install 'otpr[cluster]' (docs/scale.md)."
+        )
 
 
 def _ray(local: bool) -> Any:

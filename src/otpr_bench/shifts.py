@@ -2,7 +2,7 @@
 
 Every episode is paired with its nominal twin, which begins alike. A shift at a level counts as solvable on a
 task where the scripted expert keeps four fifths of its nominal success; others are measured and left out of
-means. docs/shifts.md defines the shifts, docs/robustness.md shows what came out.
+means. docs/shifts.md defines the shifts, docs/results.md has what came out.
 """
 
 from __future__ import annotations

@@ -101,7 +101,7 @@ BENCH_SUITES = {
         BenchTask(_PEG.id, Recipe(10, noise=0.7, base_episodes=50), _FEW),
         BenchTask(_BOX.id, Recipe(10, noise=0.5, base_episodes=50), _FEW),
     ),
-    # docs/bench.md says how the recipes were found
+    # docs/devlog/benchmark.md says how the recipes were found
     "arena-6": (
         BenchTask("metaworld/assembly-v3", Recipe(15, noise=0.4), Budget()),
         _PEG,
@@ -110,7 +110,7 @@ BENCH_SUITES = {
         BenchTask("robosuite/can", Recipe(6, noise=0.3), _ROBOSUITE),
         BenchTask("robosuite/square", Recipe(80, noise=0.1, updates=15_000), _ROBOSUITE),
     ),
-    # those of arena-6 whose shifts are measured: docs/robustness.md
+    # those of arena-6 whose shifts are measured: docs/results.md
     SHIFTED: (
         _PEG,
         BenchTask("metaworld/assembly-v3", Recipe(15, noise=0.4), Budget()),

@@ -12,6 +12,7 @@ import pytest
 from otpr.agents import agent_config, algorithm_names, preset_names
 from otpr.cli.finetune import Finetune
 from otpr.cli.main import COMMANDS, main
+from otpr.cli.plugins import plugins
 
 EVERY = [(algorithm, preset) for algorithm in algorithm_names() for preset in preset_names(algorithm)]
 
@@ -107,6 +108,11 @@ def test_options_change_the_preset(parsed: list[Finetune]):
     assert (command.algorithm, command.preset, command.config.env_steps) == ("otpr", "paper", 9000)
 
 
+def test_an_option_with_a_name_of_its_own_is_known(parsed: list[Finetune]):
+    assert main(["finetune", "--async", "--most-rounds-late", "2"]) == 0
+    assert parsed[0].config.asynchronous
+
+
 def test_without_arguments_it_is_otpr_as_it_is_preset(parsed: list[Finetune]):
     assert main(["finetune"]) == 0
     assert parsed == [Finetune()]
@@ -166,4 +172,22 @@ def test_settings_of_another_algorithm_are_refused():
 
 def test_the_list_of_commands_fits_on_one_screen(capsys: pytest.CaptureFixture[str]):
     assert main(["--help"]) == 0
-    assert len(capsys.readouterr().out.split("\n")) <= 40
+    lines = capsys.readouterr().out.splitlines()
+    assert 24 <= len(lines) <= 40
+    assert max(map(len, lines)) <= 115
+    listed = [line.split()[0] for line in lines[lines.index("Commands:") + 1 :] if line.startswith("  ")]
+    assert set(listed) == {*COMMANDS, *plugins()}
+
+
+def test_without_a_command_the_list_is_an_error(capsys: pytest.CaptureFixture[str]):
+    assert main([]) == 2
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert "otpr quickstart" in said.err
+
+
+def test_a_shell_completes_commands_and_options(capsys: pytest.CaptureFixture[str]):
+    assert main(["--tyro-write-completion", "bash", "-"]) == 0
+    script = capsys.readouterr().out
+    assert "finetune" in script
+    assert "--run-dir" in script

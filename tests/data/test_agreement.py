@@ -105,7 +105,8 @@ def test_all_differences_are_in_one_error_with_what_accepts_them() -> None:
         "    Leave out --keys, or give --keys goal pos.",
         "  robot: Sawyer against Panda",
         f"    {FACTS['robot']}.",
-        "To use it all the same, as if there were no difference: --accept observation-order robot",
+        "To use it all the same, as if there were no difference (docs/data-agreement.md): --accept "
+        "observation-order robot",
     ]
     accepted = agree(mine, theirs, ("task", "observation-order", "robot"))
     assert accepted[0] == "accepted between the data and the task b: task: a against b"

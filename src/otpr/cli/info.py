@@ -9,12 +9,14 @@ from typing import Annotated, Any
 
 import tyro
 
+from otpr.cli.bug_report import bug_report
 from otpr.data.agreement import of_task
 from otpr.data.meaning import listed
 from otpr.envs import Setup, TaskSpec, cameras_of, list_tasks
 from otpr.envs.registry import known_task
 from otpr.envs.shifts import SHIFTS
 from otpr.envs.user_env import is_user_task
+from otpr.errors import OtprError
 from otpr.spec import json_ready
 from otpr.training.versions import software_versions
 
@@ -27,9 +29,18 @@ class Info:
     task: Annotated[str | None, tyro.conf.Positional, tyro.conf.arg(metavar="SUITE|TASK")] = None
     # as JSON, for programs
     json: bool = False
+    # versions, devices, extras and platform as Markdown, to be pasted into a report of a problem
+    report: bool = False
 
     def run(self) -> None:
         """Print it."""
+        if self.report:
+            if self.json or self.task is not None:
+                raise OtprError(
+                    "--report is of the whole installation: give it alone, as `otpr info --report`."
+                )
+            print(bug_report())
+            return
         suites: dict[str, list[TaskSpec]] = {}
         for task in list_tasks():
             suites.setdefault(task.id.partition("/")[0], []).append(task)

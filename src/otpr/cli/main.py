@@ -9,10 +9,11 @@ import shutil
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NoReturn, get_type_hints
+from typing import Annotated, Any, NoReturn, get_args, get_origin, get_type_hints
 
 import tyro
 
+from otpr.cli.overview import overview
 from otpr.cli.plugins import plugins
 from otpr.errors import OtprError, unknown_name
 
@@ -56,50 +57,16 @@ def entry() -> NoReturn:
 
 
 def _run(arguments: list[str]) -> int:
-    others = plugins()
-    if arguments and not arguments[0].startswith("-") and arguments[0] not in {*COMMANDS, *others}:
-        raise unknown_name("command", arguments[0], {*COMMANDS, *others})
-    # JAX takes seconds to import; a misspelt command need not wait for it
-    from otpr.cli import data, policy
-    from otpr.cli.collect import Collect
-    from otpr.cli.evaluate import Evaluate
-    from otpr.cli.finetune import Finetune, tailored
-    from otpr.cli.info import Info
-    from otpr.cli.pretrain import Pretrain
-    from otpr.cli.quickstart import Quickstart
-    from otpr.cli.serve import Serve
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(overview(plugins()), file=sys.stdout if arguments else sys.stderr)
+        return 0 if arguments else 2
+    try:
+        command = parsed(arguments)
+    except SystemExit as exit:  # after --help, or after tyro has said what is wrong
+        return exit.code if isinstance(exit.code, int) else 2 * (exit.code is not None)
     from otpr.training.compilation import use_compilation_cache
     from otpr.training.stopping import Stopped
 
-    groups_and_info = (data.Data, policy.Policy, Info)
-    classes = (Quickstart, Collect, Pretrain, Finetune, Evaluate, Serve, *groups_and_info)
-    commands: dict[str, Any] = dict(zip(COMMANDS, classes, strict=True))
-    commands |= {name: point.load() for name, point in others.items()}
-    groups: dict[str, Mapping[str, type]] = {"data": data.SUBCOMMANDS, "policy": policy.SUBCOMMANDS}
-    more: dict[str, Any] = {
-        "config": (tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff),
-        "registry": _TYPES,
-    }
-    try:
-        if arguments and arguments[0] in commands:
-            name, *rest = arguments
-            if name == "finetune":
-                more["default"], rest = tailored(rest)
-                more["description"] = more["default"].about
-            _check_names(name, rest, more.get("default", commands[name]), groups)
-            # tyro leaves a positional argument that is given out of its help
-            second = [word for word in rest[:1] if name == "finetune" and word[:1] != "-"]
-            command = tyro.cli(commands[name], prog=" ".join(["otpr", name, *second]), args=rest, **more)
-        else:
-            description = "Fine-tune a diffusion policy by reinforcement learning with optimal transport."
-            tyro.extras.subcommand_cli_from_dict(
-                commands, prog="otpr", description=description, args=arguments, **more
-            )
-            return 0
-    except ValueError as error:  # settings refuse a value
-        raise OtprError(str(error)) from error
-    except SystemExit as exit:  # after --help, or after tyro has said what is wrong
-        return exit.code if isinstance(exit.code, int) else 2
     use_compilation_cache()
     try:
         command.run()
@@ -113,6 +80,57 @@ def _run(arguments: list[str]) -> int:
             print(f"Go on from what was saved last with:\n  {_again(arguments)}")
         return 130
     return 0
+
+
+def parsed(arguments: Sequence[str]) -> Any:
+    """The command that the arguments name, with its options, not run.
+
+    Raises:
+        OtprError: the command, or an option or setting of it, is unknown or refused.
+        SystemExit: after `--help`, or where a value cannot be read, which is then said on standard error.
+    """
+    names = {*COMMANDS, *plugins()}
+    if arguments and not arguments[0].startswith("-") and arguments[0] not in names:
+        raise unknown_name("command", arguments[0], names)
+    commands, groups = command_classes()
+    more: dict[str, Any] = {
+        "config": (tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff),
+        "registry": _TYPES,
+    }
+    try:
+        if not arguments or arguments[0] not in commands:  # e.g. --tyro-write-completion
+            return tyro.extras.subcommand_cli_from_dict(commands, prog="otpr", args=list(arguments), **more)
+        name, *rest = arguments
+        if name == "finetune":
+            from otpr.cli.finetune import tailored
+
+            more["default"], rest = tailored(rest)
+            more["description"] = more["default"].about
+        _check_names(name, rest, more.get("default", commands[name]), groups)
+        # tyro leaves a positional argument that is given out of its help
+        second = [word for word in rest[:1] if name == "finetune" and word[:1] != "-"]
+        return tyro.cli(commands[name], prog=" ".join(["otpr", name, *second]), args=rest, **more)
+    except ValueError as error:  # settings refuse a value
+        raise OtprError(str(error)) from error
+
+
+def command_classes() -> tuple[dict[str, Any], dict[str, Mapping[str, type]]]:
+    """Each command's class by its name; and of those that need a second word, the classes by these words."""
+    # JAX takes seconds to import; a misspelt command need not wait for it
+    from otpr.cli import data, policy
+    from otpr.cli.collect import Collect
+    from otpr.cli.evaluate import Evaluate
+    from otpr.cli.finetune import Finetune
+    from otpr.cli.info import Info
+    from otpr.cli.pretrain import Pretrain
+    from otpr.cli.quickstart import Quickstart
+    from otpr.cli.serve import Serve
+
+    groups_and_info = (data.Data, policy.Policy, Info)
+    classes = (Quickstart, Collect, Pretrain, Finetune, Evaluate, Serve, *groups_and_info)
+    commands: dict[str, Any] = dict(zip(COMMANDS, classes, strict=True))
+    commands |= {name: point.load() for name, point in plugins().items()}
+    return commands, {"data": data.SUBCOMMANDS, "policy": policy.SUBCOMMANDS}
 
 
 _TYPES = tyro.constructors.ConstructorRegistry()
@@ -156,11 +174,16 @@ def _check_names(
             raise unknown_name(f"command after `otpr {name}`:", second, groups[name])
         command = groups[name][second] if name in groups else command
         name = f"{name} {second}"
-    known = {"--help", *(f"--{field.replace('_', '-')}" for field in _fields(command))}
+    known = {"--help", *option_names(command)}
     for argument in arguments:
         option = argument.split("=", 1)[0].replace("_", "-")
         if option.startswith("--") and option not in known:
             raise unknown_name(f"option of `otpr {name}`:", argument.split("=", 1)[0], known)
+
+
+def option_names(command: Any) -> list[str]:
+    """The options of a command as they are typed, of its class or of the instance that has its defaults."""
+    return [f"--{field.replace('_', '-')}" for field in _fields(command)]
 
 
 def _fields(settings: Any) -> Iterator[str]:
@@ -169,13 +192,20 @@ def _fields(settings: Any) -> Iterator[str]:
     Args:
         settings: the class, or an instance: its fields may be of subclasses of their types.
     """
-    types = get_type_hints(settings if isinstance(settings, type) else type(settings))
+    types = get_type_hints(settings if isinstance(settings, type) else type(settings), include_extras=True)
     for field in dataclasses.fields(settings):
-        inner = types[field.name]
+        inner, *marks = get_args(types[field.name]) if _marked(types[field.name]) else (types[field.name],)
         if dataclasses.is_dataclass(inner):
             yield from _fields(inner if isinstance(settings, type) else getattr(settings, field.name))
         else:
-            yield field.name
+            names = [
+                mark.name for mark in marks if getattr(mark, "name", None)
+            ]  # as in tyro.conf.arg(name=...)
+            yield names[0] if names else field.name
+
+
+def _marked(kind: Any) -> bool:
+    return get_origin(kind) is Annotated
 
 
 def _again(arguments: list[str]) -> str:

@@ -153,7 +153,10 @@ def agree(mine: Side, theirs: Side, accept: Sequence[str] | None = None, shapes:
     if mine.advice or len(names) < len(refused):
         lines.append(mine.advice or shapes)
     if len(names) == len(refused) and accept is not None:
-        lines.append(f"To use it all the same, as if there were no difference: --accept {' '.join(names)}")
+        lines.append(
+            "To use it all the same, as if there were no difference (docs/data-agreement.md): --accept "
+            + " ".join(names)
+        )
     first = f"The {mine.name[4:]}" if mine.name.startswith("the ") else mine.name
     listing = "\n".join(lines).rstrip()
     raise OtprError(f"{first} and {theirs.name} do not fit together (in this order):\n{listing}")

@@ -19,7 +19,7 @@ _WINDOWS = ("", "enable", "enabled", "on", "true", "1", "glfw", "glx", "cgl")
 _ADVICE = (
     "On Linux install libegl1 (Debian, Ubuntu: apt-get install libegl1), or install libosmesa6 and set "
     "MUJOCO_GL=osmesa before Python starts. If it is installed, another package may have loaded PyOpenGL for "
-    "windows: set PYOPENGL_PLATFORM=egl before Python starts."
+    "windows: set PYOPENGL_PLATFORM=egl before Python starts (docs/cameras.md#which-opengl)."
 )
 
 

@@ -326,7 +326,9 @@ def _episodes(
         field = _RECORDS.get(source.format)
         raise OtprError(
             f"{error} Give --assume-success if all these episodes succeed, or --assume-failure to count none "
-            "of them as a success" + (f"; or add {field}, 1 on the steps that solve it." if field else ".")
+            "of them as a success"
+            + (f"; or add {field}, 1 on the steps that solve it" if field else "")
+            + " (docs/data.md#rules)."
         ) from error
     except BadEpisodeError as error:
         raise OtprError(f"{error} --skip-bad leaves out such episodes.") from error

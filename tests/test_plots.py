@@ -1,0 +1,24 @@
+"""The pictures of the tables of single runs are of the runs that are kept."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from benchmarks.plots import draw, keypoints, suites
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def test_the_runs_are_those_of_the_tables() -> None:
+    assert list(keypoints()) == ["no mask", "all", "change-points", "diverse", "every-kth", "top-q"]
+    assert len(suites()) >= 3
+    assert {run["eval_episodes"] for run in [*keypoints().values(), *suites().values()]} == {100}
+
+
+def test_the_pictures_are_drawn_and_shown(tmp_path: Path) -> None:
+    draw(suites(), tmp_path / "suites.png")
+    for file in (tmp_path / "suites.png", ROOT / "docs" / "suites.png", ROOT / "docs" / "keypoints.png"):
+        assert file.read_bytes().startswith(b"\x89PNG")
+        assert 5_000 < file.stat().st_size < 100_000
+    assert "](suites.png)" in (ROOT / "docs" / "results.md").read_text()
+    assert "](keypoints.png)" in (ROOT / "docs" / "keypoints.md").read_text()
