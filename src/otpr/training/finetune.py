@@ -27,6 +27,7 @@ from otpr.data.experience import Collected, Experience
 from otpr.data.experience_files import ExperienceWriter
 from otpr.data.frames import DecisionObservations, spooled
 from otpr.data.spool import Spool
+from otpr.devices import mesh_of, on_each, on_first
 from otpr.envs import BrokenEnvironmentError, task_spec
 from otpr.errors import OtprError
 from otpr.policies.asked import BrokenSourceError
@@ -70,6 +71,7 @@ class FineTuning:
         loop: the loop's settings.
         run: where metrics, experience, checkpoints and the policy go.
         workers: run its episodes, as many actions at a time as the algorithm's policy executes.
+        devices: how many learn, as one (`otpr.devices`).
 
     Raises:
         OtprError: the algorithm cannot fine-tune such a policy, or not with such demonstrations.
@@ -88,6 +90,7 @@ class FineTuning:
         loop: LoopConfig,
         run: RunDirectory,
         workers: Workers,
+        devices: int = 1,
     ):
         if base.asks:
             check_only_chooses(agent.algorithm)
@@ -95,6 +98,7 @@ class FineTuning:
         self.loop, self.run, self.workers = loop, run, workers
         # the last round may overshoot by as much
         longest = workers.episode_limit * loop.num_envs
+        mesh = mesh_of(devices)
         self.experience = Experience.of(
             sets,
             weights,
@@ -102,8 +106,9 @@ class FineTuning:
             spec=agent.acting_spec(base.spec),
             gamma=agent.gamma,
             room=loop.env_steps + longest,
+            mesh=mesh,
         )
-        self.agent = new_agent(base, self.experience, agent, encoder, jax.random.key(seed))
+        self.agent = on_each(new_agent(base, self.experience, agent, encoder, jax.random.key(seed)), mesh)
         self._frames: DecisionObservations | None = None
         if isinstance(self.agent, Seeing):  # whoever trains an encoder needs what it sees
             demonstrated = (episode for part in sets for episode in part)
@@ -115,7 +120,8 @@ class FineTuning:
         self.files = ExperienceWriter(run.path / "experience", workers.setup, spec=seen)
         self.at = Progression()
         # whether the algorithm's first policy acts as the pre-trained one does
-        self._from_base = acts_alike(self.agent.deployed().single(), base.single(), loop.num_envs)
+        first = on_first(self.agent.deployed())
+        self._from_base = acts_alike(first.single(), base.single(), loop.num_envs)
         check_rounds(loop, self.agent, workers, from_base=self._from_base)
         if loop.no_base_evaluation and self._from_base:
             self.at.evaluated_at = 0
@@ -250,7 +256,7 @@ class FineTuning:
 
     def _deployed(self) -> Policy:
         """The policy as evaluated and saved."""
-        return self.agent.deployed() if self.at.deploys_learnt(self.loop) else self.base.single()
+        return on_first(self.agent.deployed()) if self.at.deploys_learnt(self.loop) else self.base.single()
 
     def _learn_round(self, learner: OnPolicyAgent, data: Round) -> dict[str, float]:
         """Let an on-policy algorithm learn from the round's episodes; its metrics."""
@@ -356,7 +362,8 @@ class FineTuning:
         """
         step = checkpoints.latest(self.run.checkpoints)
         if step is not None:
-            self.agent, state = checkpoints.load(self.run.checkpoints, step, self.agent)
+            agent, state = checkpoints.load(self.run.checkpoints, step, self.agent)
+            self.agent = on_each(agent, self.experience.store.mesh)  # saved by any number of devices
             self.at = Progression.of(state)
         if self._frames is not None:  # the demonstrations, which were encoded as at the start
             self.experience = self.experience.encoded(self._frames.episodes, self._features)
