@@ -23,6 +23,7 @@ from otpr.data.agreement import of_task
 from otpr.data.episodes import Episode
 from otpr.data.experience import Collected, Experience
 from otpr.data.experience_files import ExperienceWriter
+from otpr.devices import mesh_of, on_each, on_first
 from otpr.envs import BrokenEnvironmentError, task_spec
 from otpr.errors import OtprError
 from otpr.policies.asked import BrokenSourceError
@@ -67,6 +68,7 @@ class FineTuning:
         loop: the loop's settings.
         run: where metrics, experience, checkpoints and the policy go.
         workers: run its episodes, as many actions at a time as the algorithm's policy executes.
+        devices: how many learn, as one (`otpr.devices`).
 
     Raises:
         OtprError: the algorithm cannot fine-tune such a policy, or not with such demonstrations.
@@ -85,6 +87,7 @@ class FineTuning:
         loop: LoopConfig,
         run: RunDirectory,
         workers: Workers,
+        devices: int = 1,
     ):
         if base.asks:
             check_only_chooses(agent.algorithm)
@@ -92,9 +95,11 @@ class FineTuning:
         self.loop, self.run, self.workers = loop, run, workers
         # the last round may overshoot by as much
         longest = workers.episode_limit * loop.num_envs
-        room = loop.env_steps + longest
-        self.gathered = Gathered(base, sets, weights, agent=agent, keeps_frames=encoder.trains, room=room)
-        self.agent = new_agent(base, self.experience, agent, encoder, jax.random.key(seed))
+        mesh, room = mesh_of(devices), loop.env_steps + longest
+        self.gathered = Gathered(
+            base, sets, weights, agent=agent, keeps_frames=encoder.trains, room=room, mesh=mesh
+        )
+        self.agent = on_each(new_agent(base, self.experience, agent, encoder, jax.random.key(seed)), mesh)
         if loop.stop_on_divergence and not self._has_q():
             raise OtprError(f"--stop-on-divergence needs critics Q(s, a), and {agent.algorithm} has none.")
         # in the types of the policy, which may have fewer digits than the environment gives
@@ -102,7 +107,8 @@ class FineTuning:
         self.files = ExperienceWriter(run.path / "experience", workers.setup, spec=seen)
         self.at = Progression()
         # whether the algorithm's first policy acts as the pre-trained one does
-        self._from_base = acts_alike(self.agent.deployed().single(), base.single(), loop.num_envs)
+        first = on_first(self.agent.deployed())
+        self._from_base = acts_alike(first.single(), base.single(), loop.num_envs)
         check_rounds(loop, self.agent, workers, from_base=self._from_base)
         if loop.no_base_evaluation and self._from_base:
             self.at.evaluated_at = 0
@@ -237,7 +243,7 @@ class FineTuning:
 
     def _deployed(self) -> Policy:
         """The policy as evaluated and saved."""
-        return self.agent.deployed() if self.at.deploys_learnt(self.loop) else self.base.single()
+        return on_first(self.agent.deployed()) if self.at.deploys_learnt(self.loop) else self.base.single()
 
     def _learn_round(self, learner: OnPolicyAgent, data: Round) -> dict[str, float]:
         """Let an on-policy algorithm learn from the round's episodes; its metrics."""
@@ -345,7 +351,8 @@ class FineTuning:
         """
         step = checkpoints.latest(self.run.checkpoints)
         if step is not None:
-            self.agent, state = checkpoints.load(self.run.checkpoints, step, self.agent)
+            agent, state = checkpoints.load(self.run.checkpoints, step, self.agent)
+            self.agent = on_each(agent, self.experience.store.mesh)  # saved by any number of devices
             self.at = Progression.of(state)
         self.gathered.restore(self.files.back_to(self.at.files, self.at.files_digest), self._encoder)
         self.run.rewind("row", self.at.rows)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import functools
 from collections.abc import Iterable, Sequence
 
+from jax.sharding import Mesh
+
 from otpr.agents.parts.agent import AgentConfig
 from otpr.data.episodes import Episode
 from otpr.data.experience import Collected, Experience
@@ -24,6 +26,7 @@ class Gathered:
         agent: the algorithm's settings.
         keeps_frames: whether what the observations show is kept, for an encoder that goes on learning.
         room: environment steps that will be added; more may be, at the price of compiling anew.
+        mesh: the devices that the experience is spread over.
 
     Attributes:
         experience: what the agent learns from.
@@ -42,10 +45,13 @@ class Gathered:
         agent: AgentConfig,
         keeps_frames: bool,
         room: int,
+        mesh: Mesh | None = None,
     ):
         by_base = functools.partial(encode, base.encoder)
         spec = agent.acting_spec(base.spec)
-        self.experience = Experience.of(sets, weights, by_base, spec=spec, gamma=agent.gamma, room=room)
+        self.experience = Experience.of(
+            sets, weights, by_base, spec=spec, gamma=agent.gamma, room=room, mesh=mesh
+        )
         self.frames: DecisionObservations | None = None
         if keeps_frames:
             demonstrated = (episode for part in sets for episode in part)
