@@ -13,11 +13,13 @@ from lerobot.envs.configs import EnvConfig
 from numpy.typing import NDArray
 
 from otpr.envs import make_env, task_spec
+from otpr.envs.cameras import Camera, Eyes
 
 TASK = "metaworld/peg-insert-side-v3"
 HAND = 4
 """Of the 39 numbers of an observation these are the hand's position and opening: the robot's own state."""
 SPEC = task_spec(TASK)
+FILMED = Camera("corner2", 128, 128)
 
 
 class Peg(gymnasium.Env[dict[str, NDArray[np.float32]], NDArray[np.float32]]):
@@ -26,7 +28,9 @@ class Peg(gymnasium.Env[dict[str, NDArray[np.float32]], NDArray[np.float32]]):
     metadata = {"render_modes": ["rgb_array"], "render_fps": 80}  # noqa: RUF012 - as gymnasium declares it
 
     def __init__(self, render_mode: str | None = None):
-        self._task = make_env(TASK, render_mode=render_mode)
+        self._task = make_env(TASK)
+        # LeRobot's evaluation films ten episodes at every step: without shadows that takes a thirtieth
+        self._eyes = Eyes(self._task.simulator.scene, [FILMED]) if render_mode else None
         self.render_mode = render_mode
         self.action_space = self._task.action_space
         rest = SPEC.spec.observation["state"].shape[0] - HAND
@@ -48,10 +52,12 @@ class Peg(gymnasium.Env[dict[str, NDArray[np.float32]], NDArray[np.float32]]):
 
     def render(self) -> Any:
         """See `gymnasium.Env.render`."""
-        return self._task.render()
+        return None if self._eyes is None else self._eyes.look()[FILMED.name]
 
     def close(self) -> None:
         """See `gymnasium.Env.close`."""
+        if self._eyes is not None:
+            self._eyes.close()
         self._task.close()
 
 
