@@ -56,6 +56,13 @@ def test_pages_that_the_code_names_are_there():
         assert not anchor or anchor in anchors(ROOT / path), f"{link}: no such heading"
 
 
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_no_line_of_prose_is_longer_than_120_characters(page):
+    generated = re.sub(r"<!-- bench:.*?<!-- /bench -->", "", prose(page), flags=re.DOTALL)
+    lines = [line for line in generated.splitlines() if not line.lstrip().startswith(("|", "![", "`"))]
+    assert [line for line in lines if len(line) > 120] == []
+
+
 def test_headings_are_found_as_github_writes_them(tmp_path):
     page = tmp_path / "page.md"
     page.write_text("# The arena: OTPR and `nine` peers?\n```\n# a comment\n```\n## When H(s, a) = 0\n")

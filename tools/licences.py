@@ -51,11 +51,12 @@ def licence_of(package: str) -> str | None:
         known = metadata.metadata(package)
     except metadata.PackageNotFoundError:
         return None
-    if expression := known.get("License-Expression"):
-        return expression
+    if "License-Expression" in known:
+        return known["License-Expression"]
     classifiers = [line for line in known.get_all("Classifier") or [] if line.startswith("License ::")]
     names = [line.rpartition(" :: ")[2] for line in classifiers if not line.endswith("OSI Approved")]
-    text = (known.get("License") or "").strip().splitlines()
+    licence = known["License"] if "License" in known else ""  # noqa: SIM401 - its type has no get
+    text = licence.strip().splitlines()
     if names:
         return ", ".join(names)
     return text[0].strip().replace("|", "/")[:80] if text else "not stated"

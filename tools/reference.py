@@ -13,6 +13,7 @@ from typing import Any, Literal, NamedTuple
 import tyro
 
 from otpr.agents import agent_config, algorithm_names, preset_names
+from otpr.agents.parts.agent import AgentConfig
 from otpr.cli.finetune import Finetune
 from otpr.cli.main import command_classes
 from otpr.cli.overview import SUMMARIES
@@ -131,10 +132,10 @@ def options_of(command: Any) -> Iterator[Option]:
         kind, marks = _unwrapped(types[field.name])
         default = _default(field) if isinstance(command, type) else getattr(command, field.name)
         if dataclasses.is_dataclass(kind):
-            if kind.__name__ != "AgentConfig":  # its subclasses have a page of their own
+            if kind is not AgentConfig:  # its subclasses have a page of their own
                 yield from options_of(kind if default is dataclasses.MISSING else default)
             continue
-        positional = tyro.conf.Positional in marks or any(mark is tyro.conf.Positional[str] for mark in marks)
+        positional = tyro.conf.Positional in marks
         metavars = [mark.metavar for mark in marks if getattr(mark, "metavar", None)]
         names = [mark.name for mark in marks if getattr(mark, "name", None)]
         name = f"--{(names or [field.name])[0].replace('_', '-')}"
