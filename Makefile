@@ -13,7 +13,7 @@ ARGS ?=
 # What `make setup` installs beside the lock, at the locked version of JAX.
 EXTRA ?=
 
-.PHONY: help setup setup-libero quickstart test coverage test-learning test-slow test-serving test-onnx test-wheel faults interop \
+.PHONY: help setup setup-libero quickstart test coverage test-learning test-slow test-serving test-onnx test-storage test-wheel faults interop \
 	bench results tasks docs wheel lint format types lock clean
 
 help: ## list the targets
@@ -58,6 +58,9 @@ test-onnx: setup ## set up, add the packages of the extra `onnx` to .venv, then 
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes --only-binary :all: \
 		--requirement requirements/onnx.txt
 	$(BIN)/python -m pytest tests/policies/test_onnx_export.py -m "slow or not slow" $(ARGS)
+
+test-storage: setup .venv-moto/.requirements ## set up, then `otpr bench --storage` on an emulated object store
+	$(BIN)/python -m pytest tests/bench/test_object_store.py -rA $(ARGS)
 
 faults: setup ## set up, then kill, fill disks and break things for 10 to 30 minutes: docs/reliability.md
 	$(BIN)/python -m pytest tests/faults -m "faults or not slow" -rP $(ARGS)
@@ -122,7 +125,7 @@ lock: ## resolve pyproject.toml again into requirements/dev.txt (needs uv)
 		--no-emit-index-url --no-emit-find-links --custom-compile-command "make lock" $(ARGS)
 
 clean: ## remove .venv, what was built, and the caches
-	rm -rf .venv .venv-docs build dist site .venv-interop .venv-libero .venv-openpi .coverage .coverage.* .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-docs build dist site .venv-interop .venv-libero .venv-moto .venv-openpi .coverage .coverage.* .pytest_cache .ruff_cache .hypothesis
 
 # From nothing each time (--clear): a package dropped from the lock must not linger and hide a missing dependency.
 # Wheels only: with hashes checked, a source build would still fetch its build dependencies unchecked.
@@ -150,6 +153,12 @@ clean: ## remove .venv, what was built, and the caches
 	@.venv-interop/bin/python -m pip install --quiet --disable-pip-version-check --requirement requirements/interop.txt
 	@.venv-interop/bin/python -m pip install --quiet --disable-pip-version-check --no-deps \
 		--editable . --editable plugins/lerobot_policy_otpr
+	@touch $@
+
+# Of its own: it only answers over HTTP.
+.venv-moto/.requirements: requirements/moto.txt
+	@"$(PYTHON)" -m venv --clear .venv-moto
+	@.venv-moto/bin/python -m pip install --quiet --disable-pip-version-check --requirement requirements/moto.txt
 	@touch $@
 
 # Of its own, since LIBERO needs robosuite 1.4. There is no wheel of bddl, so it is built.

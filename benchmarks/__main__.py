@@ -44,6 +44,7 @@ BENCHMARKS: dict[str, Callable[[Sizes], list[Row]]] = {
     "convolution": convolution.convolution,
     "unet_vs_torch": unet.unet,
     "act": acting.act,
+    "act_crowd": acting.act_crowd,
     "rollout_vs_bare": rollout.rollout,
     "rollout_workers": workers.workers,
     "rendering": rendering.rendering,

@@ -16,6 +16,7 @@ from benchmarks.sizes import Sizes
 from benchmarks.subjects import default_agent
 from benchmarks.timing import in_turns, medians, ratio
 from otpr.diffusion.sampling import Sampler
+from otpr.policies.acting import decision_keys
 from otpr.policies.encoder import LIMIT, VectorEncoder
 from otpr.policies.generators import plan_shape
 from otpr.policies.policy import Policy
@@ -31,6 +32,36 @@ def act(sizes: Sizes) -> list[Row]:
         for method in get_args(Sampler):
             for steps in sizes.denoising_steps:
                 rows.append(_row(sizes, policy.with_sampler(method, steps), candidates))
+    return rows
+
+
+def act_crowd(sizes: Sizes) -> list[Row]:
+    """Many observations at once, as a learner on an accelerator decides for many environments."""
+    agent = default_agent(sizes, chunk_length=4, levels=10)
+    n = sizes.crowd
+    seen = np.random.default_rng(0).normal(size=(n, 1, sizes.observation_dim)).astype(np.float32)
+    keys = decision_keys(0, np.arange(n, dtype=np.uint32), np.uint32(0))
+    rows: list[Row] = []
+    for candidates in sizes.candidates:
+        policy = agent.deployed() if candidates > 1 else agent.deployed().single()
+
+        def decide(count: int, policy: Policy = policy) -> Any:
+            return policy.act_batch({STATE: seen[:count]}, keys[:count])[0]
+
+        times = in_turns({"one": lambda: decide(1), "all": lambda: decide(n)}, max(sizes.turns, 3))
+        each = medians(times)["all"] / n * 1e6
+        rows.append(
+            Row(
+                f"act_{n}_of_{candidates}",
+                n * ratio(times["one"], times["all"]),
+                "x",
+                f"{n:,} decisions one after the other / in one call, {candidates} "
+                + ("candidate" if candidates == 1 else "candidates"),
+                medians(times),
+                note=f"{medians(times)['all'] * 1e3:.3g} ms in one call, {each:.3g} microseconds a decision",
+                details={"observations": n, "candidates": candidates},
+            )
+        )
     return rows
 
 

@@ -46,6 +46,8 @@ class Sizes:
     denoising_steps: tuple[int, ...] = (5, 10, 20)
     candidates: tuple[int, ...] = (1, 16)
     acts: int = 200
+    # observations that are decided for in one call
+    crowd: int = 1024
     # default networks of the policy, of acting and growth
     policy_width: int = 256
     policy_depth: int = 3
@@ -117,6 +119,7 @@ TINY = Sizes(
     denoising_steps=(2, 4),
     candidates=(1, 3),
     acts=3,
+    crowd=6,
     policy_width=16,
     policy_depth=1,
     num_envs=2,

@@ -11,7 +11,8 @@ from otpr.agents.otpr.agent import OTPR
 from otpr.agents.otpr.config import OTPRConfig
 from otpr.data.experience import Experience
 from otpr.data.mixture import Mixture
-from otpr.data.store import EpisodeStore, IndexSet, Transitions
+from otpr.data.row_sets import IndexSet
+from otpr.data.store import EpisodeStore, Transitions
 from otpr.diffusion import NoiseSchedule
 from otpr.networks.mlp import NoiseMLP
 from otpr.policies.denoising import Diffusion

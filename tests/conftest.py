@@ -48,6 +48,12 @@ def compiled_programs_do_not_pile_up():
         jax.clear_caches()
 
 
+@pytest.fixture(autouse=True)
+def one_core(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs that are not placed act in lockstep, as on one core: workers with a policy within start slowly."""
+    monkeypatch.setattr("otpr.training.placement.available_cores", lambda: 1)
+
+
 @pytest.fixture(scope="session")
 def ray_here() -> Iterator[None]:
     """Ray on this machine, for all tests of a process that need it; it has four processors to give away."""

@@ -76,9 +76,10 @@ def sitting(
     *,
     agent: AgentConfig,
     loop: LoopConfig,
-    encoder: EncoderConfig = EncoderConfig(),  # noqa: B008 - immutable
+    encoder: EncoderConfig = EncoderConfig(),
     seed: int = 0,
     resume: bool = False,
+    devices: int = 1,
 ) -> FineTuning:
     """One sitting of a run, as the command does it: to its end, or to the first signal or error."""
     config = {"seed": seed, "loop": dataclasses.asdict(loop)}
@@ -93,6 +94,7 @@ def sitting(
             loop=loop,
             run=run,
             workers=env if isinstance(env, Workers) else Lockstep(env),
+            devices=devices,
         )
         if resume:
             job.restore()

@@ -78,31 +78,26 @@ class Bench:
         variants, seeds, suite = parse_variants(self.algorithms), parse_seeds(self.seeds), self._suite()
         results = self.results or Path("results", "bench", f"{suite.name}.parquet")
         folder = self.out or Path("runs", "bench", suite.name)
-        jobs = make_jobs(suite, variants, seeds)
-
-        def queue_of(side_by_side: float) -> Queue:
-            return Queue(
-                jobs,
-                folder=folder,
-                results=results,
-                storage=self.storage,
-                cpus=self.cpus_per_run,
-                gpus=self.gpus_per_run,
-                side_by_side=max(1, int(side_by_side)),
-                budget=math.inf if self.budget_minutes is None else 60 * self.budget_minutes,
-                retry_failed=self.retry_failed,
-            )
-
-        here = available_cores() / self.cpus_per_run if self.address == "local" else 1
-        queue = queue_of(here)
+        queue = Queue(
+            make_jobs(suite, variants, seeds),
+            folder=folder,
+            results=results,
+            storage=self.storage,
+            cpus=self.cpus_per_run,
+            gpus=self.gpus_per_run,
+            budget=math.inf if self.budget_minutes is None else 60 * self.budget_minutes,
+            retry_failed=self.retry_failed,
+        )
         if self.dry_run:
+            here = available_cores() / self.cpus_per_run if self.address == "local" else 1
+            queue.side_by_side = max(1, int(here))
             _show(queue.plan())
             return
         check_ray()
         check_writable(folder / "lock", "--out")
         check_writable(results, "--results")
         with connected(self.address) as ray:
-            queue = queue_of(self._side_by_side(ray))
+            queue.side_by_side = max(1, int(self._side_by_side(ray)))
             _show(queue.plan())
             complete = queue.run(ray)
         self._conclude(queue, complete, suite, results)

@@ -20,12 +20,12 @@ from typing import NamedTuple
 
 from otpr.errors import OtprError
 from otpr.training.lock import RunLock
-from otpr_bench.bases import load_base
-from otpr_bench.jobs import Job, plain_name
+from otpr_bench.bases import Base, load_base
+from otpr_bench.jobs import Job
 from otpr_bench.records import done_rows, failed_row, is_finished, last_words, progress, started
 from otpr_bench.result_versions import result_version
 from otpr_bench.results import Row
-from otpr_bench.snapshots import Snapshots
+from otpr_bench.snapshots import Place
 from otpr_bench.suites import BenchTask, Recipe
 
 LET_GO = 60.0
@@ -39,61 +39,35 @@ Command = Callable[[Sequence[str]], int]
 
 
 class Outcome(NamedTuple):
-    """What came of a run: its rows, or why it is left for another time."""
+    """What came of a run or of making a base: a run's rows; or why there is nothing."""
 
-    rows: list[Row]
-    left: str
+    rows: Sequence[Row] = ()
+    left: str = ""  # why it is left for another time
+    failed: str = ""  # why no base was made
 
 
-@dataclasses.dataclass(frozen=True)
-class Place:
-    """Where the files of a benchmark are.
+def found_base(task: BenchTask, place: Place) -> Base | None:
+    """The base of a task, fetched where it is not here; None where there is none that is complete.
 
-    Attributes:
-        folder: that of bases, runs and logs, the same on every machine; shared by all where there is no
-            storage.
-        storage: a URI from which machines that share no folder fetch runs, and to which they bring them; see
-            `Snapshots`.
-        workers: that run the episodes of a run.
+    Raises:
+        OtprError: see `load_base`.
     """
-
-    folder: Path
-    storage: str | None = None
-    workers: int = 1
-
-    @property
-    def snapshots(self) -> Snapshots | None:
-        """The storage, opened; None where there is none."""
-        return None if self.storage is None else Snapshots(self.storage, self.folder)
-
-    def fetch(self, folder: Path) -> None:
-        """Have a folder here as the storage has it, where there is one and it does."""
-        if (snapshots := self.snapshots) is not None:
-            snapshots.fetch(folder)
-
-    def keep(self, folder: Path) -> None:
-        """Bring a folder to the storage, where there is one."""
-        if (snapshots := self.snapshots) is not None:
-            snapshots.keep(folder)
-
-
-def base_folder(folder: Path, task_id: str) -> Path:
-    """Where the base policy of a task lies in the benchmark's folder."""
-    return folder / "bases" / plain_name(task_id)
-
-
-def make_base(task: BenchTask, place: Place, command: Command) -> str:
-    """Make the base policy of a task; why that failed, or nothing."""
-    folder = base_folder(place.folder, task.id)
+    folder = place.base(task.id)
     if not (folder / "base.json").exists():
         place.fetch(folder)
-    if load_base(folder, task.id, task.recipe) is None:
+    return load_base(folder, task.id, task.recipe)
+
+
+def make_base(task: BenchTask, place: Place, command: Command) -> Outcome:
+    """Make the base policy of a task."""
+    folder = place.base(task.id)
+    if found_base(task, place) is None:
         recipe = json.dumps(dataclasses.asdict(task.recipe))
         why = _carried_out(["base", str(folder), task.id, recipe], folder, place, command)
         if why or not (folder / "base.json").exists():
-            return why
+            return Outcome(failed=why, left="stopped before it was complete")
     place.keep(folder)
-    return ""
+    return Outcome()
 
 
 def carry_out(job: Job, failed_starts: Sequence[str], place: Place, command: Command) -> Outcome:
@@ -108,47 +82,43 @@ def carry_out(job: Job, failed_starts: Sequence[str], place: Place, command: Com
     Raises:
         OtprError: this machine has another version of otpr, or the base is missing.
     """
-    _check_version(job)
-    folder = base_folder(place.folder, job.task.id)
-    if not (folder / "base.json").exists():
-        place.fetch(folder)
-    if (base := load_base(folder, job.task.id, job.task.recipe)) is None:
-        raise OtprError(f"{folder} is not there. Have all machines share --out, or give --storage.")
-    directory = job.directory(place.folder, base)
-    if not _is_let_go(directory):
-        return Outcome([], "another process works in its directory")
-    place.fetch(directory)
-    if failed_starts and directory.exists() and started(directory) in (None, *failed_starts):
-        shutil.rmtree(directory)  # otherwise it is a retry that was stopped
-    if not is_finished(directory):
-        directory.parent.mkdir(parents=True, exist_ok=True)
-        arguments = [*job.arguments(directory, base)]
-        arguments += ["--num-workers", str(place.workers)] if place.workers > 1 else []
-        arguments += ["--resume"] if directory.exists() else []
-        why = _carried_out(arguments, directory, place, command)
-        if why:
-            place.keep(directory)
-            return Outcome([failed_row(job, base, directory, why)], "")
-    if not is_finished(directory):
-        place.keep(directory)
-        return Outcome([], f"stopped at {progress(directory)[0]:,} steps")
-    try:
-        rows = done_rows(job, base, directory)
-    except OtprError as error:
-        rows = [failed_row(job, base, directory, str(error).replace(f"{place.folder}/", ""))]
-    # nobody will resume from them, and a whole benchmark would keep tens of gigabytes
-    shutil.rmtree(directory / "checkpoints", ignore_errors=True)
-    place.keep(directory)
-    return Outcome(rows, "")
-
-
-def _check_version(job: Job) -> None:
     here = result_version(job.variant.algorithm, job.task.id)
     if here != job.result_version:
         raise OtprError(
             f"This machine's otpr has result version {here} of {job.variant.algorithm} on {job.task.id}, the "
             f"benchmark {job.result_version}. Install the same version on every machine."
         )
+    if (base := found_base(job.task, place)) is None:
+        raise OtprError(
+            f"{place.base(job.task.id)} is not there. Have all machines share --out, or give --storage."
+        )
+    directory = job.directory(place.folder, base)
+    if not _is_let_go(directory):
+        return Outcome(left="another process works in its directory")
+    place.fetch(directory)
+    if failed_starts and directory.exists() and started(directory) in (None, *failed_starts):
+        shutil.rmtree(directory)  # otherwise it is a retry that was stopped
+    why = ""
+    if not is_finished(directory):
+        directory.parent.mkdir(parents=True, exist_ok=True)
+        arguments = [*job.arguments(directory, base)]
+        arguments += ["--num-workers", str(place.workers)] if place.workers > 1 else []
+        arguments += ["--resume"] if directory.exists() else []
+        why = _carried_out(arguments, directory, place, command)
+    if why:
+        outcome = Outcome([failed_row(job, base, directory, why)])
+    elif not is_finished(directory):
+        outcome = Outcome(left=f"stopped at {progress(directory)[0]:,} steps")
+    else:
+        try:
+            outcome = Outcome(done_rows(job, base, directory))
+        except OtprError as error:
+            why = str(error).replace(f"{place.folder}/", "")
+            outcome = Outcome([failed_row(job, base, directory, why)])
+        # nobody will resume from them, and a whole benchmark would keep tens of gigabytes
+        shutil.rmtree(directory / "checkpoints", ignore_errors=True)
+    place.keep(directory)
+    return outcome
 
 
 def _is_let_go(directory: Path) -> bool:
@@ -170,11 +140,9 @@ def _carried_out(arguments: list[str], directory: Path, place: Place, command: C
     log = place.folder / "logs" / directory.relative_to(place.folder)
     out, errors = log.with_name(f"{log.name}.out"), log.with_name(f"{log.name}.err")
     out.parent.mkdir(parents=True, exist_ok=True)
-    snapshots = place.snapshots
-    keeping = contextlib.nullcontext() if snapshots is None else snapshots.keeping(directory)
     with _written_to(out, errors):
         try:
-            with keeping:
+            with place.keeping(directory):
                 status = command(arguments)
         except Exception:  # noqa: BLE001 - one failed run never stops the others
             traceback.print_exc()

@@ -10,7 +10,7 @@ import functools
 import math
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,20 +18,13 @@ from otpr.cluster import import_path
 from otpr.errors import OtprError
 from otpr.training.lock import RunLock
 from otpr.training.stopping import StopRequest
-from otpr_bench.bases import Base, load_base
-from otpr_bench.execution import (
-    Command,
-    Outcome,
-    Place,
-    base_folder,
-    carry_out,
-    make_base,
-    otpr_command,
-)
+from otpr_bench.bases import Base
+from otpr_bench.execution import Command, Outcome, carry_out, found_base, make_base, otpr_command
 from otpr_bench.jobs import Job
 from otpr_bench.plan import Plan, State, durations
 from otpr_bench.records import UNKNOWN, failed_row, is_finished, machine, progress
 from otpr_bench.results import Row, add_rows, read_results
+from otpr_bench.snapshots import Place
 from otpr_bench.suites import BenchTask
 
 ATTEMPTS = 2
@@ -50,7 +43,6 @@ class Queue:
         results: the Parquet file that gets the rows of each run as it ends.
         storage: see `Place`; None: all machines share `folder`.
         cpus, gpus: what a run takes of a machine.
-        side_by_side: runs at a time, for the forecast.
         budget: seconds after which the running ones are stopped, as by a signal.
         retry_failed: whether runs that failed begin anew.
         grace: seconds after which a run that was asked to stop and is still going on is ended.
@@ -61,6 +53,9 @@ class Queue:
         OtprError: a base changed or was made by another recipe, or the results cannot be read.
     """
 
+    side_by_side = 1
+    """Runs at a time, for the forecast."""
+
     def __init__(
         self,
         jobs: Sequence[Job],
@@ -70,60 +65,55 @@ class Queue:
         storage: str | None = None,
         cpus: float = 1.0,
         gpus: float = 0.0,
-        side_by_side: int = 1,
         budget: float = math.inf,
         retry_failed: bool = False,
         grace: float = 120.0,
         command: Command = otpr_command,
         fresh: bool = True,
     ) -> None:
-        self._jobs, self._results = list(jobs), results
+        self._jobs, self._results, self._command = list(jobs), results, command
         self._place = Place(folder.resolve(), storage, max(1, math.floor(cpus)))
-        self._cpus, self._gpus, self._side_by_side = cpus, gpus, side_by_side
+        self._options = _options(cpus, gpus, fresh)
         self._budget, self._grace, self._end = budget, grace, math.inf
-        self._command, self._fresh, self._machine = command, fresh, machine()
+        self._machine = machine()
         self._rows: list[Row] = read_results(results) if results.exists() else []
         self._to_retry = {row.run for row in self._rows if retry_failed and row.status == "failed"}
         self._tasks = {job.task.id: job.task for job in self._jobs}
-        found = {name: self._load_base(task) for name, task in self._tasks.items()}
+        found = {name: found_base(task, self._place) for name, task in self._tasks.items()}
         self._bases = {name: base for name, base in found.items() if base is not None}
         self._base_errors: list[str] = []
         self._stop = StopRequest()
 
+    def _placed(self) -> Iterator[tuple[Job, Base, Path]]:
+        """The runs whose base is there, each with it and with its directory."""
+        for job in self._jobs:
+            if (base := self._bases.get(job.task.id)) is not None:
+                yield job, base, job.directory(self._place.folder, base)
+
     def failures(self) -> list[Row]:
         """The rows of those of the runs that failed."""
-        keys = {job.key(base) for job in self._jobs if (base := self._bases.get(job.task.id))}
+        keys = {job.key(base) for job, base, _ in self._placed()}
         return [row for row in self._rows if row.status == "failed" and row.run in keys]
 
     def finished(self) -> list[tuple[Job, Base, Path]]:
         """The runs that were completed, each with its base and its directory, which is here now."""
-        found: list[tuple[Job, Base, Path]] = []
-        for job in self._jobs:
-            if (base := self._bases.get(job.task.id)) is None:
-                continue
-            directory = job.directory(self._place.folder, base)
+        for _, _, directory in self._placed():
             if not directory.exists():
                 self._place.fetch(directory)
-            if is_finished(directory):
-                found.append((job, base, directory))
-        return found
+        return [each for each in self._placed() if is_finished(each[2])]
 
     def plan(self) -> Plan:
         """The present state of the runs, as far as it is known here. Nothing is changed."""
-        states: dict[Job, State] = {}
+        states: dict[Job, State] = dict.fromkeys(self._jobs, "to do")
         steps: dict[Job, int] = {}
-        for job in self._jobs:
-            states[job] = "to do"
-            if (base := self._bases.get(job.task.id)) is None:
-                continue
-            directory = job.directory(self._place.folder, base)
+        for job, base, directory in self._placed():
             if (recorded := self._recorded(job, base)) is not None:
                 states[job] = recorded
             elif is_finished(directory):
                 states[job] = "done"
             elif directory.exists():
                 states[job], steps[job] = "started", progress(directory)[0]
-        return Plan(states, steps, self._bases, durations(self._rows, self._machine), self._side_by_side)
+        return Plan(states, steps, self._bases, durations(self._rows, self._machine), self.side_by_side)
 
     def run(self, ray: Any) -> bool:
         """Make the bases that are missing, do the runs that are left, and print a line as each of them ends.
@@ -140,19 +130,20 @@ class Queue:
         self._place.folder.mkdir(parents=True, exist_ok=True)
         lock = RunLock.take(self._place.folder)
         self._end = time.monotonic() + self._budget
-        tasks = _Tasks(ray, self._options())
+        tasks = _Tasks(ray, self._options)
         try:
             with self._stop:
                 for task in self._tasks.values():
-                    if task.id in self._bases:
-                        continue
-                    _say(f"Making the base of {task.id}: {task.recipe}")
-                    taken = functools.partial(self._take_base, task, tasks)
-                    tasks.submit(make_base, (task, self._place, self._command), taken)
-                for job in self._jobs:
-                    if job.task.id in self._bases:
-                        self._submit(job, tasks)
-                tasks.work_off(self._is_over, self._grace)
+                    if task.id not in self._bases:
+                        _say(f"Making the base of {task.id}: {task.recipe}")
+                        tasks.submit(task, make_base, task, self._place, self._command)
+                for job, _, _ in self._placed():
+                    self._submit(job, tasks)
+                for item, came in tasks.ended(self._is_over, self._grace):
+                    if isinstance(item, _Started):
+                        self._take_run(item, came, tasks)
+                    else:
+                        self._take_base(item, came, tasks)
         finally:
             tasks.end()
             lock.release()
@@ -160,46 +151,23 @@ class Queue:
             raise OtprError("\n".join(self._base_errors))
         return not self.plan().left
 
-    def _options(self) -> dict[str, Any]:
-        """How Ray is to run a task."""
-        threads = max(1, math.floor(self._cpus))
-        flags = [os.environ.get("XLA_FLAGS", ""), f"intra_op_parallelism_threads={threads}"]
-        flags += ["--xla_cpu_multi_thread_eigen=false"] if threads == 1 else []
-        env = {
-            **import_path(),
-            "OMP_NUM_THREADS": str(threads),
-            "OPENBLAS_NUM_THREADS": str(threads),
-            "XLA_FLAGS": " ".join(flags).strip(),
-        }
-        if not self._gpus:
-            env["JAX_PLATFORMS"] = "cpu"
-        elif self._gpus < 1:  # several share one, of which JAX would take three quarters each
-            env["XLA_PYTHON_CLIENT_MEM_FRACTION"] = f"{0.9 * self._gpus:.3f}"
-        return {
-            "num_cpus": self._cpus,
-            "num_gpus": self._gpus,
-            "max_retries": ATTEMPTS,
-            "runtime_env": {"env_vars": env},
-            **({"max_calls": 1} if self._fresh else {}),
-        }
-
     def _submit(self, job: Job, tasks: _Tasks) -> None:
-        key = job.key(self._bases[job.task.id])
-        if self._recorded(job, self._bases[job.task.id]) in ("done", "failed"):
-            return
-        failed = [row.started for row in self._rows if row.run == key] if key in self._to_retry else []
-        arguments = (job, failed, self._place, self._command)
-        directory = job.directory(self._place.folder, self._bases[job.task.id])
-        taken = functools.partial(self._take_run, job, tasks, progress(directory)[0])
-        tasks.submit(carry_out, arguments, taken)
+        base = self._bases[job.task.id]
+        key, directory = job.key(base), job.directory(self._place.folder, base)
+        if self._recorded(job, base) in (None, "to do"):
+            failed = [row.started for row in self._rows if row.run == key] if key in self._to_retry else []
+            tasks.submit(
+                _Started(job, progress(directory)[0]), carry_out, job, failed, self._place, self._command
+            )
 
-    def _take_base(self, task: BenchTask, tasks: _Tasks, why: str | None, failure: Failure | None) -> None:
+    def _take_base(self, task: BenchTask, came: Came, tasks: _Tasks) -> None:
         """Take in what came of making a base, and begin the runs that waited for it."""
-        if why or failure is not None:
-            told = why or (failure.why if failure is not None else "")
-            self._base_errors.append(f"The base of {task.id} was not made: {told}")
+        why = came.why if isinstance(came, Failure) else came.failed
+        base = None if why else found_base(task, self._place)
+        if why:
+            self._base_errors.append(f"The base of {task.id} was not made: {why}")
             _say(self._base_errors[-1])
-        elif why is None or (base := self._load_base(task)) is None:
+        elif base is None:
             _say(f"The base of {task.id}: stopped before it was complete.")
         else:
             self._bases[task.id] = base
@@ -210,27 +178,21 @@ class Queue:
                 if job.task.id == task.id and not self._is_over():
                     self._submit(job, tasks)
 
-    def _take_run(
-        self, job: Job, tasks: _Tasks, steps: int, outcome: Outcome | None, failure: Failure | None
-    ) -> None:
-        """Record what came of a run, which had come so far before; nothing if it is left for another time."""
-        base = self._bases[job.task.id]
-        if failure is not None and failure.died and self._is_over():
-            _say(f"{job}: stopped.")
-        elif failure is not None:
-            directory = job.directory(self._place.folder, base)
+    def _take_run(self, run: _Started, came: Came, tasks: _Tasks) -> None:
+        """Record what came of a run; nothing if it is left for another time."""
+        job, base = run.job, self._bases[run.job.task.id]
+        directory = job.directory(self._place.folder, base)
+        if isinstance(came, Failure) and not (came.died and self._is_over()):
             self._place.fetch(directory)
-            if failure.died and progress(directory)[0] > steps:
-                _say(f"{job}: {failure.why}; it has come further, and goes on.")
+            if came.died and progress(directory)[0] > run.steps:
+                _say(f"{job}: {came.why}; it has come further, and goes on.")
                 self._submit(job, tasks)
             else:
-                self._record(job, base, [failed_row(job, base, directory, failure.why, on=UNKNOWN)])
-        elif outcome is None:
-            _say(f"{job}: stopped.")
-        elif outcome.left:
-            _say(f"{job}: {outcome.left}.")
+                self._record(job, base, [failed_row(job, base, directory, came.why, on=UNKNOWN)])
+        elif isinstance(came, Failure) or not came.rows:
+            _say(f"{job}: {'stopped' if isinstance(came, Failure) else came.left}.")
         else:
-            self._record(job, base, outcome.rows)
+            self._record(job, base, came.rows)
 
     def _is_over(self) -> bool:
         """Whether to stop: because of a signal or the end of the budget."""
@@ -243,7 +205,7 @@ class Queue:
             "to do" if key in self._to_retry else next((r.status for r in self._rows if r.run == key), None)
         )
 
-    def _record(self, job: Job, base: Base, rows: list[Row]) -> None:
+    def _record(self, job: Job, base: Base, rows: Sequence[Row]) -> None:
         first, last = rows[0], rows[-1]
         if first.success is None or last.success is None:
             words = f"FAILED after {last.env_steps:,} steps: {last.error.splitlines()[-1]}"
@@ -255,11 +217,36 @@ class Queue:
         self._to_retry.discard(job.key(base))
         _say(f"{job}: {words}. {self.plan().forecast()}")
 
-    def _load_base(self, task: BenchTask) -> Base | None:
-        folder = base_folder(self._place.folder, task.id)
-        if not folder.exists():
-            self._place.fetch(folder)
-        return load_base(folder, task.id, task.recipe)
+
+def _options(cpus: float, gpus: float, fresh: bool) -> dict[str, Any]:
+    """How Ray is to run a task."""
+    threads = max(1, math.floor(cpus))
+    flags = [os.environ.get("XLA_FLAGS", ""), f"intra_op_parallelism_threads={threads}"]
+    flags += ["--xla_cpu_multi_thread_eigen=false"] if threads == 1 else []
+    env = {
+        **import_path(),
+        "OMP_NUM_THREADS": str(threads),
+        "OPENBLAS_NUM_THREADS": str(threads),
+        "XLA_FLAGS": " ".join(flags).strip(),
+    }
+    if not gpus:
+        env["JAX_PLATFORMS"] = "cpu"
+    elif gpus < 1:  # several share one, of which JAX would take three quarters each
+        env["XLA_PYTHON_CLIENT_MEM_FRACTION"] = f"{0.9 * gpus:.3f}"
+    return {
+        "num_cpus": cpus,
+        "num_gpus": gpus,
+        "max_retries": ATTEMPTS,
+        "runtime_env": {"env_vars": env},
+        **({"max_calls": 1} if fresh else {}),
+    }
+
+
+class _Started(NamedTuple):
+    """A run whose task was submitted, and how far it had come before."""
+
+    job: Job
+    steps: int
 
 
 class Failure(NamedTuple):
@@ -269,53 +256,57 @@ class Failure(NamedTuple):
     died: bool  # with its process or machine, rather than by an error
 
 
-Taken = Callable[[Any, Failure | None], None]
-"""Told what a task returned, None if it was stopped, and how it failed if it did."""
+Came = Outcome | Failure
+"""What came of a task."""
+
+_STOPPED = Outcome(left="stopped")
 
 
 class _Tasks:
-    """Tasks of Ray under way, each with who is told what came of it."""
+    """Tasks of Ray under way, each for an item."""
 
     def __init__(self, ray: Any, options: dict[str, Any]):
         self._ray, self._options = ray, options
-        self._taken: dict[Any, Taken] = {}
+        self._items: dict[Any, Any] = {}
 
-    def submit(self, work: Callable[..., Any], arguments: tuple[Any, ...], taken: Taken) -> None:
-        remote = self._ray.remote(**self._options)(work)
-        self._taken[remote.remote(*arguments)] = taken
+    def submit(self, item: Any, work: Callable[..., Outcome], *arguments: Any) -> None:
+        """Have a task carried out."""
+        self._items[self._ray.remote(**self._options)(work).remote(*arguments)] = item
 
-    def work_off(self, is_over: Callable[[], bool], grace: float) -> None:
-        """Wait for all of them; those that are left when it is over are asked to stop."""
+    def ended(self, is_over: Callable[[], bool], grace: float) -> Iterator[tuple[Any, Came]]:
+        """The items of tasks that end, also of those that are submitted meanwhile, with what came of them.
+
+        Those that are left when it is over are asked to stop, and ended if they have not after the grace.
+        """
         asked = math.inf
-        while self._taken:
-            ready, _ = self._ray.wait(list(self._taken), num_returns=1, timeout=_LOOK)
+        while self._items:
+            ready, _ = self._ray.wait(list(self._items), num_returns=1, timeout=_LOOK)
             for reference in ready:
-                self._tell(reference)
+                yield self._items.pop(reference), self._came(reference)
             if is_over() and math.isinf(asked):
                 asked = time.monotonic()
-                for reference in self._taken:
+                for reference in self._items:
                     self._ray.cancel(reference, force=False)
             if time.monotonic() - asked > grace:
-                self.end()
+                yield from [(item, _STOPPED) for item in self.end()]
 
-    def _tell(self, reference: Any) -> None:
-        errors, taken = self._ray.exceptions, self._taken.pop(reference)
+    def _came(self, reference: Any) -> Came:
+        errors = self._ray.exceptions
         try:
-            value = self._ray.get(reference)
+            return self._ray.get(reference)
         except errors.TaskCancelledError:
-            taken(None, None)
+            return _STOPPED
         except errors.RayTaskError as error:
             # not all that Ray says, folders and addresses among it: results are kept in the repository
-            taken(None, Failure(f"{type(error.cause).__name__}: {error.cause}", died=False))
+            return Failure(f"{type(error.cause).__name__}: {error.cause}", died=False)
         except errors.RayError as error:
             why = f"the process or its machine died {ATTEMPTS + 1} times ({type(error).__name__})"
-            taken(None, Failure(why, died=True))
-        else:
-            taken(value, None)
+            return Failure(why, died=True)
 
-    def end(self) -> None:
-        """End those that are left, which go on from their last checkpoints another time."""
-        for reference, taken in list(self._taken.items()):
+    def end(self) -> list[Any]:
+        """End those that are left, which go on from their last checkpoints another time; their items."""
+        for reference in self._items:
             self._ray.cancel(reference, force=True)
-            taken(None, None)
-        self._taken.clear()
+        items = list(self._items.values())
+        self._items.clear()
+        return items

@@ -74,6 +74,14 @@ def finetune(options: dict[str, str], behaviour: str, resume: bool) -> int:
         return steps(run, options, behaviour, stop)
 
 
+def checkpoint(run: Path, number: int) -> None:
+    """One that appears whole."""
+    new = run / "checkpoints" / f".{number}"
+    new.mkdir(parents=True)
+    (new / "arrays").write_text(str(number))
+    new.rename(run / "checkpoints" / str(number))
+
+
 def steps(run: Path, options: dict[str, str], behaviour: str, stop: StopRequest) -> int:
     total, every = int(options["--env-steps"]), int(options["--eval-every"])
     done = len((run / "metrics.jsonl").read_text().splitlines()) * ROUND
@@ -101,6 +109,8 @@ def steps(run: Path, options: dict[str, str], behaviour: str, stop: StopRequest)
             row["eval/success_rate_single"] = 0.25 if done == total else None
         with open(run / "metrics.jsonl", "a") as file:
             file.write(json.dumps(row) + "\n")
+        if behaviour == "slow":
+            checkpoint(run, done)
     if behaviour == "no-end":
         rows = (run / "metrics.jsonl").read_text().splitlines()[:-1]
         (run / "metrics.jsonl").write_text("\n".join(rows) + "\n")

@@ -22,12 +22,13 @@ from rich.console import Console
 from otpr.errors import OtprError
 from otpr.training.lock import RunLock
 from otpr_bench import result_versions
-from otpr_bench.execution import Command, base_folder
+from otpr_bench.execution import Command
 from otpr_bench.jobs import Job, make_jobs, parse_seeds, parse_variants
 from otpr_bench.plan import durations
 from otpr_bench.queue import Queue
 from otpr_bench.records import machine
 from otpr_bench.results import Row, add_rows, read_results
+from otpr_bench.snapshots import Place
 from otpr_bench.suites import Budget, Recipe, open_suite
 
 PEG, PUSH = "metaworld/peg-insert-side-v3", "metaworld/push-v3"
@@ -82,7 +83,7 @@ class Bench:
 
     def queue(self, algorithms: str = "otpr", seeds: str = "0", **settings: Any) -> Queue:
         for job in self.jobs(algorithms, seeds):
-            folder = base_folder(self.folder / "bench", job.task.id)
+            folder = Place(self.folder / "bench").base(job.task.id)
             if self.has_bases and not folder.exists():
                 fake_finetune.base(str(folder), job.task.id, json.dumps(dataclasses.asdict(self.recipe)), 0.3)
         settings = QUICK | {"command": self.command} | settings
@@ -528,7 +529,8 @@ def test_the_plan_says_what_is_done_to_do_and_failed_and_how_long_it_takes(bench
     bench.tasks = (PEG,)
     bench.run(seeds="0..1")
     bench.tasks = (PEG, PUSH)
-    queue = bench.queue(seeds="0..2", side_by_side=2)
+    queue = bench.queue(seeds="0..2")
+    queue.side_by_side = 2
     plan = queue.plan()
     assert [plan.states[job] for job in queue._jobs] == ["done", "to do", "failed", "to do", "to do", "to do"]
     # a run took 10.5 seconds and is given 20 more to start

@@ -13,11 +13,11 @@ from test_queue import BUDGET, PEG, Inline
 
 from otpr.errors import OtprError
 from otpr_bench import snapshots
-from otpr_bench.execution import Place, base_folder, carry_out, make_base
+from otpr_bench.execution import Outcome, carry_out, make_base
 from otpr_bench.jobs import Job, make_jobs, parse_seeds, parse_variants
 from otpr_bench.queue import Queue
 from otpr_bench.results import read_results
-from otpr_bench.snapshots import Snapshots
+from otpr_bench.snapshots import Place
 from otpr_bench.suites import Recipe, open_suite
 from tiny import files
 
@@ -53,13 +53,11 @@ def test_a_folder_comes_back_as_it_was_without_its_lock_and_what_is_hidden(tmp_p
     (run / "checkpoints" / ".half").mkdir()
     for name in ("metrics.jsonl", "checkpoints/7/arrays", "lock", ".hidden", "checkpoints/.half/arrays"):
         (run / name).write_text(name)
-    kept = Snapshots(store, local)
-    assert not kept.has(run)
-    kept.fetch(run)  # there is nothing to fetch
+    kept = Place(local, store)
+    assert not kept.fetch(run)
     kept.keep(run)
-    assert kept.has(run)
     shutil.rmtree(run)
-    kept.fetch(run)
+    assert kept.fetch(run)
     assert files(run) == {name: name.encode() for name in ("metrics.jsonl", "checkpoints/7/arrays")}
     # what the storage has is what counts
     (run / "metrics.jsonl").write_text("older")
@@ -70,18 +68,19 @@ def test_a_folder_comes_back_as_it_was_without_its_lock_and_what_is_hidden(tmp_p
 
 
 def test_a_storage_that_cannot_be_opened_is_named(tmp_path: Path):
-    with pytest.raises(OtprError, match="--storage nowhere://bucket cannot be opened"):
-        Snapshots("nowhere://bucket", tmp_path)
+    with pytest.raises(OtprError, match="--storage nowhere://bucket cannot be used") as told:
+        Place(tmp_path, "nowhere://name:password@bucket?secret=1").fetch(tmp_path / "run")
+    assert "password" not in str(told.value) and "secret" not in str(told.value)
 
 
 def test_a_base_is_made_once_and_a_run_goes_on_on_another_machine(tmp_path: Path, store: str):
     place = Place(tmp_path / "bench", store)
-    assert make_base(SUITE.tasks[0], place, command(tmp_path)) == ""
+    assert make_base(SUITE.tasks[0], place, command(tmp_path)) == Outcome()
     (job,) = jobs()
     stopped = carry_out(job, (), place, command(tmp_path, **{"0": "quit"}))
-    assert (stopped.rows, stopped.left) == ([], "stopped at 500 steps")
+    assert stopped == Outcome(left="stopped at 500 steps")
     another_machine(tmp_path)
-    assert make_base(SUITE.tasks[0], place, command(tmp_path)) == ""
+    assert make_base(SUITE.tasks[0], place, command(tmp_path)) == Outcome()
     done = carry_out(job, (), place, command(tmp_path))
     assert [row.eval_at for row in done.rows] == [0, 200, 400, 600, 800, 1000]
     assert [call[0] for call in calls(tmp_path)] == ["base", "finetune", "finetune"]
@@ -115,10 +114,8 @@ def test_each_checkpoint_is_brought_to_the_storage_while_the_run_goes_on(
     tmp_path: Path, store: str, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(snapshots, "EVERY", 0.01)
-    place = Place(tmp_path / "bench", store)
-    run = place.folder / "run"
-    kept = place.snapshots
-    assert kept is not None
+    kept = Place(tmp_path / "bench", store)
+    run = kept.folder / "run"
     with kept.keeping(run):
         new = tmp_path / "new"
         new.mkdir()
@@ -126,7 +123,7 @@ def test_each_checkpoint_is_brought_to_the_storage_while_the_run_goes_on(
         (run / "checkpoints").mkdir(parents=True)
         new.rename(run / "checkpoints" / "5")  # whole at once, as checkpoints are
         for _ in range(500):
-            if kept.has(run):
+            if (tmp_path / "storage" / "run.zip").exists():
                 break
             time.sleep(0.02)
     another_machine(tmp_path)
@@ -137,4 +134,4 @@ def test_each_checkpoint_is_brought_to_the_storage_while_the_run_goes_on(
 def test_machines_that_share_nothing_are_told_so(tmp_path: Path):
     with pytest.raises(OtprError, match="Have all machines share --out, or give --storage"):
         carry_out(jobs()[0], (), Place(tmp_path / "bench"), command(tmp_path))
-    assert base_folder(tmp_path, PEG).name == "metaworld-peg-insert-side-v3"
+    assert Place(tmp_path).base(PEG) == tmp_path / "bases" / "metaworld-peg-insert-side-v3"

@@ -14,12 +14,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from otpr.data import store as store_module
 from otpr.data.episodes import Episode
-from otpr.data.store import EpisodeStore, IndexSet, Transitions, episode_starts
+from otpr.data.row_sets import BLOCK, IndexSet
+from otpr.data.store import EpisodeStore, Transitions, episode_starts
 from otpr.spec import Spec
 
-BLOCK = store_module._ROWS  # pyright: ignore[reportPrivateUsage]
 FEATURES, ACTIONS = 3, 2
 GATHER = jax.jit(EpisodeStore.transitions)
 

@@ -66,6 +66,7 @@ def fine_tune(
     env: ChunkedVectorEnv | Workers,
     *,
     resume: bool = False,
+    devices: int = 1,
     agent: tuple[str, ...] = (),
     **loop: Any,
 ) -> FineTuning:
@@ -81,6 +82,7 @@ def fine_tune(
         agent=agent_config("otpr", "default", (*AGENT, *settings, *agent)),
         loop=LoopConfig(**{name: config[name] for name in config if name not in learning}),
         resume=resume,
+        devices=devices,
     )
 
 

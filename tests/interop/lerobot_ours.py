@@ -7,20 +7,14 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-import equinox as eqx
-import jax
-import jax.numpy as jnp
 import numpy as np
-from lerobot_cases import DRAWS, FIXTURES, Case, weight
+from decisions import decided
+from lerobot_cases import FIXTURES, Case, weight
 from numpy.typing import NDArray
 
-from otpr.diffusion.sampling import Noise
 from otpr.lerobot_names import STATE_PARTS, image_entry
 from otpr.policies.policy import Policy
 from otpr.trees import to_bytes
-
-WIDE = (-20.0,), (20.0,)
-"""Action bounds that no policy of the cases reaches."""
 
 
 def folder_with_weights(case: Case, folder: Path) -> Path:
@@ -43,19 +37,6 @@ def observations(case: Case) -> dict[str, NDArray[Any]]:
     }
 
 
-@eqx.filter_jit
-def _plan(policy: Policy, seen: Any, noise: Noise) -> jax.Array:
-    return policy.diffusion.from_noise(policy.state(seen), noise)[0]
-
-
-def actions(policy: Policy, case: Case) -> NDArray[np.float32]:
+def actions(policy: Policy, case: Case) -> NDArray[np.float64]:
     """The actions that are executed, in their own units, (DRAWS, execute, a)."""
-    start, steps = case.noise()
-    low, high = np.asarray(policy.spec.action_low), np.asarray(policy.spec.action_high)
-    found: list[NDArray[Any]] = []
-    for draw in range(DRAWS):
-        seen = {name: x[draw] for name, x in observations(case).items()}
-        noise = Noise(jnp.asarray(start[draw : draw + 1]), jnp.asarray(steps[:, draw : draw + 1]))
-        plan = _plan(policy, policy.encoder.on_device(seen), noise)[policy.spec.executed]
-        found.append(low + (np.asarray(plan, np.float64) + 1) / 2 * (high - low))
-    return np.stack(found)
+    return decided(policy, observations(case), case.noise())

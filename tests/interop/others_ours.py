@@ -8,14 +8,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import equinox as eqx
-import jax
-import jax.numpy as jnp
 import numpy as np
+from decisions import WIDE, decided
 from numpy.typing import NDArray
-from others_cases import DIFFUSION_POLICY, DRAWS, FIXTURES, Case, weight
+from others_cases import DIFFUSION_POLICY, FIXTURES, Case, weight
 
-from otpr.diffusion.sampling import Noise
 from otpr.npz import read_npz
 from otpr.policies.convert.diffusion_policy_to_otpr import FORMAT
 from otpr.policies.convert.dppo_files import Files
@@ -26,9 +23,6 @@ from otpr.policies.policy import Policy
 sys.path.insert(0, str(Path(__file__).parents[1] / "policies"))
 
 from torch_zip import save
-
-WIDE = (-20.0,), (20.0,)
-"""Action bounds that no policy of the cases reaches."""
 
 
 def converted(case: Case, folder: Path) -> Path:
@@ -75,20 +69,6 @@ def observations(case: Case) -> dict[str, NDArray[Any]]:
     }
 
 
-@eqx.filter_jit
-def _plan(policy: Policy, seen: Any, noise: Noise) -> jax.Array:
-    return policy.diffusion.from_noise(policy.state(seen), noise)[0]
-
-
 def actions(policy: Policy, case: Case) -> NDArray[np.float64]:
     """The actions that are executed, in their own units, (DRAWS, execute, a)."""
-    start, steps = case.noise()
-    low, high = np.asarray(policy.spec.action_low), np.asarray(policy.spec.action_high)
-    found: list[NDArray[Any]] = []
-    for draw in range(DRAWS):
-        dtypes = {name: entry.dtype for name, entry in policy.spec.observation.items()}
-        seen = {name: x[draw].astype(dtypes[name]) for name, x in observations(case).items()}
-        noise = Noise(jnp.asarray(start[draw : draw + 1]), jnp.asarray(steps[:, draw : draw + 1]))
-        plan = _plan(policy, policy.encoder.on_device(seen), noise)[policy.spec.executed]
-        found.append(low + (np.asarray(plan, np.float64) + 1) / 2 * (high - low))
-    return np.stack(found)
+    return decided(policy, observations(case), case.noise())

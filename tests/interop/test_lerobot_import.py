@@ -14,8 +14,9 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
+from decisions import WIDE
 from lerobot_cases import CASES, FIXTURES, Case
-from lerobot_ours import WIDE, actions, folder_with_weights
+from lerobot_ours import actions, folder_with_weights
 
 import tiny
 from otpr.errors import OtprError

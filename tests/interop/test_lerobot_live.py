@@ -11,8 +11,9 @@ import equinox as eqx
 import jax
 import numpy as np
 import pytest
+from decisions import WIDE
 from lerobot_cases import CASES, Case
-from lerobot_ours import WIDE, actions
+from lerobot_ours import actions
 
 from otpr.policies.convert.exported import write_files
 from otpr.policies.convert.lerobot import import_lerobot

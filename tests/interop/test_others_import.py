@@ -13,8 +13,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from decisions import WIDE
 from others_cases import DIFFUSION_POLICY, DPPO, FIXTURES, Case
-from others_ours import WIDE, actions, content_of, converted, imported
+from others_ours import actions, content_of, converted, imported
 from torch_zip import save
 
 from otpr.cli.main import main

@@ -105,6 +105,14 @@ class TestEnsemble:
         ]
         np.testing.assert_allclose(critic.pairwise_minimum(states, actions), expected, atol=1e-5)
 
+    def test_pairwise_minimum_is_the_same_in_the_pieces_of_an_accelerator(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        critic, states, actions = ensemble(), data(7, 3, 4), data(700, 4, 5)
+        here = critic.pairwise_minimum(states, actions)
+        monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+        np.testing.assert_allclose(critic.pairwise_minimum(states, actions), here, atol=1e-5)
+
     def test_pairwise_minimum_in_several_blocks_of_rows(self) -> None:
         # 16000 columns make blocks of two rows, and five rows leave a remainder
         critic = ensemble(size=2)

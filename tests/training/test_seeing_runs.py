@@ -54,9 +54,9 @@ def whole(base: Policy, tmp_path_factory: pytest.TempPathFactory) -> tuple[FineT
 
 def stored_features(job: FineTuning, encoder: Any) -> np.ndarray:
     """The features of all observations that were looked at, by the encoder, in the order of the store."""
-    assert job._frames is not None
+    assert job.gathered.frames is not None
     rows = []
-    for episode in job._frames.episodes:
+    for episode in job.gathered.frames.episodes:
         steps = np.arange(len(episode) + 1)
         seen = {
             name: array[episode.frames(steps)] if array.ndim == 4 else array
@@ -96,13 +96,13 @@ def test_all_states_are_those_of_the_encoder_that_acts(whole: Any) -> None:
 def test_frames_are_kept_once_in_files_as_they_were_seen(whole: Any) -> None:
     job, path = whole
     own = list(read_experience(path / "experience"))
-    kept = job._frames.episodes[len(demonstrations()) :]
+    kept = job.gathered.frames.episodes[len(demonstrations()) :]
     assert len(kept) == len(own) > 0
     for one, other in zip(kept, own, strict=True):
         frames = one.observations["eyes/top"]
         np.testing.assert_array_equal(frames, other.observations["eyes/top"])
         assert frames.dtype == np.uint8 and not frames.flags.writeable  # a file, mapped
-    assert sum(len(e) + 1 for e in job._frames.episodes) == int(job.experience.store.size)
+    assert sum(len(e) + 1 for e in job.gathered.frames.episodes) == int(job.experience.store.size)
 
 
 @pytest.mark.parametrize("part", [0.5, 0.75])

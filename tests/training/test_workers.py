@@ -327,12 +327,17 @@ def test_a_round_is_divided_by_the_workers_there_are(monkeypatch: pytest.MonkeyP
     assert placed(Placement(num_workers=2))[1:] == (2, 4)
 
 
-def test_decisions_are_made_here_where_nothing_asks_for_workers():
-    with Placement().workers(Setup(TASK), ACTING.spec, LoopConfig(), ACTING) as workers:
-        assert isinstance(workers, Lockstep)
-    loop = LoopConfig(asynchronous=True)
-    with Placement().workers(Setup(TASK), ACTING.spec, loop, ACTING) as workers:
-        assert isinstance(workers, WorkerPool)
+def test_runs_that_nobody_placed_act_where_it_is_faster(monkeypatch: pytest.MonkeyPatch):
+    def chosen(**loop: bool) -> type:
+        with Placement().workers(Setup(TASK), ACTING.spec, LoopConfig(**loop), ACTING) as workers:
+            return type(workers)
+
+    assert chosen() is Lockstep  # on one core, as `one_core` has it
+    assert chosen(asynchronous=True) is WorkerPool
+    monkeypatch.setattr("otpr.training.placement.available_cores", lambda: 2)
+    assert chosen() is WorkerPool
+    monkeypatch.setattr("jax.default_backend", lambda: "gpu")
+    assert chosen() is Lockstep
 
 
 def test_weights_that_are_no_numbers_never_reach_an_environment(one: WorkerPool):

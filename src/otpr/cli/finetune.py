@@ -9,8 +9,8 @@ from typing import Annotated, Any
 
 import tyro
 
-from otpr.agents import agent_config, algorithm_names, check_only_chooses, preset_names
-from otpr.agents.parts.agent import AgentConfig
+from otpr.agents import agent_class, agent_config, algorithm_names, check_only_chooses, preset_names
+from otpr.agents.parts.agent import AgentConfig, OffPolicyAgent
 from otpr.agents.parts.seeing import EncoderConfig, check_encoder
 from otpr.agents.parts.settings import changed
 from otpr.cli.asked import TIMEOUT, asked_policy, asked_setup, is_asked, open_offer
@@ -19,6 +19,7 @@ from otpr.data.episodes import Episode
 from otpr.data.loading import DataConfig
 from otpr.data.meaning import Meaning
 from otpr.data.seeds import evaluation_seed
+from otpr.devices import check_devices
 from otpr.envs import Setup, check_filming, task_spec
 from otpr.envs.shifts import parse_all
 from otpr.errors import OtprError, check_at_least, check_seed
@@ -61,6 +62,9 @@ class Finetune:
     )
     # where the episodes run
     placement: Annotated[Placement, tyro.conf.arg(name="")] = dataclasses.field(default_factory=Placement)
+    # devices that learn as one: each has a share of the replay and of every batch (docs/scale.md). A run may
+    # be resumed with another number
+    devices: int = 1
     # where the algorithm's settings start from; OTPR has default, paper and release, see docs/fidelity.md
     preset: str = "default"
     # the algorithm's settings, those of the preset where not given
@@ -118,6 +122,8 @@ class Finetune:
         check_seed(self.seed)
         check_writable(self.run_dir, "--run-dir", folder=True)
         agent = self.settings()
+        draws = issubclass(agent_class(self.algorithm), OffPolicyAgent)
+        check_devices(self.devices, self.algorithm, agent.batch_parts if draws else ())
         check_at_least(0.1, self, "policy_timeout")
         base, setup, sets, checksum = self._asked() if is_asked(self.policy) else self._loaded()
         setup = dataclasses.replace(setup, shifts=parse_all(self.shift))  # of which the data know nothing
@@ -161,6 +167,7 @@ class Finetune:
                 encoder=self.seeing,
                 loop=self.config,
                 placement=self.placement,
+                devices=self.devices,
                 resume=self.resume,
                 video=not self.no_video,
             )
@@ -238,9 +245,10 @@ def fine_tune(
     preset: str,
     seed: int,
     agent: AgentConfig,
-    encoder: EncoderConfig = EncoderConfig(),  # noqa: B008 - immutable
+    encoder: EncoderConfig = EncoderConfig(),
     loop: LoopConfig,
     placement: Placement,
+    devices: int = 1,
     resume: bool,
     video: bool,
 ) -> dict[str, Any]:
@@ -266,6 +274,7 @@ def fine_tune(
             loop=loop,
             run=run,
             workers=workers,
+            devices=devices,
         )
         if resume:
             job.restore()

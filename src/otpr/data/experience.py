@@ -9,12 +9,15 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 from jaxtyping import Array, Float, PRNGKeyArray
 from numpy.typing import NDArray
 
 from otpr.data.episodes import Episode, seen_spec
 from otpr.data.mixture import Mixture
-from otpr.data.store import EpisodeStore, IndexSet, Transitions, startable
+from otpr.data.row_sets import IndexSet
+from otpr.data.store import EpisodeStore, Transitions, startable
+from otpr.devices import on_each
 from otpr.spec import Spec
 
 Encode = Callable[[Mapping[str, NDArray[Any]]], NDArray[np.float32]]
@@ -63,6 +66,7 @@ class Experience(eqx.Module):
         spec: Spec,
         gamma: float,
         room: int = 0,
+        mesh: Mesh | None = None,
     ) -> Experience:
         """Demonstrations, and room for what will be done.
 
@@ -73,6 +77,7 @@ class Experience(eqx.Module):
             spec: how states and plans are made of episodes.
             gamma: discount of one environment step, in (0, 1].
             room: environment steps that will be added; more may be, at the price of compiling anew.
+            mesh: of the devices among which the rows are divided; None: one device has them all.
 
         Raises:
             OtprError: the weights are not positive, or not one a set.
@@ -81,7 +86,7 @@ class Experience(eqx.Module):
         demonstrated = sum(len(episode) + 1 for episodes in sets for episode in episodes)
         coded = [[Collected.of(episode, encode) for episode in episodes] for episodes in sets]
         width = coded[0][0].features.shape[1]
-        store = EpisodeStore.empty(spec, gamma, width, demonstrated + room + room // 16)
+        store = EpisodeStore.empty(spec, gamma, width, demonstrated + room + room // 16, mesh)
         rows: list[list[NDArray[np.int32]]] = []
         at = 0
         for part in coded:
@@ -91,7 +96,7 @@ class Experience(eqx.Module):
                 rows[-1].append(_starts(episode, spec, at))
                 at += len(episode) + 1
         mixture = Mixture.of([np.concatenate(parts) for parts in rows], weights)
-        return cls(store, mixture, IndexSet.empty(room))
+        return cls(store, on_each(mixture, mesh), IndexSet.empty(room, mesh))
 
     def add(self, collected: Collected) -> Experience:
         """With one more episode of the agent's own. The old experience is consumed."""
@@ -143,12 +148,9 @@ class Experience(eqx.Module):
         reward of 1 that ends the episode that is [0, 1], for a reward of r at every step r / (1 - gamma), and
         so on, without knowing which. A chunk with a reward and D = 1 (gamma = 1) bounds nothing: infinite.
         """
-        store = self.store
-        rows = jnp.arange(store.rewards.shape[0])
-        known = store.starts()
-        data = store.transitions(jnp.where(known, rows, 0))
+        reward, discount, known = self.store.every_reward()
         # 0 / 0, no reward and no discount, asks for nothing
-        bound = jnp.where((data.reward != 0) & known, data.reward / (1 - data.discount), 0.0)
+        bound = jnp.where((reward != 0) & known, reward / (1 - discount), 0.0)
         return jnp.minimum(jnp.min(bound), 0.0), jnp.maximum(jnp.max(bound), 0.0)
 
 

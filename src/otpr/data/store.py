@@ -16,10 +16,13 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
+from jax.sharding import Mesh
+from jaxtyping import Array, Bool, Float, Int
 from numpy.typing import NDArray
 
 from otpr.data.episodes import Episode
+from otpr.data.row_sets import BLOCK, padded
+from otpr.devices import by_rows, row_sharding, shards, written
 from otpr.spec import Spec
 
 
@@ -59,6 +62,7 @@ class EpisodeStore(eqx.Module):
         size: how many rows are taken.
         spec: how many observations make a state, how many actions a plan and a chunk.
         gamma: discount of one step, in (0, 1].
+        mesh: of the devices among which the rows are divided; None: one device has them all.
     """
 
     features: Float[Array, "rows f"]
@@ -73,30 +77,36 @@ class EpisodeStore(eqx.Module):
     size: Int[Array, ""]
     spec: Spec = eqx.field(static=True)
     gamma: float = eqx.field(static=True)
+    mesh: Mesh | None = eqx.field(static=True, default=None)
 
     @classmethod
-    def empty(cls, spec: Spec, gamma: float, feature_dim: int, capacity: int) -> EpisodeStore:
+    def empty(
+        cls, spec: Spec, gamma: float, feature_dim: int, capacity: int, mesh: Mesh | None = None
+    ) -> EpisodeStore:
         """One without episodes, with room for `capacity` rows; it grows where that is too few."""
-        rows = capacity + _ROWS  # whole blocks are written
+        rows = capacity + BLOCK  # whole blocks are written
+        rows += -rows % shards(mesh)
+        zeros = functools.partial(jnp.zeros, device=row_sharding(mesh))
         return cls(
-            features=jnp.zeros((rows, feature_dim)),
-            actions=jnp.zeros((rows, spec.action_dim)),
-            rewards=jnp.zeros(rows),
-            return_to_go=jnp.zeros(rows),
-            first=jnp.zeros(rows, jnp.int32),
-            last=jnp.zeros(rows, jnp.int32),
-            terminated=jnp.zeros(rows, jnp.bool_),
-            success=jnp.zeros(rows, jnp.bool_),
-            startable=jnp.zeros(rows, jnp.bool_),
-            size=jnp.asarray(0, jnp.int32),
+            features=zeros((rows, feature_dim)),
+            actions=zeros((rows, spec.action_dim)),
+            rewards=zeros(rows),
+            return_to_go=zeros(rows),
+            first=zeros(rows, jnp.int32),
+            last=zeros(rows, jnp.int32),
+            terminated=zeros(rows, jnp.bool_),
+            success=zeros(rows, jnp.bool_),
+            startable=zeros(rows, jnp.bool_),
+            size=by_rows(jnp.asarray(0, jnp.int32), mesh),
             spec=spec,
             gamma=gamma,
+            mesh=mesh,
         )
 
     @property
     def capacity(self) -> int:
         """The most rows it holds without growing."""
-        return self.rewards.shape[0] - _ROWS
+        return self.rewards.shape[0] - BLOCK
 
     @property
     def state_dim(self) -> int:
@@ -110,7 +120,8 @@ class EpisodeStore(eqx.Module):
             features: of each row that is taken, in order.
         """
         rows = [(0, self.features.shape[0] - len(features)), (0, 0)]
-        return dataclasses.replace(self, features=jnp.asarray(np.pad(features, rows)))
+        placed = jax.device_put(np.pad(features, rows), row_sharding(self.mesh))
+        return dataclasses.replace(self, features=placed)
 
     def add(self, features: Float[np.ndarray, "t f"], episode: Episode) -> EpisodeStore:
         """A store with the episode appended. The old store is consumed: its memory is reused.
@@ -122,19 +133,20 @@ class EpisodeStore(eqx.Module):
         start, rows = int(self.size), len(episode) + 1
         store = self if start + rows <= self.capacity else self._grown(start + rows)
         columns = _columns(features, episode, self.spec, self.gamma, start)
-        for begin in range(0, rows, _ROWS):  # blocks of one size: the insertion compiles once
-            block = {name: _padded(column[begin : begin + _ROWS]) for name, column in columns.items()}
-            store = _insert(store, block, min(_ROWS, rows - begin))
+        for begin in range(0, rows, BLOCK):  # blocks of one size: the insertion compiles once
+            block = {name: padded(column[begin : begin + BLOCK]) for name, column in columns.items()}
+            store = _insert(store, block, min(BLOCK, rows - begin))
         return store
 
     def _grown(self, needed: int) -> EpisodeStore:
         """The same with half as much room again, and at least what is needed."""
         more = max(needed, self.capacity * 3 // 2) - self.capacity
+        more += -more % shards(self.mesh)
 
         def grow(leaf: Array) -> Array:
             return leaf if leaf.ndim == 0 else jnp.pad(leaf, [(0, more)] + [(0, 0)] * (leaf.ndim - 1))
 
-        return jax.tree.map(grow, self)
+        return by_rows(jax.tree.map(grow, self), self.mesh)
 
     def states(self, rows: Int[Array, " n"]) -> Float[Array, "n s"]:
         """The states of some rows; before an episode's first observation that one repeats."""
@@ -180,52 +192,24 @@ class EpisodeStore(eqx.Module):
             row=rows,
         )
 
+    def every_reward(self) -> tuple[Float[Array, " rows"], Float[Array, " rows"], Bool[Array, " rows"]]:
+        """Reward and discount of the transition that starts at each row, and whether one can start there.
+
+        As `transitions` of all rows has them. Nothing is gathered: rewards are shifted by a step at a time.
+        """
+        rows, execute = jnp.arange(self.rewards.shape[0]), self.spec.execute
+        left = self.last - rows
+        reward = sum(
+            self.gamma**i * jnp.where(i < left, jnp.roll(self.rewards, -i), 0.0) for i in range(execute)
+        )
+        powers = jnp.asarray(self.gamma ** np.arange(execute + 1), jnp.float32)
+        going_on = powers[jnp.clip(left, 0, execute)]
+        over = self.terminated & (left <= execute)
+        return jnp.asarray(reward), jnp.where(over, 0.0, going_on), self.starts()
+
     def starts(self) -> Bool[Array, " rows"]:
         """Which rows a transition can start at."""
         return self.startable & (jnp.arange(self.rewards.shape[0]) < self.size)
-
-
-class IndexSet(eqx.Module):
-    """Row numbers of a store, the first `size` of them meant.
-
-    Args:
-        rows: the numbers; those beyond `size` are meaningless.
-        size: how many.
-    """
-
-    rows: Int[Array, " capacity"]
-    size: Int[Array, ""]
-
-    @classmethod
-    def empty(cls, capacity: int) -> IndexSet:
-        """Room for so many, none of them there; it grows where that is too few."""
-        return cls(jnp.zeros(capacity + _ROWS, jnp.int32), jnp.asarray(0, jnp.int32))
-
-    @classmethod
-    def where(cls, chosen: Bool[Array, " rows"]) -> IndexSet:
-        """The numbers of the rows that are chosen. Works in compiled code."""
-        rows = jnp.nonzero(chosen, size=chosen.shape[0], fill_value=0)[0]
-        return cls(rows.astype(jnp.int32), jnp.sum(chosen, dtype=jnp.int32))
-
-    def add(self, rows: NDArray[np.int32]) -> IndexSet:
-        """With the numbers given after those that are there. The old set is consumed."""
-        size = int(self.size)
-        grown = self
-        if size + len(rows) > self.rows.shape[0] - _ROWS:
-            more = max(len(rows), self.rows.shape[0] // 2)
-            grown = IndexSet(jnp.pad(self.rows, (0, more)), self.size)
-        for begin in range(0, len(rows), _ROWS):
-            block = rows[begin : begin + _ROWS]
-            grown = _append(grown, _padded(block), len(block))
-        return grown
-
-    def draw(self, key: PRNGKeyArray, n: int) -> Int[Array, " n"]:
-        """`n` of them, uniformly with replacement; meaningless numbers while there are none."""
-        return self.rows[jax.random.randint(key, (n,), 0, jnp.maximum(self.size, 1))]
-
-
-_ROWS = 256
-"""Rows that are written at once."""
 
 
 def episode_starts(store: EpisodeStore) -> list[tuple[int, int]]:
@@ -280,22 +264,9 @@ def startable(episode: Episode, spec: Spec) -> NDArray[np.bool_]:
     return seen[:T] & (seen[after] | (after == T))
 
 
-def _padded(rows: np.ndarray) -> np.ndarray:
-    return np.pad(rows, [(0, _ROWS - len(rows))] + [(0, 0)] * (rows.ndim - 1))
-
-
 @functools.partial(jax.jit, donate_argnums=0)
 def _insert(store: EpisodeStore, block: Mapping[str, Array], n: Int[Array, ""]) -> EpisodeStore:
     """Write a block at the end; what of it is padding is overwritten by the next."""
-
-    def write(column: Array, rows: Array) -> Array:
-        return jax.lax.dynamic_update_slice_in_dim(column, rows, store.size, axis=0)
-
-    written = {name: write(getattr(store, name), rows) for name, rows in block.items()}
-    return dataclasses.replace(store, **written, size=store.size + n)
-
-
-@functools.partial(jax.jit, donate_argnums=0)
-def _append(indices: IndexSet, numbers: Int[Array, " n"], n: Int[Array, ""]) -> IndexSet:
-    rows = jax.lax.dynamic_update_slice_in_dim(indices.rows, numbers, indices.size, axis=0)
-    return IndexSet(rows, indices.size + n)
+    at, mesh = store.size, store.mesh
+    columns = {name: written(getattr(store, name), rows, at, mesh) for name, rows in block.items()}
+    return dataclasses.replace(store, **columns, size=at + n)

@@ -122,7 +122,7 @@ class QEnsemble(eqx.Module):
         self, states: Float[Array, "n s"], actions: Float[Array, "m a"]
     ) -> Float[Array, "n m"]:
         """`minimum` of every pair (s_i, a_j), some at a time: memory stays bounded, and in the cache."""
-        members, m = self.unstacked, actions.shape[0]
+        members, m, at_once = self.unstacked, actions.shape[0], _pairs_at_once()
 
         def of_row(state_parts: list[Array]) -> Float[Array, " m"]:
             def of_pair(action_parts: list[Array]) -> Float[Array, ""]:
@@ -130,11 +130,16 @@ class QEnsemble(eqx.Module):
                 return functools.reduce(jnp.minimum, [member.from_parts(s + a) for member, s, a in parts])
 
             action_parts = [member.action_part(actions) for member in members]
-            return jax.lax.map(of_pair, action_parts, batch_size=min(m, _PAIRS_AT_ONCE))
+            return jax.lax.map(of_pair, action_parts, batch_size=min(m, at_once))
 
         state_parts = [member.state_part(states) for member in members]
-        return jax.lax.map(of_row, state_parts, batch_size=max(1, _PAIRS_AT_ONCE // m))
+        return jax.lax.map(of_row, state_parts, batch_size=max(1, at_once // m))
 
 
-_PAIRS_AT_ONCE = 1024
-"""At a width of 256 that is a megabyte; 2048 pairs at a time are a seventh slower on a CPU."""
+def _pairs_at_once() -> int:
+    """Pairs whose values are computed together.
+
+    At a width of 256, 1024 are a megabyte, which a core's cache holds: 2048 are a seventh slower on a CPU. An
+    accelerator has no such cache, and one call for each thousand pairs would leave it idle: 64 megabytes.
+    """
+    return 1024 if jax.default_backend() == "cpu" else 65_536

@@ -28,11 +28,11 @@ class NoiseNetwork(eqx.Module):
     def about(self) -> dict[str, Any]:
         """Its kind and the sizes that are free, JSON-able."""
 
-    @abc.abstractmethod
     def __call__(
         self, state: Float[Array, " s"], plan: Float[Array, "h a"], k: Int[Array, ""]
     ) -> Float[Array, "h a"]:
         """The prediction for one noisy plan."""
+        return self.many(state, plan[None], k)[0]
 
     @abc.abstractmethod
     def many(

@@ -206,12 +206,6 @@ class UNet(NoiseNetwork):
             "norm_eps": first.first.norm.eps,
         }
 
-    def __call__(
-        self, state: Float[Array, " s"], plan: Float[Array, "h a"], k: Int[Array, ""]
-    ) -> Float[Array, "h a"]:
-        """See `NoiseNetwork.__call__`."""
-        return self.many(state, plan[None], k)[0]
-
     def many(
         self, state: Float[Array, " s"], plans: Float[Array, "n h a"], k: Int[Array, ""]
     ) -> Float[Array, "n h a"]:

@@ -30,6 +30,7 @@ from otpr.scanning import scan_state
 Method = Literal["regression", "ascent"]
 Draw = Callable[[PRNGKeyArray, int], TransportProblem]
 Cost = Callable[[Float[Array, "n s"], Float[Array, "m a"]], Float[Array, "n m"]]
+Map = Callable[[Callable[[Any], Any], Any], Any]
 
 # Of a fit after some passes: the arrays of the potentials, (row error, column error, support), the share of
 # unsolved blocks and the number of passes.
@@ -102,6 +103,7 @@ def fit(
     learning_rate: float = 1e-3,
     tolerance: float | Float[Array, ""] = 0.05,
     max_passes: int | Int[Array, ""] = 10,
+    map_blocks: Map = jax.lax.map,
 ) -> NeuralSolution:
     """Train potentials on fresh blocks, pass after pass, until a held-out sample is content with them.
 
@@ -130,6 +132,8 @@ def fit(
         learning_rate: of Adam. With "regression" it falls to 0 in each pass.
         tolerance: on the held-out row error and on the column error, each.
         max_passes: passes after which to end, `converged` or not.
+        map_blocks: `jax.lax.map`, or what gives the same and solves several blocks at a time, as on several
+            devices. With "regression" alone: ascent takes one block after the other.
 
     Raises:
         ValueError: with "ascent", a batch larger than the block, fewer steps than blocks, or free columns.
@@ -158,15 +162,17 @@ def fit(
         draw_keys = jax.random.split(draw_key, blocks)
         if method == "regression":
 
-            def target(key: PRNGKeyArray) -> ExactPotentials:
-                problem = draw(key, block)
+            def drawn(key: PRNGKeyArray) -> TransportProblem:
+                return draw(key, block)
+
+            def target(problem: TransportProblem) -> ExactPotentials:
                 c = cost(problem.states, problem.actions)
                 return exact_potentials(potentials, problem, c, epsilon, column_relaxation)
 
             def merge(stacked: Array) -> Array:
                 return stacked.reshape(-1, *stacked.shape[2:])
 
-            exact = jax.tree.map(merge, jax.lax.map(target, draw_keys))
+            exact = jax.tree.map(merge, map_blocks(target, jax.lax.map(drawn, draw_keys)))
             trained = regress(
                 potentials, exact, learning_rate=learning_rate, steps=steps, batch=batch, key=step_key
             )

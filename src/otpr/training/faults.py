@@ -197,7 +197,7 @@ def load_update(
     file: str | os.PathLike[str],
     base: Policy,
     config: AgentConfig,
-    encoder: EncoderConfig = EncoderConfig(),  # noqa: B008 - immutable
+    encoder: EncoderConfig = EncoderConfig(),
 ) -> tuple[OffPolicyAgent, Any, bool]:
     """A gradient step that went wrong: `agent.update(batch, update_policy)` takes it again.
 

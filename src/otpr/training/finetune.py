@@ -15,8 +15,6 @@ from collections.abc import Callable, Generator, Mapping, Sequence
 from typing import Any
 
 import jax
-import numpy as np
-from numpy.typing import NDArray
 
 from otpr.agents import check_only_chooses
 from otpr.agents.parts.agent import AgentConfig, OffPolicyAgent, OnPolicyAgent, Round
@@ -25,12 +23,11 @@ from otpr.data.agreement import of_task
 from otpr.data.episodes import Episode
 from otpr.data.experience import Collected, Experience
 from otpr.data.experience_files import ExperienceWriter
-from otpr.data.frames import DecisionObservations, spooled
-from otpr.data.spool import Spool
+from otpr.devices import mesh_of, on_each, on_first
 from otpr.envs import BrokenEnvironmentError, task_spec
 from otpr.errors import OtprError
 from otpr.policies.asked import BrokenSourceError
-from otpr.policies.encoder import Observations, encode
+from otpr.policies.encoder import Encoder, encode
 from otpr.policies.policy import Policy
 from otpr.training import checkpoints
 from otpr.training.evaluate import evaluate_both
@@ -42,6 +39,7 @@ from otpr.training.faults import (
     check_finite,
     not_finite,
 )
+from otpr.training.gathered import Gathered
 from otpr.training.learning import encode_anew, end_round, learn_round, take_block
 from otpr.training.loop import LoopConfig, Progression, next_block, next_step
 from otpr.training.progress import Progress
@@ -70,6 +68,7 @@ class FineTuning:
         loop: the loop's settings.
         run: where metrics, experience, checkpoints and the policy go.
         workers: run its episodes, as many actions at a time as the algorithm's policy executes.
+        devices: how many learn, as one (`otpr.devices`).
 
     Raises:
         OtprError: the algorithm cannot fine-tune such a policy, or not with such demonstrations.
@@ -84,10 +83,11 @@ class FineTuning:
         preset: str,
         seed: int,
         agent: AgentConfig,
-        encoder: EncoderConfig = EncoderConfig(),  # noqa: B008 - immutable
+        encoder: EncoderConfig = EncoderConfig(),
         loop: LoopConfig,
         run: RunDirectory,
         workers: Workers,
+        devices: int = 1,
     ):
         if base.asks:
             check_only_chooses(agent.algorithm)
@@ -95,19 +95,11 @@ class FineTuning:
         self.loop, self.run, self.workers = loop, run, workers
         # the last round may overshoot by as much
         longest = workers.episode_limit * loop.num_envs
-        self.experience = Experience.of(
-            sets,
-            weights,
-            functools.partial(encode, base.encoder),
-            spec=agent.acting_spec(base.spec),
-            gamma=agent.gamma,
-            room=loop.env_steps + longest,
+        mesh, room = mesh_of(devices), loop.env_steps + longest
+        self.gathered = Gathered(
+            base, sets, weights, agent=agent, keeps_frames=encoder.trains, room=room, mesh=mesh
         )
-        self.agent = new_agent(base, self.experience, agent, encoder, jax.random.key(seed))
-        self._frames: DecisionObservations | None = None
-        if isinstance(self.agent, Seeing):  # whoever trains an encoder needs what it sees
-            demonstrated = (episode for part in sets for episode in part)
-            self._frames, self._spool = DecisionObservations(demonstrated, base.spec), Spool()
+        self.agent = on_each(new_agent(base, self.experience, agent, encoder, jax.random.key(seed)), mesh)
         if loop.stop_on_divergence and not self._has_q():
             raise OtprError(f"--stop-on-divergence needs critics Q(s, a), and {agent.algorithm} has none.")
         # in the types of the policy, which may have fewer digits than the environment gives
@@ -115,7 +107,8 @@ class FineTuning:
         self.files = ExperienceWriter(run.path / "experience", workers.setup, spec=seen)
         self.at = Progression()
         # whether the algorithm's first policy acts as the pre-trained one does
-        self._from_base = acts_alike(self.agent.deployed().single(), base.single(), loop.num_envs)
+        first = on_first(self.agent.deployed())
+        self._from_base = acts_alike(first.single(), base.single(), loop.num_envs)
         check_rounds(loop, self.agent, workers, from_base=self._from_base)
         if loop.no_base_evaluation and self._from_base:
             self.at.evaluated_at = 0
@@ -132,16 +125,15 @@ class FineTuning:
     def _learns(self) -> bool:
         return isinstance(self.agent, OffPolicyAgent | OnPolicyAgent)
 
-    def _features(self, observations: Observations) -> NDArray[np.float32]:
-        """By the encoder that the other states in the store were computed with."""
-        encoder = self.agent.encoder if isinstance(self.agent, Seeing) else self.base.encoder
-        return encode(encoder, observations)
+    @property
+    def experience(self) -> Experience:
+        """What the agent learns from."""
+        return self.gathered.experience
 
-    def _add(self, collected: Collected) -> None:
-        """Add an episode of the agent's own; its frames are kept where an encoder learns from them."""
-        if self._frames is not None:
-            self._frames.add(spooled(collected.episode, self._spool))
-        self.experience = self.experience.add(collected)
+    @property
+    def _encoder(self) -> Encoder:
+        """The one that the states in `experience` were computed with."""
+        return self.agent.encoder if isinstance(self.agent, Seeing) else self.base.encoder
 
     # ------------------------------------------------------------------------------------------- the machine
 
@@ -201,7 +193,7 @@ class FineTuning:
             self.agent.config,
             learns=self._learns,
             from_base=self._from_base,
-            encodes=self._frames is not None,
+            encodes=self.gathered.frames is not None,
         )
         steps = {"evaluate": self._evaluate, "learn": self._learn, "encode": self._encode}
         steps |= {"end_round": self._end_round, "collect": self._collect}
@@ -211,15 +203,16 @@ class FineTuning:
         """One round of episodes, which goes to disk before anything is learnt from it."""
         at, n, config = self.at, self.loop.num_envs, self.agent.config
         rollout, learnt_acts, late = self._rounds.take(at, self.agent)
-        collected = [Collected.of(episode, self._features) for episode in rollout.episodes]
+        by_encoder = functools.partial(encode, self._encoder)
+        collected = [Collected.of(episode, by_encoder) for episode in rollout.episodes]
         learnt = {}
         if isinstance(self.agent, OnPolicyAgent):
             learnt = self._learn_round(self.agent, Round(collected, self.seed))
         if rollout.episodes:
             self.files.add(rollout.episodes)
             at.files, at.files_digest = self.files.count, self.files.digest
+        self.gathered.add(collected)
         for each in collected:
-            self._add(each)
             at.env_steps += len(each.episode)
             at.updates_due += config.update_ratio * len(each.episode)
             at.round_due = isinstance(self.agent, OffPolicyAgent)
@@ -250,7 +243,7 @@ class FineTuning:
 
     def _deployed(self) -> Policy:
         """The policy as evaluated and saved."""
-        return self.agent.deployed() if self.at.deploys_learnt(self.loop) else self.base.single()
+        return on_first(self.agent.deployed()) if self.at.deploys_learnt(self.loop) else self.base.single()
 
     def _learn_round(self, learner: OnPolicyAgent, data: Round) -> dict[str, float]:
         """Let an on-policy algorithm learn from the round's episodes; its metrics."""
@@ -269,9 +262,10 @@ class FineTuning:
         phase, n = next_block(at, self.loop, self.agent.config)
         # of a policy that only answers, nothing is trained
         update_policy = phase != "warm-up" and not self.base.asks
-        agent, plain = self._stop.do(take_block, self.agent, self.experience, n, update_policy, self._frames)
+        frames = self.gathered.frames
+        agent, plain = self._stop.do(take_block, self.agent, self.experience, n, update_policy, frames)
         if not_finite(plain, agent):
-            raise bad_update(self.agent, self.experience, n, update_policy, at.updates, self._frames)
+            raise bad_update(self.agent, self.experience, n, update_policy, at.updates, frames)
         if self.loop.stop_on_divergence:
             check_converges(plain, at.updates + n)
         self.agent = agent
@@ -280,11 +274,12 @@ class FineTuning:
 
     def _encode(self, progress: Progress) -> None:
         """Encode all states anew, with the encoder as it has become; from now on it is the one that acts."""
-        assert isinstance(self.agent, Seeing) and self._frames is not None
-        agent, self.experience, moved = self._stop.do(
-            encode_anew, self.agent, self.experience, self._frames.episodes
+        gathered = self.gathered
+        assert isinstance(self.agent, Seeing) and gathered.frames is not None
+        agent, experience, moved = self._stop.do(
+            encode_anew, self.agent, gathered.experience, gathered.frames.episodes
         )
-        self.agent = agent
+        self.agent, gathered.experience = agent, experience
         self.at.encoded_at = self.at.updates
         self._log({"encoder/updates": self.at.updates, "encoder/moved": moved})
 
@@ -356,17 +351,17 @@ class FineTuning:
         """
         step = checkpoints.latest(self.run.checkpoints)
         if step is not None:
-            self.agent, state = checkpoints.load(self.run.checkpoints, step, self.agent)
+            agent, state = checkpoints.load(self.run.checkpoints, step, self.agent)
+            self.agent = on_each(agent, self.experience.store.mesh)  # saved by any number of devices
             self.at = Progression.of(state)
-        if self._frames is not None:  # the demonstrations, which were encoded as at the start
-            self.experience = self.experience.encoded(self._frames.episodes, self._features)
-        for episode in self.files.back_to(self.at.files, self.at.files_digest):
-            self._add(Collected.of(episode, self._features))
+        self.gathered.restore(self.files.back_to(self.at.files, self.at.files_digest), self._encoder)
         self.run.rewind("row", self.at.rows)
 
     def summary(self) -> dict[str, Any]:
         """The outcome so far, as it goes into summary.json."""
-        encoder = "none" if not self.base.spec.images else "frozen" if self._frames is None else "trained"
+        encoder = (
+            "none" if not self.base.spec.images else "trained" if isinstance(self.agent, Seeing) else "frozen"
+        )
         return {
             "task": self.workers.task_id,
             "algorithm": self.agent.config.algorithm,

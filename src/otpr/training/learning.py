@@ -17,6 +17,7 @@ from otpr.agents.parts.seeing import Seeing, Seen
 from otpr.data.episodes import Episode
 from otpr.data.experience import Experience
 from otpr.data.frames import DecisionObservations
+from otpr.devices import divided, on_each
 from otpr.policies.encoder import encode
 from otpr.scanning import scan_state
 
@@ -28,12 +29,17 @@ AnyOnPolicyAgent = TypeVar("AnyOnPolicyAgent", bound=OnPolicyAgent)
 def update_block(
     agent: AnyAgent, experience: Experience, keys: PRNGKeyArray, update_policy: bool
 ) -> tuple[AnyAgent, dict[str, Array]]:
-    """Take a gradient step for each of the keys, which its batch is drawn by; the metrics, step by step."""
+    """Take a gradient step for each of the keys, which its batch is drawn by; the metrics, step by step.
+
+    Where several devices learn, each has a share of the batch, and all have the whole agent.
+    """
+    mesh = experience.store.mesh
     if update_policy:
-        agent = agent.begin_block(experience)
+        agent = on_each(agent.begin_block(experience), mesh)
 
     def step(agent: AnyAgent, key: PRNGKeyArray) -> tuple[AnyAgent, dict[str, Array]]:
-        return agent.update(agent.draw(experience, key), update_policy)
+        agent, metrics = agent.update(divided(agent.draw(experience, key), mesh), update_policy)
+        return on_each(agent, mesh), metrics
 
     return scan_state(step, agent, keys)
 
@@ -71,11 +77,14 @@ def _seeing_block(
     frames: DecisionObservations,
 ) -> tuple[AnyAgent, dict[str, Array]]:
     """`update_block` where frames are read on the host, between the steps."""
+    mesh = experience.store.mesh
     if update_policy:
-        agent = _begin_block(agent, experience)
+        agent = on_each(_begin_block(agent, experience), mesh)
     steps: list[dict[str, Array]] = []
     for key in keys:
-        agent, metrics = update(agent, drawn(agent, experience, key, frames), update_policy)
+        batch = divided(drawn(agent, experience, key, frames), mesh)
+        agent, metrics = update(agent, batch, update_policy)
+        agent = on_each(agent, mesh)
         steps.append(metrics)
     return agent, {name: jnp.stack([step[name] for step in steps]) for name in steps[0]}
 
@@ -143,7 +152,7 @@ def _moved(
 def end_round(agent: AnyAgent, experience: Experience) -> tuple[AnyAgent, dict[str, float]]:
     """What the agent has to do once a round, done when this returns; see `OffPolicyAgent.end_round`."""
     agent, metrics = agent.end_round(experience)
-    return agent, as_floats(metrics)
+    return on_each(agent, experience.store.mesh), as_floats(metrics)
 
 
 def learn_round(agent: AnyOnPolicyAgent, data: Round) -> tuple[AnyOnPolicyAgent, int, dict[str, float]]:

@@ -7,6 +7,8 @@ import dataclasses
 from collections.abc import Generator
 from typing import Literal
 
+import jax
+
 from otpr.cluster import connected
 from otpr.envs import ChunkedVectorEnv, Setup
 from otpr.envs.chunked import available_cores
@@ -24,8 +26,8 @@ class Placement:
     """Where episodes run; what comes of them does not depend on it, but for last bits."""
 
     # lockstep: simulators in processes, decisions here for all of them at once; local: processes of this
-    # machine with the policy within; ray: actors of a Ray cluster (the extra `cluster`). Left out, local
-    # where --num-workers or --async asks for it, else lockstep
+    # machine with the policy within; ray: actors of a Ray cluster (the extra `cluster`). Left out, local, but
+    # lockstep on one core, with a GPU that decides, and for a policy that only answers
     rollout: Literal["local", "ray", "lockstep"] | None = None
     # workers that run episodes; left out, one a core of this machine, at most one an episode of a round
     num_workers: int | None = None
@@ -41,6 +43,13 @@ class Placement:
         if self.rollout != "ray" and self.address != "local":
             raise OtprError("--address is of --rollout ray. Give both.")
 
+    def _faster(self, loop: LoopConfig, base: Policy) -> Literal["local", "lockstep"]:
+        """Where episodes run that nobody has placed; docs/scale.md has the measurements."""
+        if self.num_workers is not None or loop.asynchronous:
+            return "local"  # lockstep has neither
+        cores_decide = available_cores() > 1 and jax.default_backend() == "cpu"
+        return "local" if cores_decide and not base.asks else "lockstep"
+
     @contextlib.contextmanager
     def workers(self, setup: Setup, spec: Spec, loop: LoopConfig, base: Policy) -> Generator[Workers]:
         """What runs the episodes, as long as this is entered.
@@ -55,8 +64,7 @@ class Placement:
             OtprError: the policy has to be asked from one process, and workers were wanted; Ray is not
                 installed, or cannot be reached; see `ChunkedVectorEnv` as well.
         """
-        ahead = self.num_workers is not None or loop.asynchronous
-        rollout = self.rollout or ("local" if ahead else "lockstep")
+        rollout = self.rollout or self._faster(loop, base)
         if rollout == "lockstep":
             env = ChunkedVectorEnv(
                 setup,

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from otpr.agents.parts.agent import Agent, OffPolicyAgent
 from otpr.data.seeds import training_seed
+from otpr.devices import on_first
 from otpr.errors import OtprError
 from otpr.policies.policy import Policy
 from otpr.training.loop import LoopConfig, Progression
@@ -92,10 +93,10 @@ class Rounds:
     def _explorer(self, at: Progression, agent: Agent, first: int) -> tuple[Policy, bool]:
         """What collects the round whose first episode has this number, and whether it is what was learnt."""
         if not at.updates:  # critics that have learnt nothing choose no better than chance
-            return agent.exploring().single(), False
+            return on_first(agent.exploring().single()), False
         if self._loop.safeguard and not at.evidence.favours_learnt([self._seed, first]):
             return self._base.single(), False
-        return agent.exploring(), True
+        return on_first(agent.exploring()), True
 
 
 def check_rounds(loop: LoopConfig, agent: Agent, workers: Workers, *, from_base: bool) -> None:

@@ -15,7 +15,7 @@ import small
 from otpr.agents.otpr.batches import draw_batch, draw_problem, draw_rows, target_measure
 from otpr.agents.otpr.config import OTPRConfig
 from otpr.data.experience import Experience
-from otpr.data.store import IndexSet
+from otpr.data.row_sets import Marked
 
 CONFIG = OTPRConfig(critic_width=16, potentials_width=16, batch_size=32, pairs=64, ot_block=32)
 DRAW = eqx.filter_jit(draw_rows)
@@ -38,8 +38,8 @@ def starts(*, own: bool | None = None, success: bool = False) -> list[int]:
     return found
 
 
-def members(indices: IndexSet) -> list[int]:
-    return np.asarray(indices.rows)[: int(indices.size)].tolist()
+def members(marked: Marked) -> list[int]:
+    return np.flatnonzero(np.diff(np.asarray(marked.count), prepend=0)).tolist()
 
 
 def test_the_target_measure_is_every_step_of_successes_or_of_the_replay(seen):

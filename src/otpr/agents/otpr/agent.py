@@ -13,6 +13,7 @@ every batch.
 from __future__ import annotations
 
 import dataclasses
+import functools
 from typing import ClassVar, Self
 
 import equinox as eqx
@@ -28,6 +29,7 @@ from otpr.agents.parts.actor_critic import Actor, ImplicitCritics
 from otpr.agents.parts.agent import Metrics, OffPolicyAgent
 from otpr.data.experience import Experience
 from otpr.data.store import Transitions
+from otpr.devices import mapped
 from otpr.errors import OtprError
 from otpr.networks.noise import NoiseNetwork
 from otpr.ot import Potentials, TransportProblem, fit
@@ -239,6 +241,7 @@ class OTPR(OffPolicyAgent):
             learning_rate=c.potentials_learning_rate,
             tolerance=c.potentials_tolerance,
             max_passes=c.potentials_passes,
+            map_blocks=functools.partial(mapped, mesh=experience.store.mesh),
         )
         transport = Transport(found.potentials, transport.scale, jnp.asarray(True))
         return dataclasses.replace(agent, transport=transport), {

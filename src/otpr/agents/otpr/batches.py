@@ -10,7 +10,8 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from otpr.agents.otpr.config import OTPRConfig
 from otpr.data.experience import Experience
-from otpr.data.store import IndexSet, Transitions
+from otpr.data.row_sets import Marked
+from otpr.data.store import Transitions
 from otpr.ot import NO_KEYPOINT, TransportProblem, keypoint_mask
 
 if TYPE_CHECKING:
@@ -70,7 +71,7 @@ def _draw_own(experience: Experience, key: PRNGKeyArray, n: int) -> Int[Array, "
     return jnp.where(experience.replay.size > 0, own, theirs)
 
 
-def target_measure(experience: Experience, config: OTPRConfig) -> IndexSet:
+def target_measure(experience: Experience, config: OTPRConfig) -> Marked:
     """Rows at which the chunks of the action marginal start.
 
     With "successes": demonstrations that solved the task, and episodes of the agent's own that did. With
@@ -78,13 +79,13 @@ def target_measure(experience: Experience, config: OTPRConfig) -> IndexSet:
     """
     store = experience.store
     if config.target_measure == "successes":
-        return IndexSet.where(store.starts() & store.success)
+        return Marked.of(store.starts() & store.success, store.mesh)
     own = store.first > jnp.max(experience.demonstrations.rows)
-    return IndexSet.where(store.starts() & (own | (experience.replay.size == 0)))
+    return Marked.of(store.starts() & (own | (experience.replay.size == 0)), store.mesh)
 
 
 def draw_problem(
-    experience: Experience, targets: IndexSet, agent: OTPR, key: PRNGKeyArray, n: int
+    experience: Experience, targets: Marked, agent: OTPR, key: PRNGKeyArray, n: int
 ) -> TransportProblem:
     """A transport problem of `n` states and `n` chunks, in random order; see `draw_rows`."""
     rows, columns, mask = draw_rows(experience, targets, agent, key, n)
@@ -93,7 +94,7 @@ def draw_problem(
 
 
 def draw_rows(
-    experience: Experience, targets: IndexSet, agent: OTPR, key: PRNGKeyArray, n: int
+    experience: Experience, targets: Marked, agent: OTPR, key: PRNGKeyArray, n: int
 ) -> tuple[Int[Array, " n"], Int[Array, " n"], Array | None]:
     """Where the states and the chunks of a transport problem start, and its mask, in random order.
 

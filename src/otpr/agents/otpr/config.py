@@ -101,6 +101,11 @@ class OTPRConfig(CriticsConfig, ActorConfig):
         """How many of a batch's transitions come from the demonstrations."""
         return round(self.batch_size * self.demonstration_share)
 
+    @property
+    def batch_parts(self) -> tuple[int, ...]:
+        """See `AgentConfig.batch_parts`: replayed and demonstrated ones."""
+        return (self.batch_size - self.demonstrations_in_batch, self.demonstrations_in_batch)
+
 
 PRESETS: dict[str, OTPRConfig] = {
     # what measured best here

@@ -53,6 +53,11 @@ class AgentConfig:
         """
         check_settings(self)
 
+    @property
+    def batch_parts(self) -> tuple[int, ...]:
+        """How many transitions each part of a batch has that is drawn by itself."""
+        return (self.batch_size,)
+
     def acting_spec(self, base: Spec) -> Spec:
         """What the algorithm's policy takes and gives, from that of the pre-trained policy; here the same."""
         return base

@@ -10,10 +10,7 @@ from hypothesis import given, settings
 from hypothesis.extra.numpy import arrays
 from scipy import stats
 
-from otpr.data import store as store_module
-from otpr.data.store import IndexSet
-
-BLOCK = store_module._ROWS  # pyright: ignore[reportPrivateUsage]
+from otpr.data.row_sets import BLOCK, IndexSet, Marked
 
 
 def held(indices: IndexSet) -> list[int]:
@@ -31,10 +28,16 @@ def test_an_index_set_is_a_list(capacity: int) -> None:
 
 @settings(max_examples=25)
 @given(chosen=arrays(np.bool_, 60))
-def test_where_has_the_rows_that_are_chosen(chosen: np.ndarray) -> None:
-    indices = jax.jit(IndexSet.where)(jnp.asarray(chosen))
-    assert held(indices) == np.flatnonzero(chosen).tolist()
-    assert int(indices.size) == chosen.sum()
+def test_marked_rows_are_drawn_as_if_they_were_listed(chosen: np.ndarray) -> None:
+    marked, rows = jax.jit(Marked.of)(jnp.asarray(chosen)), np.flatnonzero(chosen)
+    assert int(marked.size) == len(rows)
+    drawn = np.asarray(marked.draw(jax.random.key(0), 300))
+    assert drawn.shape == (300,) and drawn.dtype == np.int32
+    if len(rows):
+        listed = IndexSet.empty(60).add(rows.astype(np.int32))
+        np.testing.assert_array_equal(drawn, listed.draw(jax.random.key(0), 300))
+    else:  # gathered before it is known that they are not wanted
+        assert ((drawn >= 0) & (drawn < 60)).all()
 
 
 def test_draws_are_uniform_over_what_it_holds_and_depend_on_the_key_alone() -> None:
