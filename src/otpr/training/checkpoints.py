@@ -192,7 +192,7 @@ def _unusable(directory: Path, step: int, error: DamagedFile) -> OtprError:
             continue
         return OtprError(
             f"{error} The checkpoint of step {earlier} before it is whole. To go on from there, delete the "
-            f"folder {folder} and resume (docs/reliability.md#how-it-works)."
+            f"folder {folder} and resume. docs/reliability.md says more."
         )
     return OtprError(
         f"{error} There is no whole checkpoint before it: bring the file back from a copy, or start the run "
