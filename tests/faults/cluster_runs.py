@@ -41,9 +41,7 @@ def bench(folder: str, address: str, seeds: int, storage: str | None) -> None:
     made = Bench(Path(folder), {str(seed): "slow" for seed in range(seeds)})
     command = functools.partial(carry_out, str(made.folder / "calls"), dict(made.behaviour))
     with connected(address) as ray:
-        complete = made.run(
-            seeds=f"0..{seeds - 1}", on=ray, cpus=1.0, command=command, storage=storage
-        )
+        complete = made.run(seeds=f"0..{seeds - 1}", on=ray, cpus=1.0, command=command, storage=storage)
     print("complete" if complete else "left", flush=True)
 
 
