@@ -11,10 +11,13 @@ import base64
 import contextlib
 import io
 import json
+import re
 from pathlib import Path
 from typing import Any, NamedTuple
 
 ROOT = Path(__file__).resolve().parents[1]
+_PROGRESS = re.compile(r"(demonstrations of|pretraining|fine-tuning|evaluation)\b.*|Policy: ")
+"""Lines of speeds and of folders, which are of one machine."""
 
 
 class Executed(NamedTuple):
@@ -78,7 +81,7 @@ def executed(notebook: Path) -> Executed:
 def _last_lines(text: str, most: int = 12) -> str:
     """What a terminal would show in the end: of a line that was written over, the last version."""
     lines = [line.rpartition("\r")[2].rstrip() for line in text.splitlines()]
-    lines = [line for line in lines if line]
+    lines = [line for line in lines if line and not _PROGRESS.match(line)]
     kept = lines if len(lines) <= most else ["...", *lines[-most:]]
     return "".join(f"{line}\n" for line in kept)
 
