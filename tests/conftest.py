@@ -48,10 +48,12 @@ def compiled_programs_do_not_pile_up():
         jax.clear_caches()
 
 
-@pytest.fixture(autouse=True)
-def one_core(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture(autouse=True, scope="session")
+def one_core() -> Iterator[None]:
     """Runs that are not placed act in lockstep, as on one core: workers with a policy within start slowly."""
-    monkeypatch.setattr("otpr.training.placement.available_cores", lambda: 1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("otpr.training.placement.available_cores", lambda: 1)
+        yield
 
 
 @pytest.fixture(scope="session")

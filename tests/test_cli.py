@@ -394,7 +394,7 @@ def test_what_is_no_number_or_missing_is_said_by_name(place: Path, capsys: pytes
     for arguments, name in (
         ([*PRETRAIN, "--run-dir", "x", "--width", "wide"], "--width"),
         (["collect", "--out", "x"], "TASK"),
-        ([], "Missing subcommand"),
+        ([], "usage: otpr COMMAND"),
     ):
         assert main(arguments) == 2
         assert name in capsys.readouterr().err

@@ -39,13 +39,13 @@ class Block:
         np.testing.assert_allclose(H.mean(0), 1, atol=1e-6)
         return H, value
 
-    def start(self) -> tuple[Potentials, optax.OptState]:
+    def start(self, optimizer: optax.GradientTransformation = OPTIMIZER) -> tuple[Potentials, optax.OptState]:
         potentials = Potentials(2, 2, width=64, depth=2, key=jax.random.key(0))
-        return potentials, OPTIMIZER.init(eqx.filter(potentials, eqx.is_array))
+        return potentials, optimizer.init(eqx.filter(potentials, eqx.is_array))
 
-    def ascend(self, potentials, state, steps: int, batch: int, seed: int = 0):
+    def ascend(self, potentials, state, steps: int, batch: int, seed: int = 0, optimizer=OPTIMIZER):
         return run(
-            potentials, OPTIMIZER, state, self.states, self.actions, self.cost, EPSILON, self.mask,
+            potentials, optimizer, state, self.states, self.actions, self.cost, EPSILON, self.mask,
             steps=steps, batch=batch, key=jax.random.key(seed),
         )  # fmt: skip
 
@@ -122,7 +122,9 @@ def test_a_step_follows_the_gradient_of_one_tile_and_every_tile_is_drawn() -> No
 def test_masked_classes() -> None:
     classes = jnp.asarray(np.arange(64) >= 24, jnp.int32)
     block = Block(64, keypoint_mask(classes, classes))
-    potentials, _ = block.ascend(*block.start(), steps=6000, batch=64)
+    # at a constant rate the error goes up and down between 0.007 and 0.06, wherever the last step is
+    settling = optax.adam(optax.linear_schedule(2e-3, 0, 6000))
+    potentials, _ = block.ascend(*block.start(settling), steps=6000, batch=64, optimizer=settling)
     close_to_exact(block, potentials, marginal=0.03, mean=0.08)
 
 

@@ -16,7 +16,7 @@ from jaxtyping import Array, Float
 from otpr.data.episodes import Episode
 from otpr.envs import ChunkedVectorEnv, ChunkStep
 from otpr.policies.acting import decision_keys, recent
-from otpr.policies.asked import NoPlansError
+from otpr.policies.asked import Asked, NoPlansError
 from otpr.policies.policy import Policy
 from otpr.policies.prefix import Prefix
 from otpr.spec import Spec, zeros
@@ -104,8 +104,8 @@ def acts_alike(one: Policy, other: Policy, n: int) -> bool:
     """Whether two policies decide alike, but for rounding, for `n` observations of zeros and some keys."""
     if one.spec != other.spec:
         return False
-    if one.asks and other.asks:
-        return one.generator is other.generator
+    if isinstance(one.generator, Asked) and isinstance(other.generator, Asked):
+        return one.generator.desk is other.generator.desk
     seen = zeros(one.spec.observation, n, one.spec.history)
     seeds = np.arange(n, dtype=np.uint32)
 
