@@ -13,7 +13,7 @@ ARGS ?=
 # What `make setup` installs beside the lock, at the locked version of JAX.
 EXTRA ?=
 
-.PHONY: help setup setup-libero quickstart test coverage test-learning test-slow test-serving test-onnx test-storage test-wheel faults interop \
+.PHONY: help setup setup-libero quickstart test coverage test-long test-slow test-serving test-onnx test-storage test-wheel faults interop \
 	bench results tasks docs wheel lint format types lock clean
 
 help: ## list the targets
@@ -30,14 +30,14 @@ quickstart: setup ## set up, then demonstrations, imitation, OTPR and evaluation
 	$(BIN)/otpr quickstart $(ARGS)
 
 test: setup ## set up, then the fast tests, in two processes
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile -m "not slow and not faults and not learning and not interop" $(ARGS)
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile -m "not slow and not faults and not long and not interop" $(ARGS)
 
 # Not in `test` itself: before Python 3.12 it makes the tests a quarter to a half slower.
-coverage: setup ## the same and those of learning, counting the lines of src that they run; fails under 90%
+coverage: setup ## the same and those that take long, counting the lines of src that they run; fails under 90%
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --cov --cov-report term $(ARGS)
 
-test-learning: setup ## set up, then the tests in which each algorithm has to learn something
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile -m learning $(ARGS)
+test-long: setup ## set up, then the tests that take long: algorithms learn, processes are killed
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile -m long $(ARGS)
 
 test-slow: setup ## set up, then the tests marked slow
 	$(BIN)/python -m pytest -m slow $(ARGS)

@@ -204,6 +204,7 @@ def test_evaluation_executes_and_ends_as_it_is_told(place: Path):
         assert result["success_rate"] == evaluate(policy, Lockstep(env), 2).success_rate
 
 
+@pytest.mark.long
 def test_plans_of_which_a_part_is_executed_go_through_every_command(place: Path):
     plan = ["--horizon", "8", "--execute", "4", "--history", "2"]
     few = options({**{name: value for name, value in POLICY.items() if name != "horizon"}, "updates": 20})
@@ -564,6 +565,7 @@ def wait_for_rows(run: Path, n: int, process: subprocess.Popen[str]) -> None:
         time.sleep(0.05)
 
 
+@pytest.mark.long
 def test_ctrl_c_saves_and_says_how_to_go_on(place: Path):
     """In a process of its own, by a real signal."""
     long = [*PRETRAIN, "--updates", "60000", "--run-dir", "long"]

@@ -42,7 +42,7 @@ def test_the_notebook_of_transport_runs() -> None:
     assert run.pictures == 3
 
 
-@pytest.mark.learning
+@pytest.mark.long
 @pytest.mark.usefixtures("place")
 def test_the_toy_is_fine_tuned_and_gains() -> None:
     run = executed(NOTEBOOKS / "toy_finetuning.ipynb")

@@ -128,7 +128,7 @@ def test_an_update_regresses_v_and_weighs_the_score_matching_by_its_errors():
     assert_same_arrays(arrays(warmed.actor), arrays(agent.actor))
 
 
-@pytest.mark.learning
+@pytest.mark.long
 def test_advantages_move_the_policy_itself_to_the_side_that_pays_and_equal_weights_do_not():
     assert 0.4 < bandit.paying_share(bandit.base()) < 0.6
     assert bandit.paying_share(bandit.learn(CONFIG).deployed()) > 0.8

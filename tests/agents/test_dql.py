@@ -75,7 +75,7 @@ def test_an_update_is_td_learning_and_climbing_q_through_the_sampling():
     reference.assert_moved(average, updated.actor.network, after, 0.02)
 
 
-@pytest.mark.learning
+@pytest.mark.long
 def test_climbing_q_moves_the_policy_itself_to_the_side_that_pays():
     assert 0.4 < bandit.paying_share(bandit.base()) < 0.6
     tuned = bandit.learn(CONFIG)

@@ -124,7 +124,7 @@ def learnt() -> FQL:
     return agent
 
 
-@pytest.mark.learning
+@pytest.mark.long
 def test_it_finds_what_pays_and_its_flow_still_imitates(learnt: FQL):
     assert bandit.paying_share(learnt.deployed()) > 0.9
     # two thirds of the data are demonstrations, half of which do not pay

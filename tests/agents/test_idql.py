@@ -59,7 +59,7 @@ def test_warming_up_leaves_the_policy_alone():
     assert not reference.same(warmed.critics.q, agent.critics.q)
 
 
-@pytest.mark.learning
+@pytest.mark.long
 def test_choosing_by_q_finds_the_mode_that_pays_and_imitation_does_not():
     before = bandit.good_share(bandit.base())
     assert 0.4 < before < 0.6

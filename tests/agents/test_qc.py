@@ -77,7 +77,7 @@ def test_critics_alone_leave_the_policy():
     assert "policy/loss" not in metrics
 
 
-@pytest.mark.learning
+@pytest.mark.long
 def test_it_chooses_what_pays_and_imitation_alone_does_not():
     learnt = bandit.learn(dataclasses.replace(CONFIG, batch_size=64, target_candidates=2), rounds=4)
     before = bandit.paying_share(bandit.base())

@@ -76,7 +76,7 @@ def test_an_update_is_td_learning_and_regression_on_the_gradient_of_q():
     reference.assert_moved(before, updated.actor.network, after, 0.02)
 
 
-@pytest.mark.learning
+@pytest.mark.long
 def test_the_score_leads_to_the_side_that_pays():
     assert 0.4 < bandit.paying_share(bandit.base()) < 0.6
     tuned = bandit.learn(CONFIG)

@@ -119,7 +119,7 @@ def test_critics_alone_leave_policy_and_temperature():
     assert not any(name.startswith("policy/") for name in metrics)
 
 
-@pytest.mark.learning
+@pytest.mark.long
 def test_it_finds_what_pays():
     config = RLPDConfig(
         width=32,

@@ -12,10 +12,12 @@ from otpr.agents import algorithm_names
 from otpr.envs import list_tasks
 from otpr_bench.result_versions import ALGORITHM_VERSIONS, package_versions, result_version
 
+pytestmark = pytest.mark.long
+
 NUMBERS = {"actions": [0.5, -0.25], "policy": [0.1], "critics": []}
 
 
-@pytest.mark.learning
+@pytest.mark.long
 @pytest.mark.parametrize("algorithm", algorithm_names())
 def test_an_algorithm_has_the_numbers_of_its_result_version(algorithm: str):
     file = golden.FOLDER / f"{algorithm}.json"

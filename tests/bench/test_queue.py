@@ -212,6 +212,7 @@ def test_a_run_has_as_many_workers_as_it_takes_cores_and_names_its_machine(bench
     assert {row.machine for row in read_results(bench.results)} == {machine()}
 
 
+@pytest.mark.long
 def test_runs_go_on_side_by_side_where_there_are_cores_for_them(bench, ray_here):
     """Each waits until the other has begun."""
     bench.behaviour = {"0": "meet", "1": "meet"}
@@ -278,6 +279,7 @@ def test_a_run_that_somebody_else_stopped_is_left_for_another_time(bench, capsys
     assert ["--resume" in call for call in bench.calls()] == [False, True]
 
 
+@pytest.mark.long
 def test_a_run_whose_process_is_killed_goes_on_where_it_was(bench, ray_here):
     bench.behaviour = {"0": "die once"}
     assert bench.run(on=ray)
@@ -285,6 +287,7 @@ def test_a_run_whose_process_is_killed_goes_on_where_it_was(bench, ray_here):
     assert [row.eval_at for row in bench.rows()] == [0, 200, 400, 600, 800, 1000]
 
 
+@pytest.mark.long
 def test_a_run_whose_process_is_killed_each_time_has_failed(bench, ray_here):
     bench.behaviour = {"0": "die"}
     assert bench.run(seeds="0..1", on=ray)
@@ -362,6 +365,7 @@ def test_a_stopped_queue_stops_its_runs_and_the_next_goes_on_with_them(bench, go
     assert [row.eval_at for row in bench.rows(seed=1)] == [0, 200, 400, 600, 800, 1000]
 
 
+@pytest.mark.long
 def test_a_killed_queue_is_gone_on_with_after_its_runs_have_let_go(bench, going):
     going.kill()
     going.wait()
@@ -380,6 +384,7 @@ def test_two_queues_do_not_share_a_folder(bench):
     assert queue.run(Inline())
 
 
+@pytest.mark.long
 def test_at_the_end_of_the_budget_runs_are_stopped_and_left_for_another_time(bench, ray_here, capsys):
     bench.behaviour = {"0": "endless"}
     bench.run(seeds="9", on=ray)  # so that Ray has a process that starts at once

@@ -60,7 +60,7 @@ def test_many_plans_of_one_state_have_the_velocities_of_each():
     assert network.about() == {"width": 16, "depth": 2}
 
 
-@pytest.mark.learning
+@pytest.mark.long
 def test_a_trained_flow_draws_from_the_modes_that_go_with_the_observation():
     """The modes lie at 0.5 and -0.5 where the observation is 1, at 0 where it is -1."""
     rng = np.random.default_rng(0)

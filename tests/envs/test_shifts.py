@@ -150,6 +150,7 @@ def test_an_object_that_is_not_there_stays_at_zero() -> None:
     assert (now[[0, 1, 2, 4, 5, 6, 36, 37, 38]] != nominal[[0, 1, 2, 4, 5, 6, 36, 37, 38]]).all()
 
 
+@pytest.mark.long
 def test_ogbench_counts_in_tens_of_centimetres() -> None:
     nominal = nominal_start("ogbench/cube-single")
     now, _ = shifted("ogbench/cube-single", "sensor-offset:3").reset(seed=3)

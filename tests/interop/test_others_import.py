@@ -67,6 +67,7 @@ def test_what_is_executed_begins_where_they_say(tmp_path: Path) -> None:
     assert offsets == {"low-dim": 1, "low-dim-ddim": 0, "low-dim-late": 2}
 
 
+@pytest.mark.long
 def test_what_a_hybrid_policy_sees_is_named(tmp_path: Path) -> None:
     found = imported(BY_NAME["hybrid"], tmp_path)
     assert dict(found.parts) == {"robot0_eef_pos": 3, "robot0_gripper_qpos": 2}

@@ -113,6 +113,7 @@ def test_missing_checksums_are_missed(saved: Path):
     )
 
 
+@pytest.mark.long
 def test_flipped_bit_in_a_policy_without_checksums_is_refused_or_harmless(saved: Path):
     """Format 1 had none but the archive's own."""
     shutil.rmtree(saved)

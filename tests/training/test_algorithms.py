@@ -126,6 +126,7 @@ def whole(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     return Whole(request.param, path, sit(path, request.param))
 
 
+@pytest.mark.long
 def test_run_logs_finite_numbers_and_leaves_a_policy_that_acts(whole: Whole):
     job, agent = whole.job, whole.job.agent
     learns = whole.algorithm in LEARNING

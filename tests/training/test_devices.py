@@ -18,6 +18,8 @@ from otpr.errors import OtprError
 from otpr.trees import read_arrays
 from tests.training.devices_child import COUNTS
 
+pytestmark = pytest.mark.long
+
 ROOT = Path(__file__).parents[2]
 SEVERAL = [(algorithm, count) for algorithm, counts in COUNTS.items() for count in counts[1:]]
 TOLERANCE: dict[str, Any] = {"rtol": 1e-4, "atol": 1e-5}

@@ -51,7 +51,8 @@ def sit(
         return sitting(path, base, demonstrations(), env, agent=config, loop=LOOP, resume=resume)
 
 
-@pytest.mark.learning
+@pytest.mark.long
+@pytest.mark.long
 def test_imitation_from_images_finds_what_the_vector_does_not_tell(tmp_path: Path) -> None:
     config = dataclasses.replace(CONFIG, width=64, depth=2, updates=600, batch_size=64, ema_rate=0.02)
     policy = imitated(tmp_path / "run", config, demonstrations(40, noise=0.3))
@@ -147,7 +148,7 @@ def test_imitation_is_resumed_where_it_was(
 
 @pytest.mark.parametrize(
     "algorithm",
-    ["otpr", "dppo", *(pytest.param(a, marks=pytest.mark.learning) for a in ("idql", "dql", "qc"))],
+    ["otpr", "dppo", *(pytest.param(a, marks=pytest.mark.long) for a in ("idql", "dql", "qc"))],
 )
 def test_algorithms_learn_from_images(base: Policy, tmp_path: Path, algorithm: str) -> None:
     job = sit(tmp_path / "run", base, algorithm)

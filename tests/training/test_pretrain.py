@@ -123,7 +123,7 @@ def test_run_stopped_after_every_block_is_the_uninterrupted_run(
     assert_same_arrays(weights(path / "policy"), weights(whole[0] / "policy"))
 
 
-@pytest.mark.learning
+@pytest.mark.long
 def test_a_unet_is_trained_and_stored_like_an_mlp(episodes: list[Episode], tmp_path: Path):
     config = dataclasses.replace(
         CONFIG, network="unet", down_dims=(8, 16), kernel_size=3, history=2, offset=1, horizon=4, updates=250

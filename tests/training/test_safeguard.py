@@ -114,6 +114,7 @@ def run_guarded(
         return sitting(path, BASE, demonstrations(), env, agent=agent, loop=loop, resume=resume)
 
 
+@pytest.mark.long
 def test_a_policy_that_fails_where_the_base_does_not_is_not_deployed(tmp_path: Path, env: ChunkedVectorEnv):
     job = run_guarded(tmp_path / "run", env, learnt_succeeds=False)
     assert_same_arrays(weights(tmp_path / "run" / "policy"), weights_of(BASE, tmp_path / "base"))
@@ -142,6 +143,7 @@ def weights_of(base: Policy, folder: Path) -> dict[str, Any]:
     return weights(folder)
 
 
+@pytest.mark.long
 def test_a_guarded_run_resumes_bit_for_bit(tmp_path: Path, env: ChunkedVectorEnv):
     whole = run_guarded(tmp_path / "whole", env, learnt_succeeds=True, env_steps=1_000)
     with dying_after("row", 9):

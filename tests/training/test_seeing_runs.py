@@ -27,6 +27,8 @@ from otpr.training.run_directory import read_rows
 from otpr.training.workers import Lockstep
 from tiny import arrays, assert_same_arrays, dying_after, sitting, weights
 
+pytestmark = pytest.mark.long
+
 BOTH = EncoderConfig("both", encoder_learning_rate=1e-2, encoder_ema_rate=0.2, random_shift=2)
 
 
@@ -147,7 +149,7 @@ def test_states_come_back_where_the_encoder_has_learnt_since(base: Policy, tmp_p
     assert_same_arrays(arrays(other.agent), arrays(job.agent))
 
 
-@pytest.mark.parametrize("algorithm", ["idql", pytest.param("rlpd", marks=pytest.mark.learning)])
+@pytest.mark.parametrize("algorithm", ["idql", pytest.param("rlpd", marks=pytest.mark.long)])
 def test_a_gradient_step_that_goes_wrong_is_taken_again(base: Policy, tmp_path: Path, algorithm: str) -> None:
     """Adam's second moment of the encoder made negative: its root is NaN."""
     broken = functools.partial(jax.tree.map, lambda nu: nu - 1.0 if eqx.is_inexact_array(nu) else nu)

@@ -81,6 +81,7 @@ def test_four_workers_give_the_same_episodes_bit_for_bit_as_one(expected: Rollou
         assert_same(run(workers, SEEDS), expected)
 
 
+@pytest.mark.long
 def test_four_actors_of_ray_give_the_same_episodes_bit_for_bit_as_one_worker(
     expected: Rollout, ray_here: None
 ):
@@ -138,6 +139,7 @@ def test_what_breaks_costs_the_episodes_of_its_wave_and_the_others_are_what_they
     assert [episode.seed for episode in again.episodes] == SEEDS[2:4]
 
 
+@pytest.mark.long
 def test_an_actor_that_dies_costs_its_episodes_and_is_replaced(
     expected: Rollout, ray_here: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
@@ -220,6 +222,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any]:
         return path, fine_tune(path, workers, **LEARNING)
 
 
+@pytest.mark.long
 def test_a_run_that_learns_is_the_same_with_one_and_with_two_workers(whole: Any, tmp_path: Path):
     with pool(2, execute=small.CHUNK) as workers:
         job = fine_tune(tmp_path / "run", workers, **LEARNING)
@@ -251,6 +254,7 @@ def test_asynchronous_rounds_are_late_by_so_many_and_say_so(most: int, whole: An
     assert late(whole[0]) == []
 
 
+@pytest.mark.long
 def test_an_asynchronous_run_acts_by_the_policy_of_the_round_before(tmp_path: Path):
     """Two rounds: the second is by the first policy, whatever was learnt from the first round."""
     settings = {**LEARNING, "env_steps": 48, "warmup_steps": 24}

@@ -255,7 +255,7 @@ def bandit_round(policy: Policy, n: int, seed: int) -> tuple[Round, float]:
     return data, float(np.mean(np.abs(action - bandit.MODE * np.sign(observation)) < 0.25))
 
 
-@pytest.mark.learning
+@pytest.mark.long
 def test_dppo_moves_the_mass_to_the_best_mode():
     assert 0.4 < bandit_round(bandit.base(), 1000, seed=99)[1] < 0.6
     agent = bandit.new_agent(BANDIT, seed=0)

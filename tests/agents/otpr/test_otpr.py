@@ -47,7 +47,7 @@ BEGIN = eqx.filter_jit(OTPR.begin_block)
 # ------------------------------------------------------------------------------------------- the bandit
 
 
-@pytest.mark.learning
+@pytest.mark.long
 @pytest.mark.parametrize("measure", ["successes", "replay"])
 def test_otpr_moves_the_mass_to_the_best_mode(measure):
     before = bandit.good_share(bandit.base())
@@ -58,7 +58,7 @@ def test_otpr_moves_the_mass_to_the_best_mode(measure):
     assert bandit.good_share(tuned.actor.policy) > before + 0.2
 
 
-@pytest.mark.learning
+@pytest.mark.long
 def test_imitation_alone_does_not():
     imitator = dataclasses.replace(CONFIG, pairing="imitation", target_measure="replay", candidates=1)
     imitated = bandit.learn(imitator)
