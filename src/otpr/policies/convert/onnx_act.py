@@ -53,4 +53,4 @@ class Policy:
             elif entry.shape[0] == 1 and np.ndim(given[entry.name]) == len(entry.shape) - 1:
                 given[entry.name] = np.asarray(given[entry.name])[None]  # the only one of its history
         (actions,) = self.session.run(["actions"], given)
-        return actions
+        return np.asarray(actions)
