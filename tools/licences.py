@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sysconfig
 from importlib import metadata
 from pathlib import Path
 
@@ -47,10 +48,12 @@ def page() -> str:
 
 def licence_of(package: str) -> str | None:
     """What an installed package's metadata state: an SPDX expression, else classifiers, else a text."""
-    try:
-        known = metadata.metadata(package)
-    except metadata.PackageNotFoundError:
+    # of this environment alone: Ray puts packages of its own on the path when it is imported
+    places = [sysconfig.get_path("purelib"), sysconfig.get_path("platlib")]
+    found = next(iter(metadata.distributions(name=package, path=places)), None)
+    if found is None:
         return None
+    known = found.metadata
     if "License-Expression" in known:
         return known["License-Expression"]
     classifiers = [line for line in known.get_all("Classifier") or [] if line.startswith("License ::")]
