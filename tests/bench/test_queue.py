@@ -352,6 +352,7 @@ def going(bench: Bench) -> Iterator[subprocess.Popen[str]]:
     process.communicate()
 
 
+@pytest.mark.long
 def test_a_stopped_queue_stops_its_runs_and_the_next_goes_on_with_them(bench, going):
     going.send_signal(signal.SIGINT)
     output, _ = going.communicate(timeout=120)
@@ -396,6 +397,7 @@ def test_at_the_end_of_the_budget_runs_are_stopped_and_left_for_another_time(ben
     assert [("--resume" in call) for call in bench.calls()] == [True, False]
 
 
+@pytest.mark.long
 def test_a_run_that_does_not_stop_is_ended_and_gone_on_with(bench, ray_here):
     bench.behaviour = {"0": "deaf"}
     bench.run(seeds="9", on=ray)

@@ -88,6 +88,7 @@ def test_critics_learn_to_choose_among_the_plans_of_an_object(name: str, demonst
     assert json.loads((tmp_path / "e.json").read_text())[0]["success_rate"] == final
 
 
+@pytest.mark.long
 def test_a_run_that_was_stopped_goes_on_as_if_it_had_not_been(
     demonstrations: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):

@@ -426,6 +426,7 @@ def objects(*names: str) -> st.SearchStrategy[dict]:
     return st.dictionaries(st.sampled_from(names), NUMBERS | ANYTHING)
 
 
+@pytest.mark.long
 @hypothesis.given(
     rows=st.lists(
         objects(*metrics()[0], *metrics()[3], "pretrain/loss", "otpr/row_error", "x/y/z", "x"), max_size=4
@@ -455,6 +456,7 @@ def bench(tmp_path: Path, rows=None) -> Path:
     return path
 
 
+@pytest.mark.long
 def test_page_of_results_holds_their_numbers(tmp_path: Path):
     parsed = Parsed(bench_page(bench(tmp_path, arena())))
     assert "arena-6: 11 methods on 6 tasks" in parsed.text

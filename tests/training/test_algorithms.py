@@ -148,6 +148,7 @@ def test_run_logs_finite_numbers_and_leaves_a_policy_that_acts(whole: Whole):
         assert np.abs(chunk).max() <= 1
 
 
+@pytest.mark.long
 def test_learning_changes_the_policy_itself(whole: Whole):
     """And not its chooser alone. The statistics of the observations are the base's for ever."""
     first, last = created(BASE, small(whole.algorithm)).deployed(), whole.job.agent.deployed()

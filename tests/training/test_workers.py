@@ -122,6 +122,7 @@ CAUSES = {
 }
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("kind", CAUSES)
 def test_what_breaks_costs_the_episodes_of_its_wave_and_the_others_are_what_they_were(
     kind: str, expected: Rollout, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -237,6 +238,7 @@ def late(path: Path) -> list[tuple[int, int]]:
     return [(row["rollout/rounds_late"], row["rollout/updates_late"]) for row in found]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("most", [1, 2])
 def test_asynchronous_rounds_are_late_by_so_many_and_say_so(most: int, whole: Any, tmp_path: Path):
     path = tmp_path / "run"
