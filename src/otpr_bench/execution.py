@@ -102,7 +102,9 @@ def carry_out(job: Job, failed_starts: Sequence[str], place: Place, command: Com
     if not is_finished(directory):
         directory.parent.mkdir(parents=True, exist_ok=True)
         arguments = [*job.arguments(directory, base)]
-        arguments += ["--num-workers", str(place.workers)] if place.workers > 1 else []
+        # said in both cases: a run has no say in how many of the machine's cores are its own
+        many = place.workers > 1
+        arguments += ["--num-workers", str(place.workers)] if many else ["--rollout", "lockstep"]
         arguments += ["--resume"] if directory.exists() else []
         why = _carried_out(arguments, directory, place, command)
     if why:

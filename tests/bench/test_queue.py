@@ -206,6 +206,13 @@ def test_other_settings_run_anew(bench):
     assert {row.preset for row in last} == {"default", "default:epsilon=0.1"}
 
 
+def test_a_run_of_one_core_leaves_the_machines_other_cores_alone(bench):
+    bench.run(cpus=1.0)
+    (call,) = bench.calls()
+    assert option(call, "--rollout") == "lockstep"
+    assert "--num-workers" not in call
+
+
 def test_a_run_has_as_many_workers_as_it_takes_cores_and_names_its_machine(bench):
     bench.run(seeds="0..1", cpus=2.0)
     assert [option(call, "--num-workers") for call in bench.calls()] == ["2", "2"]
