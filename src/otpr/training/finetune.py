@@ -359,9 +359,9 @@ class FineTuning:
 
     def summary(self) -> dict[str, Any]:
         """The outcome so far, as it goes into summary.json."""
-        encoder = (
-            "none" if not self.base.spec.images else "trained" if isinstance(self.agent, Seeing) else "frozen"
-        )
+        encoder = "frozen" if self.base.spec.images else "none"
+        if isinstance(self.agent, Seeing):
+            encoder = "trained"
         return {
             "task": self.workers.task_id,
             "algorithm": self.agent.config.algorithm,
