@@ -78,6 +78,7 @@ class TestNaiveCost:
         np.testing.assert_allclose(critic.pairwise_minimum(states, actions), expected, atol=1e-4)
 
 
+@pytest.mark.long
 class TestFQL:
     def subject(self) -> tuple[fql.FQL, object]:
         learner = fql.FQL.create(39, 8, width=16, depth=1, key=jax.random.key(0))
@@ -158,6 +159,7 @@ def test_subjects_learn_from_transitions_without_a_future(n: int, chunk_length: 
     assert np.asarray(data.store.success & data.store.starts())[np.asarray(data.replay.rows)].all()
 
 
+@pytest.mark.long
 class TestRelease:
     def test_its_cost_is_ours(self):
         agent = default_agent(TINY, 2, 4)
@@ -313,12 +315,14 @@ def run(names: list[str], tmp_path: Path) -> list[Row]:
     return read_json(tmp_path / "rows.json")
 
 
+@pytest.mark.long
 def test_one_alone_on_tiny_sizes(tmp_path, capsys):
     rows = run(["matrix_product", "pairwise_cost"], tmp_path)
     assert [row.name for row in rows] == ["matrix_product", "pairwise_cost_8", "pairwise_cost_24"]
     assert "concatenate and call" in capsys.readouterr().out
 
 
+@pytest.mark.long
 def test_learner_alone_on_tiny_sizes(tmp_path):
     share, update = run(["matmul_share_update", "update_vs_fql"], tmp_path)
     assert share.name == "matmul_share_update" and set(share.seconds) == {"updates", "product"}

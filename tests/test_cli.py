@@ -110,6 +110,7 @@ def test_run_directory_has_what_was_promised(place: Path):
     assert Path("tuned/learning_curve.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("stop_at", [pytest.param("updates", id="in the middle of the updates")])
 def test_stopped_and_resumed_run_is_the_uninterrupted_run(
     place: Path, stop_at: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
@@ -139,6 +140,7 @@ def test_stopped_and_resumed_run_is_the_uninterrupted_run(
     assert len(json.loads(Path("stopped/versions.json").read_text())) == 2
 
 
+@pytest.mark.long
 def test_evaluation_of_saved_policies_is_that_in_memory_and_differs_from_the_bases(
     place: Path, capsys: pytest.CaptureFixture[str]
 ):

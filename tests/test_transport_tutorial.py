@@ -18,6 +18,7 @@ from otpr.ot import compatibility, guiding_cost, relation, solve_discrete
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = (ROOT / "docs" / "transport.md").read_text()
+pytestmark = pytest.mark.long
 SCRIPT = runpy.run_path(str(ROOT / "examples" / "transport_pictures.py"))
 
 

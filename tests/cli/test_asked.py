@@ -63,6 +63,7 @@ def command(name: str, base: str, data: str, run: Path, *more: str) -> list[str]
     return ["finetune", name, *places, *options(settings), *more]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", ["idql", "otpr"])
 def test_critics_learn_to_choose_among_the_plans_of_an_object(name: str, demonstrations: str, tmp_path: Path):
     Nudges.calls.clear()
@@ -111,6 +112,7 @@ def test_a_run_that_was_stopped_goes_on_as_if_it_had_not_been(
     assert_same_arrays(arrays(load_policy(tmp_path / "cut")), arrays(load_policy(tmp_path / "whole")))
 
 
+@pytest.mark.long
 def test_what_fails_costs_the_episodes_and_not_the_run(demonstrations: str, tmp_path: Path):
     Failing.count = 0
     run = tmp_path / "run"

@@ -29,6 +29,7 @@ COLLECT = ["collect", "tests.envs.user_envs:make_reach", "--expert", "tests.envs
 CONVERT = ["data", "convert", "{folder}/set.npz", "--assume-success"]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 @pytest.mark.parametrize("arguments", [[*COLLECT, "--episodes", "1", "--noise", "0"], CONVERT])
 def test_a_set_that_is_half_written_goes(tmp_path: Path, arguments: list[str], number: signal.Signals):

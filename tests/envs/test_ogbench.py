@@ -327,6 +327,7 @@ def test_collects_demonstrations_despite_noise(tmp_path) -> None:
         assert stored.success and stored.rewards.sum() == 1.0
 
 
+@pytest.mark.long
 def test_processes_give_the_same(env_of) -> None:
     task_id = "ogbench/cube-single"
     env = env_of(task_id)
@@ -399,6 +400,7 @@ def test_is_silent_where_there_is_no_display() -> None:
     assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
 
 
+@pytest.mark.long
 def test_picture_is_upright() -> None:
     # In a process of its own, because the rendering backend is chosen once, when MuJoCo is imported.
     try:

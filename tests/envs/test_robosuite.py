@@ -75,6 +75,7 @@ def check_task(task_id: str) -> None:
     used.close()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("task_id", [LIFT, CAN])
 def test_dimensions_and_seeds(task_id: str) -> None:
     check_task(task_id)
@@ -111,6 +112,7 @@ def test_tasks_and_limits_are_robomimic_s() -> None:
     )
 
 
+@pytest.mark.long
 def test_the_same_seed_in_another_process(lift) -> None:
     actions = np.random.default_rng(0).uniform(-1, 1, (12, 7)).astype(np.float32)
     actions[..., 2] = -0.5
@@ -259,6 +261,7 @@ def test_experts_solve_nearly_all_of_fifty_episodes(task_id: str, least: int) ->
     assert sum(solved) >= least
 
 
+@pytest.mark.long
 def test_the_arms_of_transport_first_clear_their_bins_at_the_same_time() -> None:
     env = make_env("robosuite/transport")
     expert = make_expert("robosuite/transport", env)

@@ -58,6 +58,7 @@ def first_states(job: Any) -> np.ndarray:
     return np.asarray(replayed(job).state)[::6]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "kind", [pytest.param(kind, marks=[pytest.mark.faults] * (kind in ("raise", "shape"))) for kind in CAUSES]
 )
@@ -105,6 +106,7 @@ def test_run_is_the_same_with_one_and_with_two_processes(
     assert_same_arrays(arrays(job.experience), arrays(undisturbed[1].experience))
 
 
+@pytest.mark.long
 def test_run_that_learns_is_the_same_with_one_and_with_two_processes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

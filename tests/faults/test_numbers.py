@@ -62,6 +62,7 @@ def learner(tmp_path_factory: pytest.TempPathFactory) -> Any:
 # ---------------------------------------------------------------------------------- of the environment
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("kind", "step", "expected"),
     [
@@ -169,6 +170,7 @@ def with_bad_row(experience: Experience, row: int) -> Experience:
     return eqx.tree_at(lambda e: e.store.rewards, experience, rewards)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("row", [3, 40, 71])
 def test_first_bad_gradient_step_is_found(row: int, learner: Any) -> None:
     experience = with_bad_row(learner.experience, row)
@@ -183,6 +185,7 @@ def test_first_bad_gradient_step_is_found(row: int, learner: Any) -> None:
     ).all()  # as it was before
 
 
+@pytest.mark.long
 def test_gradient_that_is_not_finite_where_the_losses_are_stops_the_run(
     learner: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -206,6 +209,7 @@ def test_gradient_that_is_not_finite_where_the_losses_are_stops_the_run(
         learner._learn(SimpleNamespace())
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("damage", ["cut", "other policy", "no update"])
 def test_file_that_does_not_fit_is_refused(damage: str, learner: Any, tmp_path: Path) -> None:
     error = bad_update(learner.agent, with_bad_row(learner.experience, 3), 250, False, 0)

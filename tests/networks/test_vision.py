@@ -196,6 +196,7 @@ def scenes(n: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     return given, places[:, -1].astype(np.float32)
 
 
+@pytest.mark.long
 def test_it_learns_where_a_small_object_is() -> None:
     network = SmallVision((64, 64, 3), features=2, key=jax.random.key(1))
     optimiser = optax.adam(3e-3)

@@ -166,6 +166,7 @@ class TestExactPotentials:
             np.testing.assert_allclose(exact.v, reference.v, atol=1e-4)
 
 
+@pytest.mark.long
 class TestRelaxedColumns:
     def test_free_columns_give_the_sparse_policy(self) -> None:
         """v = 0, and u(s) alone makes the mean of H over all actions 1: what `c_transform` computes."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -106,6 +107,7 @@ def test_there_may_be_no_vectors() -> None:
     assert encode(made, {name: SEEN[name] for name in spec.images}).shape == (5, 12)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("shared", [False, True])
 @pytest.mark.parametrize("network", ["small", "resnet18"])
 def test_it_comes_back_from_disk(network: str, shared: bool, tmp_path: Path) -> None:
@@ -137,6 +139,13 @@ def test_a_file_of_format_6_has_one_place_for_the_sizes_of_all_networks(shared: 
     assert_same_arrays(arrays(loaded), arrays(made))
 
 
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("saved") / "policy"
+    policy(encoder("resnet18")).save(path, task="a/b")
+    return path
+
+
 @pytest.mark.parametrize(
     ("field", "value"),
     [
@@ -153,8 +162,8 @@ def test_a_file_of_format_6_has_one_place_for_the_sizes_of_all_networks(shared: 
         ("norm", "layer"),
     ],
 )
-def test_a_forged_description_is_refused(field: str, value: Any, tmp_path: Path) -> None:
-    policy(encoder("resnet18")).save(tmp_path / "policy", task="a/b")
+def test_a_forged_description_is_refused(field: str, value: Any, saved: Path, tmp_path: Path) -> None:
+    shutil.copytree(saved, tmp_path / "policy")
     file = tmp_path / "policy" / "policy.json"
     document = json.loads(file.read_text())
     within = document["encoder"] if field in ("network", "shared") else document["encoder"]["images"]["left"]

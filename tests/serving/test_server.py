@@ -310,6 +310,7 @@ def test_a_port_that_is_taken_is_told():
         Running(Service(SHOWN, {}), Settings(port=server.port))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_the_command_serves_until_a_signal(number: signal.Signals, tmp_path: Path):
     SHOWN.save(tmp_path / "policy", task=TASK)

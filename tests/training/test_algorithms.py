@@ -194,6 +194,7 @@ def assert_resumed_is_whole(path: Path, whole: Whole) -> None:
     assert_same_arrays(arrays(job.experience), arrays(whole.job.experience))
 
 
+@pytest.mark.long
 def test_killed_and_resumed_run_is_the_uninterrupted_run(whole: Whole, tmp_path: Path):
     path, number = tmp_path / "run", len(rows(whole.path)) * 3 // 4
     if whole.algorithm in LEARNING:
@@ -224,6 +225,7 @@ def page(algorithm: str) -> str:
     return own + (ROOT / "docs" / "run-directory.md").read_text()
 
 
+@pytest.mark.long
 def test_every_metric_is_explained(whole: Whole):
     text = page(whole.algorithm)
     logged = {name for row in rows(whole.path) for name in row if "/" in name}

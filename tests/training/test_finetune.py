@@ -244,6 +244,7 @@ def test_run_stopped_after_every_single_step_is_the_uninterrupted_run(
     assert_equal_runs(path, sit(path, env, resume=True), whole)
 
 
+@pytest.mark.long
 def test_run_stopped_while_acting_is_the_uninterrupted_run(
     whole: tuple[Path, FineTuning], tmp_path: Path, env: InterruptedEnv
 ):
@@ -274,6 +275,7 @@ def test_evaluation_is_left_at_once_and_done_again(
     assert rows(tmp_path / "run") == []
 
 
+@pytest.mark.long
 def test_run_that_was_killed_goes_on_from_its_last_checkpoint(
     whole: tuple[Path, FineTuning], tmp_path: Path, env: InterruptedEnv
 ):
@@ -317,6 +319,7 @@ def size_of(folder: Path) -> int:
     return sum(file.stat().st_size for file in folder.iterdir())
 
 
+@pytest.mark.long
 def test_warm_up_takes_as_many_updates_as_are_set(tmp_path: Path, env: InterruptedEnv):
     """Not whole blocks of them: 300 are 250 and 50."""
     path = tmp_path / "run"
@@ -327,6 +330,7 @@ def test_warm_up_takes_as_many_updates_as_are_set(tmp_path: Path, env: Interrupt
 # ---------------------------------------------------------------------------- refusals
 
 
+@pytest.mark.long
 def test_divergence_is_an_error_and_the_state_before_it_is_saved(
     whole: tuple[Path, FineTuning], tmp_path: Path, env: InterruptedEnv, monkeypatch: pytest.MonkeyPatch
 ):

@@ -52,7 +52,6 @@ def sit(
 
 
 @pytest.mark.long
-@pytest.mark.long
 def test_imitation_from_images_finds_what_the_vector_does_not_tell(tmp_path: Path) -> None:
     config = dataclasses.replace(CONFIG, width=64, depth=2, updates=600, batch_size=64, ema_rate=0.02)
     policy = imitated(tmp_path / "run", config, demonstrations(40, noise=0.3))
@@ -146,10 +145,8 @@ def test_imitation_is_resumed_where_it_was(
     assert_same_arrays(arrays(resumed), arrays(whole))
 
 
-@pytest.mark.parametrize(
-    "algorithm",
-    ["otpr", "dppo", *(pytest.param(a, marks=pytest.mark.long) for a in ("idql", "dql", "qc"))],
-)
+@pytest.mark.long
+@pytest.mark.parametrize("algorithm", ["otpr", "dppo", "idql", "dql", "qc"])
 def test_algorithms_learn_from_images(base: Policy, tmp_path: Path, algorithm: str) -> None:
     job = sit(tmp_path / "run", base, algorithm)
     for row in read_rows(tmp_path / "run"):
@@ -185,6 +182,7 @@ def test_collected_frames_are_those_of_the_decisions(base: Policy, tmp_path: Pat
     np.testing.assert_array_equal(transitions.state, store.features[np.asarray(rows)])
 
 
+@pytest.mark.long
 def test_killed_run_from_images_is_resumed_bit_for_bit(base: Policy, tmp_path: Path) -> None:
     whole = sit(tmp_path / "whole", base, "otpr")
     rows = read_rows(tmp_path / "whole")

@@ -129,6 +129,7 @@ def test_a_policy_that_fails_where_the_base_does_not_is_not_deployed(tmp_path: P
     assert job.at.updates > 1_000
 
 
+@pytest.mark.long
 def test_a_policy_that_succeeds_is_deployed_and_collects(tmp_path: Path, env: ChunkedVectorEnv):
     job = run_guarded(tmp_path / "run", env, learnt_succeeds=True)
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())

@@ -76,6 +76,7 @@ def test_episodes_are_those_of_environments_in_lockstep(expected: Rollout):
         assert_same(run(lockstep, SEEDS), expected, tolerance=1e-5)
 
 
+@pytest.mark.long
 def test_four_workers_give_the_same_episodes_bit_for_bit_as_one(expected: Rollout):
     with pool(4) as workers:
         assert_same(run(workers, SEEDS), expected)
@@ -95,6 +96,7 @@ def ray_pool(count: int) -> WorkerPool:
     return WorkerPool(TASK, RayCrew(ray, Setup(TASK), 2, CHUNK, 1, 60.0), count, 2)
 
 
+@pytest.mark.long
 def test_a_policy_that_has_learnt_is_taken_over_by_workers_that_know_the_one_before(one: WorkerPool):
     other = policy(observation_dim=3, action_dim=2, execute=CHUNK, chooser=chooser(3, 4, seed=1), seed=1)
     with pool(1) as fresh:
@@ -107,6 +109,7 @@ def test_a_policy_that_has_learnt_is_taken_over_by_workers_that_know_the_one_bef
     assert [episode.seed for episode in pending[0].result().episodes] == SEEDS[:3]
 
 
+@pytest.mark.long
 def test_an_evaluation_is_the_same_with_any_number_of_workers(one: WorkerPool):
     with pool(3) as workers:
         assert evaluate(ACTING, workers, 7) == evaluate(ACTING, one, 7)
@@ -160,6 +163,7 @@ def test_an_actor_that_dies_costs_its_episodes_and_is_replaced(
     )
 
 
+@pytest.mark.long
 def test_environments_that_have_never_worked_end_it_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     inject(monkeypatch, tmp_path, *({"kind": "raise", "seed": seed, "step": 1} for seed in SEEDS))
     with pool(2) as workers, pytest.raises(BrokenEnvironmentError, match="robot unplugged"):
@@ -173,6 +177,7 @@ def test_environments_that_keep_breaking_end_it(tmp_path: Path, monkeypatch: pyt
         run(workers, SEEDS)
 
 
+@pytest.mark.long
 def test_a_number_that_is_none_is_told_with_what_replays_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     inject(monkeypatch, tmp_path, {"kind": "nan_observation", "seed": SEEDS[1], "step": 3})
     with pool(2) as workers, pytest.raises(NotFiniteError, match="observation not finite at step 3") as told:
@@ -186,6 +191,7 @@ def test_a_task_that_does_not_exist_is_said_before_any_worker_is_there():
         WorkerPool("metaworld/push", LocalCrew(Setup("metaworld/push"), 1, 1, 1, 60.0), 1, 1)
 
 
+@pytest.mark.long
 def test_what_is_under_way_is_left_when_asked_and_closing_does_not_wait_for_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
@@ -327,12 +333,14 @@ def placed(placement: Placement) -> tuple[type, int, int]:
         return type(workers), len(workers._workers), workers._num_envs
 
 
+@pytest.mark.long
 def test_a_round_is_divided_by_the_workers_there_are(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("otpr.training.placement.available_cores", lambda: 3)
     assert placed(Placement(rollout="local"))[1:] == (3, 3)
     assert placed(Placement(num_workers=2))[1:] == (2, 4)
 
 
+@pytest.mark.long
 def test_runs_that_nobody_placed_act_where_it_is_faster(monkeypatch: pytest.MonkeyPatch):
     def chosen(**loop: bool) -> type:
         with Placement().workers(Setup(TASK), ACTING.spec, LoopConfig(**loop), ACTING) as workers:

@@ -266,6 +266,7 @@ def test_dppo_moves_the_mass_to_the_best_mode():
     assert bandit_round(agent.deployed(), 1000, seed=99)[1] > 0.75
 
 
+@pytest.mark.long
 def test_v_learns_first_and_then_the_policy_too():
     agent = bandit.new_agent(BANDIT, seed=0)
     for i in range(2):
@@ -283,6 +284,7 @@ def test_v_learns_first_and_then_the_policy_too():
         assert changed == {"network": i == 1, "value": True, "base": False}
 
 
+@pytest.mark.long
 def test_rounds_that_are_not_enough_are_kept_until_they_are():
     agent = bandit.new_agent(BANDIT, seed=0)
     data, _ = bandit_round(agent.exploring(), 600, seed=0)

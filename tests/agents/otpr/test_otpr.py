@@ -71,6 +71,7 @@ def experience() -> Experience:
     return bandit.added(bandit.experience(), rng.uniform(-1, 1, 200), rng.uniform(-1, 1, 200))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("preset", sorted(PRESETS))
 def test_every_preset_learns_finite_numbers_and_changes_the_policy(preset, experience):
     fields = ("critic_width", "potentials_width", "batch_size", "pairs")

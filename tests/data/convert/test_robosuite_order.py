@@ -81,6 +81,7 @@ def check(task_id: str, folder: Path) -> None:
         open_source(path)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("task_id", FAST)
 def test_object_is_what_the_task_observes(task_id: str, tmp_path: Path) -> None:
     check(task_id, tmp_path)
