@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -21,6 +22,9 @@ from otpr.data.collect import collect
 from otpr.data.episodes import Episode
 from otpr.envs import ChunkedVectorEnv
 from otpr.errors import OtprError
+from otpr.networks.mlp import NoiseMLP
+from otpr.policies.encoder import Normalizer
+from otpr.policies.generators import plan_shape
 from otpr.policies.loading import load_policy
 from otpr.policies.policy import Policy
 from otpr.training import checkpoints
@@ -156,6 +160,28 @@ def test_learning_changes_the_policy_itself(whole: Whole):
     assert before.keys() == after.keys()
     assert any((before[name] != after[name]).any() for name in before) == (whole.algorithm in LEARNING)
     assert_same_arrays(arrays(last.encoder), arrays(BASE.encoder))
+
+
+class Picky(NoiseMLP):
+    """Gives NaN for states that are not as its policy's generator normalises them."""
+
+    def many(self, state: Any, plans: Any, k: Any) -> Any:
+        return jnp.where(jnp.mean(state) > 50, super().many(state, plans, k), jnp.nan)
+
+    def __call__(self, state: Any, plan: Any, k: Any) -> Any:
+        return self.many(state, plan[None], k)[0]
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("algorithm", LEARNING)
+def test_network_sees_states_as_it_normalises_them(algorithm: str, tmp_path: Path):
+    size = BASE.state_dim
+    network = Picky(size, plan_shape(BASE.spec), width=8, depth=1, key=jax.random.key(0))
+    normalizer = Normalizer(jnp.zeros(size), jnp.ones(size), shift=jnp.full(size, 100.0))
+    generator = dataclasses.replace(BASE.diffusion, network=network, states=normalizer)
+    sit(tmp_path / "run", algorithm, base=BASE.with_generator(generator))
+    for row in rows(tmp_path / "run"):
+        assert all(np.isfinite(value) for value in row.values() if isinstance(value, float)), row
 
 
 @pytest.mark.parametrize("algorithm", LEARNING)

@@ -90,7 +90,8 @@ class QSM(OffPolicyAgent):
             return jnp.sum(jnp.mean(self.critics.q(data.state, chunks), axis=0))
 
         score = jax.lax.stop_gradient(self.config.q_gradient_scale * jax.grad(mean_q)(noisy))
-        predicted = jax.vmap(diffusion.noise_in)(jax.vmap(network)(data.state, noisy, k), noisy, k)
+        output = jax.vmap(network)(diffusion.seen(data.state), noisy, k)
+        predicted = jax.vmap(diffusion.noise_in)(output, noisy, k)
         # the predicted noise is minus the score, in units of the noise level
         metrics = {"policy/q_score": jnp.sqrt(jnp.mean(score**2))}
         return jnp.mean((-predicted - score) ** 2), metrics

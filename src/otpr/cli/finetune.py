@@ -25,9 +25,11 @@ from otpr.envs.shifts import parse_all
 from otpr.errors import OtprError, check_at_least, check_seed
 from otpr.policies.loading import load_policy, policy_meaning, policy_task, policy_view
 from otpr.policies.policy import Policy
+from otpr.policies.renormalized import is_foreign, is_renormalized, renormalized
 from otpr.storage import check_writable
 from otpr.training.curve import learning_curve
 from otpr.training.finetune import FineTuning, LoopConfig
+from otpr.training.imitation import vectors_of
 from otpr.training.placement import Placement
 from otpr.training.run_directory import RunDirectory
 from otpr.training.sinks import DEFAULT
@@ -131,6 +133,8 @@ class Finetune:
         check_encoder(base, self.algorithm, self.seeing)
         config = {
             "policy": self.policy,
+            # nothing where they are not, as in runs that began before they could be
+            **({"renormalized": True} if is_renormalized(base) else {}),
             **({} if checksum is None else {"policy_checksum": checksum}),
             **({} if self.execute is None else {"execute": self.execute}),
             **self.demonstrations.record(sets),
@@ -182,6 +186,10 @@ class Finetune:
             before = f"was trained on {own}" if own else "does not name its task"
             print(f"The policy in {path} {before}; it is fine-tuned on {setup.task}.")
         check_fits(base, path, setup, self.demonstrations.accept)
+        if is_foreign(base) and base.chooser is None:
+            rows = vectors_of([episode for part in sets for episode in part], base.spec)
+            base = renormalized(base, rows, task_spec(setup).resolution)
+            print("States are normalised by the demonstrations; the policy acts as before (docs/lerobot.md).")
         return base if self.execute is None else base.executing(self.execute), setup, sets, None
 
     def _asked(self) -> tuple[Policy, Setup, list[list[Episode]], str | None]:

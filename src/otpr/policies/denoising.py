@@ -18,6 +18,7 @@ from otpr.networks.mlp import NoiseMLP
 from otpr.networks.noise import NoiseNetwork
 from otpr.networks.residual_mlp import EmbeddingMLP
 from otpr.networks.unet import UNet
+from otpr.policies.encoder import Normalizer
 from otpr.policies.generators import Entry, NoiseDriven, plan_shape
 from otpr.policies.prefix import Prefix
 from otpr.spec import Spec
@@ -39,6 +40,7 @@ class Diffusion(NoiseDriven):
             policy's actions; None: it sees these.
         high: the action that 1 stands for, likewise. Where it equals `low`, the network sees -1.
         noise_limit: the noise of a step is clipped to [-noise_limit, noise_limit]; None: it is not.
+        states: normalises states into what the network sees; None: it sees them as they are.
 
     Raises:
         OtprError: there is no such sampler, spacing or prediction, the bound is not positive, or the
@@ -56,6 +58,7 @@ class Diffusion(NoiseDriven):
     low: Float[Array, " a"] | None = None
     high: Float[Array, " a"] | None = None
     noise_limit: float | None = eqx.field(static=True, default=None)
+    states: Normalizer | None = None
     kind: ClassVar[str] = "diffusion"
     entries: ClassVar[Mapping[str, Entry]] = {
         "kind": "name",
@@ -79,6 +82,8 @@ class Diffusion(NoiseDriven):
         "clipped_noise": "flag",
         "scaled": "flag",
         "noise_limit": "optional number",
+        "renormalized": "flag",
+        "state_limit": "optional number",
     }
 
     def __check_init__(self):
@@ -173,7 +178,11 @@ class Diffusion(NoiseDriven):
         self, state: Float[Array, " s"], plans: Float[Array, "n h a"], k: Int[Array, ""]
     ) -> Float[Array, "n h a"]:
         """What the network takes for noise in plans for one state."""
-        return self.noise_in(self.network.many(state, plans, k), plans, k)
+        return self.noise_in(self.network.many(self.seen(state), plans, k), plans, k)
+
+    def seen(self, states: Float[Array, "*n s"]) -> Float[Array, "*n s"]:
+        """States as the network sees them."""
+        return states if self.states is None else self.states(states)
 
     def scaled(self, plans: Float[Array, "*n h a"]) -> Float[Array, "*n h a"]:
         """Plans as the network sees them."""
@@ -202,7 +211,8 @@ class Diffusion(NoiseDriven):
         key: PRNGKeyArray,
     ) -> Float[Array, " n"]:
         """Denoising score matching of a network with this one's noise levels and kind of prediction."""
-        return denoising_losses(network, self.schedule, states, self.scaled(plans), key, self.prediction)
+        states, plans = self.seen(states), self.scaled(plans)
+        return denoising_losses(network, self.schedule, states, plans, key, self.prediction)
 
     def with_network(self, network: NoiseNetwork) -> Diffusion:
         """The same way of sampling with another network."""
@@ -224,6 +234,8 @@ class Diffusion(NoiseDriven):
             "clipped_noise": self.clipped_noise,
             "scaled": self.low is not None,
             "noise_limit": self.noise_limit,
+            "renormalized": self.states is not None,
+            "state_limit": None if self.states is None else self.states.limit,
         }
 
     @classmethod
@@ -231,6 +243,8 @@ class Diffusion(NoiseDriven):
         """See `Generator.skeleton`."""
         betas = about["betas"], about["denoising_steps"], about["beta_start"], about["beta_end"]
         ends = jnp.zeros(spec.action_dim) if about["scaled"] else None
+        zeros = jnp.zeros(state_dim)
+        states = Normalizer(zeros, zeros, shift=zeros, limit=about["state_limit"])
         own = ("sampler", "sampler_steps", "prediction", "bound", "spacing", "clipped_noise", "noise_limit")
         return cls(
             noise_network(about["network"], state_dim, plan_shape(spec), key),
@@ -238,6 +252,7 @@ class Diffusion(NoiseDriven):
             **{name: about[name] for name in own},
             low=ends,
             high=ends,
+            states=states if about["renormalized"] else None,
         )
 
 

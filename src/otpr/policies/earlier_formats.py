@@ -18,7 +18,7 @@ def modernized(document: Document) -> Document:
     Raises:
         ValueError, KeyError, TypeError: it is not as its format says.
     """
-    for later, change in ((3, _third), (4, _fourth), (5, _fifth), (7, _seventh), (8, _eighth)):
+    for later, change in ((3, _third), (4, _fourth), (5, _fifth), (7, _seventh), (8, _eighth), (9, _ninth)):
         if document["format"] < later:
             document = change(document)
     return document
@@ -119,6 +119,14 @@ def _eighth(document: Document) -> Document:
         generator["noise_limit"] = None
         if generator["network"].get("kind") == "unet":
             generator["network"] = {**generator["network"], "deep_condition": False, "norm_eps": 1e-5}
+    return {**document, "generator": generator}
+
+
+def _ninth(document: Document) -> Document:
+    """A document of format 8 as one of format 9, but for the number."""
+    generator = dict(document["generator"])
+    if generator.get("kind") in ("diffusion", "dppo/tuned-diffusion"):
+        generator |= {"renormalized": False, "state_limit": None}
     return {**document, "generator": generator}
 
 

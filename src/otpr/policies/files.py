@@ -32,14 +32,15 @@ from otpr.policies.vision import VisionEncoder
 from otpr.spec import Spec
 from otpr.storage import DamagedFile
 
-FORMAT = 8
+FORMAT = 9
 """Version of the files; it rises when older code could no longer read them.
 
 1 had no checksums; 2 knew diffusion policies with OTPR's chooser only, and named neither; 3 had no spec, but
 the lengths of one observation vector, of an action and of a chunk that was executed whole, and its arrays lay
 in `weights.npz`; 4 took float64 entries of an observation as float32; 5 knew neither images nor views; 6 had
 one kind of network, one course of noise levels, plans in units of the actions, and one way to normalise; 7
-knew neither limits of the noise nor what DPPO's networks have.
+knew neither limits of the noise nor what DPPO's networks have; in 8 networks saw states as the encoder gives
+them.
 """
 
 ENCODERS: dict[str, type[Encoder]] = {kind.kind: kind for kind in (VectorEncoder, VisionEncoder)}

@@ -183,8 +183,10 @@ class DPPO(OnPolicyAgent):
         levels, before, after = (field[-self.tuned_steps :, None, None] for field in diffusion.visited)
 
         def of_chain(state: Float[Array, " s"], chain: Float[Array, "c h a"]) -> Float[Array, " t"]:
+            seen = diffusion.seen(state)
+
             def noise_in(plan: Float[Array, "h a"], k: Int[Array, ""]) -> Float[Array, "h a"]:
-                return diffusion.noise_in(network(state, plan, k), plan, k)
+                return diffusion.noise_in(network(seen, plan, k), plan, k)
 
             noise, std = jax.vmap(noise_in)(chain[:-1], levels[:, 0, 0]), self.config.least_std
             mean, std = ancestral_step(noise, chain[:-1], before, after, bound=bound, least_std=std)

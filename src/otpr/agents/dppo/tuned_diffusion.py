@@ -96,6 +96,7 @@ class TunedDiffusion(NoiseDriven):
         self, state: Float[Array, " s"], plans: Float[Array, "n h a"], k: Int[Array, ""]
     ) -> Float[Array, "n h a"]:
         levels = self.tuned.visited.levels
+        state = self.tuned.seen(state)
         output = jax.lax.cond(
             k <= levels[-self.tuned_steps],
             lambda: self.tuned.network.many(state, plans, k),

@@ -22,6 +22,7 @@ from otpr.policies.convert.lerobot_statistics import EPS, Feature
 from otpr.policies.denoising import Diffusion
 from otpr.policies.encoder import Normalizer, VectorEncoder
 from otpr.policies.policy import Policy
+from otpr.policies.renormalized import original
 from otpr.policies.vision import VisionEncoder
 from otpr.spec import STATE, Spec
 
@@ -47,6 +48,7 @@ def export_lerobot(
         OtprError: LeRobot's policy cannot be what this one is; the message says in what.
     """
     notes: list[str] = []
+    choosing, policy = policy, original(policy.single())
     diffusion, spec = policy.diffusion, policy.spec
     network = _network(diffusion)
     _check_plan(spec, network)
@@ -65,10 +67,10 @@ def export_lerobot(
     order = np.argsort(features_order(inputs, vectors, keys, per_image, spec.history))
     unet = with_columns(torch_weights(network.torch_modules()), order, network.step_dim)
     weights |= {f"diffusion.unet.{name}": x for name, x in unet.items()}
-    if policy.chooser is not None:
+    if choosing.chooser is not None:
         notes.append(
-            f"The policy chooses among {policy.candidates} plans, which needs otpr. LeRobot draws one plan: "
-            "expect the success of one sample (`otpr evaluate`), not that of the choice."
+            f"The policy chooses among {choosing.candidates} plans, which needs otpr. LeRobot draws one "
+            "plan: expect the success of one sample (`otpr evaluate`), not that of the choice."
         )
     files = {
         "config.json": _json(_config(diffusion, network, spec, inputs, action, resnet, vision)),
@@ -246,7 +248,8 @@ def _vector(kind: str, normalizer: Normalizer, where: slice) -> Feature:
         return _with(kind, "MIN_MAX", {"min": mean, "max": mean + 2 * scale})
     # x / s + c is (x + s c) / s
     mean = mean - scale * shift
-    if (mean == 0).all() and (scale == 1).all():
+    # `original` rounds
+    if np.allclose(mean, 0, atol=1e-6) and np.allclose(scale, 1, atol=1e-6):
         return Feature(kind, mean.shape)
     return _with(kind, "MEAN_STD", {"mean": mean, "std": scale - EPS})
 
