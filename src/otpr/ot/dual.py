@@ -30,7 +30,8 @@ def dual_objective(
     """Dual objective on samples of equal weight. It is concave in (u, v) and is to be maximised.
 
     Args:
-        u: potential of each row (state). v: potential of each column (action).
+        u: potential of each row (state).
+        v: potential of each column (action).
         cost: c of every pair.
         epsilon: strength of the regularisation, > 0, in the units of `cost`.
         mask: pairs that may carry mass; None allows all.

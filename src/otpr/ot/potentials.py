@@ -161,8 +161,8 @@ def regress(
     """Fit u and v to exact potentials by least squares, with Adam and cosine decay of the rate to 0.
 
     Args:
-        potentials: the starting point. batch: number of states and of actions in a step, drawn with
-            replacement.
+        potentials: the starting point.
+        batch: number of states and of actions in a step, drawn with replacement.
     """
     optimizer = optax.adam(optax.cosine_decay_schedule(learning_rate, steps))
 
