@@ -69,7 +69,7 @@ class ServedProcess:
         """Request a call of the object's method without waiting for its result."""
         self._asked, self._patience = method, self.patience(method)
         self._deadline = time.monotonic() + self._patience
-        with contextlib.suppress(OSError):  # it is dead: `receive` says so, or hands over its last words
+        with contextlib.suppress(OSError):  # it is dead, which `receive` reports
             self._connection.send((method, arguments))
 
     def receive(self) -> Any:

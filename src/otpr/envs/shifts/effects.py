@@ -60,7 +60,7 @@ class Effect:
         return action
 
     def see(self, observation: Observation) -> Observation:
-        """What is observed in place of this; called once for each observation of an episode, in order."""
+        """The observation in place of the given one; called once for each observation, in order."""
         return observation
 
     def end(self) -> None:

@@ -196,7 +196,7 @@ class Push(Effect):
 
 
 def _deepest(model: Any, data: Any, root: int) -> float:
-    """The least distance of a contact between a tree and the rest, in metres; negative: they overlap."""
+    """The smallest contact distance between a tree and other bodies, in metres; negative for overlap."""
     depths = [
         data.contact.dist[contact]
         for contact in range(data.ncon)

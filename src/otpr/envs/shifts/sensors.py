@@ -60,7 +60,7 @@ class _OfPositions(Effect, abc.ABC):
 
 
 class SensorNoise(_OfPositions):
-    """Gaussian noise of standard deviation `amount` metres on each coordinate, fresh at each step."""
+    """Adds Gaussian noise of standard deviation `amount` metres to each coordinate at each step."""
 
     def error(self) -> NDArray[np.float64]:
         """See `_OfPositions.error`."""
