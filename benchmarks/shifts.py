@@ -5,8 +5,8 @@
     python -m benchmarks.shifts --only-tables   of the rows that are there
 
 Rows are kept in results/shifts/policies.parquet, with those that `otpr bench --suite shifts` measures of
-policies. What is there is not measured again. The experts' table goes into docs/shifts.md, and its heat map into
-docs/shifts.png.
+policies. What is there is not measured again. The experts' table goes into docs/shifts.md, and its heat map
+into docs/shifts.png.
 """
 
 from __future__ import annotations
