@@ -17,6 +17,8 @@ from pathlib import Path
 
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 from PIL import Image
@@ -72,10 +74,11 @@ def draw_experts(rows: Sequence[ShiftRow], path: Path) -> None:
     figure = Figure(figsize=(1.9 + 1.9 * len(tasks), 0.9 + 0.3 * len(names)), dpi=110, layout="constrained")
     canvas = FigureCanvasAgg(figure)
     panels = figure.subplots(1, len(tasks), sharey=True, squeeze=False)[0]
+    colours = ScalarMappable(Normalize(0.0, 1.0), "cividis")
     for axes, task in zip(panels, tasks, strict=True):
         found = [[experts.get((task, name, level)) for level in LEVELS] for name in names]
         success = [[float("nan") if row is None else row.success for row in line] for line in found]
-        image = axes.imshow(success, cmap="cividis", vmin=0.0, vmax=1.0, aspect="auto")
+        axes.imshow(success, cmap=colours.cmap, norm=colours.norm, aspect="auto")
         for height, line in enumerate(found):
             for place, row in enumerate(line):
                 if row is not None:
@@ -89,7 +92,7 @@ def draw_experts(rows: Sequence[ShiftRow], path: Path) -> None:
         axes.set_xlabel("level", fontsize=8)
         axes.tick_params(length=0, labelsize=8)
     panels[0].set_yticks(range(len(names)), names)
-    bar = figure.colorbar(image, ax=list(panels), format=PercentFormatter(1.0), pad=0.02)
+    bar = figure.colorbar(colours, ax=list(panels), format=PercentFormatter(1.0), pad=0.02)
     bar.set_label("success of the expert", fontsize=8)
     bar.ax.tick_params(labelsize=8)
     canvas.draw()

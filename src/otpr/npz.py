@@ -81,7 +81,7 @@ def open_npz(archive: zipfile.ZipFile, path: Path, stack: contextlib.ExitStack) 
         stack: closes the arrays when it exits.
 
     Raises:
-        ValueError, EOFError, zipfile.BadZipFile: NumPy does not write such archives.
+        ValueError, EOFError, zipfile.BadZipFile: the archive is not one that NumPy writes.
         OtprError: an array is stored in Fortran (column-major) order.
     """
     members = [member for member in archive.infolist() if member.filename.endswith(".npy")]

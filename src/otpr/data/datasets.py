@@ -58,7 +58,7 @@ def read_dataset(
 ) -> Demonstrations:
     """Read a Minari data set with flat actions (otpr's or from `minari download`), or a run's `experience`.
 
-    A set of otpr's keeps its observation entries. In any other set, dict observations are concatenated to one
+    An otpr set keeps its observation entries. In any other set, dict observations are concatenated to one
     vector, "state", in float64 if float32 would round a number, and actions are mapped from the bounds of the
     action space to [-1, 1]. Success, ends and rewards follow the rules of `otpr data convert` without options
     (docs/data.md).

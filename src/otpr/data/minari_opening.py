@@ -125,7 +125,7 @@ def open_minari_file(
         whole=whole,
         told=told,
     )
-    if meaning.parts and whole is not None:  # a vector of otpr's with known parts
+    if meaning.parts and whole is not None:  # a vector of an otpr data set with known parts
         if (dim := flat_dim(folder, "observations", leaves[whole])) != sum(n for _, n in meaning.parts):
             raise OtprError(f"{metadata_file}: its parts do not make {dim} numbers; {MEND}.")
         names = chosen(keys, wanted, dict(meaning.parts), [name for name, _ in meaning.parts])
@@ -177,7 +177,7 @@ def _of_task(
 
 
 def _with_columns(opened: MinariFile, names: list[str]) -> MinariFile:
-    """A set of otpr's with only the given parts of its vector, in that order."""
+    """An otpr data set with only the given parts of its vector, in that order."""
     places: dict[str, range] = {}
     start = 0
     for name, length in opened.meaning.parts:
@@ -197,7 +197,7 @@ def _with_columns(opened: MinariFile, names: list[str]) -> MinariFile:
 
 
 def _robots_own(opened: MinariFile, task: TaskSpec | None) -> MinariFile:
-    """A set of otpr's with the task's full vector, restricted to the columns that the setup shows."""
+    """An otpr data set with the task's full vector, restricted to the columns that the setup shows."""
     if task is None or task.columns is None or task.id != opened.metadata.get("task_id"):
         return opened
     if dict(opened.metadata.get("view") or {}).get("observe", "state") != "state" or len(opened.keys) != 1:

@@ -7,10 +7,10 @@ from collections import deque
 from otpr.envs.served import BrokenEnvironmentError
 
 RESTARTS = 10
-"""Number of failures after which environments are restarted ..."""
+"""Number of failures, each followed by a restart, that are allowed ..."""
 
 WITHIN = 100
-"""... within this many episodes; at more failures the run ends."""
+"""... within this many episodes; at one more, the run ends."""
 
 
 class Breakages:

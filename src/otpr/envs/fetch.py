@@ -4,9 +4,10 @@ Observation, shape (28,): the package's entry `observation`, then its `desired_g
 radians and, for velocities, metres or radians a step (0.04 s): gripper position (3), object position (3),
 object less gripper (3), finger displacements (2), object's Euler angles (3), its velocity less the gripper's
 (3), its angular velocity (3), gripper velocity (3), finger velocities (2); goal position (3). The entry
-`achieved_goal` repeats the object's position and is left out. Action, shape (4,): displacement of the gripper
-along x, y, z (1.0 requests 5 cm per step, of which the arm achieves about 3.3) and of the fingers, which open
-at 1 (without effect in `push` and `slide`, where they are held shut).
+`achieved_goal` repeats the object's position and is left out.
+Action, shape (4,): displacement of the gripper along x, y, z (1.0 requests 5 cm per step, of which the arm
+achieves about 3.3) and of the fingers, which open at 1 (without effect in `push` and `slide`, where they are
+held shut).
 """
 
 from __future__ import annotations

@@ -7,8 +7,8 @@ slide cabinet (m), left and right hinge cabinet (2), microwave door, kettle posi
 (4); and their 20 velocities in the same order (the kettle's: 3 linear, 3 angular). Uniform noise of the
 sensors is added, of at most 0.001 for the robot and 0.00005 for the kitchen. A seed changes nothing else:
 every episode starts from the same state, but the noisy joint positions enter the control, so that episodes
-diverge. Action, shape (9,): velocities of the robot's joints, 1.0 being 2 rad/s (fingers: 2 m/s), within
-their limits.
+diverge.
+Action, shape (9,): velocities of the robot's joints, 1.0 being 2 rad/s (fingers: 2 m/s), within their limits.
 """
 
 from __future__ import annotations

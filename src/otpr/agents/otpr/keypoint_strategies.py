@@ -20,13 +20,13 @@ def keypoint_rows(strategy: KeypointStrategy, store: EpisodeStore, *, count: int
     """The rows of a store of demonstrations at which candidate keypoint chunks begin.
 
     - `all`: every chunk.
-    - `every-kth`: one chunk per chunk length from an episode's start, so that keypoints do not overlap. -
-    `change-points`: where the gripper's command (the last entry of the action, by convention) crosses half
+    - `every-kth`: one chunk per chunk length from an episode's start, so that keypoints do not overlap.
+    - `change-points`: where the gripper's command (the last entry of the action, by convention) crosses half
       its range, where the motion pauses (a local minimum of the features' speed, below half the episode's
       median), and at an episode's first and last step.
     - `diverse`: `count` steps with distant observations; each is the farthest from those already chosen
-    (Gonzalez 1985, "Clustering to minimize the maximum intercluster distance"). - `top-q`: every chunk; at
-    each draw the critic selects the keypoints among them.
+      (Gonzalez 1985, "Clustering to minimize the maximum intercluster distance").
+    - `top-q`: every chunk; at each draw the critic selects the keypoints among them.
 
     Args:
         strategy: the strategy's name.
