@@ -28,7 +28,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     Returns:
         The exit status: 0 for success, or a stop by a signal with everything saved; 1 if the output was
-            closed; 2 for an error that the user can fix; 130 for an immediate stop by Ctrl-C.
+        closed; 2 for an error that the user can fix; 130 for an immediate stop by Ctrl-C.
 
     Raises:
         SystemExit: with status 143, if SIGTERM stopped a command that cannot be resumed.

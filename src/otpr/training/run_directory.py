@@ -66,7 +66,7 @@ class RunDirectory:
         """Start a run in a directory, or resume the one in it.
 
         If this raises, nothing on disk has changed, except if a logger cannot be reached: the run then
-            exists, and `resume` continues it.
+        exists, and `resume` continues it.
 
         Args:
             path: the directory; made, with its parents, for a new run. It may exist if it is empty.

@@ -76,8 +76,8 @@ class TunedDiffusion(NoiseDriven):
     def tuned_chain(self, state: Float[Array, " s"], key: PRNGKeyArray) -> Float[Array, "c h a"]:
         """The chain of noisy plans of the fine-tuned steps in `propose(state, key, 1)`.
 
-        With ancestral sampling: the plan before the first fine-tuned step, then the plan after each step. The
-            last is the proposed plan before clipping, in the networks' units (`Diffusion.scaled`).
+        With ancestral sampling, it has the plan before the first fine-tuned step, then the plan after each
+        step. The last is the proposed plan before clipping, in the networks' units (`Diffusion.scaled`).
         """
         chain = sample_chain(
             lambda plans, k: self._noise_in(state, plans, k),
