@@ -285,7 +285,7 @@ def resampled(
     H: Float[Array, " n"],
     key: PRNGKeyArray,
 ) -> Pairs:
-    """Resample the given pairs by H with replacement; they are unchanged if every H is zero."""
+    """Resample the given pairs by H with replacement, or uniformly if every H is zero."""
     support = jnp.mean(H > 0)
     weights = jnp.where(support > 0, H, 1.0)
     n = weights.shape[0]

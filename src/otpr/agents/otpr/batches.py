@@ -25,7 +25,7 @@ class Pairs(NamedTuple):
     states: Float[Array, "n s"]
     plans: Float[Array, "n h a"]
     weights: Float[Array, " n"]  # 1, or 0 for a state without a partner
-    support: Float[Array, ""]  # share of positive H; 0: pairs are not resampled
+    support: Float[Array, ""]  # share of positive H; 0: pairs are drawn uniformly
     effective_share: Float[Array, ""]  # effective sample size, as a share of the number
 
 
