@@ -131,8 +131,8 @@ def evaluate_both(
         stop: ends the evaluation when a signal has asked for it.
 
     Returns:
-        Both evaluations. They are the same for a policy without a chooser; the second is None without
-        `single`.
+        Both evaluations. They are the same for a policy without a chooser; otherwise, the second is None
+        without `single`.
     """
     total = 2 * episodes if single else episodes
     with Progress(total, "evaluation", "episodes", closing_line=False) as bar:
