@@ -149,26 +149,25 @@ def page(tasks: list[TaskSpec], measured: dict[str, dict[str, Any]]) -> str:
     lines = [
         "# All tasks",
         "",
-        "Written by `make tasks` out of [results/tasks.jsonl](../results/tasks.jsonl): do not edit.",
-        f"Success of the scripted expert over {EPISODES} held-out initial conditions without action noise,",
-        "its median length. Steps a second of one simulator on one core of a shared machine, without the",
-        "expert's own time (under random actions where there is no expert): good for ratios between tasks,",
-        "not for absolute speeds.",
+        "Written by `make tasks` from [results/tasks.jsonl](../results/tasks.jsonl); do not edit.",
         "",
-        "Besides these: `gym/ID`, any Gymnasium environment, and `module:factory`, your own:",
-        "[bring-your-own.md](bring-your-own.md).",
+        f"Expert: successes of the scripted expert in {EPISODES} held-out episodes without action noise.",
+        "Steps: their median length. Steps/s: one simulator on one core of a shared machine, without the",
+        "expert (random actions if there is none); compare tasks, not absolute speeds.",
         "",
-        "`make setup` has installed all of them but LIBERO. The commands below are for another environment;",
-        "from a checkout, `-e '.[metaworld]'` takes the place of `'otpr[metaworld]'`.",
+        "Your own environments: `gym/ID` or `module:factory` ([bring-your-own.md](bring-your-own.md)).",
+        "",
+        "`make setup` installs all simulators except LIBERO. The commands below install one elsewhere; from",
+        "a checkout, write `-e '.[metaworld]'` instead of `'otpr[metaworld]'`.",
     ]
     suite = ""
     for task in tasks:
         if (name := task.id.split("/")[0]) != suite:
             suite = name
             lines += ["", f"## {suite}", "", f"`{task.install}`" + _more(suite), ""]
-            if not task.extra:  # an environment of its own, where nothing was measured
+            if not task.extra:  # it needs a separate environment, where nothing was measured
                 count = sum(task.id.startswith(f"{suite}/") for task in tasks)
-                lines += [f"{count} tasks, in an environment of its own; not measured here."]
+                lines += [f"{count} tasks in a separate environment; not measured."]
             else:
                 lines += [
                     "| | task | observation | action | limit | expert | steps | steps/s |",

@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from benchmarks.plots import draw, keypoints, suites
+from benchmarks.shifts import RESULTS, draw_experts
+from otpr_bench.shifts import EXPERT, read_shift_rows
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -22,3 +24,13 @@ def test_the_pictures_are_drawn_and_shown(tmp_path: Path) -> None:
         assert 5_000 < file.stat().st_size < 100_000
     assert "](suites.png)" in (ROOT / "docs" / "results.md").read_text()
     assert "](keypoints.png)" in (ROOT / "docs" / "keypoints.md").read_text()
+
+
+def test_the_experts_success_under_shifts_is_drawn_and_shown(tmp_path: Path) -> None:
+    rows = [row for row in read_shift_rows(RESULTS) if row.algorithm == EXPERT]
+    draw_experts(rows, tmp_path / "shifts.png")
+    draw_experts([row for row in rows if row.level != 3], tmp_path / "incomplete.png")
+    for file in (tmp_path / "shifts.png", tmp_path / "incomplete.png", ROOT / "docs" / "shifts.png"):
+        assert file.read_bytes().startswith(b"\x89PNG")
+        assert 5_000 < file.stat().st_size < 60_000
+    assert "](shifts.png)" in (ROOT / "docs" / "shifts.md").read_text()

@@ -1,4 +1,4 @@
-"""Ray, where one machine is not enough: the extra `cluster`, imported only where it is asked for."""
+"""Ray clusters, for runs on more than one machine. The extra `cluster` is imported only when needed."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from otpr.errors import OtprError
 
 
 def check_ray() -> None:
-    """Refuse to go on without Ray, which is not imported yet.
+    """Check that Ray is installed, without importing it.
 
     Raises:
-        OtprError: it is not installed.
+        OtprError: Ray is not installed.
     """
     if importlib.util.find_spec("ray") is None:
         raise OtprError(
@@ -26,9 +26,9 @@ def check_ray() -> None:
 
 
 def _ray(local: bool) -> Any:
-    """The module, imported only now."""
+    """Import Ray and return the module."""
     check_ray()
-    # Ray reports how it is used to its makers unless it is told not to
+    # Ray sends usage statistics to its developers unless this is set
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     if local:  # nobody but this user may send work to it; read when Ray is imported
         os.environ.setdefault("RAY_AUTH_MODE", "token")
@@ -38,20 +38,21 @@ def _ray(local: bool) -> Any:
 
 
 def import_path() -> dict[str, str]:
-    """The environment variable by which Ray's processes find the modules that this one finds.
+    """The environment variable that gives Ray's processes the import path of this process.
 
-    Folders that another machine lacks mean nothing there.
+    A machine ignores the folders that it does not have.
     """
     return {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
 
 
 class Head:
-    """A Ray cluster of this machine alone, which ends with the process.
+    """A Ray cluster on this machine alone. It ends with the process.
 
-    It is a process of its own because Ray forks as it starts, which a process with JAX's threads must not.
+    It runs in a separate process, because Ray forks when it starts and a process with JAX's threads must not
+    fork.
 
     Args:
-        num_cpus: how many processors it may give away; None: as many as there are.
+        num_cpus: how many processors Ray may assign to tasks; None: all of the machine's.
     """
 
     def __init__(self, num_cpus: int | None):
@@ -66,25 +67,25 @@ class Head:
                 self._ray.shutdown()
 
     def address(self) -> str:
-        """Where it is reached on this machine."""
+        """The cluster's address on this machine."""
         return self._ray.get_runtime_context().gcs_address
 
 
 _STARTS = 3
-"""How often Ray is started before that counts as impossible: on a busy machine it gives up too soon."""
+"""How often to try to start Ray: on a busy machine Ray itself gives up too soon."""
 
 _QUIET: dict[str, Any] = {"log_to_driver": False, "logging_level": "error"}
 
 
 @contextlib.contextmanager
 def connected(address: str, num_cpus: int | None = None) -> Generator[Any]:
-    """The module `ray`, connected to a cluster as long as this is entered.
+    """Connect to a cluster for the duration of the context, and give the module `ray`.
 
-    A process that is connected already stays so.
+    A connection that exists already is kept.
 
     Args:
-        address: "local" starts Ray on this machine and ends it; "auto" is the cluster of which this machine
-            is a part; or `ray://HOST:PORT`, or `HOST:PORT` of a cluster.
+        address: "local" starts Ray on this machine and stops it at the end; "auto" connects to the cluster
+            that this machine is part of; `ray://HOST:PORT` and `HOST:PORT` name a cluster.
         num_cpus: see `Head`.
 
     Raises:

@@ -1,8 +1,8 @@
-"""Several devices that learn as one: a mesh of them, and what of a tree each of them holds.
+"""Data-parallel training on several devices: the device mesh, and how pytrees are sharded over it.
 
-Rows and batches are divided among the devices, and everything else is on each of them. The mesh is kept in
-what is divided, the episode store (`EpisodeStore.mesh`), where compiled code finds it. None is one device,
-and everything here leaves its arguments as they are then.
+Rows and batches are divided among the devices; everything else is replicated. The episode store holds the
+mesh (`EpisodeStore.mesh`), where compiled code finds it. A mesh of None stands for one device, and every
+function here then returns its arguments unchanged.
 """
 
 from __future__ import annotations
@@ -32,15 +32,15 @@ def mesh_of(count: int) -> Mesh | None:
 
 
 def check_devices(count: int, algorithm: str, batch_parts: Sequence[int]) -> None:
-    """Refuse a number of devices that there are not, or that an algorithm's batches do not divide by.
+    """Check that the machine has so many devices and that an algorithm's batches divide evenly among them.
 
     Args:
-        count: how many devices are to learn.
-        algorithm: its name.
-        batch_parts: how many transitions each part of its batches has; none where it draws no batches.
+        count: the number of devices to train on.
+        algorithm: the algorithm's name, for errors.
+        batch_parts: transitions in each part of its batches; empty for an algorithm that draws no batches.
 
     Raises:
-        OtprError: says what there is, and what to change.
+        OtprError: the number does not fit. The message says what is available and what to change.
     """
     if count == 1:
         return
@@ -68,29 +68,29 @@ def check_devices(count: int, algorithm: str, batch_parts: Sequence[int]) -> Non
 
 
 def shards(mesh: Mesh | None) -> int:
-    """Into how many pieces rows are divided."""
+    """The number of pieces that rows are divided into."""
     return 1 if mesh is None else mesh.size
 
 
 def row_sharding(mesh: Mesh | None) -> NamedSharding | None:
-    """Rows in equal pieces, one on each device, in order; None where there is one device."""
+    """The sharding that puts equal pieces of the rows on the devices, in order; None for one device."""
     return None if mesh is None else NamedSharding(mesh, PartitionSpec(AXIS))
 
 
 def by_rows(tree: Tree, mesh: Mesh | None) -> Tree:
-    """With the rows of each array divided among the devices, and scalars on each. Works in compiled code."""
+    """Divide the rows of each array among the devices and replicate scalars. Works in compiled code."""
     return _placed(tree, mesh, lambda leaf: PartitionSpec(AXIS) if leaf.ndim else PartitionSpec())
 
 
 def on_each(tree: Tree, mesh: Mesh | None) -> Tree:
-    """With every array whole on each device. Works in compiled code."""
+    """Replicate every array on each device. Works in compiled code."""
     return _placed(tree, mesh, lambda leaf: PartitionSpec())
 
 
 def divided(batch: Tree, mesh: Mesh | None) -> Tree:
-    """With each array of a batch divided among the devices. Works in compiled code.
+    """Divide each array of a batch among the devices. Works in compiled code.
 
-    What does not divide evenly, such as a scalar, is left to the compiler.
+    The compiler places what does not divide evenly, such as a scalar.
     """
 
     def spec(leaf: Array) -> PartitionSpec | None:
@@ -116,7 +116,7 @@ def _placed(tree: Tree, mesh: Mesh | None, spec: Callable[[Array], PartitionSpec
 
 
 def on_first(tree: Tree) -> Tree:
-    """With arrays that are whole on several devices on the first alone: what acts needs no more."""
+    """Keep replicated arrays on the first device only, which is enough for acting."""
 
     def first(leaf: Any) -> Any:
         if isinstance(leaf, jax.Array) and len(leaf.sharding.device_set) > 1:
@@ -127,28 +127,28 @@ def on_first(tree: Tree) -> Tree:
 
 
 def written(column: Array, rows: Array, at: Array, mesh: Mesh | None) -> Array:
-    """A column with some rows written from row `at` on. Of a divided one each device writes its own."""
+    """A column with `rows` written from row `at` on. Each device writes its own part of a divided column."""
     if mesh is None:
         return jax.lax.dynamic_update_slice_in_dim(column, rows, at, axis=0)
-    # a slice that is written may cross from one device to the next, for which XLA would gather the column
+    # a written slice may cross device boundaries, and XLA would gather the whole column for that
     numbers = at + jnp.arange(rows.shape[0])
     return by_rows(column.at[numbers].set(rows, mode="drop", unique_indices=True), mesh)
 
 
 def running_count(chosen: Array, mesh: Mesh | None) -> Array:
-    """How many of the rows up to each are chosen, itself included: (rows,) of int32."""
-    # of a divided column each device counts its own, and adds what those before it have
+    """The running count of chosen rows, each row included in its own count: (rows,) of int32."""
+    # each device counts its own part of a divided column and adds the counts of the devices before it
     own = jnp.cumsum(by_rows(chosen.reshape(shards(mesh), -1), mesh), axis=1, dtype=jnp.int32)
     before = jnp.cumsum(own[:, -1]) - own[:, -1]
     return by_rows((own + before[:, None]).reshape(-1), mesh)
 
 
 def mapped(f: Callable[[Any], Any], inputs: Any, mesh: Mesh | None) -> Any:
-    """`jax.lax.map(f, inputs)`, of which each device does its share; the results are on each of them.
+    """`jax.lax.map(f, inputs)` with the inputs divided among the devices; the results are replicated.
 
     Args:
-        f: of one input. Arrays that it closes over are taken to be whole on each device.
-        inputs: arrays with an equal number of inputs each, along their first axis.
+        f: takes one input. Arrays that it closes over must be replicated on each device.
+        inputs: arrays with the inputs along the first axis, all of equal length.
         mesh: the devices.
     """
     if mesh is None:

@@ -9,13 +9,13 @@ from typing import Any
 
 
 class OtprError(Exception):
-    """Something the user can mend: the message says what was given, what was expected, what to do.
+    """An error that the user can fix. The message says what was given, what was expected and what to do.
 
     The command line prints the message alone, without a traceback, and exits with status 2.
     """
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """As pickled, to cross from one of our processes to another, whatever a subclass is made with."""
+        """Support pickling between processes, whatever arguments a subclass's constructor takes."""
         return _restored, (type(self), self.args, self.__dict__)
 
 
@@ -27,7 +27,7 @@ def _restored(kind: type[OtprError], arguments: tuple[Any, ...], attributes: dic
 
 
 def check_at_least(least: float, settings: object, *fields: str) -> None:
-    """Refuse fields of `settings` that are below `least` or no finite number.
+    """Check that fields of `settings` are finite and at least `least`.
 
     Raises:
         OtprError: names the first such field and what it was given.
@@ -39,18 +39,18 @@ def check_at_least(least: float, settings: object, *fields: str) -> None:
 
 
 def check_seed(seed: int) -> None:
-    """Refuse a seed outside [0, 2**31): NumPy takes no negative one, JAX no larger one."""
+    """Check that a seed is in [0, 2**31): NumPy takes no negative seed, and JAX none above the range."""
     if not 0 <= seed < 2**31:
         raise OtprError(f"The seed must be in [0, 2**31), given {seed}.")
 
 
 def unknown_name(kind: str, given: str, known: Iterable[str]) -> OtprError:
-    """An error for a name that is not in `known`, answering with the nearest ones.
+    """An error for a name that is not in `known`; the message suggests the nearest names.
 
     Args:
-        kind: what the name stands for, e.g. `"task"`.
+        kind: what the name denotes, e.g. `"task"`.
         given: the name as it was typed.
-        known: every name that would have been right.
+        known: all valid names.
     """
     names = sorted(known)
     near = difflib.get_close_matches(given, names, n=3, cutoff=0.5)

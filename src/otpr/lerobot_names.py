@@ -1,11 +1,11 @@
-"""What LeRobot calls the parts of an observation, and what they are called here."""
+"""LeRobot's names for the parts of an observation, and their names in otpr."""
 
 from __future__ import annotations
 
 STATE_PARTS = ("observation.state", "observation.environment_state")
-"""The features that make the observation entry "state", in this order."""
+"""The features that form the observation entry "state", in this order."""
 
 
 def image_entry(key: str) -> str:
-    """The name of the observation entry of a feature with images: without `observation.images.` before it."""
+    """The observation entry's name for an image feature: the feature's name without `observation.images.`."""
     return key.removeprefix("observation.").removeprefix("images.")

@@ -1,4 +1,4 @@
-"""NumPy archives (.npz) from strangers, read row by row or whole, without evaluating or unpacking at will."""
+"""Untrusted NumPy archives (.npz), read row by row or whole, with no pickles and bounded memory."""
 
 from __future__ import annotations
 
@@ -17,27 +17,27 @@ from otpr.errors import OtprError
 from otpr.storage import DamagedFile, check_regular
 
 _MOST_ARRAYS = 1000
-"""Arrays of the largest archive that is read: each open member takes memory for what unpacks it."""
+"""The most arrays that an archive may have: each open member takes memory for its decompressor."""
 
 
 class NpyRows:
-    """An array inside an archive, decompressed as far as it is read: memory is needed for the rows alone.
+    """An array inside an archive, decompressed on demand, so that only the rows that are read take memory.
 
-    Rows are cheap from front to back; going back starts again from the front.
+    Reading forwards is cheap. Reading an earlier row starts again from the first.
 
     Attributes:
         shape: as NumPy's.
         dtype: as NumPy's.
 
     Raises:
-        ValueError: the array is of another version of NumPy's format, or its header claims another number of
-            bytes than the archive has of it.
-        OtprError: it is stored column by column.
+        ValueError: the array has another version of NumPy's format, or its header and the archive disagree on
+            the number of bytes.
+        OtprError: the array is stored in Fortran (column-major) order.
     """
 
     def __init__(self, file: IO[bytes], name: str, size: int):
         self._file = file
-        # Version 2 is for headers beyond 64 KiB: no array of numbers has one, and it could unpack to 4 GB.
+        # Version 2 allows headers beyond 64 KiB, up to 4 GB. No array of numbers needs one.
         if (version := np.lib.format.read_magic(file)) != (1, 0):
             raise ValueError(f"{name} has version {version} of NumPy's format, expected (1, 0)")
         self.shape, fortran, self.dtype = np.lib.format.read_array_header_1_0(file)
@@ -45,7 +45,7 @@ class NpyRows:
             raise OtprError(f"{name}: is stored column by column; write it with numpy.ascontiguousarray.")
         self._start = file.tell()
         if self.dtype.hasobject:
-            return  # pickled, and refused by whoever asks for it
+            return  # pickled; refused when it is read
         claimed = math.prod(self.shape) * self.dtype.itemsize
         if any(n < 0 for n in self.shape) or claimed != size - self._start:
             raise ValueError(f"{name} claims shape {self.shape} of {self.dtype} and has {size} bytes")
@@ -58,10 +58,10 @@ class NpyRows:
         return np.frombuffer(data, self.dtype).reshape(stop - start, *self.shape[1:])
 
     def whole(self) -> NDArray[Any]:
-        """The array, compared with the archive's own checksum.
+        """The whole array, verified against the archive's checksum.
 
         Raises:
-            ValueError: it holds something other than numbers and booleans, or ends early.
+            ValueError: the array holds something other than numbers and booleans, or ends early.
             zipfile.BadZipFile: the checksum differs.
         """
         if self.dtype.kind not in "?biufc":
@@ -73,16 +73,16 @@ class NpyRows:
 
 
 def open_npz(archive: zipfile.ZipFile, path: Path, stack: contextlib.ExitStack) -> dict[str, NpyRows]:
-    """The arrays of an open archive by name; names are names, none is used as a path.
+    """The arrays of an open archive by name. No name is used as a path.
 
     Args:
         archive: the archive.
         path: its file, which errors name.
-        stack: closes the arrays when it is closed.
+        stack: closes the arrays when it exits.
 
     Raises:
-        ValueError, EOFError, zipfile.BadZipFile: the archive is not as NumPy writes it.
-        OtprError: an array is stored column by column.
+        ValueError, EOFError, zipfile.BadZipFile: the archive is not one that NumPy writes.
+        OtprError: an array is stored in Fortran (column-major) order.
     """
     members = [member for member in archive.infolist() if member.filename.endswith(".npy")]
     if len(members) > _MOST_ARRAYS:
@@ -92,7 +92,7 @@ def open_npz(archive: zipfile.ZipFile, path: Path, stack: contextlib.ExitStack) 
         name = member.filename.removesuffix(".npy")
         if name in arrays:
             raise ValueError(f"two of its arrays have the name {name!r}")
-        # Python unpacks these two as far as asked; the others, which NumPy does not write, as far as they go.
+        # Python decompresses only these two incrementally, and NumPy writes no others.
         if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
             raise ValueError(f"{member.filename} is compressed in a way that NumPy does not write")
         stream = stack.enter_context(archive.open(member))
@@ -101,16 +101,17 @@ def open_npz(archive: zipfile.ZipFile, path: Path, stack: contextlib.ExitStack) 
 
 
 def read_npz(file: Path, unpacked: int = 0) -> dict[str, NDArray[Any]]:
-    """The arrays that `numpy.savez` wrote, by name: numbers and booleans only.
+    """The arrays that `numpy.savez` wrote, by name. Only numbers and booleans are read.
 
-    No more memory is taken than the file has bytes, or `unpacked`, whatever its headers say.
+    Memory use is bounded by the file's size, or by `unpacked`, whatever the headers say.
 
     Args:
         file: the archive.
-        unpacked: bytes that one of `numpy.savez_compressed` may unpack to; 0: none of them is read.
+        unpacked: bytes that a file of `numpy.savez_compressed` may decompress to; 0: compressed files are
+            refused.
 
     Raises:
-        DamagedFile: the file is missing or anything in it is not as NumPy writes it.
+        DamagedFile: the file is missing, or anything in it differs from what NumPy writes.
     """
     check_regular(file)
     try:
@@ -124,7 +125,7 @@ def read_npz(file: Path, unpacked: int = 0) -> dict[str, NDArray[Any]]:
             if packed and not unpacked:
                 raise ValueError(f"{packed[0]!r} is compressed")
             return {name: array.whole() for name, array in open_npz(archive, file, stack).items()}
-    # all that the zip reader and NumPy's reader of headers raise on damaged bytes
+    # everything that the zip reader and NumPy's header reader raise on damaged bytes
     except (
         OSError,
         EOFError,

@@ -1,4 +1,4 @@
-"""`lax.scan` over states that are not arrays alone: a model has functions and settings among its leaves."""
+"""`lax.scan` over states with leaves that are not arrays, such as the functions and settings of a model."""
 
 from __future__ import annotations
 
@@ -17,12 +17,13 @@ def scan_state(
     inputs: Any = None,
     length: int | None = None,
 ) -> tuple[State, Any]:
-    """Apply `step` again and again, compiled once.
+    """Apply `step` repeatedly; it is compiled once.
 
     Args:
-        step: from a state and one input to the next state and an output. What is no array must stay the same.
+        step: maps a state and one input to the next state and an output. Leaves that are not arrays must not
+            change.
         state: any pytree.
-        inputs: stacked along the first axis; None with `length` for none.
+        inputs: stacked along the first axis; None, with `length`, where a step takes no input.
         length: number of steps, where there are no inputs.
 
     Returns:

@@ -1,4 +1,4 @@
-"""What a task and a policy exchange: named observation entries, actions, and how plans are made of them."""
+"""The interface of a task and a policy: named observation entries, action bounds and the shape of a plan."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ from otpr.errors import OtprError
 Kind = Literal["vector", "image"]
 
 Parts = tuple[tuple[str, int], ...]
-"""What a vector entry is made of: the name and the length of each part, in their order; empty: not known."""
+"""The parts of a vector entry: the name and the length of each, in order; empty where they are unknown."""
 
 STATE = "state"
-"""Name of the observation entry of a task whose observation is one vector."""
+"""Name of the only observation entry of a task that observes one vector."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Entry:
-    """One entry of an observation.
+    """One named entry of an observation.
 
     Attributes:
-        shape: of one observation: (length,) of a vector, (height, width, channels) of an image.
-        dtype: name of its NumPy type; vectors are floating-point, images `uint8`.
-        kind: what its numbers are.
+        shape: of one observation: (length,) for a vector, (height, width, channels) for an image.
+        dtype: name of the NumPy type; vectors are floating-point, images `uint8`.
+        kind: "vector" or "image".
 
     Raises:
-        OtprError: shape, type and kind do not go together.
+        OtprError: shape, type and kind do not match.
     """
 
     shape: tuple[int, ...]
@@ -38,7 +38,7 @@ class Entry:
     kind: Kind = "vector"
 
     def __post_init__(self) -> None:
-        """Refuse what no entry is."""
+        """Check that shape, type and kind match."""
         axes, types = {"vector": (1, "floating-point"), "image": (3, "uint8")}.get(self.kind, (0, ""))
         if not axes:
             raise OtprError(f"An observation entry is a vector or an image, given {self.kind!r}.")
@@ -58,27 +58,26 @@ class Entry:
 
 @dataclasses.dataclass(frozen=True)
 class Spec:
-    """What a task, a data set or a policy takes and gives.
+    """The observations and actions of a task, a data set or a policy.
 
-    Actions are exchanged in [-1, 1], entry by entry; `action_low` and `action_high` are the bounds, in the
-    environment's own units, that -1 and 1 stand for.
+    Every dimension of an action is in [-1, 1]. `action_low` and `action_high` are the bounds in the
+    environment's own units that -1 and 1 stand for.
 
     Attributes:
-        observation: entries by name, kept in alphabetical order: in this order they are encoded.
-        action_low: the environment's lower bounds, one a dimension of the action.
-        action_high: the upper ones.
-        control_rate: actions in a second, in Hz; None where unknown.
-        history: how many observations a decision sees: the present one and those before it.
-        horizon: how many actions a plan has.
-        execute: how many of them are executed before the next decision.
-        offset: how many actions of a plan lie before the present step: they are planned, since what was
-            observed before helps to plan them, and never executed. `execute` are executed from there on, at
-            most `horizon - offset`.
+        observation: entries by name, in alphabetical order, which is the order of encoding.
+        action_low: the environment's lower bounds, one for each dimension of the action.
+        action_high: the environment's upper bounds.
+        control_rate: actions per second, in Hz; None where unknown.
+        history: number of observations that a decision sees, the current one included.
+        horizon: number of actions in a plan.
+        execute: number of actions that are executed before the next decision.
+        offset: number of actions at the start of a plan that belong to past steps. They are predicted, as in
+            diffusion_policy, but never executed; the next `execute` actions, at most `horizon - offset`, are.
 
-    A task and a data set have `history`, `horizon` and `execute` 1 and `offset` 0.
+    Tasks and data sets have `history`, `horizon` and `execute` 1 and `offset` 0.
 
     Raises:
-        OtprError: there is no entry, or a number is out of its range.
+        OtprError: there is no entry, or a number is out of range.
     """
 
     observation: Mapping[str, Entry]
@@ -91,7 +90,7 @@ class Spec:
     offset: int = 0
 
     def __post_init__(self) -> None:
-        """Put the entries in order, and refuse what nothing can be."""
+        """Sort the entries and check all numbers."""
         object.__setattr__(self, "observation", dict(sorted(self.observation.items())))
         object.__setattr__(self, "action_low", tuple(float(x) for x in self.action_low))
         object.__setattr__(self, "action_high", tuple(float(x) for x in self.action_high))
@@ -122,43 +121,43 @@ class Spec:
             )
         if self.control_rate is not None and not 0 < self.control_rate < math.inf:
             raise OtprError(f"control_rate must be a positive number of Hz, given {self.control_rate}.")
-        # once: compiled functions look it up at every call
+        # computed once, because compiled functions look it up at every call
         others = (getattr(self, field.name) for field in dataclasses.fields(self)[1:])
         object.__setattr__(self, "_hash", hash((tuple(self.observation.items()), *others)))
 
     def __hash__(self) -> int:
-        """Of what `==` compares."""
+        """A hash of the fields that `==` compares."""
         return cast(int, getattr(self, "_hash"))  # noqa: B009 - no field, so that it is not compared
 
     @classmethod
     def flat(cls, observation_dim: int, action_dim: int, **others: Any) -> Self:
-        """One of a single vector entry, "state", and actions whose own bounds are [-1, 1]."""
+        """A spec with one vector entry, "state", and action bounds of [-1, 1]."""
         bounds = ((-1.0,) * action_dim, (1.0,) * action_dim)
         return cls({STATE: Entry((observation_dim,))}, *bounds, **others)
 
     @property
     def action_dim(self) -> int:
-        """Dimensions of one action."""
+        """Number of dimensions of one action."""
         return len(self.action_low)
 
     @property
     def chunk_dim(self) -> int:
-        """Numbers in the executed part of a plan."""
+        """Length of a chunk: the executed part of a plan, flattened."""
         return self.execute * self.action_dim
 
     @property
     def executed(self) -> slice:
-        """Which actions of a plan are executed."""
+        """The slice of a plan that is executed."""
         return slice(self.offset, self.offset + self.execute)
 
     @property
     def spare(self) -> int:
-        """How many actions of a plan come after those that are executed."""
+        """Number of actions in a plan after the executed ones."""
         return self.horizon - self.offset - self.execute
 
     @property
     def only_vector(self) -> str | None:
-        """The name of the only entry, where there is but one and it is a vector; else None."""
+        """The name of the only entry if there is just one and it is a vector; otherwise None."""
         if len(self.observation) > 1:
             return None
         ((name, entry),) = self.observation.items()
@@ -175,15 +174,16 @@ class Spec:
         return {name: entry for name, entry in self.observation.items() if entry.kind == "image"}
 
     def of_task(self) -> Spec:
-        """The part that a task has: without history, horizon, execution and offset."""
+        """The spec of the task: `history`, `horizon` and `execute` 1, `offset` 0."""
         return dataclasses.replace(self, history=1, horizon=1, execute=1, offset=0)
 
     # ----------------------------------------------------------------------------------------- comparison
 
     def differences(self, other: Spec) -> list[str]:
-        """What of the two differs, a line each, this one's first: "action dimensions: 4 against 7".
+        """The differences, one line each, this spec's value first: "action dimensions: 4 against 7".
 
-        The floating-point types of vectors are not compared: numbers take the policy's where they meet.
+        The floating-point types of vectors are not compared, because observations are converted to the
+        policy's type.
         """
         return [
             f"{name}: {mine} against {theirs}" for name, mine, theirs in self._pairs(other) if mine != theirs
@@ -203,13 +203,13 @@ class Spec:
             yield name, str(getattr(self, name)), str(getattr(other, name))
 
     def check(self, other: Spec, mine: str, theirs: str, hint: str) -> None:
-        """Refuse two that do not fit together.
+        """Check that two specs fit together.
 
         Args:
-            other: what this one meets. A control rate that either does not know is not compared.
-            mine: what this one is of, e.g. "the policy in runs/base".
-            theirs: what the other is of.
-            hint: what to do, a whole sentence.
+            other: the other spec. Control rates are compared only if both are known.
+            mine: what this spec belongs to, e.g. "the policy in runs/base".
+            theirs: what the other belongs to.
+            hint: a sentence that says what to do.
 
         Raises:
             OtprError: lists every entry that differs, with both sides.
@@ -221,7 +221,7 @@ class Spec:
     # ------------------------------------------------------------------------------------- as JSON, in words
 
     def to_json(self) -> dict[str, Any]:
-        """As a JSON document, which `from_json` reads; an offset of 0 is left out."""
+        """The spec as a JSON document for `from_json`; an offset of 0 is left out."""
         document = json_ready(dataclasses.asdict(self))
         if not self.offset:
             del document["offset"]
@@ -229,10 +229,10 @@ class Spec:
 
     @classmethod
     def from_json(cls, document: Any) -> Self:
-        """From what `to_json` wrote.
+        """The spec from a document of `to_json`.
 
         Raises:
-            ValueError: it is no such document; the message names the field.
+            ValueError: the document is not valid; the message names the field.
         """
         if not isinstance(document, dict):
             raise ValueError(f"the spec is {document!r}")
@@ -252,7 +252,7 @@ class Spec:
             raise ValueError(f"the spec cannot be read: {error}") from error
 
     def lines(self) -> list[str]:
-        """In words, a line each, for people; of a plan nothing where all of it is 1."""
+        """A description for people, one line per item. The plan is left out where all its numbers are 1."""
         rate = "unknown" if self.control_rate is None else f"{self.control_rate:g} Hz"
         entries = [f"observation   {name}: {entry}" for name, entry in self.observation.items()]
         plan = [
@@ -269,12 +269,12 @@ class Spec:
 
 
 def vector_type(*given: Any) -> str:
-    """The type of a vector entry whose numbers were of the given types: float64 where float32 would round."""
+    """The type of a vector entry for numbers of the given types: float64 where float32 would round."""
     return "float64" if np.result_type(np.float32, *given).itemsize > 4 else "float32"
 
 
 def json_ready(value: Any) -> Any:
-    """Tuples as lists, at any depth, as JSON returns them."""
+    """Convert tuples to lists at any depth, as a JSON round trip does."""
     if isinstance(value, Mapping):
         return {name: json_ready(inner) for name, inner in cast(Mapping[str, Any], value).items()}
     if isinstance(value, list | tuple):
@@ -290,5 +290,5 @@ def _bounds(spec: Spec) -> str:
 
 
 def zeros(entries: Mapping[str, Entry], *leading: int) -> dict[str, np.ndarray]:
-    """Observations of zeros, each entry with the leading axes given before its own."""
+    """Observations of zeros; each entry has the given leading axes before its own."""
     return {name: np.zeros((*leading, *entry.shape), entry.dtype) for name, entry in entries.items()}

@@ -1,9 +1,9 @@
-"""What lies on disk: written whole or not at all, checked by SHA-256, and read without running any of it.
+"""Files on disk: written atomically, verified by SHA-256, and read without executing code.
 
-A sealed folder holds its files and `SHA256SUMS`, written last, in the format of `sha256sum`: who wants to
-check a folder by hand says `sha256sum -c SHA256SUMS` in it. Arrays are safetensors (`otpr.trees`), documents
-are JSON. The checksums find damage, not malice; against malice stands that nothing here can run code, and
-that nothing is allocated that is larger than the file it comes from.
+A sealed folder holds its files and `SHA256SUMS`, written last, in the format of `sha256sum`, so that
+`sha256sum -c SHA256SUMS` checks the folder by hand. Arrays are safetensors (`otpr.trees`), documents are
+JSON. The checksums detect damage, not tampering. Files from untrusted sources are safe to read, because none
+of these formats can carry code and no allocation is larger than the file it comes from.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ from otpr.errors import OtprError
 SEAL = "SHA256SUMS"
 
 JSON_LIMIT = 64 * 2**20
-"""Bytes of the largest JSON document that is read; those of otpr have a few thousand."""
+"""The largest JSON document that is read, in bytes; those of otpr have a few thousand."""
 
 _SEAL_LINES = re.compile(rb"(?:[0-9a-f]{64}  \w[\w.-]*\n)+")
-"""What SHA256SUMS holds. A name leads nowhere else: it has no slash and does not begin with a dot."""
+"""The content of SHA256SUMS. A name stays in its folder: it has no slash and does not begin with a dot."""
 
 
 class DamagedFile(OtprError):  # noqa: N818 - it says what the file is
-    """A file is missing, cut, changed, or not what it should be; the message names it and the reason."""
+    """A file is missing, truncated, changed or of the wrong kind; the message names it and the reason."""
 
     def __init__(self, file: Path, reason: Exception | str):
         if isinstance(reason, Exception):
@@ -45,7 +45,7 @@ class DamagedFile(OtprError):  # noqa: N818 - it says what the file is
 
 @contextlib.contextmanager
 def writing(path: str | Path) -> Generator[None]:
-    """Tell in words what the operating system refused while `path` was written.
+    """Turn an `OSError` raised while `path` is written into a message for the user.
 
     Raises:
         OtprError: the block raised an `OSError`: the disk is full, read-only, or the folder is gone.
@@ -60,18 +60,18 @@ def writing(path: str | Path) -> Generator[None]:
 
 
 def check_writable(path: str | Path, option: str, *, folder: bool = False) -> None:
-    """Refuse a place for output, before any work, that could not be written to when the work is done.
+    """Check before any work that an output can be written.
 
-    Folders above it may be missing. Nothing is made that stays.
+    Parent folders may be missing. The check leaves nothing behind.
 
     Args:
         path: the file or folder that will be written.
-        option: by which the user may give another place, e.g. "--out".
-        folder: a folder will be written, not a file.
+        option: the option that sets another path, e.g. "--out", for errors.
+        folder: whether a folder will be written rather than a file.
 
     Raises:
-        OtprError: it is the other of the two, something above it is no folder, or the operating system does
-            not let this user write there.
+        OtprError: a folder is in the place of a file or the reverse, a parent is not a folder, or the user
+            lacks permission to write.
     """
     path = Path(path).absolute()
     advice = f"Give another place with {option}."
@@ -90,18 +90,18 @@ def check_writable(path: str | Path, option: str, *, folder: bool = False) -> No
 
 @contextlib.contextmanager
 def sealed_folder(path: Path, aside: Path | None = None, unsealed: Collection[str] = ()) -> Generator[Path]:
-    """A new folder to write files into; when the block ends, it is sealed and takes the place of `path`.
+    """Give a new folder to write files into; at the end of the block it is sealed and replaces `path`.
 
-    If the block raises, what was at `path` stays.
+    If the block raises, `path` is left unchanged.
 
     Args:
-        path: where the folder goes; its parent exists.
-        aside: where what was at `path` is moved in the instant between; by default into the scratch folder.
-            A process killed in that instant leaves it there.
-        unsealed: names of files that get no checksum, for people, who may change them.
+        path: the folder's final path; its parent must exist.
+        aside: where the former content of `path` is moved during the exchange; by default the scratch folder.
+            A process killed at that moment leaves it there.
+        unsealed: names of files without a checksum, which people may edit.
 
     Raises:
-        OtprError: it cannot be written.
+        OtprError: the folder cannot be written.
     """
     with writing(path), tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as scratch:
         new = Path(scratch) / "new"
@@ -125,10 +125,10 @@ def _seal(folder: Path, unsealed: Collection[str]) -> None:
 
 
 def write_bytes(file: Path, content: bytes) -> None:
-    """Write a file whole or not at all.
+    """Write a file atomically.
 
     Raises:
-        OtprError: it cannot be written; what was there stays.
+        OtprError: the file cannot be written; an existing file is left unchanged.
     """
     part = file.with_name(f".{file.name}.part")
     with writing(file):
@@ -141,17 +141,17 @@ def write_bytes(file: Path, content: bytes) -> None:
 
 
 def write_text(file: Path, text: str) -> None:
-    """Write a text in UTF-8, whole or not at all; errors as in `write_bytes`."""
+    """Write a text in UTF-8 atomically; errors as in `write_bytes`."""
     write_bytes(file, text.encode())
 
 
 def write_json(file: Path, value: Any) -> None:
-    """Write a value as JSON, whole or not at all; errors as in `write_bytes`."""
+    """Write a value as JSON atomically; errors as in `write_bytes`."""
     write_text(file, json.dumps(value, indent=2, allow_nan=False) + "\n")
 
 
 def sync(path: Path) -> None:
-    """Wait until a file, or the names in a folder, would survive a power cut."""
+    """Flush a file, or the entries of a folder, to the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -163,10 +163,10 @@ def sync(path: Path) -> None:
 
 
 def check_seal(folder: Path) -> set[str]:
-    """Compare the files of a sealed folder with their checksums; the names of the files.
+    """Verify the files of a sealed folder against their checksums, and return their names.
 
     Raises:
-        DamagedFile: names the first file that is not as it was written.
+        DamagedFile: a file differs from what was written; the message names the first one.
     """
     seal = _read(folder / SEAL, 2**16)
     if not _SEAL_LINES.fullmatch(seal):
@@ -187,8 +187,8 @@ def read_json(file: Path) -> Any:
     """The value in a JSON file.
 
     Raises:
-        DamagedFile: it is missing, larger than `JSON_LIMIT`, nested beyond Python's limit, or no JSON; NaN
-            and infinities, which are no JSON either, are refused too.
+        DamagedFile: the file is missing, larger than `JSON_LIMIT`, nested beyond Python's limit, or not valid
+            JSON. NaN and infinities are not valid JSON.
     """
     text = _read(file, JSON_LIMIT)
     try:
@@ -213,7 +213,7 @@ def _digest(file: Path) -> str:
 
 
 def _read(file: Path, limit: int) -> bytes:
-    """The bytes of a file; one that is missing or has more than `limit` of them is refused unread."""
+    """The bytes of a file. A missing file, or one with more than `limit` bytes, is refused unread."""
     check_regular(file)
     try:
         with open(file, "rb") as stream:
@@ -225,7 +225,7 @@ def _read(file: Path, limit: int) -> bytes:
 
 
 def check_regular(file: Path) -> None:
-    """Refuse pipes and devices, which would block or never end."""
+    """Refuse pipes and devices, where reading would block or never end."""
     try:
         mode = file.stat().st_mode
     except OSError as error:

@@ -1,7 +1,7 @@
-"""The arrays of a tree and one safetensors file: written, and read back bit for bit.
+"""The arrays of a pytree in one safetensors file, stored bit for bit.
 
-A file holds named arrays. Those of a tree are named by their paths in it (`jax.tree_util.keystr`); the arrays
-of typed PRNG keys are stored as their words. https://github.com/huggingface/safetensors describes the format.
+A file holds named arrays. The arrays of a tree are named by their paths (`jax.tree_util.keystr`); typed PRNG
+keys are stored as their raw key data. https://github.com/huggingface/safetensors describes the format.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ from safetensors.numpy import save
 from otpr.storage import DamagedFile, check_regular
 
 HEADER_LIMIT = 2**20
-"""Bytes of the largest header that is read, enough for 10,000 arrays; parsed, it takes 20 times as many."""
+"""The largest header that is read, in bytes: enough for 10,000 arrays. Parsed, it takes 20 times as much."""
 
 _NAMES = "bool int8 int16 int32 int64 uint8 uint16 uint32 uint64 float16 float32 float64 complex64"
 DTYPES = frozenset(map(np.dtype, [*_NAMES.split(), jnp.bfloat16]))
-"""The types that a file holds."""
+"""The types of arrays that a file may hold."""
 
 _METADATA = "otpr"
-"""The name of otpr's text among a file's texts."""
+"""The key of otpr's metadata in a file."""
 
 Arrays = Mapping[str, NDArray[Any]]
 Tree = TypeVar("Tree")
@@ -45,11 +45,11 @@ def to_bytes(arrays: Arrays, metadata: Mapping[str, Any] | None = None) -> bytes
 
     Args:
         arrays: arrays of any shape and of the types in `DTYPES`, by name.
-        metadata: what else the file says, JSON-able; `read_metadata` returns it.
+        metadata: further JSON-serialisable content, which `read_metadata` returns.
 
     Raises:
-        ValueError: an array is of another type, or is named `__metadata__`, which the format reserves; or
-            their names, shapes and the metadata take more than `HEADER_LIMIT`.
+        ValueError: an array has another type, or the name `__metadata__`, which the format reserves; or
+            names, shapes and metadata together exceed `HEADER_LIMIT`.
     """
     for name, array in arrays.items():
         if array.dtype not in DTYPES:
@@ -59,9 +59,9 @@ def to_bytes(arrays: Arrays, metadata: Mapping[str, Any] | None = None) -> bytes
             )
     if "__metadata__" in arrays:
         raise ValueError("The format reserves the name '__metadata__'. Give the array another name.")
-    # safetensors writes the memory as it lies, whatever the order of the axes in it
+    # safetensors writes the memory as it is, regardless of the order of the axes
     rows = {name: np.asarray(array, order="C") for name, array in arrays.items()}
-    # in one text: of several, safetensors writes now this one first, now that one
+    # in one text, because safetensors writes several texts in no fixed order
     content = save(rows, {_METADATA: json.dumps(metadata, sort_keys=True)} if metadata else None)
     if (length := int.from_bytes(content[:8], "little")) > HEADER_LIMIT:
         raise ValueError(
@@ -71,17 +71,17 @@ def to_bytes(arrays: Arrays, metadata: Mapping[str, Any] | None = None) -> bytes
 
 
 def read_arrays(file: str | os.PathLike[str]) -> dict[str, NDArray[Any]]:
-    """The arrays in a safetensors file, by name. Names are names: none is used as a path.
+    """The arrays in a safetensors file, by name. No name is used as a path.
 
-    The arrays take no more memory than the file has bytes, whatever its header says.
+    The arrays take no more memory than the file's size, whatever its header says.
 
     Raises:
-        DamagedFile: the file is missing, is no safetensors file, or names an array twice.
+        DamagedFile: the file is missing, is not a safetensors file, or names an array twice.
     """
     file = Path(file)
     _check_header(file)
     try:
-        # not mapped into memory, where a disk that fails would end the process
+        # not memory-mapped, because a failing disk would then kill the process
         with safe_open(file, framework="np", backend="pread") as opened:
             arrays: dict[str, NDArray[Any]] = opened.get_tensors()
     # AttributeError: NumPy has no such type
@@ -94,7 +94,7 @@ def read_arrays(file: str | os.PathLike[str]) -> dict[str, NDArray[Any]]:
 
 
 def read_metadata(file: Path) -> dict[str, Any]:
-    """The metadata that `to_bytes` was given; none where the file has none. Errors as in `read_arrays`."""
+    """The metadata given to `to_bytes`; empty where the file has none. Errors as in `read_arrays`."""
     _check_header(file)
     try:
         with safe_open(file, framework="np", backend="pread") as opened:
@@ -108,7 +108,7 @@ def read_metadata(file: Path) -> dict[str, Any]:
 
 
 def _check_header(file: Path) -> None:
-    """Refuse what safetensors itself lets pass: pipes, enormous headers and names that come twice."""
+    """Refuse what safetensors itself accepts: pipes, very large headers and duplicate names."""
     check_regular(file)
     try:
         with open(file, "rb") as stream:
@@ -138,26 +138,27 @@ def leaves_by_path(tree: Any) -> dict[str, Any]:
 
 
 def is_array(leaf: Any) -> bool:
-    """Whether a leaf is stored: an array of JAX or NumPy, a scalar of NumPy, or the shape and type of one."""
+    """Whether a leaf is stored: a JAX or NumPy array, a NumPy scalar, or a `jax.ShapeDtypeStruct`."""
     return isinstance(leaf, jax.Array | np.ndarray | np.generic | jax.ShapeDtypeStruct)
 
 
 def arrays_of(tree: Any) -> dict[str, NDArray[Any]]:
-    """The array leaves of a pytree by path, as they are stored; its other leaves are left out."""
+    """The array leaves of a pytree by path, as they are stored. Other leaves are left out."""
     leaves = leaves_by_path(tree).items()
     return {path: np.asarray(_words(leaf)) for path, leaf in leaves if is_array(leaf)}
 
 
 def fill(like: Tree, arrays: Arrays) -> Tree:
-    """The tree whose `arrays_of` these are.
+    """Fill a tree with arrays; the inverse of `arrays_of`.
 
     Args:
-        like: a tree of the same structure. Its array leaves (`jax.ShapeDtypeStruct` will do) give shapes,
-            types and kind: NumPy stays NumPy, the rest becomes JAX. Its other leaves are kept.
-        arrays: the arrays by path; neither more nor fewer than `like` has.
+        like: a tree of the same structure. Its array leaves (or `jax.ShapeDtypeStruct`) give shapes, types
+            and kind: NumPy leaves stay NumPy, all others become JAX. Its other leaves are kept.
+        arrays: the arrays by path, exactly those that `like` has.
 
     Raises:
-        ValueError: names the first array that is missing, too many, or of another shape or type.
+        ValueError: an array is missing, superfluous, or of another shape or type; the message names the
+            first.
     """
     leaves = leaves_by_path(like)
     due = {path for path, leaf in leaves.items() if is_array(leaf)}
@@ -191,7 +192,7 @@ def _words(leaf: Any) -> Any:
 
 
 def _key_type(leaf: Any) -> str:
-    """The generator, e.g. "threefry2x32", of an array of typed PRNG keys."""
+    """The PRNG implementation, e.g. "threefry2x32", of an array of typed keys."""
     found: list[str] = []
 
     def look(keys: PRNGKeyArray) -> None:

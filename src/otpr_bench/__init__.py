@@ -1,1 +1,1 @@
-"""Many runs: suites of tasks, a queue that runs algorithms on them, and one table of raw results a suite."""
+"""Benchmarks: suites of tasks, a queue that runs algorithms on them, and a table of results per suite."""

@@ -103,13 +103,13 @@ class Bench:
         self._conclude(queue, complete, suite, results)
 
     def _side_by_side(self, ray: Any) -> float:
-        """How many runs the cluster takes at a time."""
+        """The number of parallel runs on the cluster."""
         there = ray.cluster_resources()
         by_cpus = there.get("CPU", 0) / self.cpus_per_run
         return min(by_cpus, there.get("GPU", 0) / self.gpus_per_run) if self.gpus_per_run else by_cpus
 
     def _conclude(self, queue: Queue, complete: bool, suite: BenchSuite, results: Path) -> None:
-        """Say what came of it."""
+        """Print the results."""
         failed = queue.failures()
         print(f"Results: {results}")
         if failed:

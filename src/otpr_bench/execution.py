@@ -1,7 +1,7 @@
-"""What is done on the machine that Ray chose: a base policy is made, or a run is started or continued.
+"""The work on a machine that Ray chose: making a base policy, or starting or continuing a run.
 
-A run happens in the process of the Ray task itself. So what kills the task kills the run, whose next attempt
-goes on from its last checkpoint, and what stops the task stops the run as a signal does.
+A run executes in the process of the Ray task. If the task is killed, so is the run, and the next attempt
+continues from its last checkpoint. If the task is stopped, the run stops as at a signal.
 """
 
 from __future__ import annotations
@@ -29,25 +29,25 @@ from otpr_bench.snapshots import Place
 from otpr_bench.suites import BenchTask, Recipe
 
 LET_GO = 60.0
-"""Seconds that another process may take to let go of a run, such as the run's own of before a kill."""
+"""Seconds that another process, e.g. a killed one, may take to release a run."""
 
 _INTERRUPTED = 130
-"""Exit status of a command that was asked to stop before it had begun."""
+"""Exit status of a command that was stopped before it started."""
 
 Command = Callable[[Sequence[str]], int]
-"""What carries out `otpr`'s arguments, or `base FOLDER TASK RECIPE`, and returns an exit status."""
+"""Executes arguments of `otpr`, or `base FOLDER TASK RECIPE`, and returns an exit status."""
 
 
 class Outcome(NamedTuple):
-    """What came of a run or of making a base: a run's rows; or why there is nothing."""
+    """The result of a run or of making a base: a run's rows, or the reason why there are none."""
 
     rows: Sequence[Row] = ()
-    left: str = ""  # why it is left for another time
+    left: str = ""  # why it was postponed
     failed: str = ""  # why no base was made
 
 
 def found_base(task: BenchTask, place: Place) -> Base | None:
-    """The base of a task, fetched where it is not here; None where there is none that is complete.
+    """The base of a task, fetched if it is not on this machine; None if there is no complete one.
 
     Raises:
         OtprError: see `load_base`.
@@ -75,9 +75,9 @@ def carry_out(job: Job, failed_starts: Sequence[str], place: Place, command: Com
 
     Args:
         job: the run.
-        failed_starts: when it was started in the times that it failed, and is to begin anew.
-        place: where its files are.
-        command: carries out `otpr`.
+        failed_starts: start times of failed attempts; the run then starts again from the beginning.
+        place: the location of its files.
+        command: executes `otpr`.
 
     Raises:
         OtprError: this machine has another version of otpr, or the base is missing.
@@ -97,12 +97,12 @@ def carry_out(job: Job, failed_starts: Sequence[str], place: Place, command: Com
         return Outcome(left="another process works in its directory")
     place.fetch(directory)
     if failed_starts and directory.exists() and started(directory) in (None, *failed_starts):
-        shutil.rmtree(directory)  # otherwise it is a retry that was stopped
+        shutil.rmtree(directory)  # otherwise it is a stopped retry
     why = ""
     if not is_finished(directory):
         directory.parent.mkdir(parents=True, exist_ok=True)
         arguments = [*job.arguments(directory, base)]
-        # said in both cases: a run has no say in how many of the machine's cores are its own
+        # set in both cases: a run must not use more than its share of the machine's cores
         many = place.workers > 1
         arguments += ["--num-workers", str(place.workers)] if many else ["--rollout", "lockstep"]
         arguments += ["--resume"] if directory.exists() else []
@@ -117,14 +117,14 @@ def carry_out(job: Job, failed_starts: Sequence[str], place: Place, command: Com
         except OtprError as error:
             why = str(error).replace(f"{place.folder}/", "")
             outcome = Outcome([failed_row(job, base, directory, why)])
-        # nobody will resume from them, and a whole benchmark would keep tens of gigabytes
+        # they are not needed any more, and those of a whole benchmark take tens of gigabytes
         shutil.rmtree(directory / "checkpoints", ignore_errors=True)
     place.keep(directory)
     return outcome
 
 
 def _is_let_go(directory: Path) -> bool:
-    """Whether no process works in a run directory, or none does after a while."""
+    """Whether a run directory is unused, now or after a wait."""
     until = time.monotonic() + LET_GO
     while (directory / "lock").exists():
         try:
@@ -138,7 +138,7 @@ def _is_let_go(directory: Path) -> bool:
 
 
 def _carried_out(arguments: list[str], directory: Path, place: Place, command: Command) -> str:
-    """Let `otpr` work in a directory; why that failed, empty if it ended well or was stopped."""
+    """Run `otpr` in a directory; returns the reason of a failure, empty for success or a stop."""
     log = place.folder / "logs" / directory.relative_to(place.folder)
     out, errors = log.with_name(f"{log.name}.out"), log.with_name(f"{log.name}.err")
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -154,7 +154,7 @@ def _carried_out(arguments: list[str], directory: Path, place: Place, command: C
 
 @contextlib.contextmanager
 def _written_to(out: Path, errors: Path) -> Generator[None]:
-    """While entered, what this process prints, also outside Python, goes to these files: added, and anew."""
+    """A context that redirects all output of this process, including native code: `out` is appended to."""
     before = os.dup(1), os.dup(2)
     try:
         with (
@@ -173,7 +173,7 @@ def _written_to(out: Path, errors: Path) -> Generator[None]:
 
 
 def otpr_command(arguments: Sequence[str]) -> int:
-    """Carry out `otpr ...`, or `base FOLDER TASK RECIPE` (a recipe as JSON), which makes a base policy."""
+    """Execute `otpr ...`, or `base FOLDER TASK RECIPE` (a recipe as JSON), which makes a base policy."""
     if arguments[0] != "base":
         from otpr.cli import main as cli
 

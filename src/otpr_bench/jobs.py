@@ -1,4 +1,4 @@
-"""What a benchmark runs: methods and seeds as they are typed, and each run of a method on a task."""
+"""The runs of a benchmark: parsing of methods and seeds, and each run of a method on a task."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Variant:
         return ":".join((self.preset, *self.changes))
 
     def __str__(self) -> str:
-        """The variant as it is typed."""
+        """The variant in the form that `parse_variants` reads."""
         return self.algorithm if self.settings == "default" else f"{self.algorithm}:{self.settings}"
 
 
@@ -131,7 +131,7 @@ class Job:
         if self.task.recipe.episode_limit is not None:
             options["episode-limit"] = self.task.recipe.episode_limit
         flags = ["--no-video"]
-        # of an agent that learns nothing, that evaluation is the whole run
+        # for an agent that does not learn, this evaluation is the whole run
         if issubclass(agent_class(self.variant.algorithm), OffPolicyAgent | OnPolicyAgent):
             flags.append("--no-base-evaluation")
         return [*(text for name, value in options.items() for text in (f"--{name}", str(value))), *flags]

@@ -1,4 +1,4 @@
-"""What is done, what is left, and how long it will take, told before anything starts."""
+"""The plan of a benchmark: finished and remaining runs, and the expected duration."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from otpr_bench.bases import Base
 from otpr_bench.jobs import Job
 from otpr_bench.results import Row
 
-START_SECONDS = 20.0  # what a run takes beside its own clock: to import, load, make environments, compile
+START_SECONDS = 20.0  # time of a run outside its own clock: imports, loading, environments, compilation
 
 State = Literal["done", "failed", "started", "to do"]
 

@@ -1,4 +1,4 @@
-"""Lines over an axis, drawn by matplotlib: as pictures for files and, as SVG with its numbers, for pages."""
+"""Line plots by matplotlib: as image files, and as SVG with a table of numbers for pages."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from matplotlib.ticker import EngFormatter, PercentFormatter
 
 from otpr_bench.tables import Table
 
-FEW = 50  # the points of a series of at most so many are marked
+FEW = 50  # a series of at most this many points has markers
 
 
 class Style(NamedTuple):
-    """The look of a line. No two methods share a marker and a colour: colour alone never has to tell."""
+    """The style of a line. No two methods share a marker and a colour."""
 
     colour: str  # "#rrggbb"
     marker: str  # as matplotlib names it
-    dash: tuple[float, ...] = ()  # lengths of strokes and gaps in line widths; empty for a whole line
+    dash: tuple[float, ...] = ()  # lengths of strokes and gaps in line widths; empty for a solid line
     width: float = 1.4  # points
 
 
@@ -46,13 +46,13 @@ _LOOKS = {
 }
 BLUE = Style("#0072B2", "o")
 PALETTE = tuple(dict.fromkeys((BLUE, _LOOKS["dppo"], _LOOKS["fql"], *list(_LOOKS.values())[3:])))
-"""Styles of the series of a chart that are no methods, in this order."""
+"""Styles for the series of a chart that are not methods, in order."""
 
 
 def styles(methods: Sequence[str]) -> dict[str, Style]:
-    """The style of each method: its own where it has one, else one that no other of them has, dashed.
+    """The style of each method: its own if it has one, otherwise a unique dashed one.
 
-    With more methods than looks the last ones repeat.
+    If there are more methods than styles, the last ones repeat.
     """
     dashes = ((6.0, 2.0), (3.0, 3.0), (8.0, 2.0, 2.0, 2.0))
     free = [look._replace(dash=dash) for dash in dashes for look in (*PALETTE[1:], _LOOKS["bc"], BLUE)]
@@ -70,7 +70,7 @@ class Series(NamedTuple):
     style: Style
     low: Sequence[float] = ()  # of the band around it; empty for none
     high: Sequence[float] = ()
-    cells: Sequence[str] = ()  # how its points are written in the table; by default as y
+    cells: Sequence[str] = ()  # the points' texts in the table; by default y
 
 
 class Level(NamedTuple):
@@ -87,7 +87,7 @@ class Plot(NamedTuple):
     x_label: str  # what the horizontal axis counts
     series: Sequence[Series]  # at least one; the first are drawn on top
     note: str = ""  # beside the title
-    share: bool = False  # whether y is a share, drawn in percent over [0, 1] where all of it is in there
+    share: bool = False  # whether y is a share, in percent, over [0, 1] if it fits
     levels: Sequence[Level] = ()  # lines to compare with
 
     def numbers(self) -> Table:
@@ -117,15 +117,15 @@ def chart(plot: Plot, identity: str) -> Chart:
 
 
 def figure_of(plots: Sequence[Plot], *, titles: bool = False) -> Figure:
-    """A panel for each plot, at most three in a row, and below them the key to all series.
+    """A figure with a panel for each plot, at most three in a row, and a legend of all series below.
 
     Args:
-        plots: at least one. A key is left out where the only series is named like its plot.
-        titles: whether to write titles, and above them the note of the first plot. A page has its own.
+        plots: at least one. There is no legend if the only series has its plot's name.
+        titles: whether to add titles, and the note of the first plot above them; a page has its own.
     """
     columns = min(3, len(plots))
     rows = math.ceil(len(plots) / columns)
-    # pyplot would keep the figure in a global list, and might open a window
+    # pyplot would keep the figure in a global list and might open a window
     figure = Figure(figsize=(4.8 * columns, 3.2 * rows), dpi=150, layout="constrained")
     panels = figure.subplots(rows, columns, squeeze=False).flat
     for panel, plot in zip(panels, plots, strict=False):
@@ -151,17 +151,17 @@ def svg(figure: Figure, identity: str) -> Markup:
     """A figure as an SVG element for a page, the same bytes for the same figure.
 
     Args:
-        figure: it is changed.
-        identity: a text that no other picture of the page has; the ids within the SVG are made of it.
+        figure: the figure, which is modified.
+        identity: a text that is unique on the page; the ids in the SVG are derived from it.
     """
     for text in figure.findobj(Text):
-        text.set_parse_math(False)  # a name may hold dollars
+        text.set_parse_math(False)  # a name may contain dollar signs
     stream = io.StringIO()
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": identity}):
         nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
         figure.savefig(stream, format="svg", transparent=True, metadata=nothing)
     _, start, rest = stream.getvalue().partition("<svg ")
-    # groups are named alike in every figure, and nothing refers to them
+    # group ids are the same in every figure, and nothing refers to them
     return Markup(start + re.sub('<g id="[^"]*"', "<g", rest))
 
 
@@ -171,11 +171,11 @@ def _draw(axes: Axes, plot: Plot) -> None:
         if len(one.x) > FEW:
             line.set_marker("")
         axes.add_line(line)
-        line.set_clip_on(False)  # a marker on an axis is seen whole
-        if len(one.low) == 1:  # a band of no width would not be seen
+        line.set_clip_on(False)  # markers on an axis stay complete
+        if len(one.low) == 1:  # a band without width would be invisible
             axes.vlines(one.x, one.low, one.high, color=one.style.colour, alpha=0.5, linewidth=4)
         elif one.low:
-            # many bands would hide each other: the thicker line has the darker one
+            # many bands would hide each other: thicker lines have darker bands
             alpha = 0.07 * one.style.width
             axes.fill_between(one.x, one.low, one.high, color=one.style.colour, alpha=alpha, linewidth=0)
     axes.autoscale_view()

@@ -1,7 +1,7 @@
-"""The runs of a benchmark as tasks of Ray, which places them, and tries again those whose machine dies.
+"""The runs of a benchmark as Ray tasks. Ray places them and retries those whose machine dies.
 
-The only state is in the run directories and the results file. What a queue does next follows from these,
-whether the last queue completed, was stopped or was killed.
+All state is in the run directories and the results file, so that a queue can continue no matter whether the
+previous one completed, was stopped or was killed.
 """
 
 from __future__ import annotations
@@ -28,33 +28,33 @@ from otpr_bench.snapshots import Place
 from otpr_bench.suites import BenchTask
 
 ATTEMPTS = 2
-"""How often a run is begun again whose process or machine died, without having come any further."""
+"""Number of restarts without progress of a run whose process or machine died."""
 
-_LOOK = 0.2  # seconds between two looks at whether to stop
-_say = functools.partial(print, flush=True)  # people follow the log while the queue works
+_LOOK = 0.2  # seconds between two checks for a stop
+_say = functools.partial(print, flush=True)  # flushed, because users follow the log
 
 
 class Queue:
-    """The runs of one benchmark; `run` does those that are left.
+    """The runs of one benchmark; `run` executes the remaining ones.
 
     Args:
         jobs: the runs, in order.
         folder: where bases, run directories and logs go; created if missing.
         results: the Parquet file that gets the rows of each run as it ends.
         storage: see `Place`; None: all machines share `folder`.
-        cpus, gpus: what a run takes of a machine.
-        budget: seconds after which the running ones are stopped, as by a signal.
-        retry_failed: whether runs that failed begin anew.
-        grace: seconds after which a run that was asked to stop and is still going on is ended.
-        command: carries out `otpr`; another one in tests.
-        fresh: whether each run has a process of its own; tests do without.
+        cpus, gpus: resources of a run.
+        budget: seconds after which running runs are stopped, as by a signal.
+        retry_failed: whether failed runs start again.
+        grace: seconds after which a run that does not stop is ended.
+        command: executes `otpr`; replaced in tests.
+        fresh: whether each run has its own process; False in tests.
 
     Raises:
         OtprError: a base changed or was made by another recipe, or the results cannot be read.
     """
 
     side_by_side = 1
-    """Runs at a time, for the forecast."""
+    """Number of parallel runs, for the forecast."""
 
     def __init__(
         self,
@@ -85,25 +85,25 @@ class Queue:
         self._stop = StopRequest()
 
     def _placed(self) -> Iterator[tuple[Job, Base, Path]]:
-        """The runs whose base is there, each with it and with its directory."""
+        """The runs with an existing base, each with its base and directory."""
         for job in self._jobs:
             if (base := self._bases.get(job.task.id)) is not None:
                 yield job, base, job.directory(self._place.folder, base)
 
     def failures(self) -> list[Row]:
-        """The rows of those of the runs that failed."""
+        """The rows of failed runs."""
         keys = {job.key(base) for job, base, _ in self._placed()}
         return [row for row in self._rows if row.status == "failed" and row.run in keys]
 
     def finished(self) -> list[tuple[Job, Base, Path]]:
-        """The runs that were completed, each with its base and its directory, which is here now."""
+        """The completed runs, each with its base and its directory, which is fetched if necessary."""
         for _, _, directory in self._placed():
             if not directory.exists():
                 self._place.fetch(directory)
         return [each for each in self._placed() if is_finished(each[2])]
 
     def plan(self) -> Plan:
-        """The present state of the runs, as far as it is known here. Nothing is changed."""
+        """The current state of the runs, as far as it is known on this machine, without side effects."""
         states: dict[Job, State] = dict.fromkeys(self._jobs, "to do")
         steps: dict[Job, int] = {}
         for job, base, directory in self._placed():
@@ -116,7 +116,7 @@ class Queue:
         return Plan(states, steps, self._bases, durations(self._rows, self._machine), self.side_by_side)
 
     def run(self, ray: Any) -> bool:
-        """Make the bases that are missing, do the runs that are left, and print a line as each of them ends.
+        """Make missing bases, execute the remaining runs, and print a line at the end of each.
 
         Args:
             ray: the module, connected to a cluster.
@@ -161,7 +161,7 @@ class Queue:
             )
 
     def _take_base(self, task: BenchTask, came: Came, tasks: _Tasks) -> None:
-        """Take in what came of making a base, and begin the runs that waited for it."""
+        """Handle the result of making a base, and start the runs that wait for it."""
         why = came.why if isinstance(came, Failure) else came.failed
         base = None if why else found_base(task, self._place)
         if why:
@@ -179,7 +179,7 @@ class Queue:
                     self._submit(job, tasks)
 
     def _take_run(self, run: _Started, came: Came, tasks: _Tasks) -> None:
-        """Record what came of a run; nothing if it is left for another time."""
+        """Record the result of a run, unless it was postponed."""
         job, base = run.job, self._bases[run.job.task.id]
         directory = job.directory(self._place.folder, base)
         if isinstance(came, Failure) and not (came.died and self._is_over()):
@@ -199,7 +199,7 @@ class Queue:
         return self._stop.requested or time.monotonic() >= self._end
 
     def _recorded(self, job: Job, base: Base) -> State | None:
-        """What the results say of a run, which is "to do" if it failed and begins anew; None if nothing."""
+        """The recorded state of a run, "to do" if it failed and starts again; None if there is none."""
         key = job.key(base)
         return (
             "to do" if key in self._to_retry else next((r.status for r in self._rows if r.run == key), None)
@@ -219,7 +219,7 @@ class Queue:
 
 
 def _options(cpus: float, gpus: float, fresh: bool) -> dict[str, Any]:
-    """How Ray is to run a task."""
+    """Ray's options for a task."""
     threads = max(1, math.floor(cpus))
     flags = [os.environ.get("XLA_FLAGS", ""), f"intra_op_parallelism_threads={threads}"]
     flags += ["--xla_cpu_multi_thread_eigen=false"] if threads == 1 else []
@@ -231,7 +231,7 @@ def _options(cpus: float, gpus: float, fresh: bool) -> dict[str, Any]:
     }
     if not gpus:
         env["JAX_PLATFORMS"] = "cpu"
-    elif gpus < 1:  # several share one, of which JAX would take three quarters each
+    elif gpus < 1:  # several share one, and JAX would allocate three quarters of it each
         env["XLA_PYTHON_CLIENT_MEM_FRACTION"] = f"{0.9 * gpus:.3f}"
     return {
         "num_cpus": cpus,
@@ -243,7 +243,7 @@ def _options(cpus: float, gpus: float, fresh: bool) -> dict[str, Any]:
 
 
 class _Started(NamedTuple):
-    """A run whose task was submitted, and how far it had come before."""
+    """A run whose task was submitted, and its earlier progress."""
 
     job: Job
     steps: int
@@ -253,30 +253,30 @@ class Failure(NamedTuple):
     """Why a task returned nothing."""
 
     why: str
-    died: bool  # with its process or machine, rather than by an error
+    died: bool  # whether its process or machine died
 
 
 Came = Outcome | Failure
-"""What came of a task."""
+"""The result of a task."""
 
 _STOPPED = Outcome(left="stopped")
 
 
 class _Tasks:
-    """Tasks of Ray under way, each for an item."""
+    """Pending Ray tasks, each for an item."""
 
     def __init__(self, ray: Any, options: dict[str, Any]):
         self._ray, self._options = ray, options
         self._items: dict[Any, Any] = {}
 
     def submit(self, item: Any, work: Callable[..., Outcome], *arguments: Any) -> None:
-        """Have a task carried out."""
+        """Submit a task."""
         self._items[self._ray.remote(**self._options)(work).remote(*arguments)] = item
 
     def ended(self, is_over: Callable[[], bool], grace: float) -> Iterator[tuple[Any, Came]]:
-        """The items of tasks that end, also of those that are submitted meanwhile, with what came of them.
+        """Yield the items of tasks as they end, including tasks submitted meanwhile, with their results.
 
-        Those that are left when it is over are asked to stop, and ended if they have not after the grace.
+        When `is_over` is true, the remaining tasks are asked to stop, and are ended after the grace period.
         """
         asked = math.inf
         while self._items:
@@ -297,14 +297,14 @@ class _Tasks:
         except errors.TaskCancelledError:
             return _STOPPED
         except errors.RayTaskError as error:
-            # not all that Ray says, folders and addresses among it: results are kept in the repository
+            # without folders and addresses from Ray's message, because results are kept in the repository
             return Failure(f"{type(error.cause).__name__}: {error.cause}", died=False)
         except errors.RayError as error:
             why = f"the process or its machine died {ATTEMPTS + 1} times ({type(error).__name__})"
             return Failure(why, died=True)
 
     def end(self) -> list[Any]:
-        """End those that are left, which go on from their last checkpoints another time; their items."""
+        """End the remaining tasks, which can continue from their last checkpoints, and return their items."""
         for reference in self._items:
             self._ray.cancel(reference, force=True)
         items = list(self._items.values())

@@ -1,4 +1,4 @@
-"""From the directory of a run to its rows in the results."""
+"""The rows of results from a run's directory."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def done_rows(job: Job, base: Base, run_dir: Path) -> list[Row]:
     The first row holds the success of the base policy, which such a run does not measure again.
 
     Raises:
-        OtprError: the directory is not as a run leaves it.
+        OtprError: the directory is not that of a completed run.
     """
     summary = read_json(run_dir / "summary.json")
     try:
@@ -69,7 +69,7 @@ def done_rows(job: Job, base: Base, run_dir: Path) -> list[Row]:
 
 
 UNKNOWN = "unknown"
-"""The machine of a run whose process died with all that it knew."""
+"""Stands for the machine of a run whose process died without reporting it."""
 
 
 def failed_row(job: Job, base: Base, run_dir: Path, error: str, on: str | None = None) -> Row:

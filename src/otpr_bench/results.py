@@ -57,7 +57,7 @@ class Row:
     execute: int | None  # how many actions of a plan were executed; None if it failed or in schemas 1 and 2
 
     def __post_init__(self) -> None:
-        """Refuse values that no run can produce.
+        """Check that a run can produce the values.
 
         Raises:
             ValueError: a field is out of range; the message names it.

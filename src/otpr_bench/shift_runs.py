@@ -23,7 +23,7 @@ def measure_experts(tasks: Iterable[BenchTask], levels: Sequence[int], path: Pat
 
 
 def measure_runs(runs: Sequence[tuple[Job, Base, Path]], levels: Sequence[int], path: Path) -> None:
-    """Measure the experts of the runs' tasks and the policies that the runs have left, chosen and not.
+    """Measure the experts of the runs' tasks, and the runs' policies with and without a choice.
 
     Each policy has as many episodes as the last evaluation of its run; the experts come first.
     """

@@ -1,4 +1,4 @@
-"""Success under shifts as tables: what experts keep, and what policies keep where the task stays solvable."""
+"""Tables of success under shifts: of experts, and of policies where the task stays solvable."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ class Kept(NamedTuple):
     success: float  # mean over shifts and seeds
     retention: float  # mean over shifts of shifted success over nominal success, seeds together
     interval: Interval  # 95%, of the retention: bootstrap over seeds, and over pairs of episodes within each
-    worst: str  # the shift under which least is kept
+    worst: str  # the shift with the lowest retention
     worst_retention: float
     shifts: int
 
 
 def expert_table(rows: Sequence[ShiftRow]) -> Table:
-    """Success of the scripted experts; those under which too little is left are marked."""
+    """Success of the scripted experts, with marks on shifts that do not count as solvable."""
     experts = {(row.task, row.shift, row.level): row for row in rows if row.algorithm == EXPERT}
     tasks = sorted({task for task, _, _ in experts})
     left = solvable(rows)
@@ -52,7 +52,7 @@ def expert_table(rows: Sequence[ShiftRow]) -> Table:
 
 
 def kept(rows: Iterable[ShiftRow], left: set[tuple[str, str, int]], level: int) -> Kept | None:
-    """What a policy keeps on one task, of the rows of all its seeds; None where nothing is to be measured."""
+    """Retention of a policy on one task over all its seeds; None if no shift counts."""
     mine = list(rows)
     nominal = {row.seed: row for row in mine if not row.shift}
     by_shift: dict[str, list[tuple[ShiftRow, ShiftRow]]] = {}
@@ -101,7 +101,7 @@ def _drawn(found: Sequence[_Pair], rng: np.random.Generator) -> list[_Pair]:
 
 
 def policy_table(rows: Sequence[ShiftRow], task: str, level: int) -> Table:
-    """What each policy keeps on a task at a level."""
+    """Retention of each policy on a task at a level."""
     left = solvable(rows)
     groups: dict[tuple[str, str, str], list[ShiftRow]] = {}
     for row in rows:

@@ -1,8 +1,8 @@
-"""Success under distribution shifts: of experts, of base policies and of what runs have learnt.
+"""Success under distribution shifts: of experts, of base policies and of fine-tuned policies.
 
-Every episode is paired with its nominal twin, which begins alike. A shift at a level counts as solvable on a
-task where the scripted expert keeps four fifths of its nominal success; others are measured and left out of
-means. docs/shifts.md defines the shifts, docs/results.md has what came out.
+Every episode is paired with an unshifted one with the same start. A shift at a level counts as solvable on a
+task if the scripted expert retains four fifths of its nominal success; other shifts are measured but left out
+of means. docs/shifts.md defines the shifts, docs/results.md has the results.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ from otpr_bench.results import load_pyarrow
 
 EXPERT = "expert"
 SOLVABLE = 0.8
-"""Share of the expert's nominal success that it has to keep for a shift to count."""
+"""Share of nominal success that the expert must retain for a shift to count."""
 
 
 @dataclasses.dataclass(frozen=True)
 class ShiftRow:
-    """One cell: a policy on a task under a shift at a level; level 0 and no shift: the task as it is."""
+    """One cell: a policy on a task under a shift at a level. Level 0 without a shift is the nominal task."""
 
     task: str
     algorithm: str  # "expert" and "bc" (the base policy) among them
@@ -41,19 +41,19 @@ class ShiftRow:
     level: int
     episodes: int
     success: float  # share of the episodes that succeeded
-    nominal_success: float  # of their twins
+    nominal_success: float  # of the paired unshifted episodes
     outcomes: str  # "1" for each episode that succeeded, "0" for others, in the order of the conditions
 
     @property
     def cell(self) -> tuple[str, str, str, int, str, str, int, int]:
-        """What the row is of."""
+        """The identity of the row's cell."""
         who = (self.task, self.algorithm, self.preset, self.seed, self.policy)
         return (*who, self.shift, self.level, self.episodes)
 
 
 @dataclasses.dataclass(frozen=True)
 class Subject:
-    """Who is measured: `run` gives the outcomes of so many episodes of a task as it is set up."""
+    """A measured policy or expert; `run` returns the outcomes of a number of episodes of a setup."""
 
     task: str
     algorithm: str
@@ -82,7 +82,7 @@ def expert_outcomes(setup: Setup, episodes: int) -> list[bool]:
 
 
 def policy_outcomes(policy: Policy) -> Callable[[Setup, int], Sequence[bool]]:
-    """The same of a policy."""
+    """A function that returns the outcomes of a policy's episodes."""
 
     def run(setup: Setup, episodes: int) -> Sequence[bool]:
         execute, history = policy.spec.execute, policy.spec.history
@@ -93,7 +93,7 @@ def policy_outcomes(policy: Policy) -> Callable[[Setup, int], Sequence[bool]]:
 
 
 def cells(names: Iterable[str] = SHIFTS, levels: Iterable[int] = LEVELS) -> list[Shift]:
-    """The shifts to measure, those of images left out."""
+    """The shifts to measure, without those of images."""
     return [Shift(name, level) for name in names if not SHIFTS[name].images for level in levels]
 
 
@@ -104,14 +104,14 @@ def measure(
     path: Path,
     say: Callable[[str], None],
 ) -> None:
-    """Measure what the file lacks; each cell is written as it is finished, so that a stop loses one.
+    """Measure the missing cells. Each is written when it is finished, so that a stop loses at most one.
 
     Args:
-        subjects: who.
-        shifts: under what; one that a task cannot have is told and left out.
-        episodes: of each cell, >= 1.
+        subjects: the measured policies and experts.
+        shifts: the shifts; one that a task does not support is reported and left out.
+        episodes: number of episodes in each cell, >= 1.
         path: the Parquet file.
-        say: told of each cell.
+        say: called with a message for each cell.
     """
     done = {row.cell: row for row in read_shift_rows(path)} if path.exists() else {}
     for subject in subjects:
@@ -156,7 +156,7 @@ def _row(subject: Subject, shift: Shift | None, episodes: int, outcomes: str, no
 
 
 def solvable(rows: Iterable[ShiftRow]) -> set[tuple[str, str, int]]:
-    """(task, shift, level) where the expert keeps enough of its nominal success."""
+    """The (task, shift, level) that count as solvable by the expert's success."""
     return {
         (row.task, row.shift, row.level)
         for row in rows
@@ -165,10 +165,10 @@ def solvable(rows: Iterable[ShiftRow]) -> set[tuple[str, str, int]]:
 
 
 def read_shift_rows(path: Path) -> list[ShiftRow]:
-    """The rows of a file.
+    """Read the rows of a file.
 
     Raises:
-        OtprError: it is missing, or no such file.
+        OtprError: the file is missing or not valid.
     """
     pa, pq = load_pyarrow()
     if not path.is_file():
@@ -180,7 +180,7 @@ def read_shift_rows(path: Path) -> list[ShiftRow]:
 
 
 def add_shift_rows(path: Path, rows: Sequence[ShiftRow]) -> None:
-    """Add rows to a file, which is made where it is missing, in place of those of the same cells."""
+    """Add rows to a file, which is created if missing, replacing rows of the same cells."""
     pa, pq = load_pyarrow()
     new = {row.cell for row in rows}
     kept = [row for row in read_shift_rows(path) if row.cell not in new] if path.exists() else []

@@ -1,8 +1,8 @@
-"""Where a benchmark's files are, for machines that share a folder and for machines that share a storage only.
+"""The location of a benchmark's files, for machines that share a folder or only a storage.
 
-A storage has one archive a folder, whole or not at all: a ZIP file without compression, written under another
-name and moved. A run may be continued from what is in it: the checkpoints are listed first, and all that they
-count was there by then.
+A storage has one archive for each folder, an uncompressed ZIP file that is written atomically under another
+name and moved. A run can be continued from it, because the checkpoints are listed first, when all files that
+they refer to exist.
 """
 
 from __future__ import annotations
@@ -24,19 +24,19 @@ from otpr.training import checkpoints
 from otpr_bench.jobs import plain_name
 
 EVERY = 10.0
-"""Seconds between two looks for a new checkpoint to bring to the storage."""
+"""Seconds between two checks for a new checkpoint to upload."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Place:
-    """The folder of a benchmark, and the storage that folders below it are fetched from and brought to.
+    """The folder of a benchmark, and the storage for downloads and uploads of its subfolders.
 
     Attributes:
-        folder: that of bases, runs and logs, the same on every machine; shared by all where there is no
+        folder: the folder of bases, runs and logs, with the same path on every machine; shared if there is no
             storage.
         storage: a folder, or a URI that pyarrow opens (`s3://BUCKET/PATH`, `gs://`, `hdfs://`); None: there
-            is nothing to fetch from and to bring to.
-        workers: that run the episodes of a run.
+            is no storage.
+        workers: number of workers that run the episodes of a run.
     """
 
     folder: Path
@@ -44,15 +44,15 @@ class Place:
     workers: int = 1
 
     def base(self, task_id: str) -> Path:
-        """Where the base policy of a task lies."""
+        """The folder of a task's base policy."""
         return self.folder / "bases" / plain_name(task_id)
 
     @contextlib.contextmanager
     def _opened(self, folder: Path) -> Generator[tuple[Any, str]]:
-        """While entered, the storage's file system, and where in it the archive of a folder is.
+        """A context with the storage's file system and the path of a folder's archive in it.
 
         Raises:
-            OtprError: pyarrow cannot open it, or something goes wrong with it meanwhile.
+            OtprError: pyarrow cannot open the storage, or an operation on it fails.
         """
         from pyarrow import ArrowException, fs
 
@@ -62,7 +62,7 @@ class Place:
             opened, root = fs.FileSystem.from_uri(uri)
             yield opened, f"{root.rstrip('/')}/{folder.relative_to(self.folder).as_posix()}.zip"
         except (ArrowException, OSError, ValueError) as error:
-            # without passwords, which a URI may have in it: results are kept in the repository
+            # without passwords, which a URI may contain, because results are kept in the repository
             shown = re.sub("//[^/]*@", "//", self.storage).partition("?")[0]
             why = str(error).replace(uri, shown)
             raise OtprError(
@@ -71,7 +71,7 @@ class Place:
             ) from error
 
     def fetch(self, folder: Path) -> bool:
-        """Make a folder as its archive has it, in the place of what is here; whether there is an archive."""
+        """Replace a folder by the content of its archive; returns whether there is an archive."""
         if self.storage is None:
             return False
         from pyarrow.fs import FileType
@@ -92,7 +92,7 @@ class Place:
         return True
 
     def keep(self, folder: Path) -> None:
-        """Bring a folder to the storage, in the place of what was there; nothing where it does not exist."""
+        """Upload a folder to the storage, replacing its archive; does nothing for a missing folder."""
         if self.storage is None or not folder.exists():
             return
         with tempfile.TemporaryFile() as archive:
@@ -106,7 +106,7 @@ class Place:
 
     @contextlib.contextmanager
     def keeping(self, folder: Path) -> Generator[None]:
-        """While entered, bring a run's directory to the storage after each of its checkpoints."""
+        """A context that uploads a run's directory after each of its checkpoints."""
         if self.storage is None:
             yield
             return
@@ -120,7 +120,7 @@ class Place:
                         self.keep(folder)
                         kept = newest
                     except FileNotFoundError:
-                        pass  # a checkpoint was just being replaced: the next look finds what took its place
+                        pass  # a checkpoint was being replaced; the next check finds the new one
                     except OtprError as error:
                         print(f"otpr: {error} It is tried again.", file=sys.stderr)
 
@@ -134,8 +134,8 @@ class Place:
 
 
 def _pack(folder: Path, target: Any) -> None:
-    """Write the files of a folder to an archive, but for hidden ones and the lock."""
-    # its checkpoints are listed first: what they count was there before them
+    """Write the files of a folder to an archive, except hidden ones and the lock."""
+    # checkpoints are listed first: the files that they refer to exist before them
     parts = sorted(folder.iterdir(), key=lambda part: part.name != "checkpoints")
     files = [file for part in parts for file in ([part] if part.is_file() else sorted(part.rglob("*")))]
     with zipfile.ZipFile(target, "w", zipfile.ZIP_STORED) as archive:

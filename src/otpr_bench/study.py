@@ -60,7 +60,7 @@ class Study:
 
     @property
     def labels(self) -> dict[str, str]:
-        """A shorter name of each method for figures and sentences: "otpr epsilon=0.1".
+        """A short name of each method for figures and sentences: "otpr epsilon=0.1".
 
         Of more than two changed fields the first and the last are shown, unless methods would share a label.
         """

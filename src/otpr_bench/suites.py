@@ -31,7 +31,7 @@ class Recipe:
     episode_limit: int | None = None
 
     def __post_init__(self) -> None:
-        """Refuse numbers that make no policy."""
+        """Check the numbers."""
         check_at_least(1, self, "demonstrations", "chunk_length", "updates", "base_episodes")
         check_at_least(0, self, "noise", "recipe_seed")
         if self.episode_limit is not None:
@@ -54,7 +54,7 @@ class Budget:
     num_envs: int = 8
 
     def __post_init__(self) -> None:
-        """Refuse numbers that make no run."""
+        """Check the numbers."""
         check_at_least(1, self, "env_steps", "eval_episodes", "final_eval_episodes", "num_envs")
         if self.eval_every is not None:
             check_at_least(1, self, "eval_every")

@@ -1,7 +1,7 @@
-"""The algorithms, a module or a package each; what lies here, but for `parts`, is an algorithm by being here.
+"""The algorithms, each a module or a package. Everything in this package except `parts` is an algorithm.
 
-Each has `AGENT`, a subclass of `otpr.agents.parts.agent.Agent`, and `PRESETS`, its settings by name, of which
-"default" is one.
+Each defines `AGENT`, a subclass of `otpr.agents.parts.agent.Agent`, and `PRESETS`, named settings that
+include "default".
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def algorithm_names() -> tuple[str, ...]:
 
 
 def preset_names(algorithm: str) -> tuple[str, ...]:
-    """The names of an algorithm's settings, as in `agent_config`."""
+    """The names of an algorithm's presets, for `agent_config`."""
     return tuple(_presets(algorithm))
 
 
@@ -33,22 +33,22 @@ def agent_class(algorithm: str) -> type[Agent]:
     """The class of an algorithm.
 
     Raises:
-        OtprError: there is no such algorithm; the message has the nearest name.
+        OtprError: there is no such algorithm; the message suggests the nearest name.
     """
     return cast("type[Agent]", _module(algorithm).AGENT)
 
 
 def agent_config(algorithm: str, preset: str = "default", changes: Sequence[str] = ()) -> AgentConfig:
-    """The settings of a preset, with single fields changed.
+    """The settings of a preset, with individual fields changed.
 
     Args:
-        algorithm: its name.
+        algorithm: the algorithm's name.
         preset: a name in its `PRESETS`.
         changes: strings "field=value".
 
     Raises:
-        OtprError: algorithm, preset or a field is unknown (the message has the nearest name), or a value does
-            not fit its field.
+        OtprError: the algorithm, the preset or a field is unknown (the message suggests the nearest name), or
+            a value does not fit its field.
     """
     from otpr.agents.parts.settings import changed
 
@@ -59,11 +59,11 @@ def agent_config(algorithm: str, preset: str = "default", changes: Sequence[str]
 
 
 def check_only_chooses(algorithm: str) -> None:
-    """Refuse an algorithm that cannot work with a policy that only answers.
+    """Check that an algorithm works with an external policy (`otpr.policies.asked`).
 
     Raises:
-        OtprError: it trains the policy, or samples it in states that no decision was made in; the message has
-            those that can.
+        OtprError: the algorithm trains the policy, or samples it in states other than those of decisions; the
+            message lists the suitable algorithms.
     """
     if not agent_config(algorithm).only_chooses:
         can = [name for name in algorithm_names() if agent_config(name).only_chooses]

@@ -1,4 +1,4 @@
-"""Imitation alone: the pre-trained policy as it is, what every other algorithm is measured against."""
+"""Behaviour cloning: the unchanged pre-trained policy, the baseline of all other algorithms."""
 
 from __future__ import annotations
 
@@ -15,25 +15,25 @@ from otpr.policies.policy import Policy
 
 @dataclasses.dataclass(frozen=True)
 class BCConfig(AgentConfig):
-    """Nothing is learnt, so nothing can be set; the fields that every algorithm has do nothing here."""
+    """Nothing is learnt, so there are no settings; the fields that all algorithms share have no effect."""
 
     algorithm: ClassVar[str] = "bc"
     only_chooses: ClassVar[bool] = True
 
 
 class BC(Agent):
-    """Behaviour cloning: its learning is `otpr pretrain`."""
+    """Behaviour cloning. `otpr pretrain` does all its learning."""
 
     policy: Policy
     config: BCConfig = eqx.field(static=True)
 
     @classmethod
     def create(cls, base: Policy, experience: Experience, config: BCConfig, key: PRNGKeyArray) -> Self:
-        """See `Agent.create`; every kind of policy will do."""
+        """See `Agent.create`. Any kind of policy is accepted."""
         return cls(policy=base, config=config)
 
     def deployed(self) -> Policy:
-        """The pre-trained policy, its chooser included if it has one."""
+        """The pre-trained policy, including its chooser if it has one."""
         return self.policy
 
 

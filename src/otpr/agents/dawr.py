@@ -1,9 +1,9 @@
 """DAWR: advantage-weighted regression with a diffusion policy.
 
 Source: Peng, Kumar, Zhang, Levine, "Advantage-weighted regression: Simple and scalable off-policy
-reinforcement learning", arXiv 1910.00177, with score matching in place of the likelihood, as Ren et al.
-(DPPO, arXiv 2409.00588) compare with it. docs/algorithms/dawr.md lists what differs here, and says what
-TD(lambda) means.
+reinforcement learning", arXiv 1910.00177, with score matching in place of the likelihood, as in the
+comparison of Ren et al. (DPPO, arXiv 2409.00588). docs/algorithms/dawr.md lists the differences and explains
+TD(lambda).
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from otpr.policies.policy import Policy
 
 @dataclasses.dataclass(frozen=True)
 class DAWRConfig(ActorConfig):
-    """Settings of the algorithm; `PRESETS` names some."""
+    """Settings of the algorithm; `PRESETS` has named ones."""
 
     algorithm: ClassVar[str] = "dawr"
 
@@ -53,14 +53,14 @@ PRESETS: dict[str, DAWRConfig] = {"default": DAWRConfig()}
 
 
 class Paths(NamedTuple):
-    """What one update learns from: n transitions, and the chunks that followed each in its episode."""
+    """The batch of one update: n transitions, and the chunks that followed each in its episode."""
 
-    data: Transitions  # (n * lookahead) of them: for each of n the transition, then those after it
-    follows: Bool[Array, "n l-1"]  # whether each but the first goes on in the episode of the one before it
+    data: Transitions  # (n * lookahead): for each of n, the transition and its successors
+    follows: Bool[Array, "n l-1"]  # whether each successor continues its predecessor's episode
 
 
 class DAWR(OffPolicyAgent):
-    """The agent, one immutable pytree."""
+    """The agent, an immutable pytree."""
 
     actor: Actor
     trained_value: Trained  # V of a state, an `eqx.nn.MLP`
@@ -83,11 +83,11 @@ class DAWR(OffPolicyAgent):
         return self.trained_value.model
 
     def deployed(self) -> Policy:
-        """One sample: the advantages have gone into the score."""
+        """A single sample, because the advantages already shape the score."""
         return self.actor.policy
 
     def draw(self, experience: Experience, key: PRNGKeyArray) -> Paths:
-        """Demonstrated and replayed transitions, each with what followed it in its episode."""
+        """Demonstrated and replayed transitions, each with its successors in the episode."""
         c, n, store = self.config, self.config.batch_size, experience.store
         demonstration_key, replay_key = jax.random.split(key)
         theirs = experience.demonstrations.draw(demonstration_key, n)
@@ -100,7 +100,7 @@ class DAWR(OffPolicyAgent):
         return Paths(data, path[:, 1:] < last)
 
     def states_at(self, batch: Paths) -> Int[Array, " n"]:
-        """See `OffPolicyAgent.states_at`: the first of each path."""
+        """See `OffPolicyAgent.states_at`; the first state of each path."""
         rows = batch.data.row
         assert rows is not None, "they were drawn from a store"
         return rows[:: self.config.lookahead]
@@ -111,7 +111,7 @@ class DAWR(OffPolicyAgent):
         return batch._replace(data=batch.data._replace(state=state))
 
     def update(self, batch: Paths, update_policy: bool = True) -> tuple[Self, Metrics]:
-        """One gradient step of V, and (unless warming up) of the score network by V's errors before it."""
+        """One gradient step of V and, unless warming up, of the score network with V's previous errors."""
         c = self.config
         key, noise_key = jax.random.split(self.key)
         first = jax.tree.map(operator.itemgetter(slice(None, None, c.lookahead)), batch.data)
@@ -146,10 +146,10 @@ class DAWR(OffPolicyAgent):
         return dataclasses.replace(agent, actor=actor), metrics | policy_metrics
 
     def lambda_returns(self, paths: Paths) -> Float[Array, " n"]:
-        """Returns of the first transition of each path: G = r + d ((1 - lambda) V(s') + lambda G').
+        """Lambda-returns of the first transition of each path: G = r + d ((1 - lambda) V(s') + lambda G').
 
-        G' is that of the chunk which follows in the episode; where none does, V(s') stands for it; that of
-        the last looked up is what was really achieved from there (where that is known).
+        G' is the return of the next chunk of the episode, or V(s') if there is none. For the last chunk of
+        the path, G' is the achieved return, where it is known.
         """
         share, length = self.config.lambda_share, self.config.lookahead
 

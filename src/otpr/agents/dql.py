@@ -1,7 +1,7 @@
-"""DQL: Diffusion-QL, a diffusion policy that imitates and climbs Q, the gradient taken through its sampling.
+"""DQL (Diffusion-QL): a diffusion policy that imitates and maximises Q, with gradients through sampling.
 
 Source: Wang, Hunt, Zhou, "Diffusion policies as an expressive policy class for offline reinforcement
-learning", ICLR 2023, arXiv 2208.06193. docs/algorithms/dql.md lists what differs here.
+learning", ICLR 2023, arXiv 2208.06193. docs/algorithms/dql.md lists the differences.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from otpr.policies.policy import Policy
 
 @dataclasses.dataclass(frozen=True)
 class DQLConfig(CriticsConfig, ActorConfig):
-    """Settings of the algorithm; `PRESETS` names some."""
+    """Settings of the algorithm; `PRESETS` has named ones."""
 
     algorithm: ClassVar[str] = "dql"
 
@@ -50,9 +50,9 @@ PRESETS: dict[str, DQLConfig] = {"default": DQLConfig()}
 
 
 class DQL(OffPolicyAgent):
-    """The agent, one immutable pytree."""
+    """The agent, an immutable pytree."""
 
-    actor: Actor  # the targets of the critics sample from its moving average
+    actor: Actor  # the critics' targets sample from its moving average
     critics: Critics
     key: PRNGKeyArray
     config: DQLConfig = eqx.field(static=True)
@@ -67,11 +67,11 @@ class DQL(OffPolicyAgent):
         return cls(actor=Actor.of(base, config), critics=critics, key=key, config=config)
 
     def deployed(self) -> Policy:
-        """The candidate of the highest Q."""
+        """The policy that picks the candidate with the highest Q."""
         return self.actor.policy.choosing(HighestQ(self.critics.target), self.config.candidates)
 
     def exploring(self) -> Policy:
-        """One sample."""
+        """The policy that draws a single sample."""
         return self.actor.policy
 
     def draw(self, experience: Experience, key: PRNGKeyArray) -> Transitions:
@@ -83,7 +83,7 @@ class DQL(OffPolicyAgent):
         return self.critics.q(pairs.state, pairs.chunk)
 
     def update(self, batch: Transitions, update_policy: bool = True) -> tuple[Self, Metrics]:
-        """One gradient step of Q and its target, and (unless warming up) of the score network."""
+        """One gradient step of Q and its target and, unless warming up, of the score network."""
         key, next_key, policy_key = jax.random.split(self.key, 3)
         critics, metrics = self.critics.td_step(batch, self.actor.policy, next_key)
         agent = dataclasses.replace(self, key=key, critics=critics)
@@ -97,16 +97,16 @@ class DQL(OffPolicyAgent):
     def _policy_loss(
         self, network: NoiseNetwork, data: Transitions, key: PRNGKeyArray
     ) -> tuple[Array, Metrics]:
-        """Score matching, and -Q of the network's own samples over the size of another member's Q."""
+        """Score matching, and -Q of the network's samples divided by the magnitude of another member's Q."""
         noise_key, sample_key, member_key = jax.random.split(key, 3)
         policy, diffusion = self.actor.policy, self.actor.policy.diffusion
         imitation = jnp.mean(diffusion.losses(network, data.state, data.plan, noise_key))
         learning = policy.with_generator(diffusion.with_network(network))
-        # an encoder that learns from this loss moves what the policy sees, and not what Q does
+        # an encoder that learns from this loss gets gradients through the policy's state, not through Q's
         unmoved = jax.lax.stop_gradient(data.state)
         q = self.critics.q(unmoved, sample_chunks(learning, data.state, sample_key))
         q = jax.random.permutation(member_key, q)
-        # a critic that knows nothing yet must not divide by zero
+        # an untrained critic must not cause a division by zero
         size = jnp.maximum(jnp.mean(jnp.abs(jax.lax.stop_gradient(q[1]))), 1e-3)
         climb = -jnp.mean(q[0]) / size
         metrics = {"policy/imitation_loss": imitation, "policy/q": jnp.mean(q)}

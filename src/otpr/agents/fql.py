@@ -1,11 +1,11 @@
-"""Flow Q-learning: a one-step policy that maximises Q while it stays close to a flow of the data.
+"""Flow Q-learning: a one-step policy that maximises Q and stays close to a flow that imitates the data.
 
-Source: Park, Li, Levine, "Flow Q-Learning", ICML 2025, arXiv 2502.02538. docs/algorithms/fql.md lists what
-differs here.
+Source: Park, Li, Levine, "Flow Q-Learning", ICML 2025, arXiv 2502.02538. docs/algorithms/fql.md lists the
+differences.
 
-A flow imitates everything seen so far. A second network maps the flow's noise to chunks in one pass: it is
-drawn to where the flow ends (distillation) and to where Q is high, and it alone acts. No gradient passes
-through the steps of the flow.
+A flow imitates all data. A second network, which alone acts, maps the flow's noise to chunks in one pass. It
+is trained to match the flow's samples (distillation) and to maximise Q. No gradient passes through the steps
+of the flow.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from otpr.policies.policy import Policy
 
 @dataclasses.dataclass(frozen=True)
 class FQLConfig(CriticsConfig):
-    """Settings of the algorithm; docs/algorithms/fql.md says where each comes from."""
+    """Settings of the algorithm; docs/algorithms/fql.md gives the source of each."""
 
     algorithm: ClassVar[str] = "fql"
 
@@ -53,12 +53,12 @@ class FQLConfig(CriticsConfig):
 
 
 class FQL(OffPolicyAgent):
-    """The agent, one immutable pytree."""
+    """The agent, an immutable pytree."""
 
     one_step: Trained  # the policy's generator, a `OneStep`
     flow: Trained  # a `Flow`
     critics: Critics
-    base: Policy  # whose encoder and spec are taken on
+    base: Policy  # provides the encoder and the spec
     key: PRNGKeyArray
     config: FQLConfig = eqx.field(static=True)
     critic_losses: ClassVar[tuple[str, ...]] = ("critic/loss",)
@@ -66,7 +66,7 @@ class FQL(OffPolicyAgent):
 
     @classmethod
     def create(cls, base: Policy, experience: Experience, config: FQLConfig, key: PRNGKeyArray) -> Self:
-        """An agent that knows nothing; of `base` it takes the encoder and the spec."""
+        """An untrained agent with the encoder and the spec of `base`."""
         c = config
         critic_key, flow_key, policy_key, key = jax.random.split(key, 4)
         shape, sizes = plan_shape(base.spec), {"width": c.policy_width, "depth": c.policy_depth}
@@ -86,7 +86,7 @@ class FQL(OffPolicyAgent):
         return self.base.with_generator(self.one_step.model)
 
     def draw(self, experience: Experience, key: PRNGKeyArray) -> Transitions:
-        """Demonstrations and replay together, each transition as likely as any other."""
+        """Transitions drawn uniformly from demonstrations and replay together."""
         return experience.sample_all(key, self.config.batch_size)
 
     def q_values(self, pairs: Transitions) -> Float[Array, "size n"]:
@@ -94,7 +94,7 @@ class FQL(OffPolicyAgent):
         return self.critics.q(pairs.state, pairs.chunk)
 
     def update(self, batch: Transitions, update_policy: bool = True) -> tuple[Self, Metrics]:
-        """One gradient step of Q, of the flow and of the one-step policy, all taken from where they stand."""
+        """One simultaneous gradient step of Q, of the flow and of the one-step policy."""
         key, next_key, flow_key, noise_key = jax.random.split(self.key, 4)
         next_chunks = sample_chunks(self.deployed(), batch.next_state, next_key)
         next_q = jnp.mean(self.critics.target(batch.next_state, next_chunks), axis=0)
@@ -115,7 +115,7 @@ class FQL(OffPolicyAgent):
     def _policy_loss(
         self, states: Float[Array, "n s"], key: PRNGKeyArray
     ) -> Callable[[OneStep], tuple[Array, Metrics]]:
-        """Distillation of the flow, noise by noise, and ascent of Q: the paper's eq. 8."""
+        """Distillation of the flow at equal noise, and ascent of Q (eq. 8 of the paper)."""
         flow, executed = self.flow.model, self.base.spec.executed
         noise = jax.random.normal(key, (states.shape[0], *plan_shape(self.base.spec)))
 
@@ -123,7 +123,7 @@ class FQL(OffPolicyAgent):
             return flow.from_noise(state, Noise(z[None]))[0]
 
         ends = jax.lax.stop_gradient(jax.vmap(end)(states, noise))
-        # an encoder that learns from this loss moves what the policy sees, and not what Q does
+        # an encoder that learns from this loss gets gradients through the policy's state, not through Q's
         unmoved = jax.lax.stop_gradient(states)
 
         def loss_of(one_step: OneStep) -> tuple[Float[Array, ""], Metrics]:

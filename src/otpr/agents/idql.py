@@ -1,11 +1,11 @@
-"""IDQL: implicit Q-learning with a diffusion policy that is asked several times.
+"""IDQL: implicit Q-learning with a choice among several samples of a diffusion policy.
 
 Source: Hansen-Estruch, Kostrikov, Janner, Kuba, Levine, "IDQL: Implicit Q-learning as an actor-critic method
-with diffusion policies", arXiv 2304.10573. docs/algorithms/idql.md lists what differs here.
+with diffusion policies", arXiv 2304.10573. docs/algorithms/idql.md lists the differences.
 
-The critics learn as in IQL. The diffusion policy imitates whatever was done, good or bad: the demonstrations
-and the replay. The critics come in when acting alone: of several sampled chunks, one is drawn by the weights
-of the policy that V implicitly stands for (exploring), or the one of the highest Q is taken (deployed).
+The critics learn as in IQL. The diffusion policy imitates demonstrations and replay, regardless of their
+quality. The critics only affect the choice among several sampled chunks: exploration draws one by the weights
+of V's implicit policy, and the deployed policy takes the one with the highest Q.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from otpr.policies.policy import Policy
 
 @dataclasses.dataclass(frozen=True)
 class IDQLConfig(CriticsConfig, ActorConfig):
-    """Settings of the algorithm; `PRESETS` names some."""
+    """Settings of the algorithm; `PRESETS` has named ones."""
 
     algorithm: ClassVar[str] = "idql"
     only_chooses: ClassVar[bool] = True
@@ -47,7 +47,7 @@ PRESETS: dict[str, IDQLConfig] = {"default": IDQLConfig()}
 
 
 class IDQL(OffPolicyAgent):
-    """The agent, one immutable pytree."""
+    """The agent, an immutable pytree."""
 
     actor: Actor
     critics: ImplicitCritics
@@ -64,11 +64,11 @@ class IDQL(OffPolicyAgent):
         return cls(actor=Actor.of(base, config), critics=critics, key=key, config=config)
 
     def deployed(self) -> Policy:
-        """The candidate of the highest Q: the paper's greedy evaluation."""
+        """The policy that picks the candidate with the highest Q, the paper's greedy evaluation."""
         return self.actor.policy.choosing(HighestQ(self.critics.target), self.config.candidates)
 
     def exploring(self) -> Policy:
-        """A candidate drawn by the weights of the implicit policy (section 4.1)."""
+        """The policy that draws a candidate by the weights of the implicit policy (section 4.1)."""
         chooser = ExpectileWeights(self.critics.target, self.critics.value, self.config.expectile)
         return self.actor.policy.choosing(chooser, self.config.candidates)
 
@@ -81,7 +81,7 @@ class IDQL(OffPolicyAgent):
         return self.critics.q(pairs.state, pairs.chunk)
 
     def update(self, batch: Transitions, update_policy: bool = True) -> tuple[Self, Metrics]:
-        """One gradient step of V, Q and their targets, and (unless warming up) of the score network."""
+        """One gradient step of V, Q and their targets and, unless warming up, of the score network."""
         key, noise_key = jax.random.split(self.key)
         critics, metrics = self.critics.step(batch)
         agent = dataclasses.replace(self, key=key, critics=critics)

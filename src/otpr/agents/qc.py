@@ -1,10 +1,10 @@
-"""Q-chunking: Q of whole chunks, maximised over samples of a policy that imitates.
+"""Q-chunking: Q of whole chunks, maximised over samples of an imitating policy.
 
 Source: Li, Zhou, Levine, "Reinforcement learning with action chunking", NeurIPS 2025, arXiv 2507.07969 (QC,
-not QC-FQL). docs/algorithms/qc.md lists what differs here.
+not QC-FQL). docs/algorithms/qc.md lists the differences.
 
-The diffusion policy imitates everything seen so far, and never learns from rewards. Of several of its chunks
-the one of the highest Q is executed, and the targets of Q are made of the same choice in the next state.
+The diffusion policy imitates all data and does not learn from rewards. The agent executes the sampled chunk
+with the highest Q, and the targets of Q use the same choice in the next state.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from otpr.policies.policy import Policy
 
 @dataclasses.dataclass(frozen=True)
 class QCConfig(CriticsConfig, ActorConfig):
-    """Settings of the algorithm; docs/algorithms/qc.md says where each comes from."""
+    """Settings of the algorithm; docs/algorithms/qc.md gives the source of each."""
 
     algorithm: ClassVar[str] = "qc"
 
@@ -43,7 +43,7 @@ class QCConfig(CriticsConfig, ActorConfig):
 
 
 class QC(OffPolicyAgent):
-    """The agent, one immutable pytree."""
+    """The agent, an immutable pytree."""
 
     actor: Actor
     critics: Critics
@@ -60,7 +60,7 @@ class QC(OffPolicyAgent):
         return cls(actor=Actor.of(base, config), critics=critics, key=key, config=config)
 
     def deployed(self) -> Policy:
-        """The best of several samples, in training too."""
+        """The policy that picks the sample with the highest Q, also during training."""
         return self.actor.policy.choosing(HighestQ(self.critics.q, "mean"), self.config.candidates)
 
     def draw(self, experience: Experience, key: PRNGKeyArray) -> Transitions:
@@ -72,7 +72,7 @@ class QC(OffPolicyAgent):
         return self.critics.q(pairs.state, pairs.chunk)
 
     def update(self, batch: Transitions, update_policy: bool = True) -> tuple[Self, Metrics]:
-        """One gradient step of Q and (unless warming up) of the score network, from where both stand."""
+        """One simultaneous gradient step of Q and, unless warming up, of the score network."""
         key, next_key, noise_key = jax.random.split(self.key, 3)
         policy = self.actor.policy
 

@@ -1,7 +1,7 @@
 """QSM: Q-score matching, a diffusion policy whose score is regressed onto the gradient of Q.
 
 Source: Psenka, Escontrela, Abbeel, Ma, "Learning a diffusion model policy from rewards via Q-score matching",
-ICML 2024, arXiv 2312.11752. docs/algorithms/qsm.md lists what differs here.
+ICML 2024, arXiv 2312.11752. docs/algorithms/qsm.md lists the differences.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from otpr.policies.policy import Policy
 
 @dataclasses.dataclass(frozen=True)
 class QSMConfig(CriticsConfig, ActorConfig):
-    """Settings of the algorithm; `PRESETS` names some."""
+    """Settings of the algorithm; `PRESETS` has named ones."""
 
     algorithm: ClassVar[str] = "qsm"
 
@@ -40,9 +40,9 @@ PRESETS: dict[str, QSMConfig] = {"default": QSMConfig()}
 
 
 class QSM(OffPolicyAgent):
-    """The agent, one immutable pytree."""
+    """The agent, an immutable pytree."""
 
-    actor: Actor  # the targets of the critics sample from its moving average
+    actor: Actor  # the critics' targets sample from its moving average
     critics: Critics
     key: PRNGKeyArray
     config: QSMConfig = eqx.field(static=True)
@@ -57,7 +57,7 @@ class QSM(OffPolicyAgent):
         return cls(actor=Actor.of(base, config), critics=critics, key=key, config=config)
 
     def deployed(self) -> Policy:
-        """One sample: Q has gone into the score."""
+        """A single sample, because Q already shapes the score."""
         return self.actor.policy
 
     def draw(self, experience: Experience, key: PRNGKeyArray) -> Transitions:
@@ -69,7 +69,7 @@ class QSM(OffPolicyAgent):
         return self.critics.q(pairs.state, pairs.chunk)
 
     def update(self, batch: Transitions, update_policy: bool = True) -> tuple[Self, Metrics]:
-        """One gradient step of Q and its target, and (unless warming up) of the score network."""
+        """One gradient step of Q and its target and, unless warming up, of the score network."""
         key, next_key, noise_key = jax.random.split(self.key, 3)
         critics, metrics = self.critics.td_step(batch, self.actor.policy, next_key)
         agent = dataclasses.replace(self, key=key, critics=critics)
@@ -81,7 +81,7 @@ class QSM(OffPolicyAgent):
     def _policy_loss(
         self, network: NoiseNetwork, data: Transitions, key: PRNGKeyArray
     ) -> tuple[Array, Metrics]:
-        """Squared distance of the score from the gradient of Q, at plans as the sampler meets them."""
+        """Squared distance between the score and the gradient of Q, at noisy plans of all levels."""
         diffusion, executed = self.actor.policy.diffusion, self.actor.policy.spec.executed
         noisy, k, _ = noised(diffusion.schedule, diffusion.scaled(data.plan), key)
 
@@ -92,7 +92,7 @@ class QSM(OffPolicyAgent):
         score = jax.lax.stop_gradient(self.config.q_gradient_scale * jax.grad(mean_q)(noisy))
         output = jax.vmap(network)(diffusion.seen(data.state), noisy, k)
         predicted = jax.vmap(diffusion.noise_in)(output, noisy, k)
-        # the predicted noise is minus the score, in units of the noise level
+        # the predicted noise is the negative score in units of the noise level
         metrics = {"policy/q_score": jnp.sqrt(jnp.mean(score**2))}
         return jnp.mean((-predicted - score) ** 2), metrics
 

@@ -1,11 +1,11 @@
-"""RLPD: soft actor-critic from scratch, half of every batch demonstrations, with many critics.
+"""RLPD: soft actor-critic from scratch with many critics; half of every batch is demonstrations.
 
 Source: Ball, Smith, Kostrikov, Levine, "Efficient online reinforcement learning with offline data", ICML
 2023, arXiv 2302.02948; soft actor-critic itself by Haarnoja et al., arXiv 1812.05905, the random subsets of
-critics by Chen et al., REDQ, ICLR 2021. docs/algorithms/rlpd.md lists what differs here.
+critics by Chen et al., REDQ, ICLR 2021. docs/algorithms/rlpd.md lists the differences.
 
-Nothing is pre-trained and nothing imitates: what the demonstrations show comes in by Q alone, whose layer
-normalisation keeps it from being high where there are no data.
+There is no pre-training and no imitation. Demonstrations only affect Q, whose layer normalisation prevents
+high values away from the data.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from otpr.spec import Spec
 
 @dataclasses.dataclass(frozen=True)
 class RLPDConfig(QConfig):
-    """Settings of the algorithm; docs/algorithms/rlpd.md says where each comes from."""
+    """Settings of the algorithm; docs/algorithms/rlpd.md gives the source of each."""
 
     algorithm: ClassVar[str] = "rlpd"
 
@@ -61,17 +61,17 @@ class RLPDConfig(QConfig):
             )
 
     def acting_spec(self, base: Spec) -> Spec:
-        """A step at a time, as in the paper."""
+        """The base's spec with single actions in place of plans, as in the paper."""
         return dataclasses.replace(base, horizon=1, execute=1, offset=0)
 
 
 class RLPD(OffPolicyAgent):
-    """The agent, one immutable pytree; a chunk is one action."""
+    """The agent, an immutable pytree. A chunk is a single action."""
 
     actor: Trained  # the policy's generator, a `TanhGaussian` that draws samples
     critics: Critics
-    temperature: Trained  # its logarithm
-    base: Policy  # whose encoder is taken on
+    temperature: Trained  # the logarithm of the temperature
+    base: Policy  # provides the encoder
     key: PRNGKeyArray
     config: RLPDConfig = eqx.field(static=True)
     critic_losses: ClassVar[tuple[str, ...]] = ("critic/loss",)
@@ -79,7 +79,7 @@ class RLPD(OffPolicyAgent):
 
     @classmethod
     def create(cls, base: Policy, experience: Experience, config: RLPDConfig, key: PRNGKeyArray) -> Self:
-        """An agent that knows nothing; of `base` it takes the encoder alone."""
+        """An untrained agent that only takes the encoder of `base`."""
         c = config
         critic_key, policy_key, key = jax.random.split(key, 3)
         spec, sizes = c.acting_spec(base.spec), {"width": c.width, "depth": c.depth}
@@ -96,15 +96,15 @@ class RLPD(OffPolicyAgent):
         )
 
     def deployed(self) -> Policy:
-        """The mode."""
+        """The policy that acts by its mode."""
         return self.base.with_generator(dataclasses.replace(self.actor.model, deterministic=True))
 
     def exploring(self) -> Policy:
-        """Samples."""
+        """The policy that draws samples."""
         return self.base.with_generator(self.actor.model)
 
     def draw(self, experience: Experience, key: PRNGKeyArray) -> Transitions:
-        """Demonstrations and replay, by halves."""
+        """Transitions from demonstrations and replay, half each by default."""
         return experience.sample_both(key, self.config.batch_size, self.config.demonstration_share)
 
     def q_values(self, pairs: Transitions) -> Float[Array, "size n"]:
@@ -114,7 +114,7 @@ class RLPD(OffPolicyAgent):
     def update(self, batch: Transitions, update_policy: bool = True) -> tuple[Self, Metrics]:
         """One gradient step of Q, then of the policy on the new Q, then of the temperature."""
         key, next_key, subset_key, policy_key = jax.random.split(self.key, 4)
-        # the entropy to come is no part of the targets: so the authors do wherever rewards are sparse
+        # the targets leave out the entropy term, as in the authors' code for sparse rewards
         next_chunks, _ = self.actor.model.sample_batch(batch.next_state, next_key)
         next_q = self._next_values(batch.next_state, next_chunks, subset_key)
         critics, metrics = self.critics.step(batch, next_q)
@@ -127,7 +127,7 @@ class RLPD(OffPolicyAgent):
     def _next_values(
         self, next_states: Float[Array, "n s"], next_chunks: Float[Array, "n c"], key: PRNGKeyArray
     ) -> Float[Array, " n"]:
-        """The least of a few target networks' values, drawn at random, none twice."""
+        """The minimum over a random subset of the target networks, drawn without replacement."""
         c = self.config
         arrays, static = eqx.partition(self.critics.target.members, eqx.is_array)
 
@@ -139,9 +139,9 @@ class RLPD(OffPolicyAgent):
         return jnp.min(jnp.stack([values(i) for i in chosen]), axis=0)
 
     def _update_policy(self, states: Float[Array, "n s"], key: PRNGKeyArray) -> tuple[Self, Metrics]:
-        """Ascent of Q's mean and of the entropy; the temperature then moves the entropy to its target."""
+        """Maximise Q's mean and the entropy, then adjust the temperature towards the target entropy."""
         temperature = jnp.exp(self.temperature.model)
-        # an encoder that learns from this loss moves what the policy sees, and not what Q does
+        # an encoder that learns from this loss gets gradients through the policy's state, not through Q's
         unmoved = jax.lax.stop_gradient(states)
 
         def loss_of(generator: TanhGaussian) -> tuple[Float[Array, ""], tuple[Array, Array]]:
@@ -152,7 +152,7 @@ class RLPD(OffPolicyAgent):
 
         actor, loss, (q, entropy) = minimized(self.actor, loss_of)
         target_entropy = -self.base.spec.action_dim / 2
-        slope = temperature * (entropy - target_entropy)  # of exp(log) * (entropy - target), by the logarithm
+        slope = temperature * (entropy - target_entropy)  # derivative of exp(log) * (entropy - target) by log
         agent = dataclasses.replace(self, actor=actor, temperature=self.temperature.step(slope))
         return agent, {
             "policy/loss": loss,

@@ -1,4 +1,4 @@
-"""Policies that only answer, as bases: behind a socket, or an object of the user's."""
+"""External base policies: a server, or a user's object."""
 
 from __future__ import annotations
 
@@ -23,25 +23,26 @@ from otpr.policies.policy import Policy
 from otpr.spec import Spec, zeros
 
 TIMEOUT = 30.0
-"""Seconds that an answer may take, where nothing else is said."""
+"""Default time limit of an answer, in seconds."""
 
 
 def is_asked(policy: str) -> bool:
-    """Whether it names a policy that only answers: `ws://HOST:PORT` or `module:factory`, and no folder."""
+    """Whether a name is that of an external policy: `ws://HOST:PORT` or `module:factory`, and no folder."""
     return policy.startswith(("ws://", "wss://")) or (":" in policy and not Path(policy).exists())
 
 
 class Offer(NamedTuple):
-    """A source of plans, and what it says of them.
+    """A source of plans and its metadata.
 
     Attributes:
-        source: to be asked.
-        name: as the user gave it.
-        spec: what it takes and gives, where it says so.
-        plan: its history, horizon and execute, where it says no spec; a horizon of None has to be asked for.
-        task: the task it was trained on, where known.
-        view: what it sees of that.
-        checksum: of the policy, where known.
+        source: the source.
+        name: the name given by the user.
+        spec: its spec, if it states one.
+        plan: its history, horizon and execute, if it states no spec; a horizon of None is determined by a
+            request.
+        task: the task that it was trained on, if known.
+        view: its view of the task.
+        checksum: checksum of the policy, if known.
     """
 
     source: Source
@@ -54,14 +55,14 @@ class Offer(NamedTuple):
 
 
 def open_offer(name: str, timeout: float) -> Offer:
-    """The source that a name stands for.
+    """Open the source with a name.
 
     Args:
         name: `ws://HOST:PORT`, or `module:factory` of an object with `propose(observations, n, seed)`.
-        timeout: seconds that it may take for an answer.
+        timeout: time limit of an answer, in seconds.
 
     Raises:
-        OtprError: nobody answers there, or there is no such object.
+        OtprError: there is no server or no such object.
     """
     if name.startswith(("ws://", "wss://")):
         from otpr.serving.client import Remote
@@ -80,11 +81,11 @@ def open_offer(name: str, timeout: float) -> Offer:
 
 
 class Local:
-    """An object of the user's, called in another thread, so that it may be given up on.
+    """A user's object, called in a separate thread with a time limit.
 
     Args:
         source: the object, with `propose(observations, n, seed)`: all decisions at once, with one seed.
-        timeout: seconds that a call may take.
+        timeout: time limit of a call, in seconds.
     """
 
     def __init__(self, source: Any, timeout: float):
@@ -95,8 +96,8 @@ class Local:
         """See `Source.propose`.
 
         Raises:
-            TimeoutError: it is not done in time, or still at an earlier call.
-            Exception: what the object raises.
+            TimeoutError: the call takes too long, or an earlier call is still running.
+            Exception: the object raises it.
         """
         if self._thread is not None and self._thread.is_alive():
             self._thread.join(self._timeout)
@@ -115,16 +116,16 @@ class Local:
         try:
             return future.result(self._timeout)
         except TimeoutError as error:
-            if future.done():  # its own
+            if future.done():  # raised by the object itself
                 raise
             raise TimeoutError(f"it took more than {self._timeout:g} seconds") from error
 
 
 def asked_setup(offer: Offer, task: str | None, episode_limit: int | None) -> Setup:
-    """The task that the policy acts in.
+    """The setup of the task that the policy acts in.
 
     Raises:
-        OtprError: neither the user nor the policy says which.
+        OtprError: neither the user nor the policy names a task.
     """
     named = task or offer.task
     if named is None:
@@ -133,16 +134,16 @@ def asked_setup(offer: Offer, task: str | None, episode_limit: int | None) -> Se
 
 
 def asked_policy(offer: Offer, setup: Setup, episodes: list[Episode], execute: int | None) -> Policy:
-    """The base that stands for the source; its encoder, for the critics, normalises by the demonstrations.
+    """The base policy that represents the source. Its encoder normalises by the demonstrations.
 
     Args:
         offer: the source.
         setup: the task.
         episodes: the demonstrations.
-        execute: how many actions of each plan are executed; None: as the source says, else all.
+        execute: number of executed actions of each plan; None: as the source states, otherwise all.
 
     Raises:
-        OtprError: what the source takes and gives is not what the task does, or the task shows images.
+        OtprError: the source does not fit the task, or the task has images.
     """
     known = task_spec(setup)
     if known.spec.images:
@@ -177,10 +178,10 @@ def asked_policy(offer: Offer, setup: Setup, episodes: list[Episode], execute: i
 
 
 def answering(policy: Policy, offer: Offer) -> Policy:
-    """A policy that chooses among plans, with the source that offers them.
+    """A policy that chooses among plans, connected to the source that offers them.
 
     Raises:
-        OtprError: what the source takes and gives is not what the policy does.
+        OtprError: the source does not fit the policy.
     """
     if offer.spec is not None:
         found = dataclasses.replace(offer.spec, execute=policy.spec.execute)
@@ -190,10 +191,10 @@ def answering(policy: Policy, offer: Offer) -> Policy:
 
 
 def _asked_length(offer: Offer, spec: Spec) -> int:
-    """How many actions a plan has, of a source that does not say."""
+    """The horizon of a source that does not state it, determined by a request."""
     try:
         shape = np.shape(offer.source.propose(zeros(spec.observation, 1), 1, [0]))
-    except Exception as error:  # whatever it raises, it is not ours
+    except Exception as error:  # user code may raise anything
         raise OtprError(f"{offer.name} gave no plan ({type(error).__name__}: {error}).") from error
     if len(shape) != 4:
         raise OtprError(f"{offer.name} answers arrays of shape {shape[2:]}; expected (horizon, action_dim).")

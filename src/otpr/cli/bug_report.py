@@ -1,4 +1,4 @@
-"""`otpr info --report`: what a maintainer has to know, as Markdown to be pasted into an issue."""
+"""`otpr info --report`: information for maintainers as Markdown, to be pasted into an issue."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ VARIABLES = (
     "MUJOCO_EGL_DEVICE_ID", "MUJOCO_GL", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "PYTHONPATH", "TMPDIR",
     "XLA_FLAGS",
 )  # fmt: skip
-"""Environment variables that change what otpr does. None of them is a secret."""
+"""Environment variables that affect otpr. None of them is secret."""
 
 _REQUIREMENT = re.compile(r"^(?P<name>[\w.-]+).*?;.*\bextra == ['\"](?P<extra>[\w-]+)['\"]")
 
 
 def bug_report() -> str:
-    """Versions, devices, extras and settings of this installation; no names of users, hosts or files."""
+    """Versions, devices, extras and settings of this installation, without names of users, hosts or files."""
     versions = software_versions()
     rows = [("otpr", f"{versions.pop('otpr')} ({_installed()})"), ("cores", str(available_cores()))]
     rows += [("memory", memory)] if (memory := _memory()) else []
@@ -40,7 +40,7 @@ def bug_report() -> str:
 
 
 def extras() -> list[tuple[str, str]]:
-    """Each extra of otpr with its packages, each with its version here."""
+    """Each extra of otpr with its packages and their installed versions."""
     packages: dict[str, list[str]] = {}
     for requirement in metadata.requires("otpr") or ():
         if found := _REQUIREMENT.match(requirement):
@@ -64,7 +64,7 @@ def _installed() -> str:
 def _memory() -> str | None:
     try:
         size = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (OSError, ValueError):  # not everywhere
+    except (OSError, ValueError):  # not available everywhere
         return None
     return f"{size / 2**30:.1f} GiB"
 

@@ -49,14 +49,14 @@ class Collect:
 
     @undone_by_sigterm("nothing was written")
     def run(self) -> None:
-        """Collect and write; nothing is written before all episodes are there."""
+        """Collect and write. Nothing is written before all episodes are complete."""
         check_at_least(1, self, "episodes")
         check_at_least(0, self, "noise")
         check_seed(self.seed)
         setup = Setup.seen(self.task, self.episode_limit, self.observe, self.cameras, self.shift)
         task = task_spec(setup)
         limit = task.required_limit()
-        check_free(self.out, self.overwrite)  # before the work, not after it
+        check_free(self.out, self.overwrite)  # checked before the work
         check_writable(self.out, "--out", folder=True)
         attempts = 0
         with Progress(self.episodes, f"demonstrations of {self.task}", "episodes") as progress:

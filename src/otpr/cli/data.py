@@ -1,4 +1,4 @@
-"""`otpr data inspect` and `otpr data convert`: what is in a data set, and bringing it into otpr's format."""
+"""`otpr data inspect` and `otpr data convert`: statistics of a data set, and conversion to otpr's format."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class InspectData:
     json: bool = False
 
     def run(self) -> None:
-        """Read it once and print."""
+        """Read the data set once and print the statistics."""
         if self.picture is not None:
             check_writable(self.picture, "--picture")
         found = inspect(open_source(self.data, self.format, keys=self.keys, task_index=self.task_index))
@@ -96,7 +96,7 @@ class ConvertData:
 
     @undone_by_sigterm("nothing was written")
     def run(self) -> None:
-        """Convert, whole or not at all, and say what was done."""
+        """Convert atomically and report the changes."""
         check_free(self.out, self.overwrite)
         check_writable(self.out, "--out", folder=True)
         rules = Rules(
@@ -148,16 +148,16 @@ class Data:
     )
 
     def run(self) -> None:
-        """Do it."""
+        """Run the subcommand."""
         self.command.run()
 
 
 SUBCOMMANDS = {"inspect": InspectData, "convert": ConvertData}
-"""What follows `otpr data`."""
+"""The subcommands of `otpr data`."""
 
 
 def _described(found: dict[str, Any], spec: Spec, source: Source) -> str:
-    """The numbers in words and a table."""
+    """The statistics in words and as a table."""
     length, paid = found["length"], found["return"]
     unknown = f", {found['success_unknown']:,} unknown" if found["success_unknown"] else ""
     twice = len(found["duplicates"])
@@ -199,7 +199,7 @@ def _described(found: dict[str, Any], spec: Spec, source: Source) -> str:
 
 
 def _frames(images: list[dict[str, Any]]) -> list[str]:
-    """A table of the images; without any, nothing."""
+    """A table of the images; empty if there are none."""
     if not images:
         return []
     width = max(len("images"), *(len(row["name"]) for row in images))

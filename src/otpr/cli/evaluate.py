@@ -28,12 +28,12 @@ from otpr.training.workers import Lockstep, Workers
 
 
 class _Loaded(NamedTuple):
-    """A policy that is to be evaluated."""
+    """A policy to evaluate."""
 
     path: Path
     policy: Policy
-    own_task: str  # the one it was trained on
-    setup: Setup  # the one it is to act in
+    own_task: str  # the task it was trained on
+    setup: Setup  # the task it acts in
     limit: int  # steps of an episode there
 
 
@@ -76,14 +76,14 @@ class Evaluate:
     video: Path | None = None
 
     def run(self) -> None:
-        """Evaluate, print a line a policy, write what was asked for."""
+        """Evaluate, print a line for each policy, and write the requested files."""
         self.results()
 
     def results(self) -> list[dict[str, Any]]:
-        """As `run`, and returns the numbers.
+        """Like `run`, but also returns the numbers.
 
         Returns:
-            a dict a policy; two for a policy with a chooser: as deployed, then one sample.
+            One dict for each policy; two for a policy with a chooser: as deployed, then one sample.
         """
         check_at_least(1, self, "episodes", "num_envs")
         check_at_least(0, self, "latency")
@@ -114,7 +114,7 @@ class Evaluate:
                 usual = dataclasses.replace(one.setup, shifts=())
                 nominal = workers_of(one, usual) if one.setup.shifts else None
                 results += self._evaluated(one, workers_of(one, one.setup), nominal)
-        if self.out is not None:  # before the films, which may fail
+        if self.out is not None:  # before the videos, which may fail
             with writing(self.out):
                 self.out.parent.mkdir(parents=True, exist_ok=True)
             write_json(self.out, results)
@@ -126,7 +126,7 @@ class Evaluate:
         return results
 
     def _loaded(self, path: Path) -> _Loaded:
-        """A policy and the task it is to act in, checked."""
+        """A policy and its task, checked against each other."""
         policy, own = load_policy(path), policy_task(path)
         if policy.asks and self.base is not None:
             policy = answering(policy, open_offer(self.base, TIMEOUT))
@@ -138,7 +138,7 @@ class Evaluate:
         return _Loaded(path, policy, own, setup, limit)
 
     def _evaluated(self, one: _Loaded, workers: Workers, nominal: Workers | None) -> list[dict[str, Any]]:
-        """The numbers of a policy, printed as they come, those of the unshifted task beside them."""
+        """Evaluate a policy and print the results, with those of the unshifted task."""
         kinds = [("one sample", one.policy.single())]
         if one.policy.chooser is not None:
             kinds.insert(0, (f"chosen of {one.policy.candidates}", one.policy))
@@ -185,7 +185,7 @@ class Evaluate:
         return Delay(self.latency, self.wait) if self.latency else None
 
     def _told(self, policy: Policy) -> Policy:
-        """The policy, acting as the options say."""
+        """The policy with the options applied."""
         if self.execute is not None:
             policy = policy.executing(self.execute)
         spec = policy.spec
@@ -212,7 +212,7 @@ def _numbers(outcome: Evaluation) -> dict[str, Any]:
 
 
 def _sampling(policy: Policy) -> dict[str, Any]:
-    """How a policy samples; nothing of one that is no diffusion policy."""
+    """The sampler of a policy; empty if it is not a diffusion policy."""
     diffusion = policy.generator
     if not isinstance(diffusion, Diffusion):
         return {"sampler": None, "sampler_steps": None}

@@ -94,7 +94,7 @@ class Finetune:
 
     @property
     def about(self) -> str:
-        """What its help says first."""
+        """The first lines of the help."""
         peers = ", ".join(name for name in algorithm_names() if name != self.algorithm)
         return (
             f"Improve a policy by interaction, here with {self.algorithm}; the last options are its settings "
@@ -103,7 +103,7 @@ class Finetune:
         )
 
     def __post_init__(self) -> None:
-        """Refuse settings of another algorithm than the one named."""
+        """Check that the settings belong to the named algorithm."""
         if self.agent.algorithm != self.algorithm:
             raise ValueError(f"The settings are of {self.agent.algorithm}, not of {self.algorithm}.")
 
@@ -111,7 +111,8 @@ class Finetune:
         """The algorithm's settings: the preset's, changed by options or by `--set`.
 
         Raises:
-            OtprError: a field is changed by both, unknown (the message has the nearest), or out of its range.
+            OtprError: a field is changed by both, unknown (the message suggests the nearest), or out of
+                range.
         """
         settings, preset = changed(self.agent, self.set), agent_config(self.algorithm, self.preset)
         for name in (change.partition("=")[0] for change in self.set):
@@ -128,7 +129,7 @@ class Finetune:
         check_devices(self.devices, self.algorithm, agent.batch_parts if draws else ())
         check_at_least(0.1, self, "policy_timeout")
         base, setup, sets, checksum = self._asked() if is_asked(self.policy) else self._loaded()
-        setup = dataclasses.replace(setup, shifts=parse_all(self.shift))  # of which the data know nothing
+        setup = dataclasses.replace(setup, shifts=parse_all(self.shift))  # the data have no shifts
         task_spec(setup).required_limit()
         check_encoder(base, self.algorithm, self.seeing)
         config = {
@@ -141,14 +142,14 @@ class Finetune:
             "task": setup.task,
             "spec": agent.acting_spec(base.spec).to_json(),
             "episode_limit": self.episode_limit,
-            # nothing where there are none, as in runs that began before there were shifts
+            # left out without shifts, as in runs of versions that have none
             **({"shifts": [str(shift) for shift in setup.shifts]} if setup.shifts else {}),
             "algorithm": self.algorithm,
             "preset": self.preset,
             "seed": self.seed,
             "agent": dataclasses.asdict(agent),
             "loop": self.config.record(),
-            # nothing where it is frozen, as in runs that began before it could be trained
+            # left out for a frozen encoder, as in runs of versions that cannot train it
             **({"encoder": dataclasses.asdict(self.seeing)} if self.seeing.trains else {}),
         }
         with RunDirectory.open(
@@ -177,7 +178,7 @@ class Finetune:
             )
 
     def _loaded(self) -> tuple[Policy, Setup, list[list[Episode]], str | None]:
-        """The base from its folder, the task and the demonstrations."""
+        """Load the base from its folder, the task and the demonstrations."""
         path = Path(self.policy)
         base, own = load_policy(path), policy_task(path)
         setup = policy_setup(path, self.task, self.episode_limit)
@@ -193,7 +194,7 @@ class Finetune:
         return base if self.execute is None else base.executing(self.execute), setup, sets, None
 
     def _asked(self) -> tuple[Policy, Setup, list[list[Episode]], str | None]:
-        """The same of a base that only answers, and the checksum that its server tells."""
+        """Like `_loaded` for an external base; also returns the checksum from its server."""
         check_only_chooses(self.algorithm)
         offer = open_offer(self.policy, self.policy_timeout)
         setup = asked_setup(offer, self.task, self.episode_limit)
@@ -204,17 +205,18 @@ class Finetune:
 
 
 def tailored(arguments: Sequence[str]) -> tuple[Finetune, list[str]]:
-    """The command with the settings of the algorithm and preset that its arguments name.
+    """The command with the settings of the algorithm and preset named in its arguments.
 
     Args:
-        arguments: those after `otpr finetune`. The algorithm is the first, unless that is an option, or comes
-            after `--algorithm`; left out, it is otpr.
+        arguments: the arguments after `otpr finetune`. The algorithm is the first one, unless that is an
+            option, or follows `--algorithm`; by default it is otpr.
 
     Returns:
-        the command, whose settings are the options and their defaults; the arguments, the algorithm first.
+        The command, whose settings are the options and their defaults; the arguments, with the algorithm
+        first.
 
     Raises:
-        OtprError: algorithm or preset is unknown, or there are several algorithms.
+        OtprError: the algorithm or the preset is unknown, or several algorithms are named.
     """
     rest = list(arguments)
     names = [] if not rest or rest[0].startswith("-") else [rest.pop(0)]
@@ -260,9 +262,9 @@ def fine_tune(
     resume: bool,
     video: bool,
 ) -> dict[str, Any]:
-    """Fine-tune in an open run directory, draw the learning curve, film if wanted and return the summary.
+    """Fine-tune in an open run directory, draw the learning curve and return the summary.
 
-    Where the task cannot be filmed, that is said before anything else, and the run goes on without.
+    If the task cannot be filmed, a message is printed at the start and the run continues without videos.
     """
     if video:
         try:
@@ -306,19 +308,19 @@ def fine_tune(
 
 
 FILMED = (evaluation_seed(0), evaluation_seed(1))
-"""The initial conditions that are filmed: the first two of the evaluation."""
+"""The filmed initial conditions: the first two of the evaluation."""
 
 
 def policy_setup(path: Path, task: str | None = None, episode_limit: int | None = None) -> Setup:
-    """The task that a policy acts in, seen as it sees it.
+    """The setup of the task that a policy acts in, with the policy's view.
 
     Args:
-        path: of the policy.
-        task: a task's name in place of its own.
+        path: the policy's folder.
+        task: the name of a task that replaces its own.
         episode_limit: see `Setup`.
 
     Raises:
-        OtprError: neither names a task, or what the policy says of it cannot be read.
+        OtprError: no task is named, or the policy's view cannot be read.
     """
     if not (name := task or policy_task(path)):
         raise OtprError(f"The policy in {path} does not name its task. Give it with --task.")
@@ -330,16 +332,16 @@ def policy_setup(path: Path, task: str | None = None, episode_limit: int | None 
 
 
 def check_fits(policy: Policy, path: Path, setup: Setup, accept: tuple[str, ...] | None = None) -> None:
-    """Refuse a policy for a task that it cannot act in.
+    """Check that a policy can act in a task.
 
     Args:
-        policy: as it was read.
-        path: where from.
-        setup: the task.
+        policy: the policy.
+        path: the policy's path.
+        setup: the task's setup.
         accept: see `agree`.
 
     Raises:
-        OtprError: lists what differs between the two; or the task is unknown.
+        OtprError: the two differ, and the message lists the differences; or the task is unknown.
     """
     meaning = Meaning.from_metadata({"meaning": policy_meaning(path)}, policy.spec)
     hint = "Give the policy's own task with --task, or another policy."

@@ -1,4 +1,4 @@
-"""`otpr info`: what is installed here, and what there is to do."""
+"""`otpr info`: installed software, and available tasks."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Info:
     report: bool = False
 
     def run(self) -> None:
-        """Print it."""
+        """Print the information."""
         if self.report:
             if self.json or self.task is not None:
                 raise OtprError(
@@ -74,7 +74,7 @@ class Info:
         if self.json:
             print(json.dumps({"tasks": [_as_json(task) for task in tasks]}, indent=2))
             return
-        # plain text, and no table that is cut where the terminal is narrow: it is there to be searched
+        # plain text, because a table would be cut in narrow terminals and could not be searched
         row = "{:40} {:>11} {:>6} {:>11} {:>6}  {}"
         print(row.format("task", "observation", "action", "steps limit", "expert", "simulator"))
         for task in tasks:

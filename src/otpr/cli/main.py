@@ -1,4 +1,4 @@
-"""The command line: it parses, calls `run` of a command, and turns errors into plain words."""
+"""The command line: parses arguments, calls a command's `run`, and prints errors as plain messages."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command that the arguments name.
 
     Args:
-        arguments: without the program's name; None takes the process's.
+        arguments: the arguments without the program's name; None: those of the process.
 
     Returns:
-        The exit status: 0 done, or stopped by a signal with everything saved; 1 the output was cut off; 2
-        something the user can mend; 130 stopped by Ctrl-C at once.
+        The exit status: 0 for success, or a stop by a signal with everything saved; 1 if the output was
+        closed; 2 for an error that the user can fix; 130 for an immediate stop by Ctrl-C.
 
     Raises:
-        SystemExit: with status 143, where SIGTERM stopped a command that cannot be resumed.
+        SystemExit: with status 143, if SIGTERM stopped a command that cannot be resumed.
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     try:
@@ -41,16 +41,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except OtprError as error:
         print(f"otpr: {error}", file=sys.stderr)
         return 2
-    except BrokenPipeError:  # whoever read our output wants no more, as in `otpr info | head`
+    except BrokenPipeError:  # the reader closed the pipe, as in `otpr info | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
-    except KeyboardInterrupt:  # before a command has begun
+    except KeyboardInterrupt:  # before a command has started
         print("\notpr: interrupted.", file=sys.stderr)
         return 130
 
 
 def entry() -> NoReturn:
-    """The program `otpr`: `main`, and the end of the process."""
+    """The program `otpr`: run `main` and end the process."""
     from otpr.training.stopping import exit_process
 
     exit_process(main())
@@ -62,7 +62,7 @@ def _run(arguments: list[str]) -> int:
         return 0 if arguments else 2
     try:
         command = parsed(arguments)
-    except SystemExit as exit:  # after --help, or after tyro has said what is wrong
+    except SystemExit as exit:  # after --help, or after an error message of tyro
         return exit.code if isinstance(exit.code, int) else 2 * (exit.code is not None)
     from otpr.training.compilation import use_compilation_cache
     from otpr.training.stopping import Stopped
@@ -83,11 +83,11 @@ def _run(arguments: list[str]) -> int:
 
 
 def parsed(arguments: Sequence[str]) -> Any:
-    """The command that the arguments name, with its options, not run.
+    """Parse the arguments into a command, without running it.
 
     Raises:
         OtprError: the command, or an option or setting of it, is unknown or refused.
-        SystemExit: after `--help`, or where a value cannot be read, which is then said on standard error.
+        SystemExit: after `--help`, or if a value cannot be parsed, which is reported on standard error.
     """
     names = {*COMMANDS, *plugins()}
     if arguments and not arguments[0].startswith("-") and arguments[0] not in names:
@@ -107,16 +107,16 @@ def parsed(arguments: Sequence[str]) -> Any:
             more["default"], rest = tailored(rest)
             more["description"] = more["default"].about
         _check_names(name, rest, more.get("default", commands[name]), groups)
-        # tyro leaves a positional argument that is given out of its help
+        # tyro omits positional arguments that are given from its help
         second = [word for word in rest[:1] if name == "finetune" and word[:1] != "-"]
         return tyro.cli(commands[name], prog=" ".join(["otpr", name, *second]), args=rest, **more)
-    except ValueError as error:  # settings refuse a value
+    except ValueError as error:  # a setting refuses its value
         raise OtprError(str(error)) from error
 
 
 def command_classes() -> tuple[dict[str, Any], dict[str, Mapping[str, type]]]:
-    """Each command's class by its name; and of those that need a second word, the classes by these words."""
-    # JAX takes seconds to import; a misspelt command need not wait for it
+    """Each command's class by name, and for commands with subcommands, the classes of these."""
+    # JAX takes seconds to import, which a misspelt command should not wait for
     from otpr.cli import data, policy
     from otpr.cli.collect import Collect
     from otpr.cli.evaluate import Evaluate
@@ -134,14 +134,14 @@ def command_classes() -> tuple[dict[str, Any], dict[str, Mapping[str, type]]]:
 
 
 _TYPES = tyro.constructors.ConstructorRegistry()
-"""How values are written that tyro would want otherwise."""
+"""Parsers of values whose form differs from tyro's."""
 
 
 @_TYPES.primitive_rule
 def _truth(
     info: tyro.constructors.PrimitiveTypeInfo,
 ) -> tyro.constructors.PrimitiveConstructorSpec[bool] | None:
-    """`--greedy false`, as in `--set greedy=false`, where an option takes a truth value and is no flag."""
+    """Parse booleans of options that are not flags, as in `--greedy false` and `--set greedy=false`."""
     if info.type is not bool:
         return None
     return tyro.constructors.PrimitiveConstructorSpec(
@@ -157,16 +157,16 @@ def _truth(
 def _check_names(
     name: str, arguments: list[str], command: Any, groups: Mapping[str, Mapping[str, type]]
 ) -> None:
-    """Refuse a misspelt name: tyro names the nearest right one only where nothing else is wrong.
+    """Check names of subcommands and options; tyro suggests names only if there is no other error.
 
     Args:
-        name: the command's.
-        arguments: those after it.
-        command: its class, or the instance that has its defaults.
-        groups: by the name of a command that needs a second word, the commands by these words.
+        name: the command's name.
+        arguments: the arguments after it.
+        command: its class, or an instance with its defaults.
+        groups: for commands with subcommands, the subcommands by name.
 
     Raises:
-        OtprError: the second word is none of these, or an option is unknown.
+        OtprError: a subcommand or an option is unknown.
     """
     if arguments and not arguments[0].startswith("-") and name in (*groups, "finetune"):
         second = arguments[0]
@@ -182,15 +182,15 @@ def _check_names(
 
 
 def option_names(command: Any) -> list[str]:
-    """The options of a command as they are typed, of its class or of the instance that has its defaults."""
+    """The options of a command as typed, from its class or an instance with its defaults."""
     return [f"--{field.replace('_', '-')}" for field in _fields(command)]
 
 
 def _fields(settings: Any) -> Iterator[str]:
-    """The options a dataclass makes: its fields, and those of the dataclasses among them.
+    """The options of a dataclass: its fields, and those of nested dataclasses.
 
     Args:
-        settings: the class, or an instance: its fields may be of subclasses of their types.
+        settings: the class, or an instance, whose fields may have subclasses of the declared types.
     """
     types = get_type_hints(settings if isinstance(settings, type) else type(settings), include_extras=True)
     for field in dataclasses.fields(settings):
@@ -209,7 +209,7 @@ def _marked(kind: Any) -> bool:
 
 
 def _again(arguments: list[str]) -> str:
-    """The command line that resumes, with the program as it was called where it is not on the path."""
+    """The command line that resumes a run, with the program's path if it is not on PATH."""
     program = "otpr"
     called = Path(sys.argv[0])
     if called.name == program and shutil.which(program) != str(called):

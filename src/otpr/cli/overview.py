@@ -1,4 +1,4 @@
-"""What `otpr --help` prints: the main path and every command, on one screen."""
+"""The text of `otpr --help`: the main workflow and every command, on one screen."""
 
 from __future__ import annotations
 
@@ -42,10 +42,10 @@ Completion for bash, zsh, fish and tcsh: docs/quickstart.md#shell-completion"""
 
 
 def overview(plugins: Mapping[str, metadata.EntryPoint]) -> str:
-    """The text.
+    """The text of the overview.
 
     Args:
-        plugins: commands of other packages by name. One that is not known here is listed with its package.
+        plugins: commands of other packages by name. Unknown ones are listed with their package.
     """
     rows: list[str] = []
     for name in dict.fromkeys([*SUMMARIES, *plugins]):

@@ -1,4 +1,4 @@
-"""Commands that other packages bring, by entry points: `otpr_bench` those of benchmarks and reports."""
+"""Commands of other packages, found by entry points; `otpr_bench` has those of benchmarks and reports."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ GROUP = "otpr.commands"
 
 
 def plugins() -> dict[str, metadata.EntryPoint]:
-    """What is installed, by the command's name."""
+    """The installed commands by name."""
     return {point.name: point for point in sorted(metadata.entry_points(group=GROUP))}
 
 
 def plugin(name: str) -> Any | None:
-    """The class of a command, or None where no installed package brings it."""
+    """The class of a command, or None if no installed package has it."""
     point = plugins().get(name)
     return None if point is None else point.load()

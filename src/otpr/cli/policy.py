@@ -1,4 +1,4 @@
-"""`otpr policy`: what a stored policy is, and bringing policies in from other libraries and back."""
+"""`otpr policy`: inspection of stored policies, and their import and export."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class InspectPolicy:
     json: bool = False
 
     def run(self) -> None:
-        """Read it and print; a damaged policy is an error that names the file."""
+        """Read and print the policy; a damaged file is an error that names it."""
         found = described(self.path)
         print(json.dumps(found, indent=2) if self.json else _in_words(found))
 
@@ -44,21 +44,21 @@ class Policy:
     )
 
     def run(self) -> None:
-        """Do it."""
+        """Run the subcommand."""
         self.command.run()
 
 
 SUBCOMMANDS = {"inspect": InspectPolicy, "import": ImportPolicy, "export": ExportPolicy}
-"""What follows `otpr policy`."""
+"""The subcommands of `otpr policy`."""
 
 
 def described(path: Path) -> dict[str, Any]:
-    """What `otpr policy inspect --json` prints of the policy in `path`.
+    """The document that `otpr policy inspect --json` prints for the policy in `path`.
 
     Returns:
-        path, of the policy's own folder; format, of its files; bytes, of all of them; sealed, whether
-        checksums were there, and then they agree; task; spec, as `Spec.to_json`; encoder, generator and
-        chooser (None without one), each its kind and settings, with the number of its parameters; candidates.
+        path, of the policy's own folder; format, of its files; bytes, of all files; sealed, whether there are
+        checksums, which then agree; task; spec, as `Spec.to_json`; encoder, generator and chooser (None
+        without one), each its kind and settings, with the number of its parameters; candidates.
 
     Raises:
         OtprError: there is no policy, or its files are damaged or of a later format.
@@ -82,12 +82,12 @@ def described(path: Path) -> dict[str, Any]:
 
 
 def _parameters(part: Any) -> int:
-    """How many numbers its arrays hold."""
+    """The number of parameters of a part."""
     return sum(leaf.size for leaf in jax.tree.leaves(eqx.filter(part, eqx.is_array)))
 
 
 def _in_words(found: dict[str, Any]) -> str:
-    """A line on each part; the settings of a part follow its kind."""
+    """One line for each part, with its kind and settings."""
     sums = "checksums agree" if found["sealed"] else "without checksums"
     lines = [
         f"{found['path']}: policy for {found['task'] or 'a task that it does not name'}",
@@ -111,7 +111,7 @@ def _part(part: dict[str, Any]) -> str:
 
 
 def _flat(document: dict[str, Any]) -> dict[str, Any]:
-    """Its entries, those of an inner object in its place: "network.width"."""
+    """The entries of a document with nested names joined: "network.width"."""
     found: dict[str, Any] = {}
     for name, value in document.items():
         inner = {f"{name}.{key}": v for key, v in _flat(value).items()} if isinstance(value, dict) else {}

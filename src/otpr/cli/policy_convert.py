@@ -1,4 +1,4 @@
-"""`otpr policy import` and `otpr policy export`: policies of other libraries, and out to them."""
+"""`otpr policy import` and `otpr policy export`: conversion from and to other libraries."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ class ImportPolicy:
     execute: int | None = None
 
     def run(self) -> None:
-        """Read, write whole or not at all, and say what it is."""
+        """Import a policy, write it atomically, and describe it."""
         check_names(self.accept)
         check_writable(self.out, "--out", folder=True)
         if self.out.exists():
@@ -99,7 +99,7 @@ class ImportPolicy:
         return None if known is None else (known.spec.action_low, known.spec.action_high)
 
     def _agreed(self, imported: Imported, known: TaskSpec) -> Meaning:
-        """What the policy's numbers mean, as far as it and the task know, who must not contradict."""
+        """The meaning of the policy's numbers from policy and task, which must agree."""
         hint = "Give the task that the policy was trained for, seen as it saw it (--observe, --cameras)."
         meaning, theirs = Meaning(parts=imported.parts), of_task(known)
         name, spec = f"the policy in {self.source}", imported.policy.spec.of_task()
@@ -128,7 +128,7 @@ class ExportPolicy:
     image_keys: tuple[str, ...] = ()
 
     def run(self) -> None:
-        """Read, write whole or not at all, and say what is different there."""
+        """Export a policy, write it atomically, and report differences."""
         check_writable(self.out, "--out", folder=True)
         policy = load_policy(self.path)
         exported, reader = self._onnx(policy) if self.format == "onnx" else self._lerobot(policy)

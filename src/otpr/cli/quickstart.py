@@ -1,6 +1,6 @@
-"""The main job: demonstrations, imitation, OTPR and evaluation, each step as its own command would do it.
+"""The whole workflow: demonstrations, imitation, OTPR and evaluation, each step as in its own command.
 
-The run directory is that of the fine-tuning, with the earlier steps in folders of it:
+The run directory is that of the fine-tuning, with the earlier steps in subfolders:
 
 demonstrations/   what `otpr collect` makes
 pretrain/         what `otpr pretrain` makes; its policy is the base policy
@@ -38,13 +38,13 @@ from otpr.training.sinks import DEFAULT
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:
-    """What a quickstart does where it is not told otherwise.
+    """The defaults of a quickstart.
 
     Attributes:
         task: the task.
-        demos: demonstrations.
-        noise: standard deviation of the noise on their actions, which lie in [-1, 1].
-        imitation: settings of the imitation.
+        demos: number of demonstrations.
+        noise: standard deviation of the noise on their actions, which are in [-1, 1].
+        imitation: the settings of the imitation.
     """
 
     task: str
@@ -54,12 +54,12 @@ class Recipe:
 
 
 STATE = Recipe("metaworld/peg-insert-side-v3", 10, 0.7, PretrainConfig())
-"""Where objects are is told."""
+"""The recipe for observations that include the positions of objects."""
 
-# Images cost a hundred times as much as vectors in imitation. Noise on the actions hides what they depend on,
-# which has to be found in the images.
+# Imitation from images is a hundred times as expensive as from vectors. Action noise makes it harder to learn
+# the dependence of actions on images.
 PIXELS = Recipe("metaworld/drawer-open-v3", 8, 0.3, PretrainConfig(updates=2_500, batch_size=128))
-"""Where they are is to be seen."""
+"""The recipe for camera images."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,7 +94,7 @@ class Quickstart:
     overwrite: bool = False
 
     def run(self) -> None:
-        """The four steps and a table of what came of them."""
+        """Run the four steps and print a table of the results."""
         check_seed(self.seed)
         recipe = self._recipe()
         if recipe.demos < 1:
@@ -113,7 +113,7 @@ class Quickstart:
                 "the steps one at a time: `otpr collect --expert module:Class` or `otpr data convert`, then "
                 "`otpr pretrain`, `otpr finetune` and `otpr evaluate`."
             )
-        # a trial of few steps is to learn something too
+        # short trials should also learn something
         warmup_steps = min(LoopConfig.warmup_steps, self.env_steps // 5)
         agent, loop = agent_config("otpr", self.preset), LoopConfig(self.env_steps, warmup_steps=warmup_steps)
         config = {
@@ -191,7 +191,7 @@ class Quickstart:
         print(f"All in {run.path}")
 
     def _recipe(self) -> Recipe:
-        """What is done, with all that is left out filled in."""
+        """The recipe with the given options applied."""
         usual = PIXELS if self.pixels else STATE
         given = {"task": self.task, "demos": self.demos, "noise": self.noise}
         return dataclasses.replace(

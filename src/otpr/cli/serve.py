@@ -1,4 +1,4 @@
-"""`otpr serve`: a policy behind a socket."""
+"""`otpr serve`: a policy server."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from otpr.serving.service import Service
 
 KEY = "OTPR_API_KEY"
-"""The environment variable that has the key where `--api-key` is left out."""
+"""The environment variable with the key if `--api-key` is not given."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Serve:
     idle: float = 600.0
 
     def run(self) -> None:
-        """Load, compile, listen; at SIGTERM or Ctrl-C answer what was asked and leave."""
+        """Load, compile and serve; at SIGTERM or Ctrl-C answer pending requests and stop."""
         check_at_least(1, self, "idle")
         if not 0 <= self.port < 2**16:
             raise OtprError(f"--port must be in [0, 65536), given {self.port}.")

@@ -1,1 +1,1 @@
-"""Data: episodes, demonstrations on disk, and what training draws its batches from."""
+"""Episodes, demonstrations on disk, and the stores from which training draws batches."""

@@ -1,4 +1,4 @@
-"""The one comparison of data with a task, of data with data, and of a policy with a task."""
+"""The comparison of data with a task, of data with data, and of a policy with a task."""
 
 from __future__ import annotations
 
@@ -31,17 +31,17 @@ _ACCEPTED = "accepted between"
 
 @dataclass(frozen=True)
 class Side:
-    """What one of the two says of itself.
+    """The self-description of one side of a comparison.
 
     Attributes:
-        name: as errors call it, e.g. "the data set runs/demonstrations".
-        spec: what it exchanges, without history, horizon and execution.
-        task: the id of its task; None where it names none.
-        meaning: what is known of its numbers.
-        action_range: the least and the greatest number of each dimension of its actions, asked for where its
-            bounds are not stated; None: it has no actions.
-        advice: what to do in place of what each difference advises, which is for data; a whole sentence.
-        images: of a task, all images that it could show, where that is known.
+        name: the name in errors, e.g. "the data set runs/demonstrations".
+        spec: its spec, without history, horizon and execution.
+        task: the id of its task; None if it names none.
+        meaning: the known meaning of its numbers.
+        action_range: returns the minimum and maximum of each action dimension, called if bounds are not
+            stated; None: it has no actions.
+        advice: a sentence that replaces the advice of each difference, which is meant for data.
+        images: for a task, all images that it could show, if known.
     """
 
     name: str
@@ -54,11 +54,11 @@ class Side:
 
 
 class Difference(NamedTuple):
-    """In what two sides differ; its name is one of `ACCEPTABLE`, None where it cannot be accepted."""
+    """A difference between two sides. Its name is in `ACCEPTABLE`, or None if it cannot be accepted."""
 
     name: str | None
-    text: str  # what differs, the first side first
-    advice: str = ""  # what to do, a whole sentence
+    text: str  # the difference, the first side first
+    advice: str = ""  # a sentence that says what to do
 
     def __str__(self) -> str:
         """Two lines, or one without advice."""
@@ -66,16 +66,16 @@ class Difference(NamedTuple):
 
 
 def of_task(task: TaskSpec) -> Side:
-    """What a task says of itself."""
+    """The self-description of a task."""
     return Side(f"the task {task.id}", task.spec, task.id, Meaning(parts=task.parts, facts=task.facts))
 
 
 def compare(mine: Side, theirs: Side) -> list[Difference]:
-    """In what two sides differ, of what both know.
+    """The differences between two sides, in everything that both state.
 
     Args:
         mine: e.g. a data set.
-        theirs: what it meets, e.g. a task.
+        theirs: the other side, e.g. a task.
     """
     found: list[Difference] = []
     other_task = mine.task is not None and theirs.task is not None and mine.task != theirs.task
@@ -106,7 +106,7 @@ def compare(mine: Side, theirs: Side) -> list[Difference]:
 
 
 def assumed(mine: Side, theirs: Side) -> list[str]:
-    """What is taken for granted of data where neither side says it, a sentence each.
+    """Assumptions about data that neither side states, one sentence each.
 
     Args:
         mine: the data set.
@@ -128,20 +128,20 @@ def assumed(mine: Side, theirs: Side) -> list[str]:
 
 
 def agree(mine: Side, theirs: Side, accept: Sequence[str] | None = None, shapes: str = "") -> list[str]:
-    """Refuse two sides that differ, but for what is accepted.
+    """Check that two sides agree, except for accepted differences.
 
     Args:
         mine: e.g. a data set.
         theirs: what it meets, e.g. a task.
-        accept: names of differences that do not matter; None: the command has no `--accept`.
-        shapes: what to do where shapes or types differ, a whole sentence.
+        accept: names of accepted differences; None: the command has no `--accept`.
+        shapes: a sentence that says what to do if shapes or types differ.
 
     Returns:
-        A sentence for each difference that was accepted.
+        A sentence for each accepted difference.
 
     Raises:
-        OtprError: lists all differences, with both sides and what to do, and the `--accept` that overrides
-            them where that is possible.
+        OtprError: the sides differ. The message lists all differences with both sides and what to do, and the
+            `--accept` that overrides them if possible.
     """
     found = compare(mine, theirs)
     refused = [difference for difference in found if difference.name not in (accept or ())]
@@ -163,7 +163,7 @@ def agree(mine: Side, theirs: Side, accept: Sequence[str] | None = None, shapes:
 
 
 def check_names(accept: Sequence[str]) -> None:
-    """Refuse names that no difference has.
+    """Check names of differences.
 
     Raises:
         OtprError: names the nearest ones.
@@ -174,7 +174,7 @@ def check_names(accept: Sequence[str]) -> None:
 
 
 def needless(accept: Sequence[str], told: Sequence[str]) -> list[str]:
-    """A sentence for each name that was accepted of the data although nothing there differs in it.
+    """A sentence for each accepted name in which nothing differs.
 
     Args:
         accept: what the user accepts.
@@ -189,12 +189,12 @@ def needless(accept: Sequence[str], told: Sequence[str]) -> list[str]:
 
 
 def _shapes(mine: Spec, other: Side) -> list[Difference]:
-    """Entries and dimensions, which nothing can override."""
+    """Differences in entries and dimensions, which cannot be accepted."""
     found: list[Difference] = []
     theirs = other.spec
     for name in sorted({*mine.observation, *theirs.observation}):
         here, there = (spec.observation.get(name) for spec in (mine, theirs))
-        # the floating-point types of vectors are not compared: numbers take the task's
+        # the floating-point types of vectors are not compared: data are converted to the task's type
         if here is None or there is None or (here.shape, here.kind) != (there.shape, there.kind):
             sides = f"{here or 'nothing'} against {there or 'nothing'}"
             found.append(Difference(None, f"observation {name!r}: {sides}", _of_images(name, here, other)))
@@ -204,7 +204,7 @@ def _shapes(mine: Spec, other: Side) -> list[Difference]:
 
 
 def _of_images(name: str, here: Entry | None, other: Side) -> str:
-    """What to do about an image that the other side does not show."""
+    """Advice on an image that the other side does not show."""
     known = other.images or tuple(other.spec.images)
     if here is None or here.kind != "image" or name in other.spec.observation:
         return ""
@@ -217,7 +217,7 @@ def _of_images(name: str, here: Entry | None, other: Side) -> str:
 
 
 def _undivided(mine: Meaning, theirs: Meaning) -> bool:
-    """Whether one of the two has a single part that the other does not know: an array of everything."""
+    """Whether one side has a single array of everything, which the other does not know."""
     names = [{name for name, _ in side.parts} for side in (mine, theirs)]
     return any(len(few) == 1 and not few & many for few, many in (names, reversed(names)))
 
@@ -243,7 +243,7 @@ def _of(spec: Spec) -> Bounds:
 
 
 def _bounds(mine: Side, theirs: Side) -> list[Difference]:
-    """Stated bounds that differ, or numbers without stated bounds that look like the other's units."""
+    """Differing stated bounds, or numbers without stated bounds that appear to be in the other's units."""
     here, there = _of(mine.spec), _of(theirs.spec)
     if not theirs.meaning.bounds_stated or shown(here) == shown(there):
         return []
@@ -279,7 +279,7 @@ def _in_other_units(
     low: NDArray[np.float64],
     high: NDArray[np.float64],
 ) -> bool:
-    """Whether actions said to be in [-1, 1] lie within bounds that are narrower than that somewhere."""
+    """Whether actions declared to be in [-1, 1] stay within bounds that are narrower in some dimension."""
     rounding = 1e-6 * (high - low)
     inside = ((least >= low - rounding) & (greatest <= high + rounding)).all()
     return bool(inside and ((low > -1) | (high < 1)).any())

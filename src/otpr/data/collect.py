@@ -1,4 +1,4 @@
-"""Demonstrations by a scripted expert with noisy actions; only its successes are kept."""
+"""Collection of demonstrations by a scripted expert with noisy actions; only successes are kept."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from otpr.envs.task_env import TaskEnv, by_name
 from otpr.errors import OtprError
 from otpr.spec import Spec
 
-# An expert below one success in so many attempts is taken to be hopeless.
+# The collection stops at fewer than one success in this many attempts.
 _ATTEMPTS_PER_EPISODE = 50
 
 
@@ -28,23 +28,23 @@ def collect(
     user_expert: str | None = None,
     on_episode: Callable[[int, int], None] | None = None,
 ) -> list[Episode]:
-    """Run an expert until `episodes` of its attempts have succeeded, and return those.
+    """Run an expert until `episodes` attempts have succeeded, and return these.
 
-    Gaussian noise is added to the expert's action, and the sum clipped to [-1, 1]; the stored action is the
-    executed one. Attempt i starts from `demonstration_seed(seed, i)` and draws its noise from a stream of its
-    own, so the result depends on nothing but the arguments, and more episodes only add to fewer.
+    Gaussian noise is added to the expert's action, and the sum is clipped to [-1, 1]; the stored action is
+    the executed one. Attempt i starts from `demonstration_seed(seed, i)` and has its own noise stream, so
+    that the result depends only on the arguments and a larger number of episodes extends a smaller one.
 
     Args:
-        task: a name that `task_spec` takes, or the task as it is set up.
-        episodes: how many successes to keep, at least 1.
+        task: a name for `task_spec`, or a setup.
+        episodes: number of successes to keep, at least 1.
         noise: standard deviation of the action noise, >= 0, in units of the action range's half width.
         seed: the run's seed, >= 0.
         user_expert: `"module:Class"` of the user's own expert; None: the task's scripted one.
         on_episode: called after each attempt with the numbers kept and attempted so far.
 
     Raises:
-        OtprError: an argument is out of range, the task unknown, nothing limits its episodes, or fewer than
-            one attempt in 50 succeeds.
+        OtprError: an argument is out of range, the task is unknown or has no episode limit, or fewer than one
+            attempt in 50 succeeds.
     """
     if episodes < 1:
         raise OtprError(f"The number of episodes must be at least 1, given {episodes}.")
@@ -76,8 +76,8 @@ def collect(
 
 
 def _attempt(env: TaskEnv, setup: Setup, spec: Spec, expert: Expert, noise: float, seed: int) -> Episode:
-    # A second word beside the seed: the environment draws its initial condition from the seed alone, and the
-    # noise must not repeat those draws.
+    # A second word of entropy: the environment draws its initial condition from the seed alone, and the noise
+    # must be independent of it.
     generator = np.random.default_rng([seed, 1])
 
     def noisy() -> NDArray[np.float32]:
@@ -87,16 +87,16 @@ def _attempt(env: TaskEnv, setup: Setup, spec: Spec, expert: Expert, noise: floa
 
     if not setup.cameras:
         return _episode(env, spec, seed, noisy, expert.reset)
-    # Rendering costs more than simulating: attempts that succeed are looked at when they are repeated.
+    # Rendering is more expensive than simulating: only successful attempts are repeated and rendered.
     blind = _episode(env, spec, seed, noisy, expert.reset, look=False)
     return _looked_at(env, spec, blind) if blind.success else blind
 
 
 def _looked_at(env: TaskEnv, spec: Spec, blind: Episode) -> Episode:
-    """The same episode with its images.
+    """Repeat an episode with its images.
 
     Raises:
-        OtprError: the environment does not repeat it.
+        OtprError: the environment does not reproduce the episode.
     """
     actions = iter(blind.actions)
     seen = _episode(env, spec, blind.seed, lambda: next(actions), lambda: None, steps=len(blind))
@@ -119,16 +119,16 @@ def _episode(
     look: bool = True,
     steps: int | None = None,
 ) -> Episode:
-    """One episode.
+    """Run one episode.
 
     Args:
         env: the environment.
         spec: of the task.
-        seed: it is reset with.
+        seed: the reset seed.
         act: gives the next action.
         begin: called after the reset.
-        look: whether the images are kept.
-        steps: at most so many; None: to its end.
+        look: whether to keep images.
+        steps: largest number of steps; None: no limit but the episode's end.
     """
     entries = spec.observation if look else spec.vectors
     observation, info = env.reset(seed=seed)

@@ -1,4 +1,4 @@
-"""Writing demonstrations in Minari's format (HDF5), readable by Minari and by what is built on it."""
+"""Writing demonstrations in Minari's format (HDF5), for Minari and tools based on it."""
 
 from __future__ import annotations
 
@@ -43,35 +43,35 @@ def write_dataset(
     description: str | None = None,
     more: dict[str, Any] | None = None,
 ) -> None:
-    """Write episodes as a Minari data set, whole or not at all.
+    """Write episodes as a Minari data set, atomically.
 
-    The folder can be read with `read_dataset(path)` and `minari.MinariDataset(path / "data")`. Its Minari
-    id is `TASK-expert-v0`: put at that place in `MINARI_DATASETS_PATH`, Minari also lists it and loads it by
-    id. Each step carries `infos["success"]`. One episode at a time is in memory, and checked as it passes.
-    Observations of one entry are stored as an array, others as a dictionary.
+    The folder can be read with `read_dataset(path)` and `minari.MinariDataset(path / "data")`. Its Minari id
+    is `TASK-expert-v0`; at that path in `MINARI_DATASETS_PATH`, Minari also lists it and loads it by id. Each
+    step has `infos["success"]`. Only one episode at a time is in memory, and each is checked. Observations
+    with one entry are stored as an array, others as a dictionary.
 
     Args:
         episodes: at least one, all of the same spec; an iterator is read once.
-        path: the folder to make; its parents are made where missing.
-        spec: what they exchange; None: what the first one's arrays tell (`seen_spec`).
-        meaning: what else is known of their numbers; None: nothing, but that a given spec states the bounds.
-        task_id: the task they were collected on; None where unknown.
-        view: what was seen of it, as `Setup.view` has it; None where unknown.
-        expert: who acted, e.g. `"scripted expert"`.
-        noise: standard deviation of the action noise they were collected with; None where unknown.
-        seed: the run seed they were collected with; None where unknown.
-        overwrite: replace a data set that is already there. Anything else that is there stays an error.
-        description: what Minari shows of the set; None: what `otpr collect` makes.
-        more: further metadata, in JSON's types.
+        path: the folder to create; missing parents are created.
+        spec: the episodes' spec; None: derived from the first episode's arrays (`seen_spec`).
+        meaning: further meaning of the numbers; None: only that a given spec states the bounds.
+        task_id: the episodes' task; None where unknown.
+        view: the view of the task, from `Setup.view`; None where unknown.
+        expert: the acting expert, e.g. `"scripted expert"`.
+        noise: standard deviation of the action noise; None where unknown.
+        seed: the run's seed; None where unknown.
+        overwrite: whether to replace an existing data set. Anything else at `path` is an error.
+        description: the description that Minari shows; None: that of `otpr collect`.
+        more: further JSON-serialisable metadata.
 
     Raises:
         OtprError: the episodes are not valid or do not fit the spec, an episode lacks images of some steps,
-            or something is at `path` already. Nothing is written then.
+            or `path` exists already. Nothing is written in this case.
     """
     path = Path(path)
     check_free(path, overwrite)
     source = f"episodes for {path}"
-    if isinstance(episodes, Sequence):  # cheap to refuse as a whole, before anything is written
+    if isinstance(episodes, Sequence):  # a sequence can be checked before anything is written
         validate_episodes(episodes, source=source, spec=spec)
     remaining = iter(episodes)
     first = next(remaining, None)
@@ -92,11 +92,12 @@ def write_dataset(
             observation_space=observation_space(spec),
             action_space=gymnasium.spaces.Box(-1.0, 1.0, (spec.action_dim,), np.float32),
             data_format="hdf5",
-            jpeg_encoding=False,  # a policy should see the very frames that it will be shown
+            jpeg_encoding=False,  # lossless: a policy should see the frames of the task exactly
         )
         storage.update_metadata(
             {
-                # what Minari takes in an id: a user's task may hold a colon, a folder a space
+                # the characters that Minari allows in an id: a user's task may contain a colon, a folder a
+                # space
                 "dataset_id": re.sub(r"[^\w./-]", "-", f"{task_id or path.name}-expert-v0", flags=re.ASCII),
                 "minari_version": minari.__version__,
                 "algorithm_name": expert,
@@ -116,8 +117,8 @@ def write_dataset(
         )
         file = staging / DATA_FOLDER / FILE_NAME
         storage.update_episodes(_buffers(itertools.chain([first], remaining), spec, source, file))
-        # A folder that is not empty cannot be replaced by a rename: the old one is first moved into the
-        # temporary folder, and vanishes with it.
+        # A rename cannot replace a folder that is not empty: the old one is first moved into the temporary
+        # folder and deleted with it.
         if path.exists():
             path.rename(Path(temporary) / "old")
         staging.rename(path)
@@ -125,20 +126,20 @@ def write_dataset(
 
 @contextlib.contextmanager
 def _parents_of(path: Path) -> Generator[None]:
-    """Make the folders above `path`; where the block fails, remove those that were not there before."""
+    """Create the parents of `path`; if the block fails, remove the new ones."""
     missing = [parent for parent in path.absolute().parents if not parent.exists()]
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
         yield
     except BaseException:
-        for parent in missing:  # the innermost first
-            with contextlib.suppress(OSError):  # somebody else has put something there
+        for parent in missing:  # innermost first
+            with contextlib.suppress(OSError):  # another process has written there
                 parent.rmdir()
         raise
 
 
 def check_free(path: Path, overwrite: bool) -> None:
-    """Refuse a place that a data set may not be written to; see `write_dataset`."""
+    """Check that a data set may be written to a path; see `write_dataset`."""
     if not path.exists():
         return
     if not path.is_dir():
@@ -154,9 +155,9 @@ def check_free(path: Path, overwrite: bool) -> None:
 
 
 def _buffers(episodes: Iterable[Episode], spec: Spec, source: str, file: Path) -> Iterator[EpisodeBuffer]:
-    """Episodes in Minari's form, each refused where it is not valid or does not fit the spec.
+    """Check episodes against the spec and convert them to Minari's form.
 
-    Minari writes an episode when it is given it, and its images are added to the file then.
+    Minari writes an episode as soon as it is yielded; its images are added to the file afterwards.
     """
     for index, episode in enumerate(episodes):
         validate_episode(episode, where=f"{source}: episode {index}", spec=spec)
@@ -168,8 +169,8 @@ def _buffers(episodes: Iterable[Episode], spec: Spec, source: str, file: Path) -
             )
         yield _to_buffer(episode, spec)
         if spec.images:
-            # Minari would cut frames into small tiles, and they could not be mapped as they lie
-            with h5py.File(file, "r+") as opened:  # which Minari has open too, in this process
+            # Minari would store frames in small tiles, which cannot be memory-mapped
+            with h5py.File(file, "r+") as opened:  # Minari has the file open too, in this process
                 group = subgroup(opened, f"episode_{index}/observations")
                 for name in spec.images:
                     group.create_dataset(name, data=episode.observations[name])

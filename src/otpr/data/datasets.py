@@ -1,4 +1,4 @@
-"""Demonstrations as they are read from disk: a Minari data set, ours or another's, or a run's experience."""
+"""Reading demonstrations: Minari data sets of otpr or others, and the experience of runs."""
 
 from __future__ import annotations
 
@@ -30,18 +30,18 @@ from otpr.spec import STATE, Entry, Spec, vector_type
 
 @dataclass(frozen=True)
 class Demonstrations:
-    """A data set as read.
+    """A data set that was read.
 
     Attributes:
         episodes: at least one, valid in the sense of `validate_episodes`.
-        spec: what they exchange, as it was written; of a set that otpr did not write, or in data format 1,
-            what the arrays tell, and the bounds that the set states for its actions; no control rate.
-        meaning: what else is known of their numbers.
-        task_id: the task they were collected on; None for a data set that otpr did not write.
-        view: what was seen of it, as `Setup.view` has it; None where the set does not say.
-        metadata: Minari's metadata of the whole set; one of ours has `task_id`, `expert`, `noise`, `seed`,
+        spec: the stored spec. For a set that otpr did not write, or in data format 1: derived from the arrays
+            and the set's action bounds, without control rate.
+        meaning: further meaning of the numbers.
+        task_id: the episodes' task; None for a data set that otpr did not write.
+        view: the view of the task, from `Setup.view`; None if the set does not state it.
+        metadata: Minari's metadata of the whole set; otpr's sets have `task_id`, `expert`, `noise`, `seed`,
             `spec`, `meaning` and `otpr_data_format`.
-        told: what was done so that they fit the task, a sentence each.
+        told: the adaptations to the task, one sentence each.
     """
 
     episodes: list[Episode]
@@ -56,12 +56,12 @@ class Demonstrations:
 def read_dataset(
     path_or_id: str | os.PathLike[str], keys: tuple[str, ...] | None = None, task: TaskSpec | None = None
 ) -> Demonstrations:
-    """Read a Minari data set with flat actions, ours or one of `minari download`, or a run's `experience`.
+    """Read a Minari data set with flat actions (otpr's or from `minari download`), or a run's `experience`.
 
-    A set of ours has the observation entries that it was written with. In any other, dict observations become
-    one vector, "state", their parts side by side, in float64 where a number of them would be rounded by
-    float32; its actions are mapped from the bounds of its action space to [-1, 1]. Success, ends and rewards
-    are by the same rules as in `otpr data convert` without options (docs/data.md).
+    An otpr set keeps its observation entries. In any other set, dict observations are concatenated to one
+    vector, "state", in float64 if float32 would round a number, and actions are mapped from the bounds of the
+    action space to [-1, 1]. Success, ends and rewards follow the rules of `otpr data convert` without options
+    (docs/data.md).
 
     Args:
         path_or_id: the folder of a data set, or the id of one in Minari's own folder (`MINARI_DATASETS_PATH`,
@@ -70,13 +70,13 @@ def read_dataset(
             stands for all in it. None: those that the task is made of, in its order, where the set has all of
             them; else all of them, in the order of the stored space (alphabetical). They do not matter in a
             set of ours, nor where observations are stored as one vector.
-        task: the task that the data are for; episodes of a set of others end at their first success where it
-            does.
+        task: the task that the data are for. If it ends at success, so do the episodes of sets that otpr did
+            not write.
 
     Raises:
-        OtprError: there is none of that name; a file in it is missing, truncated or corrupt (it is named);
-            its observations or actions are not flat; an action is outside the bounds that the set states; its
-            episodes are not valid (`validate_episodes`); or nothing in it tells success from failure.
+        OtprError: there is no such set; a file in it is missing, truncated or corrupt; observations or
+            actions are not flat; an action is outside the set's bounds; episodes are not valid
+            (`validate_episodes`); or the set does not distinguish success from failure.
     """
     check_readable(Path(path_or_id))
     if is_experience(path_or_id):
@@ -103,16 +103,16 @@ def read_dataset(
 
 
 def setup_of(path_or_id: str | os.PathLike[str], task: str | None = None) -> Setup | None:
-    """The task that a data set names, seen as its episodes show it, without reading them.
+    """The task that a data set names, with the view of its episodes, which are not read.
 
-    Where the set does not say what it shows, as those of others do not, its parts and images tell it.
+    If the set does not state its view, the view is derived from its parts and images.
 
     Args:
         path_or_id: see `read_dataset`.
-        task: a task's name in place of the one that the set names.
+        task: the name of a task that replaces the one named by the set.
 
     Returns:
-        None where nothing names a task.
+        The setup; None if no task is named.
 
     Raises:
         OtprError: as in `read_dataset`.
@@ -138,14 +138,14 @@ def setup_of(path_or_id: str | os.PathLike[str], task: str | None = None) -> Set
 
 
 def _spec(opened: MinariFile, dtype: str) -> Spec:
-    """What the episodes of a set exchange when they are read; `dtype` counts where it has no spec."""
+    """The spec of a set's episodes as read; `dtype` is used if the set has no spec."""
     images = {key or IMAGE: image.entry for key, image in opened.images.items()}
     if opened.spec is None:
         bounds = opened.bounds or ((-1.0,) * opened.action_dim, (1.0,) * opened.action_dim)
         vector = {STATE: Entry((opened.observation_dim,), dtype)} if opened.keys else {}
         return Spec({**vector, **images}, *bounds)
     vectors = opened.spec.vectors
-    if opened.columns is not None:  # a set with columns has one vector
+    if opened.columns is not None:  # a set with columns has a single vector
         vectors = {name: replace(entry, shape=(opened.observation_dim,)) for name, entry in vectors.items()}
     return replace(opened.spec, observation={**vectors, **images})
 
@@ -166,7 +166,7 @@ def _read_experience(folder: Path) -> Demonstrations:
 
 
 def _spooled(episode: Episode, spec: Spec, spool: Spool, folder: Path) -> Episode:
-    """The episode with its images in a file: those of a whole run may be more than memory holds."""
+    """The episode with its images in a file, because those of a whole run may exceed memory."""
     images = {
         name: spool.keep([array], array.shape, str(folder))
         for name, array in episode.observations.items()
@@ -176,7 +176,7 @@ def _spooled(episode: Episode, spec: Spec, spool: Spool, folder: Path) -> Episod
 
 
 def _entries(recorded: Recorded, spec: Spec) -> dict[str, NDArray[Any]]:
-    """The observations of an episode, whose vectors are read side by side, by entry name."""
+    """The observations of an episode by entry name, from its concatenated vectors."""
     ends = np.cumsum([entry.shape[0] for entry in spec.vectors.values()])
     parts = np.split(recorded.observations, ends[:-1], axis=1) if spec.vectors else []
     vectors = {

@@ -1,4 +1,4 @@
-"""Several episodes as arrays: all their steps in a row, and a row for each episode."""
+"""Several episodes as arrays: their concatenated steps, and one row for each episode."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ Arrays = Mapping[str, NDArray[Any]]
 
 
 def pack(episodes: Sequence[Episode], spec: Spec) -> dict[str, NDArray[Any]]:
-    """The arrays of at least one episode.
+    """Convert episodes, at least one, to arrays.
 
     Args:
-        episodes: n episodes of S steps together.
-        spec: what their task exchanges.
+        episodes: n episodes with S steps in total.
+        spec: the spec of their task.
 
     Returns:
         `observations/NAME`, (S + n, *shape) of the entry's own type, for each observation entry; `actions`,
@@ -61,11 +61,11 @@ def pack(episodes: Sequence[Episode], spec: Spec) -> dict[str, NDArray[Any]]:
 
 
 def unpack(arrays: Arrays, spec: Spec) -> list[Episode]:
-    """The episodes whose arrays `pack` returned; theirs are views of these.
+    """The episodes from the arrays of `pack`; their arrays are views.
 
     Raises:
-        ValueError: the arrays are not those of episodes of this spec; it names the array, what it is and what
-            it should be.
+        ValueError: the arrays do not fit the spec; the message names the array, its form and the expected
+            one.
     """
     _check(arrays, spec)
     episodes: list[Episode] = []
@@ -111,7 +111,7 @@ def _stored(name: str) -> str:
 
 
 def _check(arrays: Arrays, spec: Spec) -> None:
-    # in Python's integers: NumPy's sum of lengths near 2^63 would wrap around
+    # in Python's integers, because NumPy's sum of lengths near 2^63 would overflow
     lengths = [int(length) for length in arrays.get("lengths", np.zeros(0, np.int64)).reshape(-1)]
     if min(lengths, default=0) < 1:
         raise ValueError(f"lengths should be of episodes of at least one step, given {lengths[:5]}")

@@ -1,4 +1,4 @@
-"""One episode of experience, and the refusal of bad ones before anything is trained on them."""
+"""Episodes of experience, and their validation before training."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ class Episode:
     """One episode of T >= 1 steps.
 
     Attributes:
-        observations: by entry name, (T+1, *shape) of the entry's own type: the one after reset, then the one
-            after each step. A task whose observation is one vector has the single entry "state". Images may
-            lie in a file (`otpr.data.spool`), and may be fewer: see `looked`.
+        observations: by entry name, (T+1, *shape) of the entry's own type: after the reset, then after each
+            step. A task that observes one vector has the single entry "state". Images may be in a file
+            (`otpr.data.spool`), and there may be fewer of them: see `looked`.
         actions: (T, action_dim) float32, in [-1, 1], as executed.
         rewards: (T,) float32.
-        terminated: the episode reached a terminal state (mostly: success).
-        truncated: it was cut off, e.g. by the time limit: the last state has a future that was not seen.
+        terminated: the episode reached a terminal state, usually success.
+        truncated: the episode was cut off, e.g. by the time limit, and could have continued.
         success: the task was solved.
         seed: the environment's reset seed, in [0, 2**31); None where unknown.
-        looked: the steps, from 0 to T and ascending, after which the images were looked at: they alone have
-            one. Step 0, before the first action, is the first of them. None: all steps.
+        looked: the steps with images, ascending from 0 to T. Step 0, before the first action, is always among
+            them. None: all steps.
     """
 
     observations: Mapping[str, NDArray[Any]]
@@ -51,22 +51,22 @@ class Episode:
 
     @property
     def looks(self) -> NDArray[np.bool_]:
-        """After which steps, from 0 on, there are images: (T + 1,)."""
+        """The steps, from 0 on, that have images: (T + 1,), bool."""
         looks = np.full(len(self) + 1, self.looked is None)
         if self.looked is not None:
             looks[self.looked] = True
         return looks
 
     def frames(self, steps: NDArray[np.integer]) -> NDArray[np.integer]:
-        """The rows that images have after some steps; the last before it of one that was not looked at."""
+        """The rows of the images after given steps; a step without images has the last row before it."""
         return steps if self.looked is None else np.searchsorted(self.looked, steps, side="right") - 1
 
 
 def seen_spec(episode: Episode) -> Spec:
-    """What an episode's own arrays tell of the task: entries and dimensions; bounds and rate are not in them.
+    """The entries and dimensions of an episode's arrays as a spec. Bounds and control rate are unknown.
 
     Raises:
-        OtprError: an array can be no observation entry, or the actions are no vectors.
+        OtprError: an array cannot be an observation entry, or the actions are not vectors.
     """
     entries = {
         name: Entry(array.shape[1:], str(array.dtype), "image" if array.ndim == 4 else "vector")
@@ -77,16 +77,16 @@ def seen_spec(episode: Episode) -> Spec:
 
 
 def validate_episodes(episodes: Sequence[Episode], *, source: str, spec: Spec | None = None) -> None:
-    """Refuse episodes that cannot be trained on.
+    """Check that episodes can be trained on.
 
     Args:
-        episodes: what was read or collected.
-        source: where they come from, e.g. the file; named in the error.
-        spec: of the task; None: what the first episode's arrays tell.
+        episodes: the episodes.
+        source: their origin, e.g. a file, for errors.
+        spec: the task's spec; None: derived from the first episode's arrays.
 
     Raises:
-        OtprError: there are none; one is empty; its arrays have wrong dimensions or lengths that do not fit
-            together; a number is NaN or infinite; an action is outside [-1, 1]. The message names the source,
+        OtprError: there is no episode; one is empty; arrays have wrong dimensions or lengths that do not
+            match; a number is NaN or infinite; or an action is outside [-1, 1]. The message names the source,
             the episode's index and the field.
     """
     if not episodes:
@@ -99,13 +99,13 @@ def validate_episodes(episodes: Sequence[Episode], *, source: str, spec: Spec | 
 
 
 def validate_episode(episode: Episode, *, where: str, spec: Spec | None = None) -> None:
-    """Refuse one episode that cannot be trained on; see `validate_episodes`.
+    """Check that one episode can be trained on; see `validate_episodes`.
 
     Args:
-        episode: what was read or collected.
-        where: the file and the place in it; named in the error.
-        spec: of the task: its observation entries and the dimension of its actions are asked for; None: what
-            the episode's own arrays tell.
+        episode: the episode.
+        where: the file and the place in it, for errors.
+        spec: the task's spec, of which observation entries and action dimensions are compared; None: derived
+            from the episode's arrays.
     """
     spec = spec or _own_spec(episode, where)
     if sorted(episode.observations) != sorted(spec.observation):
@@ -113,7 +113,7 @@ def validate_episode(episode: Episode, *, where: str, spec: Spec | None = None) 
             f"{where}: observations have the entries {_listed(episode.observations)}, expected "
             f"{_listed(spec.observation)}."
         )
-    # of bytes each number is right, and they may be more than memory holds
+    # every byte is valid, and images may exceed memory
     named = {_field(name): episode.observations[name] for name in spec.vectors}
     for name, entry in spec.observation.items():
         _check_shape(where, _field(name), episode.observations[name], entry.shape)
@@ -159,7 +159,7 @@ def validate_episode(episode: Episode, *, where: str, spec: Spec | None = None) 
 
 
 def _checked_looks(episode: Episode, where: str) -> int | None:
-    """How many images each camera has of an episode; None: one a step."""
+    """The number of images of each camera in an episode; None: one for each step."""
     looked = episode.looked
     if looked is None:
         return None
@@ -178,7 +178,7 @@ def _own_spec(episode: Episode, where: str) -> Spec:
 
 
 def _field(name: str) -> str:
-    """How errors name an observation entry; that of a task with one vector needs no name."""
+    """The name of an observation entry in errors; a single vector needs no name."""
     return "observations" if name == "state" else f"observations {name!r}"
 
 

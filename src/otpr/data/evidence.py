@@ -1,7 +1,7 @@
-"""What the episodes of a data set tell together: what success is in it, and which fields are what they claim.
+"""Evidence from all episodes of a data set: what marks success, and which fields are reliable.
 
-An episode alone often does not say: rewards of 0 are a failure where others are paid, and were never filled
-in where none is. So a set is looked through once before its episodes are read by the rules.
+A single episode is often ambiguous: rewards of 0 mean failure if other episodes are paid, and missing rewards
+if none is. A set is therefore scanned once before its episodes are read by the rules.
 """
 
 from __future__ import annotations
@@ -16,18 +16,18 @@ from otpr.data.recorded import Recorded, Source
 from otpr.spec import vector_type
 
 DONES = "dones"
-"""robomimic's field that is asked where there are no rewards."""
+"""robomimic's field that is used if there are no rewards."""
 SHAPED = "robosuite's shaped rewards of 1"
-"""What tells success where robosuite's rewards are shaped."""
+"""The source of success if robosuite's rewards are shaped."""
 
 
 class Evidence:
-    """The evidence of one set; complete after `add` has seen each of its episodes that can be read.
+    """The evidence of one set, complete after `add` has seen all of its readable episodes.
 
     Attributes:
-        ours: otpr wrote the set: its fields are what they claim.
-        dims: the lengths of observation and action of most episodes; (0, 0) without episodes.
-        dtype: the type of the observations, "float64" where float32 would round those of an episode.
+        ours: whether otpr wrote the set, so that its fields are reliable.
+        dims: the most frequent lengths of observation and action; (0, 0) without episodes.
+        dtype: the type of the observations, "float64" if float32 would round any of them.
     """
 
     def __init__(self, ours: bool = False):
@@ -36,7 +36,7 @@ class Evidence:
         self._dims: Counter[tuple[int, int]] = Counter()
         self._recorded = 0
         self._whole = 0  # episodes flagged as solved on each of two steps or more
-        self._partly = False  # an episode has flags of success of both kinds
+        self._partly = False  # an episode has both values of the success flag
         self._ends_only = True  # each episode is flagged on its last step and nowhere else
         self._flags_go_on = False
         self._solved = False  # an episode is flagged as solved
@@ -54,14 +54,14 @@ class Evidence:
         self._paid: set[float] = set()  # at most two different positive ones
 
     def add(self, recorded: Recorded) -> None:
-        """Take in an episode; what does not fit together in it is refused elsewhere."""
+        """Add an episode. Inconsistent episodes are refused elsewhere."""
         steps = len(recorded.actions)
         if not steps:
             return
         self._dims[recorded.observations.shape[1], recorded.actions.shape[1]] += 1
         self.dtype = vector_type(self.dtype, recorded.observations.dtype)
         self._longest = max(self._longest, steps)
-        self._truncated |= self._last_truncated  # all but the last one: a file may end anywhere
+        self._truncated |= self._last_truncated  # except for the last episode: a file may end anywhere
         self._last_truncated = bool(recorded.truncated)
         if recorded.success is not None and len(recorded.success) == steps:
             self._add_success(recorded.success)
@@ -103,7 +103,7 @@ class Evidence:
 
     @property
     def dims(self) -> tuple[int, int]:
-        """See the class; of equally many, the first."""
+        """See the class; of equally frequent lengths, the first."""
         return self._dims.most_common(1)[0][0] if self._dims else (0, 0)
 
     @property
@@ -113,25 +113,25 @@ class Evidence:
 
     @property
     def next_rows_fit(self) -> bool:
-        """Whether the observations recorded as next ones are mostly those of the following rows."""
+        """Whether most of the recorded next observations equal the following rows."""
         return 2 * self._broken <= self._joints
 
     @property
     def labels(self) -> bool:
-        """Whether flags of success are the same on all steps of each episode: they speak of it as a whole."""
+        """Whether success flags are constant within each episode, and thus label whole episodes."""
         return self._whole > 0 and not self._partly
 
     @property
     def goes_on(self) -> bool:
-        """Whether an episode goes on after it was solved."""
+        """Whether an episode continues after it was solved."""
         return (self._flags_go_on and not self.labels) if self._recorded else self._paid_goes_on
 
     @property
     def time_limit(self) -> int | None:
-        """The length at which a time limit ended episodes that the set calls terminated; None: it has none.
+        """The length at which a time limit ended episodes that are marked as terminated, or None.
 
-        It is the longest length of all, and two such episodes or more have it, no fewer than half of those
-        that were terminated without being solved. A set that says where it was cut off is believed.
+        It is the maximum length, shared by at least two such episodes and by at least half of the episodes
+        that were terminated unsolved. Truncation flags, if the set has them, are trusted.
         """
         at_ends = self._rewards_tell()[0] == "end"
         failed = [
@@ -145,10 +145,10 @@ class Evidence:
         return self._longest
 
     def success(self, recorded: Recorded) -> tuple[NDArray[np.bool_] | None, str]:
-        """After which steps of an episode of the set the task was solved.
+        """The steps of an episode after which the task was solved.
 
         Returns:
-            (T,) flags, and what tells them; or None, and why nothing does.
+            (T,) flags and their source; or None and the reason.
         """
         flags, rewards = recorded.success, recorded.rewards
         if flags is not None:
@@ -165,10 +165,10 @@ class Evidence:
         return paid, why
 
     def _rewards_tell(self) -> tuple[Literal["end", "step"] | None, str]:
-        """Whether the reward of the last step of a terminated episode, or that of any step, tells success.
+        """Whether rewards indicate success: that of a terminated episode's last step, or that of any step.
 
         Returns:
-            Which; or None, and why they do not tell it.
+            Which of the two; or None and the reason.
         """
         one = len(self._paid) == 1 and not self._negative
         shown = f"a reward of {next(iter(self._paid)):g}" if one else "a reward"
@@ -200,7 +200,7 @@ class Evidence:
         return last, f"{field}, the same on all steps of each episode, and so its label"
 
     def doubts(self) -> list[str]:
-        """What cannot be as it stands in the set as a whole, and how it is read."""
+        """Notes on inconsistencies of the whole set, and how they are read."""
         doubts: list[str] = []
         if not self.next_rows_fit:
             doubts.append(
@@ -216,10 +216,10 @@ class Evidence:
 
 
 def survey(source: Source) -> Evidence:
-    """Look through a set.
+    """Scan a set and collect its evidence.
 
     Raises:
-        OtprError: the file as a whole is not readable.
+        OtprError: the whole file is unreadable.
     """
     evidence = Evidence(source.ours)
     for recorded in source.read(images=False):

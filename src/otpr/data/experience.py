@@ -1,4 +1,4 @@
-"""What an agent learns from: one store of episodes, and which of its rows are demonstrated or its own."""
+"""The data of an agent: one store of episodes, and the rows of demonstrations and of replay."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from otpr.devices import on_each
 from otpr.spec import Spec
 
 Encode = Callable[[Mapping[str, NDArray[Any]]], NDArray[np.float32]]
-"""From n observations, by entry name, to their features, (n, f)."""
+"""Maps n observations by entry name to their features, (n, f)."""
 
 
 class Collected(NamedTuple):
@@ -32,7 +32,7 @@ class Collected(NamedTuple):
 
     @classmethod
     def of(cls, episode: Episode, encode: Encode) -> Collected:
-        """The episode, encoded; a step whose images were not looked at has the features of the last one."""
+        """Encode an episode; a step without images has the features of the last step with them."""
         if episode.looked is None:
             return cls(episode, encode(episode.observations))
         looked = episode.looked
@@ -44,12 +44,12 @@ class Collected(NamedTuple):
 
 
 class Experience(eqx.Module):
-    """Demonstrations, which are always there, and what the agent did.
+    """Demonstrations, and the agent's own episodes.
 
     Args:
         store: all episodes, the demonstrations first.
         demonstrations: rows at which demonstrated transitions start, by data set.
-        replay: rows at which transitions of the agent's own start.
+        replay: rows at which the agent's own transitions start.
     """
 
     store: EpisodeStore
@@ -68,21 +68,21 @@ class Experience(eqx.Module):
         room: int = 0,
         mesh: Mesh | None = None,
     ) -> Experience:
-        """Demonstrations, and room for what will be done.
+        """An experience of demonstrations, with capacity for the agent's episodes.
 
         Args:
             sets: data sets of demonstrations.
-            weights: how often each set is drawn; see `Mixture.of`.
+            weights: relative frequency of each set; see `Mixture.of`.
             encode: the policy's encoder.
-            spec: how states and plans are made of episodes.
+            spec: the policy's spec.
             gamma: discount of one environment step, in (0, 1].
-            room: environment steps that will be added; more may be, at the price of compiling anew.
-            mesh: of the devices among which the rows are divided; None: one device has them all.
+            room: number of environment steps that will be added; more are possible but cause a recompilation.
+            mesh: the devices among which the rows are divided; None: a single device.
 
         Raises:
-            OtprError: the weights are not positive, or not one a set.
+            OtprError: the weights are not positive, or there is not one for each set.
         """
-        # an episode has a row more than steps; one in sixteen allows for episodes of that length
+        # an episode has one row more than steps; a sixteenth suffices for episodes of 16 steps or more
         demonstrated = sum(len(episode) + 1 for episodes in sets for episode in episodes)
         coded = [[Collected.of(episode, encode) for episode in episodes] for episodes in sets]
         width = coded[0][0].features.shape[1]
@@ -99,32 +99,32 @@ class Experience(eqx.Module):
         return cls(store, on_each(mixture, mesh), IndexSet.empty(room, mesh))
 
     def add(self, collected: Collected) -> Experience:
-        """With one more episode of the agent's own. The old experience is consumed."""
+        """Add an episode of the agent. The old experience is consumed."""
         start = int(self.store.size)
         store = self.store.add(collected.features, collected.episode)
         starts = _starts(collected.episode, self.store.spec, start)
         return Experience(store, self.demonstrations, self.replay.add(starts))
 
     def encoded(self, episodes: Sequence[Episode], encode: Encode) -> Experience:
-        """With all states encoded anew.
+        """Re-encode all states.
 
         Args:
-            episodes: every one in the store, in order.
+            episodes: all episodes of the store, in order.
             encode: the encoder.
         """
         features = np.concatenate([Collected.of(episode, encode).features for episode in episodes])
         return Experience(self.store.with_features(features), self.demonstrations, self.replay)
 
     def sample_replay(self, key: PRNGKeyArray, n: int) -> Transitions:
-        """`n` transitions of the agent's own, uniformly with replacement. There must be some."""
+        """Draw `n` transitions of the agent, uniformly with replacement. The replay must not be empty."""
         return self.store.transitions(self.replay.draw(key, n))
 
     def sample_demonstrations(self, key: PRNGKeyArray, n: int) -> Transitions:
-        """`n` demonstrated transitions, each set as often as its weight says."""
+        """Draw `n` demonstrated transitions, with sets by their weights."""
         return self.store.transitions(self.demonstrations.draw(key, n))
 
     def sample_all(self, key: PRNGKeyArray, n: int) -> Transitions:
-        """`n` transitions out of demonstrations and replay together, each as likely as any other."""
+        """Draw `n` transitions uniformly from demonstrations and replay together."""
         demonstrated = self.demonstrations.rows.shape[0]
         number = jax.random.randint(key, (n,), 0, demonstrated + self.replay.size)
         own = self.replay.rows[jnp.maximum(number - demonstrated, 0)]
@@ -132,7 +132,7 @@ class Experience(eqx.Module):
         return self.store.transitions(jnp.where(number >= demonstrated, own, theirs))
 
     def sample_both(self, key: PRNGKeyArray, n: int, demonstration_share: float) -> Transitions:
-        """`n` transitions, a fixed share of them demonstrated; all of them while the replay is empty."""
+        """Draw `n` transitions, a fixed share of them demonstrated; all of them while the replay is empty."""
         demonstration_key, replay_key, mix_key = jax.random.split(key, 3)
         theirs = self.demonstrations.draw(demonstration_key, n)
         own = self.replay.draw(replay_key, n)
@@ -140,20 +140,20 @@ class Experience(eqx.Module):
         return self.store.transitions(jnp.where(jax.random.permutation(mix_key, take_own), own, theirs))
 
     def return_bounds(self) -> tuple[Float[Array, ""], Float[Array, ""]]:
-        """The least and the greatest Q that the rewards seen so far allow; 0, where critics begin, included.
+        """Bounds on Q from the rewards so far; they include 0, where critics start.
 
-        A transition of reward R (of its chunk, discounted) and discount D asks for Q = R + D * V(s'), D being
-        0 after a termination and else gamma to the steps taken. So no Q exceeds M, the largest R / (1 - D) of
-        all transitions: from V <= M follows R + D * V <= M * (1 - D) + D * M = M; likewise below. For a
-        reward of 1 that ends the episode that is [0, 1], for a reward of r at every step r / (1 - gamma), and
-        so on, without knowing which. A chunk with a reward and D = 1 (gamma = 1) bounds nothing: infinite.
+        A transition with discounted chunk reward R and discount D has the target Q = R + D * V(s'), where D
+        is 0 after a termination and otherwise gamma^(steps taken). No Q exceeds M, the largest R / (1 - D) of
+        all transitions: V <= M implies R + D * V <= M * (1 - D) + D * M = M. The lower bound is analogous.
+        For example, a reward of 1 that ends the episode gives [0, 1], and a reward of r at every step gives r
+        / (1 - gamma). A chunk with a reward and D = 1 (gamma = 1) has an infinite bound.
         """
         reward, discount, known = self.store.every_reward()
-        # 0 / 0, no reward and no discount, asks for nothing
+        # 0 / 0: no reward and D = 1 gives no bound
         bound = jnp.where((reward != 0) & known, reward / (1 - discount), 0.0)
         return jnp.minimum(jnp.min(bound), 0.0), jnp.maximum(jnp.max(bound), 0.0)
 
 
 def _starts(episode: Episode, spec: Spec, first: int) -> NDArray[np.int32]:
-    """Rows at which transitions of an episode start, whose first row is given."""
+    """The rows at which transitions of an episode start, given its first row."""
     return (first + np.flatnonzero(startable(episode, spec))).astype(np.int32)

@@ -1,13 +1,13 @@
-"""The episodes that a run collects, on disk: a data set that grows by one file a round.
+"""The episodes that a run collects, as a data set on disk that grows by one file per round.
 
 dataset.json                   format, task, spec and what wrote it
 SHA256SUMS                     the checksum of dataset.json
 episodes-000000.safetensors    the episodes of a round; the number is that of the first of them
 episodes-000010.safetensors    ...
 
-A file is written whole or not at all, is never changed afterwards, and checks itself: its metadata hold the
-SHA-256 of its arrays and the digest of all that was written before it, so that a file that is damaged,
-missing, foreign or out of its place is named. The digest after the last file stands for the whole set.
+A file is written atomically and never changed afterwards. Its metadata hold the SHA-256 of its arrays and the
+digest of all earlier files, so that damaged, missing, foreign or misplaced files are detected and named. The
+digest after the last file identifies the whole set.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ from otpr.storage import (
 from otpr.trees import read_arrays, read_metadata, to_bytes
 
 FORMAT = 2
-"""Version of the files; it rises when older code could no longer read them. 1 had no images."""
+"""Version of the files; it rises whenever older code cannot read new files. 1 has no images."""
 
 DOCUMENT = "dataset.json"
 
@@ -49,22 +49,22 @@ _NAME = re.compile(r"episodes-(\d{6,18})\.safetensors")
 
 @dataclass(frozen=True)
 class _Tip:
-    """How far a data set goes: how many episodes there are, and the digest of all their files."""
+    """The end of a data set: the number of episodes, and the digest of all files."""
 
     episodes: int
     digest: str
 
 
 class ExperienceWriter:
-    """Adds the episodes of a run to its data set, a file for each round.
+    """Adds the episodes of a run to its data set, one file for each round.
 
-    The folder is made where there is none. Otherwise the writer goes on after what lies there; call `back_to`
-    first where a checkpoint says how much of that counts.
+    The folder is created if it does not exist. Otherwise the writer appends to it; when resuming from a
+    checkpoint, call `back_to` first.
 
     Args:
         folder: the data set; its parent exists.
-        setup: the task, and what is seen of it.
-        spec: what the task exchanges.
+        setup: the task and its view.
+        spec: the task's spec.
 
     Raises:
         OtprError: the folder holds something else, or a data set of another task or spec, or cannot be
@@ -96,23 +96,23 @@ class ExperienceWriter:
 
     @property
     def count(self) -> int:
-        """How many files there are."""
+        """The number of files."""
         return len(self._names)
 
     @property
     def digest(self) -> str:
         """The digest of all files, as 64 hexadecimal digits; without files, that of dataset.json.
 
-        The digest after a file is the SHA-256 of the one before it and the file's own, both as digits.
+        The digest after a file is the SHA-256 of the previous digest and the file's own, both as digits.
         """
         return self._last().digest
 
     def add(self, episodes: Sequence[Episode]) -> None:
-        """Write the episodes of a round to one file, whole or not at all; of no episodes nothing is written.
+        """Write the episodes of a round to one file atomically. Without episodes, nothing is written.
 
         Raises:
             ValueError: an episode does not fit the spec.
-            OtprError: it cannot be written, or the folder is no longer the one that was opened.
+            OtprError: the file cannot be written, or the folder was replaced since it was opened.
         """
         if not episodes:
             return
@@ -126,18 +126,18 @@ class ExperienceWriter:
         self._tip = _Tip(before.episodes + len(episodes), _chained(before.digest, own))
 
     def back_to(self, count: int, digest: str) -> Iterator[Episode]:
-        """Go back to a checkpoint: delete all files but the first so many, to be collected again.
+        """Go back to a checkpoint: keep the first `count` files and delete the others.
 
         Args:
-            count: how many files stay, as `count` was when the checkpoint was written.
-            digest: what `digest` was then; not compared where no file stays.
+            count: number of files to keep, `count` at the time of the checkpoint.
+            digest: `digest` at that time; not compared if no file is kept.
 
         Returns:
-            The episodes of the files that stay, as `read_experience` gives them.
+            The episodes of the kept files, as from `read_experience`.
 
         Raises:
-            OtprError: there are fewer files, they are not those that had this digest, or the rest cannot be
-                deleted. Nothing is deleted then.
+            OtprError: there are fewer files, their digest differs, or the rest cannot be deleted. In the
+                first two cases nothing is deleted.
         """
         if count > len(self._names):
             raise OtprError(
@@ -152,10 +152,10 @@ class ExperienceWriter:
                 "or was written again. Bring the run's own files back from a copy, or start the run anew."
             )
         with writing(self._folder):
-            # the last first: a process killed in between leaves the beginning of the set, without a gap
+            # from the last file on, so that a process killed midway leaves no gap
             for name in reversed(self._names[count:]):
                 (self._folder / name).unlink()
-            for left_over in self._folder.glob(".episodes-*"):  # by a process that was killed while it wrote
+            for left_over in self._folder.glob(".episodes-*"):  # from a process killed while writing
                 left_over.unlink()
             sync(self._folder)
         self._names, self._tip = kept, tip
@@ -167,7 +167,7 @@ class ExperienceWriter:
         return self._tip
 
     def _check_in_place(self) -> None:
-        """Refuse to go on where the folder was removed, or replaced by that of another run."""
+        """Check that the folder was neither removed nor replaced by that of another run."""
         if self._place is not None and _identity(self._folder) == self._place:
             return
         raise OtprError(
@@ -177,12 +177,12 @@ class ExperienceWriter:
 
 
 def _identity(folder: Path) -> tuple[int, int, int] | None:
-    """What tells a folder's dataset.json from any other, one made later included; None where it is gone."""
+    """The identity of a folder's dataset.json, which differs for any replacement; None if it is gone."""
     try:
         found = (folder / DOCUMENT).stat()
     except OSError:
         return None
-    # the number of a file that was deleted is given again, so the time is compared too
+    # inode numbers of deleted files are reused, so the time is compared too
     return found.st_dev, found.st_ino, found.st_mtime_ns
 
 
@@ -191,13 +191,13 @@ def _identity(folder: Path) -> tuple[int, int, int] | None:
 
 @dataclass(frozen=True)
 class About:
-    """What a data set says of itself.
+    """The content of dataset.json.
 
     Attributes:
         task: the task's name.
-        view: what was seen of it, as `Setup.view` has it; None in format 1.
-        spec: what the task exchanges.
-        written_by: the version that began the set.
+        view: the view of the task, from `Setup.view`; None in format 1.
+        spec: the task's spec.
+        written_by: the version of otpr that created the set.
     """
 
     task: str
@@ -212,10 +212,10 @@ def is_experience(folder: str | os.PathLike[str]) -> bool:
 
 
 def read_about(folder: Path) -> About:
-    """What dataset.json says.
+    """Read dataset.json.
 
     Raises:
-        OtprError: it is missing, damaged, or of a later format.
+        OtprError: the file is missing, damaged, or of a later format.
     """
     file = folder / DOCUMENT
     if not file.is_file():
@@ -240,12 +240,12 @@ def read_about(folder: Path) -> About:
 
 
 def read_experience(folder: Path) -> Iterator[Episode]:
-    """The episodes of a data set in the order they were collected; one file at a time is in memory.
+    """Yield the episodes of a data set in the order of collection, with one file at a time in memory.
 
     Raises:
-        OtprError: a file is missing, damaged, of other episodes or does not fit the spec; it is named. The
-            episodes of the files before it have been given by then. A last file that is missing is not
-            missed: who counts the files, `ExperienceWriter.back_to`, sees that.
+        OtprError: a file is missing, damaged, from other episodes or does not fit the spec; the message names
+            it. The episodes of earlier files have been yielded by then. A missing last file is not detected
+            here but in `ExperienceWriter.back_to`.
     """
     spec, names = read_about(folder).spec, _names(folder)
     _walk(folder, names)
@@ -254,10 +254,10 @@ def read_experience(folder: Path) -> Iterator[Episode]:
 
 
 def read_ends(folder: Path) -> tuple[list[Episode], list[Episode]]:
-    """The episodes of the first and of the last file alone; the same where there is one, none where none.
+    """The episodes of the first and of the last file, which may be the same; empty if there is no file.
 
     Raises:
-        OtprError: as in `read_experience`, of these two files.
+        OtprError: as in `read_experience`, for these two files.
     """
     spec, names = read_about(folder).spec, _names(folder)
     if not names:
@@ -266,7 +266,7 @@ def read_ends(folder: Path) -> tuple[list[Episode], list[Episode]]:
 
 
 def _names(folder: Path) -> list[str]:
-    """The files of a data set in their order."""
+    """The files of a data set in order."""
     try:
         found = [path.name for path in folder.iterdir() if _NAME.fullmatch(path.name)]
     except OSError as error:
@@ -275,7 +275,7 @@ def _names(folder: Path) -> list[str]:
 
 
 def _name(first: int) -> str:
-    """The name of the file that begins with this episode."""
+    """The name of the file whose first episode has this number."""
     return f"episodes-{first:06d}.safetensors"
 
 
@@ -285,10 +285,10 @@ def _first(name: str) -> int:
 
 
 def _walk(folder: Path, names: Sequence[str]) -> _Tip:
-    """Follow the files from the first to the last, by their metadata alone.
+    """Verify the chain of files from the first to the last by their metadata.
 
     Raises:
-        DamagedFile: names the first that is missing, or was not written after those before it.
+        DamagedFile: a file is missing or does not continue the previous one; the message names the first.
     """
     try:
         tip = _Tip(0, hashlib.sha256((folder / DOCUMENT).read_bytes()).hexdigest())

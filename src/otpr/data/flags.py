@@ -1,4 +1,4 @@
-"""Flags of files, read strictly: which values say yes and no, where success stands, where an episode ends."""
+"""Strict reading of flags: valid values, fields of success, and the end of an episode."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ SUCCESS = (
     "task_success",
     "task_solved",
 )
-"""Names under which environments report, after each step, whether the task is solved."""
+"""Names under which environments report success after each step."""
 
 
 class NotFlagsError(OtprError):
-    """A field holds numbers that are no flags: not one episode of the set is bad, but the field."""
+    """A field holds numbers that are not flags, which concerns the whole set and not one episode."""
 
 
 def as_flags(values: NDArray[Any], where: str) -> NDArray[np.bool_]:
@@ -33,11 +33,11 @@ def as_flags(values: NDArray[Any], where: str) -> NDArray[np.bool_]:
 
     Args:
         values: booleans, or numbers that are all 0 or 1; (steps,) or (steps, 1).
-        where: the file and the place in it, as errors name it.
+        where: the file and the place in it, for errors.
 
     Raises:
-        NotFlagsError: another number is among them; it is shown.
-        OtprError: NaN is among them, or they are no numbers by step.
+        NotFlagsError: there is another number; the message shows it.
+        OtprError: there is NaN, or the values are not numbers by step.
     """
     numbers = by_step(values, where)
     if numbers.dtype == np.bool_:
@@ -54,14 +54,14 @@ def as_flags(values: NDArray[Any], where: str) -> NDArray[np.bool_]:
 
 
 def agreed(told: Mapping[str, NDArray[np.bool_]], place: str) -> tuple[NDArray[np.bool_] | None, str]:
-    """Success by step, and the field that tells it.
+    """Success by step, and the field that states it.
 
     Args:
         told: the flags of each field that records success, by the field's name.
-        place: the episode, as errors name it.
+        place: the episode, for errors.
 
     Returns:
-        The flags and the first field's name; None and "" where there is no such field.
+        The flags and the first field's name; None and "" if there is no such field.
 
     Raises:
         OtprError: two fields contradict each other.
@@ -79,13 +79,13 @@ def agreed(told: Mapping[str, NDArray[np.bool_]], place: str) -> tuple[NDArray[n
 
 
 def end_of(flags: NDArray[np.bool_], where: str) -> int | None:
-    """How many steps an episode has by one of its flags of the end, (steps,), if it ends by that flag.
+    """The length of an episode according to a flag of its end, (steps,); None if the flag is never set.
 
-    The flag stands on the last step, or on all steps from the end on: those after the first of them follow
-    the end. None: the flag is nowhere.
+    The flag is set on the last step, or on all steps from the end on, of which only the first belongs to the
+    episode.
 
     Raises:
-        OtprError: the flag is set, and later it is not.
+        OtprError: the flag is set and later unset.
     """
     if not flags.any():
         return None

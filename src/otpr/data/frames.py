@@ -1,7 +1,7 @@
-"""Frames of cameras on disk: read where they are drawn, not all at once.
+"""Camera frames on disk, read on access.
 
-Episodes hold their frames as arrays that may lie in a file (`otpr.data.spool`): the operating system reads
-the pages that are asked for, and drops them again when memory is short.
+Episodes hold their frames as arrays that may be memory-mapped (`otpr.data.spool`): the operating system loads
+pages on access and drops them when memory is short.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ from otpr.errors import OtprError
 from otpr.spec import Spec, zeros
 
 _AT_ONCE = 2**24
-"""Bytes of frames that are read at once, where they are more than one."""
+"""Size of a block of frames that is read at once, in bytes; a block has at least one frame."""
 
 BLACK = 5
-"""A frame is black whose brightest number is at most this: videos do not keep 0."""
+"""A frame counts as black up to this brightest value, because videos do not preserve 0."""
 
 
 class Rows(Protocol):
-    """An array on disk, of which rows are read in order."""
+    """An array on disk whose rows are read in order."""
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -53,7 +53,7 @@ class Rows(Protocol):
 
 
 def image_in_file(shape: tuple[int, ...], dtype: np.dtype[Any], where: str) -> Image:
-    """What image an array of that shape and type in a file is.
+    """The kind of image of an array in a file.
 
     Args:
         shape: of one image.
@@ -75,21 +75,20 @@ def image_in_file(shape: tuple[int, ...], dtype: np.dtype[Any], where: str) -> I
 def stored_frames(
     group: h5py.Group, name: str, image: Image, where: str, spool: Spool, last: str | None = None
 ) -> NDArray[np.uint8]:
-    """The frames of a data set inside a group of an HDF5 file: (steps, height, width, channels), mapped.
+    """The frames of a data set in a group of an HDF5 file: (steps, height, width, channels), mapped.
 
-    Frames that lie in the file in one piece are mapped as they lie there. Others, among them Minari's JPEGs,
-    are unpacked.
+    Contiguous frames are mapped from the file itself. Others, such as Minari's JPEGs, are unpacked.
 
     Args:
         group: the group.
-        name: of the data set; KeyError where there is none.
-        image: what each frame should be.
+        name: the name of the data set; KeyError if it is missing.
+        image: the expected form of each frame.
         where: names it in errors.
-        spool: has room for frames that are unpacked.
-        last: another data set, whose last frame comes after those of this one.
+        spool: takes frames that are unpacked.
+        last: another data set, whose last frame is appended.
 
     Raises:
-        OtprError: its numbers are no bytes, or have other shapes.
+        OtprError: the data set does not hold bytes, or has another shape.
     """
     entry = dataset(group, name)
     of_one_length = entry.dtype == np.uint8 and entry.ndim == 2
@@ -98,7 +97,7 @@ def stored_frames(
         frames = (decoded(file.tobytes(), image, where)[None] for file in files)
         return image.upright(spool.keep(frames, (len(entry), *image.shape), where))
     _check(entry, image, where)
-    # one that was never written has no place in the file
+    # a data set that was never written has no offset
     written = entry.id.get_storage_size() == entry.nbytes > 0
     if last is None and written and (offset := entry.id.get_offset()) is not None:
         return image.upright(mapped(entry.file.filename, entry.shape, offset))
@@ -124,13 +123,14 @@ def _check(entry: h5py.Dataset, image: Image, where: str) -> None:
 
 
 def in_blocks(rows: Rows, start: int, stop: int, multiple: int = 1) -> Iterator[NDArray[Any]]:
-    """Some rows of an array on disk, as many at once as fit into a few megabytes.
+    """Some rows of an array on disk, in blocks of a few megabytes.
 
     Args:
         rows: the array.
         start: the first row.
         stop: the one after the last.
-        multiple: rows that are compressed together: they are unpacked once if they are read at once.
+        multiple: number of rows that are compressed together; blocks are multiples of it, so that each is
+            unpacked once.
     """
     size = max(1, math.prod(rows.shape[1:]) * rows.dtype.itemsize)
     if multiple * size > 4 * _AT_ONCE:
@@ -141,10 +141,10 @@ def in_blocks(rows: Rows, start: int, stop: int, multiple: int = 1) -> Iterator[
 
 
 def decoded(file: bytes, image: Image, where: str) -> NDArray[np.uint8]:
-    """A JPEG or a PNG.
+    """Decode a JPEG or a PNG.
 
     Raises:
-        OtprError: it is neither, or of another size.
+        OtprError: the file is neither, or has another size.
     """
     try:
         with (
@@ -171,10 +171,10 @@ def decoded(file: bytes, image: Image, where: str) -> NDArray[np.uint8]:
 
 
 def spooled(episode: Episode, spool: Spool) -> Episode:
-    """The episode, its images in a file and not in memory.
+    """The episode with its images in a file instead of memory.
 
     Raises:
-        OtprError: there is no room for them.
+        OtprError: there is no space for them.
     """
     images = {name: array for name, array in episode.observations.items() if array.ndim == 4}
     where = f"The episode of seed {episode.seed}"
@@ -183,14 +183,14 @@ def spooled(episode: Episode, spool: Spool) -> Episode:
 
 
 def check_seen(images: Iterable[tuple[str, NDArray[np.uint8]]], where: str) -> None:
-    """Refuse an episode with a camera that saw nothing: every frame of it is black.
+    """Refuse an episode if all frames of a camera are black.
 
     Args:
         images: frames by entry name.
-        where: names the episode in errors.
+        where: the episode's name in errors.
     """
     for name, frames in images:
-        # mostly, the first one has light
+        # usually the first frame is not black
         if len(frames) and all(int(block.max()) <= BLACK for block in in_blocks(frames, 0, len(frames))):
             raise OtprError(
                 f"{where}: every frame of {name} is black; leave out that episode, or the camera by --keys."
@@ -198,19 +198,19 @@ def check_seen(images: Iterable[tuple[str, NDArray[np.uint8]]], where: str) -> N
 
 
 class DecisionObservations:
-    """What decisions at the steps of some episodes see, gathered on the host when it is asked for.
+    """The observations of decisions at steps of episodes, gathered on the host on request.
 
     Rows are numbered as in an `EpisodeStore` that holds these episodes and no others.
 
     Args:
         episodes: in the order of the store.
-        spec: how many observations a decision sees.
+        spec: gives the number of observations of a decision.
     """
 
     def __init__(self, episodes: Iterable[Episode], spec: Spec):
         self._spec = spec
         self._episodes: list[Episode] = []
-        self._ends: list[int] = []  # the row after each episode's last
+        self._ends: list[int] = []  # the row after the last row of each episode
         for episode in episodes:
             self.add(episode)
 
@@ -220,12 +220,12 @@ class DecisionObservations:
         return self._episodes
 
     def add(self, episode: Episode) -> None:
-        """Take in an episode that was added to the store."""
+        """Add an episode that was added to the store."""
         self._episodes.append(episode)
         self._ends.append((self._ends[-1] if self._ends else 0) + len(episode) + 1)
 
     def of(self, rows: NDArray[np.integer]) -> dict[str, NDArray[Any]]:
-        """The observations of n decisions: each entry (n, history, *shape); before the first that repeats."""
+        """Observations of n decisions, each entry (n, history, *shape), with an episode's first repeated."""
         before = np.arange(self._spec.history - 1, -1, -1)
         seen = zeros(self._spec.observation, len(rows), self._spec.history)
         for i, row in enumerate(rows.tolist()):

@@ -1,4 +1,4 @@
-"""What is in a data set: read an episode at a time, and told even where it cannot be trained on."""
+"""Statistics of a data set, read one episode at a time, including sets that cannot be trained on."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from otpr.errors import OtprError
 from otpr.spec import Spec
 
 BINS = np.linspace(-1, 1, 42)
-"""Edges of the action histograms; the middle bin is around 0."""
+"""Edges of the action histograms; the middle bin is centred at 0."""
 SATURATED = 0.99
-"""An action beyond this is saturated: the expert may have wanted more."""
+"""An action beyond this counts as saturated."""
 SAMPLE = 4000
-"""Rows of observations that are kept for the picture."""
-# Problems beyond these are counted, not told.
+"""Number of observations that are kept for the picture."""
+# Number of problems that are listed; the others are only counted.
 _TOLD = 10
 
 
@@ -38,7 +38,7 @@ class Moments:
         self.infinite = np.zeros(dim, np.int64)
 
     def add(self, values: NDArray[Any]) -> None:
-        """Take in rows, shape (n, dim)."""
+        """Add rows, (n, dim)."""
         values = values.astype(np.float64)
         finite = np.isfinite(values)
         self.nan += np.isnan(values).sum(axis=0)
@@ -63,26 +63,26 @@ class Moments:
 
 @dataclass
 class Inspection:
-    """What was found; arrays have an entry an episode, or a dimension.
+    """The result of an inspection. Arrays have one entry for each episode or for each dimension.
 
     Attributes:
         source: the data set.
-        spec: what its episodes exchange, as far as the set says.
+        spec: the episodes' spec, as far as the set states it.
         observations, actions: their moments.
-        histograms: (action_dim, bins) counts over `BINS`; what is outside is in the outermost.
+        histograms: (action_dim, bins) counts over `BINS`; values outside are in the outermost bins.
         lengths: (episodes,) steps.
         returns: (episodes,) undiscounted; NaN where an episode has no rewards.
         success: (episodes,) True, False, or None where the set does not say.
-        told_by: what tells success, or why nothing does; more than one where episodes differ.
-        terminated, truncated: how many episodes; None where the file does not say.
+        told_by: the sources of success, or reasons why there is none; several if episodes differ.
+        terminated, truncated: number of episodes; None if the file does not state it.
         duplicates: pairs of episodes with the same vectors and actions, the earlier first.
         saturated: (action_dim,) share of the actions beyond 0.99.
-        outside: how many numbers of the actions are outside [-1, 1].
-        problems: why otpr would refuse episodes, with their places; at most ten.
-        problem_count: how many such problems there are.
-        sample: (rows, observation_dim) observations picked at random, finite ones.
-        progress: (rows,) how far into its episode each of them is, in [0, 1].
-        looks: what its images show, by entry name.
+        outside: number of action values outside [-1, 1].
+        problems: reasons for which otpr would refuse episodes, with their places; at most ten.
+        problem_count: number of such problems.
+        sample: (rows, observation_dim), random finite observations.
+        progress: (rows,), the position of each in its episode, in [0, 1].
+        looks: statistics of the images by entry name.
     """
 
     source: Source
@@ -106,7 +106,7 @@ class Inspection:
     looks: dict[str, Look] = field(default_factory=dict[str, Look])
 
     def as_dict(self) -> dict[str, Any]:
-        """The numbers in JSON's types, without what is for the picture."""
+        """The numbers as a JSON document, without the data for the picture."""
         known = [success for success in self.success if success is not None]
         parts = [f"{key}[{i}]" for key, dim in self.source.keys for i in range(dim)]
         return {
@@ -144,13 +144,13 @@ class Inspection:
 
 
 def inspect(source: Source) -> Inspection:
-    """Look through a data set, then read it and describe it.
+    """Scan a data set, then read and describe it.
 
     Args:
         source: an open data set.
 
     Raises:
-        OtprError: it holds no episodes, or the file is not whole.
+        OtprError: the set has no episodes, or the file is incomplete.
     """
     evidence = survey(source)
     observation_dim, action_dim = evidence.dims
@@ -205,7 +205,7 @@ def inspect(source: Source) -> Inspection:
 
 
 def _account(found: Inspection, recorded: Recorded, evidence: Evidence) -> None:
-    """Length, return, success, end and problems of one episode."""
+    """Record length, return, success, end and problems of one episode."""
     rewards = recorded.rewards
     found.lengths.append(len(recorded.actions))
     found.returns.append(np.nan if rewards is None else float(rewards.sum(dtype=np.float64)))
@@ -237,7 +237,7 @@ def _account(found: Inspection, recorded: Recorded, evidence: Evidence) -> None:
 
 
 def _check_structure(found: Inspection, recorded: Recorded, evidence: Evidence) -> None:
-    """Tell of an episode what cannot be as it is recorded, though each of its numbers can."""
+    """Record inconsistencies of an episode whose single numbers are valid."""
     if len(recorded.actions) == 1 and found.success[-1] and not evidence.ours:
         _problem(
             found,
@@ -265,7 +265,7 @@ def _problem(found: Inspection, text: str) -> None:
 
 
 def _digest(recorded: Recorded) -> bytes:
-    """What two episodes share if they are the same, whatever the types of their numbers."""
+    """A digest that equal episodes share, regardless of the types of their numbers."""
     digest = hashlib.blake2b(digest_size=16)
     for array in (recorded.observations, recorded.actions):
         with np.errstate(over="ignore"):
@@ -277,10 +277,10 @@ def _digest(recorded: Recorded) -> bytes:
 
 
 class _Reservoir:
-    """Rows of a stream, each as likely as any other to be kept: those with the smallest random numbers."""
+    """A uniform sample of rows of a stream: those with the smallest random numbers."""
 
     def __init__(self) -> None:
-        self._generator = np.random.default_rng(0)  # the same picture each time
+        self._generator = np.random.default_rng(0)  # a fixed seed gives the same picture each time
         self._kept: list[tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]] = []
         self._size = 0
 
@@ -313,7 +313,7 @@ def _three(values: list[int] | list[float]) -> dict[str, float] | None:
 
 
 def _dimensions(moments: Moments, names: list[str]) -> list[dict[str, Any]]:
-    """A row a dimension; null where no number of it is finite."""
+    """One row for each dimension; null if none of its numbers is finite."""
     rows: list[dict[str, Any]] = []
     for i, name in enumerate(names):
         known = bool(moments.n[i])

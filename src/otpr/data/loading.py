@@ -1,4 +1,4 @@
-"""From the names of data sets to the episodes that a run learns from."""
+"""Loading and selection of the episodes that a run learns from."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class DataConfig:
     skip_check: bool = False
 
     def __post_init__(self):
-        """Refuse numbers that select nothing, and two ways to count at once."""
+        """Check the numbers, and that only one way of counting is used."""
         if not self.data:
             raise OtprError("Give at least one data set with --data.")
         check_weights(self.weights, len(self.data))
@@ -57,12 +57,12 @@ class DataConfig:
         """The chosen episodes of each data set, and the task.
 
         Args:
-            task: its name, seen as the data sets show it, or as it is set up; None: the one that they name.
-            tell: is given a sentence for all that is assumed, reordered or accepted.
+            task: the task's name, viewed as in the data sets, or a setup; None: the task that they name.
+            tell: called with a sentence for everything assumed, reordered or accepted.
 
         Raises:
-            OtprError: a set cannot be read, or holds fewer episodes than asked for; it does not agree with
-                the task, or with another set (all differences are listed); or nothing names the task.
+            OtprError: a set cannot be read or holds fewer episodes than requested; it disagrees with the task
+                or with another set (all differences are listed); or no task is named.
         """
         read: list[tuple[Demonstrations, Side]] = []
         told: list[str] = []
@@ -89,7 +89,7 @@ class DataConfig:
             read.append((demonstrations, side))
         for line in needless(self.accept, told):
             tell(line)
-        assert setup is not None  # there is at least one set
+        assert setup is not None  # there is at least one data set
         spec = task_spec(setup).spec
         return [
             self.select([_rounded(episode, spec) for episode in found.episodes], source)
@@ -99,12 +99,12 @@ class DataConfig:
     def check(
         self, sets: Sequence[Sequence[Episode]], setup: Setup, tell: Callable[[str], object] = print
     ) -> None:
-        """Compare each set with resets and replays of the task, and tell what differs; see `overlap`.
+        """Compare each set with resets and replays of the task, and report differences; see `overlap`.
 
         Args:
             sets: the chosen episodes of each data set.
             setup: the task.
-            tell: is given a sentence for each difference.
+            tell: called with a sentence for each difference.
         """
         if self.skip_check:
             return
@@ -116,7 +116,7 @@ class DataConfig:
                 tell(f"warning: {source}: {line}")
 
     def select(self, episodes: Sequence[Episode], source: str) -> list[Episode]:
-        """The chosen ones of a data set's episodes, in their order; `source` names it in errors."""
+        """The selected episodes of a data set, in order; `source` is its name in errors."""
         kept = [episode for episode in episodes if episode.success or not self.only_successes]
         wanted = self.first or self.best or 1
         if len(kept) < wanted:
@@ -130,16 +130,16 @@ class DataConfig:
         return kept
 
     def record(self, sets: Sequence[Sequence[Episode]]) -> dict[str, Any]:
-        """What a run's config.json says of its data, so that it is not resumed on other data."""
+        """The data's entry in a run's config.json, so that the run cannot be resumed on other data."""
         chosen = dataclasses.asdict(self)
-        del chosen["skip_check"]  # nothing depends on it
+        del chosen["skip_check"]  # has no effect on results
         if not self.accept:
-            del chosen["accept"]  # as in runs that began before there was such an option
+            del chosen["accept"]  # as in runs of versions without this option
         return {**chosen, "data_sha256": _digest(sets)}
 
 
 def _side(source: str, demonstrations: Demonstrations) -> Side:
-    """What a data set says of itself."""
+    """The self-description of a data set."""
 
     def action_range() -> Bounds:
         actions = np.concatenate([episode.actions for episode in demonstrations.episodes])
@@ -155,7 +155,7 @@ def _side(source: str, demonstrations: Demonstrations) -> Side:
 
 
 def _rounded(episode: Episode, task: Spec) -> Episode:
-    """The episode with no more digits than the task's observations have: a policy for it sees no more."""
+    """The episode with observations rounded to the task's types, as a policy for the task sees them."""
     given = {
         name: array.astype(entry.dtype) if array.itemsize > np.dtype(entry.dtype).itemsize else array
         for (name, entry), array in zip(

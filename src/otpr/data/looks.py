@@ -1,4 +1,4 @@
-"""What the frames of a camera show: how many are black, of one colour, or as the one before."""
+"""Statistics of camera frames: how many are black, of one colour, or repeated."""
 
 from __future__ import annotations
 
@@ -10,24 +10,24 @@ from numpy.typing import NDArray
 from otpr.data.frames import BLACK, in_blocks
 
 FRAMES = 8
-"""Frames of an episode that are kept for the picture, evenly spaced."""
+"""Number of evenly spaced frames of an episode that are kept for the picture."""
 _EPISODES = 3
 _EVERY = 61
 _LARGEST = 128
-"""Pixels of a kept frame, each way."""
+"""Largest height and width of a kept frame, in pixels."""
 
 
 class Look:
-    """The frames of one camera, as far as they were read.
+    """Statistics of one camera's frames.
 
     Attributes:
-        shape: of a frame: (height, width, channels).
-        frames: how many there are.
-        black: how many have no number above `otpr.data.frames.BLACK`.
-        plain: how many of the others are of one colour, up to as much.
-        repeated: how many are, byte for byte, the frame before them in their episode.
-        strips: of the first few episodes some frames each, (frames, height, width, channels); larger ones
-            with every so many pixels.
+        shape: shape of a frame: (height, width, channels).
+        frames: number of frames.
+        black: number of frames with no value above `otpr.data.frames.BLACK`.
+        plain: number of the others with one colour, within the same tolerance.
+        repeated: number of frames that equal the previous frame of their episode, byte for byte.
+        strips: some frames of each of the first few episodes, (frames, height, width, channels), subsampled
+            if large.
     """
 
     def __init__(self, shape: tuple[int, ...]):
@@ -36,7 +36,7 @@ class Look:
         self.strips: list[NDArray[np.uint8]] = []
 
     def add(self, frames: NDArray[np.uint8]) -> bool:
-        """Take in the frames of an episode, (n, *shape).
+        """Add the frames of an episode, (n, *shape).
 
         Returns:
             Whether all of them are black.
@@ -45,7 +45,7 @@ class Look:
         black = 0
         for block in in_blocks(frames, 0, len(frames)):
             pixels = block.reshape(len(block), -1, self.shape[-1])
-            thin = pixels[:, ::_EVERY]  # mostly, they tell that a frame is neither plain nor the one before
+            thin = pixels[:, ::_EVERY]  # a cheap test that usually rules out plain and repeated frames
             for i in np.flatnonzero((np.ptp(thin, axis=1) <= BLACK).all(axis=1)):
                 dark = int(pixels[i].max()) <= BLACK
                 black += dark
@@ -65,7 +65,7 @@ class Look:
         return black == len(frames) > 0
 
     def as_dict(self, name: str) -> dict[str, Any]:
-        """The numbers in JSON's types; of frames shares, None where there are none."""
+        """The numbers as a JSON document, with shares of the frames; None if there are no frames."""
 
         def share(count: int) -> float | None:
             return count / self.frames if self.frames else None

@@ -1,4 +1,4 @@
-"""What a data set says of its numbers beyond their shapes, as it is stored in the set's metadata."""
+"""The meaning of a data set's numbers beyond their shapes, as stored in its metadata."""
 
 from __future__ import annotations
 
@@ -18,20 +18,19 @@ FACTS = {
     "object": "`object` has other entries, in another order; convert the original file with this task",
     "instruction": "The episodes were told to do different things; keep one of them",
 }
-"""The facts that are compared where both sides know them, each with what to do where they differ."""
+"""The facts that are compared if both sides state them, each with advice for a difference."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Meaning:
-    """What the numbers of a data set mean, as far as it is known.
+    """The meaning of a data set's numbers, as far as it is known.
 
     Attributes:
-        parts: what the observation is made of, where it is one vector.
-        facts: in words, by the names of `FACTS`.
-        bounds_stated: the action bounds of the set's spec are said by whoever made the set, by the file or by
-            the user. If not, they are [-1, 1], because every set has actions in [-1, 1]; what -1 and 1 stand
-            for is not known then.
-        accepted: the names of the differences from its task that the user accepted when it was converted.
+        parts: the parts of the observation, if it is one vector.
+        facts: the facts in words, by the names of `FACTS`.
+        bounds_stated: whether the action bounds of the spec were stated by the set's author, the file or the
+            user. Otherwise they are [-1, 1], and the actions that -1 and 1 represent are unknown.
+        accepted: names of the differences from the task that the user accepted at conversion.
     """
 
     parts: Parts = ()
@@ -40,26 +39,26 @@ class Meaning:
     accepted: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
-        """As a JSON document, which `from_metadata` reads."""
+        """The meaning as a JSON document for `from_metadata`."""
         return json_ready(dataclasses.asdict(self))
 
     @classmethod
     def from_metadata(
         cls, metadata: Mapping[str, Any], spec: Spec | None, task: TaskSpec | None = None
     ) -> Self:
-        """What the metadata of a set that otpr wrote say.
+        """The meaning stated in the metadata of a set that otpr wrote.
 
         Args:
-            metadata: of the whole set.
-            spec: that of the set; None in data format 1.
+            metadata: metadata of the whole set.
+            spec: the set's spec; None in data format 1.
             task: the task that the data are for.
 
         Raises:
-            ValueError: they are not as otpr writes them.
+            ValueError: otpr does not write such metadata.
         """
         if "meaning" not in metadata:
-            # Formats 1 and 2 kept bounds of [-1, 1] for stated and for unknown ones. `otpr collect` knew
-            # them, and is known by the noise; so is every set with other bounds.
+            # Formats 1 and 2 store bounds of [-1, 1] both if stated and if unknown. They are stated in sets
+            # of `otpr collect`, which record the noise, and in sets with other bounds.
             if spec is None:
                 return cls(bounds_stated=False)
             other = {*spec.action_low, *spec.action_high} != {-1.0, 1.0}
@@ -77,7 +76,7 @@ class Meaning:
             raise ValueError(f"its meaning cannot be read: {error!r}") from error
 
     def lines(self) -> list[str]:
-        """In words, a line each, for people."""
+        """A description for people, one line per item."""
         lines = [f"parts         {listed(self.parts)}"] if self.parts else []
         if not self.bounds_stated:
             lines.append("bounds        not stated: what -1 and 1 stand for is unknown")
@@ -86,7 +85,7 @@ class Meaning:
 
 
 def _named_parts(metadata: Mapping[str, Any], spec: Spec, task: TaskSpec | None) -> Parts:
-    """The parts of a set of data format 2, which has their names: the task knows their lengths."""
+    """The parts of a set of data format 2: names from the set, lengths from the task."""
     lengths, names = dict(task.parts if task is not None else ()), metadata.get("observation_keys")
     if not isinstance(names, list) or sorted(map(str, names)) != sorted(lengths) or spec.only_vector is None:
         return ()
@@ -100,13 +99,13 @@ def listed(parts: Sequence[tuple[str, int]]) -> str:
 
 
 def chosen(keys: Sequence[str], wanted: Parts, known: Mapping[str, int], default: Sequence[str]) -> list[str]:
-    """The parts of an observation that are read, in their order.
+    """The parts of an observation to read, in order.
 
     Args:
-        keys: what the user asked for; if anything, it is this.
-        wanted: the parts of the task: they are taken where all of them are there, at their lengths.
-        known: the parts that there are.
-        default: what the format would take.
+        keys: the user's choice, which takes precedence.
+        wanted: the parts of the task, chosen if the set has all of them with equal lengths.
+        known: the parts of the set.
+        default: the format's own choice.
     """
     if keys:
         return list(keys)

@@ -17,16 +17,16 @@ _SPACES = {"observation_space": "observations", "action_space": "actions"}
 
 
 def read_attributes(file: Path) -> dict[str, Any]:
-    """What `metadata.json` holds in later versions, spaces and all.
+    """The metadata in the form of `metadata.json` of later versions, including spaces.
 
-    Minari before 0.4.2 stored no spaces, but the environment that has them, which is not made: they are told
-    from the arrays of the first episode, without bounds.
+    Minari before 0.4.2 stored the environment instead of its spaces. The environment is not created; the
+    spaces are derived from the arrays of the first episode, without bounds.
 
     Args:
         file: the set's `main_data.hdf5`.
 
     Raises:
-        OtprError: it cannot be read, or holds no episodes as Minari writes them.
+        OtprError: the file cannot be read, or its episodes are not in Minari's form.
     """
     with open_hdf5(file) as opened, reading(file):
         metadata = {name: _plain(value) for name, value in opened.attrs.items()}
@@ -40,14 +40,14 @@ def read_attributes(file: Path) -> dict[str, Any]:
 
 
 def _plain(value: Any) -> Any:
-    """An attribute in JSON's types; one that is no single number or text as text."""
+    """An attribute in JSON's types; anything but a single number or string becomes a string."""
     if isinstance(value, np.generic):
         value = value.item()
     return value if isinstance(value, str | int | float | bool) else str(value)
 
 
 def _space(group: h5py.Group, name: str) -> gymnasium.Space[Any]:
-    """The space of an array's rows, or of a group of such."""
+    """The space of an array's rows, or of a group of arrays."""
     if isinstance(inner := group.get(name), h5py.Group):
         return gymnasium.spaces.Dict({key: _space(inner, key) for key in map(str, inner)})
     array = dataset(group, name)

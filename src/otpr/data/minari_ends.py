@@ -1,4 +1,4 @@
-"""Success and ends of the episodes of Minari's data sets, by their flags."""
+"""Success and ends of the episodes of Minari data sets, from their flags."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from otpr.errors import OtprError
 
 
 def success_of(group: h5py.Group, place: str, steps: int) -> tuple[NDArray[np.bool_] | None, str]:
-    """After which steps the task was solved, (steps,), and the field that says so."""
+    """The steps after which the task was solved, (steps,), and the field that states it."""
     told: dict[str, NDArray[np.bool_]] = {}
     infos = group.get("infos")
     present = set(infos) if isinstance(infos, h5py.Group) else set[str]()
@@ -25,7 +25,7 @@ def success_of(group: h5py.Group, place: str, steps: int) -> tuple[NDArray[np.bo
         field = f"infos/{name}"
         flags = as_flags(stored(group, field), f"{place}: {field}")
         if len(flags) == steps + 1 > 1:
-            # Minari's collector writes an entry for the reset before those of the steps
+            # Minari's collector writes an entry for the reset before the steps
             flags[1] |= flags[0]
             flags = flags[1:]
         if len(flags) != steps:
@@ -38,7 +38,7 @@ def success_of(group: h5py.Group, place: str, steps: int) -> tuple[NDArray[np.bo
 
 
 def ended(recorded: Recorded, group: h5py.Group) -> Recorded:
-    """The episode up to its end, with the flags that say how it ends."""
+    """The episode up to its end, with the flags of its end."""
     place, steps = recorded.place, len(recorded.actions)
     ends: dict[str, int | None] = {}
     for name in ("terminations", "truncations"):

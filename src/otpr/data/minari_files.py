@@ -37,35 +37,33 @@ from otpr.errors import OtprError
 from otpr.spec import Parts, Spec
 
 DATA_FORMAT = 3
-"""Of what otpr adds to a set's metadata; format 2 did not say what the numbers mean (`otpr.data.meaning`);
-format 1, without a number there, had no spec."""
+"""Version of otpr's part of a set's metadata. Format 2 lacks the meaning of numbers (`otpr.data.meaning`);
+format 1, which has no version number, also lacks the spec."""
 DATA_FOLDER = "data"
-"""Minari looks for its files in this folder inside the one a data set is named by."""
+"""The folder inside a data set's folder where Minari expects its files."""
 FILE_NAME = "main_data.hdf5"
 MEND = "collect or download it again"
 
 
 @dataclass(frozen=True)
 class MinariFile:
-    """A Minari data set, opened but not read.
+    """An opened Minari data set.
 
     Attributes:
         file: the HDF5 file with the numbers.
         metadata: what `metadata.json` holds.
-        keys: the parts of the observation that are read, with their dimensions; one part named "" where
-            nothing is known of what it is made of.
+        keys: the parts of the observation to read, with their dimensions; one part named "" if the parts are
+            unknown.
         action_dim: length of the action.
-        own: whether otpr wrote it.
-        spec: what the set was written with; None where otpr did not write it, or in data format 1.
-        meaning: what is known of its numbers.
-        bounds: the bounds of the stored actions; None where the set does not state them, and in a set of
-            ours, whose actions are in [-1, 1].
-        columns: which numbers of a set of ours with one vector are read, in their order; None: all.
-        told: what was chosen or reordered so that the set fits the task, a sentence each.
-        images: the images of the observation that are read, by their path in the file; "" where the
-            observation is nothing but one.
-        whole: path of the vector in the file, where it is stored as one; "" where the observation is nothing
-            else.
+        own: whether otpr wrote the set.
+        spec: the set's spec; None if otpr did not write it, or in data format 1.
+        meaning: the known meaning of its numbers.
+        bounds: the bounds of the stored actions; None if the set does not state them, and for otpr's sets,
+            whose actions are in [-1, 1].
+        columns: for otpr's sets with one vector, the numbers to read, in order; None: all.
+        told: choices and reorderings that fit the set to the task, one sentence each.
+        images: the images to read by their path in the file; "" if the observation is a single image.
+        whole: path of the vector in the file, if it is stored as one; "" if it is the whole observation.
     """
 
     file: Path
@@ -83,14 +81,14 @@ class MinariFile:
 
     @property
     def observation_dim(self) -> int:
-        """The length of the observation, all parts together."""
+        """The length of the observation's vector, the sum of all parts."""
         return sum(dim for _, dim in self.keys)
 
     def read(self, *, images: bool = True) -> Iterator[Recorded | OtprError]:
-        """The episodes in order, as they are stored, or the error that says why one cannot be read.
+        """Yield the stored episodes in order, or the error for an unreadable one.
 
         Args:
-            images: whether they are read too.
+            images: whether images are read too.
 
         Raises:
             OtprError: the file is truncated or corrupt.
@@ -151,5 +149,5 @@ class MinariFile:
 
 
 def path_in_file(key: str) -> str:
-    """Where a part of the observation lies in an episode's group."""
+    """The path of a part of the observation in an episode's group."""
     return f"observations/{key}".rstrip("/")

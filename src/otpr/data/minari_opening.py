@@ -1,4 +1,4 @@
-"""Opening a Minari data set: which parts and images of it are read, and what is known of them."""
+"""Opening a Minari data set: the choice of parts and images, and their meaning."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from otpr.spec import STATE, Entry, Spec
 
 
 def _within(part: str, keys: Sequence[str]) -> bool:
-    """Whether a part is one of the keys, or inside one."""
+    """Whether a part is one of the keys or inside one."""
     return any(part == key or part.startswith(f"{key}/") for key in keys)
 
 
@@ -43,18 +43,18 @@ def open_minari_file(
     """Open a data set without reading it.
 
     Args:
-        path_or_id: its folder, or the id of one in Minari's own folder.
+        path_or_id: the set's folder, or its id in Minari's own folder.
         keys: parts of dict observations in the order wanted, nested ones as `outer/inner`; a name of a dict
             stands for all in it. None: all that the task is made of, in its order, where the set has all of
             that; else all, in the order of the stored space, which is the alphabet's. An order that was
             accepted for this task when the set was converted stays.
         task: the task that the data are for.
-        only_of_others: the keys are for sets that otpr did not write, with dict observations: any other set
-            is taken whole, whatever they are.
+        only_of_others: whether the keys only apply to sets with dict observations that otpr did not write;
+            any other set is then read whole.
 
     Raises:
-        OtprError: there is none of that name, its metadata are not readable, an observation is not flat; or
-            a later version of otpr has written it.
+        OtprError: there is no such set, its metadata are unreadable, an observation is not flat, or a later
+            version of otpr wrote it.
     """
     folder = _find(path_or_id)
     metadata_file = folder / METADATA_FILE_NAME
@@ -125,7 +125,7 @@ def open_minari_file(
         whole=whole,
         told=told,
     )
-    if meaning.parts and whole is not None:  # one vector of ours, and it is known what is in it
+    if meaning.parts and whole is not None:  # a vector of an otpr data set with known parts
         if (dim := flat_dim(folder, "observations", leaves[whole])) != sum(n for _, n in meaning.parts):
             raise OtprError(f"{metadata_file}: its parts do not make {dim} numbers; {MEND}.")
         names = chosen(keys, wanted, dict(meaning.parts), [name for name, _ in meaning.parts])
@@ -144,7 +144,7 @@ def open_minari_file(
 
 
 def _told(opened: MinariFile, stored: Sequence[tuple[str, int]], keys: tuple[str, ...]) -> MinariFile:
-    """With a sentence, where the task chose other parts than are stored, or another order."""
+    """Add a note if the task selects other parts than are stored, or another order."""
     if keys or [name for name, _ in stored] == [name for name, _ in opened.keys]:
         return opened
     line = "of the observation these parts are read, as the task has them: "
@@ -152,7 +152,7 @@ def _told(opened: MinariFile, stored: Sequence[tuple[str, int]], keys: tuple[str
 
 
 def _image(folder: Path, key: str, space: gymnasium.Space[Any], spec: Spec | None) -> Image:
-    """What a part of the observation is, where it is an image; a set of ours says it."""
+    """The image that a part of the observation is, if any; otpr's sets state it."""
     assert space.shape is not None and space.dtype is not None, "it is a box"
     if (
         spec is not None
@@ -166,7 +166,7 @@ def _image(folder: Path, key: str, space: gymnasium.Space[Any], spec: Spec | Non
 def _of_task(
     images: dict[str, Image], task: TaskSpec, *, alone: bool
 ) -> tuple[dict[str, Image], tuple[str, ...]]:
-    """The images that the task has, where the set has all of them, and what is left out; else all."""
+    """The task's images and the omitted ones, if the set has all of them; otherwise all images."""
     given = {key or IMAGE: image.entry for key, image in images.items()}
     wanted = task.spec.images
     left = sorted(set(given) - set(wanted))
@@ -177,7 +177,7 @@ def _of_task(
 
 
 def _with_columns(opened: MinariFile, names: list[str]) -> MinariFile:
-    """A set of ours, of whose vector those parts are read in that order."""
+    """An otpr data set with only the given parts of its vector, in that order."""
     places: dict[str, range] = {}
     start = 0
     for name, length in opened.meaning.parts:
@@ -197,7 +197,7 @@ def _with_columns(opened: MinariFile, names: list[str]) -> MinariFile:
 
 
 def _robots_own(opened: MinariFile, task: TaskSpec | None) -> MinariFile:
-    """A set of ours that has all that its task tells, of which the task, as it is set up, shows columns."""
+    """An otpr data set with the task's full vector, restricted to the columns that the setup shows."""
     if task is None or task.columns is None or task.id != opened.metadata.get("task_id"):
         return opened
     if dict(opened.metadata.get("view") or {}).get("observe", "state") != "state" or len(opened.keys) != 1:
@@ -212,7 +212,7 @@ def _robots_own(opened: MinariFile, task: TaskSpec | None) -> MinariFile:
 
 
 def _facts(metadata: dict[str, Any]) -> dict[str, str]:
-    """The environment's id, where a set of others has it."""
+    """The environment's id, if a set that otpr did not write has it."""
     try:
         return {"environment": str(json.loads(metadata["env_spec"])["id"])}
     except (KeyError, TypeError, ValueError):
@@ -222,12 +222,12 @@ def _facts(metadata: dict[str, Any]) -> dict[str, str]:
 def open_minari(
     path_or_id: str | os.PathLike[str], keys: tuple[str, ...] = (), task: TaskSpec | None = None
 ) -> Source:
-    """A Minari data set; see `open_minari_file`."""
+    """Open a Minari data set as a source; see `open_minari_file`."""
     return as_source(open_minari_file(path_or_id, keys, task=task), whole=not keys)
 
 
 def as_source(opened: MinariFile, *, whole: bool) -> Source:
-    """An opened set as any other; `whole`: its observation is read as it was written."""
+    """An opened set as a source. With `whole`, observations are read as they were written."""
     folder, own = opened.file.parent, opened.spec
     images = {key or IMAGE: image.entry for key, image in opened.images.items()}
     if own is not None and (not whole or opened.columns is not None):

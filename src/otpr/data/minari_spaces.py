@@ -1,4 +1,4 @@
-"""The spaces that a Minari data set stores: read without running code, and which parts are vectors."""
+"""The spaces of a Minari data set, read without running code, and the choice of vector parts."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from otpr.spec import Parts
 
 
 def bounds_of(space: gymnasium.Space[Any]) -> Bounds | None:
-    """The bounds of an action space, where it has an interval for every dimension."""
+    """The bounds of an action space, if it has an interval for every dimension."""
     assert isinstance(space, gymnasium.spaces.Box), "checked before"
     low, high = (end.astype(np.float64) for end in (space.low, space.high))
     if not (np.isfinite(low) & np.isfinite(high) & (low < high)).all():
@@ -31,7 +31,7 @@ def bounds_of(space: gymnasium.Space[Any]) -> Bounds | None:
 
 
 def stored_space(metadata: dict[str, Any], name: str) -> gymnasium.Space[Any]:
-    """A stored space. Minari makes the stored environment where there is none, which runs any code."""
+    """Read a stored space. Unlike Minari, a missing one does not cause the environment's code to run."""
     if not isinstance(metadata.get(name), str):
         raise ValueError(f"it has no {name}")
     description = json.loads(metadata[name])
@@ -40,7 +40,7 @@ def stored_space(metadata: dict[str, Any], name: str) -> gymnasium.Space[Any]:
 
 
 def _check_types(description: Any) -> None:
-    """Refuse types of which a single entry may have any size, such as S1000000000."""
+    """Refuse types whose entries may have any size, such as S1000000000."""
     if isinstance(description, dict):
         if not re.fullmatch(r"(float|u?int)\d{1,2}|bool", str(description.get("dtype", "bool"))):
             raise ValueError(f"a space is of {str(description['dtype'])[:50]!r}")
@@ -48,12 +48,12 @@ def _check_types(description: Any) -> None:
             _check_types(inside)
     elif isinstance(description, list):
         for inside in description:
-            if isinstance(inside, dict | list):  # the bounds of an image are a number for each of its own
+            if isinstance(inside, dict | list):  # an image has a bound for each of its numbers
                 _check_types(inside)
 
 
 def leaves_of(space: gymnasium.Space[Any], prefix: str = "") -> dict[str, gymnasium.Space[Any]]:
-    """The spaces that are no dicts and tuples, by their path in the file, in the space's own order."""
+    """The spaces other than dicts and tuples by their path in the file, in the space's own order."""
     if isinstance(space, gymnasium.spaces.Tuple):
         parts = {f"_index_{i}": inner for i, inner in enumerate(space)}
     elif isinstance(space, gymnasium.spaces.Dict):
@@ -69,7 +69,7 @@ def leaves_of(space: gymnasium.Space[Any], prefix: str = "") -> dict[str, gymnas
 def choose(
     folder: Path, leaves: dict[str, gymnasium.Space[Any]], keys: tuple[str, ...], wanted: Parts
 ) -> list[str]:
-    """The parts to read: the keys, with all parts inside those that are dicts; without keys those wanted."""
+    """The parts to read: the keys, expanded if they are dicts; without keys, the wanted parts."""
     if not keys:
         lengths = {
             key: math.prod(leaf.shape)
@@ -89,7 +89,7 @@ def choose(
 
 
 def flat_dim(folder: Path, field: str, space: gymnasium.Space[Any], vectors: Sequence[str] = ()) -> int:
-    """The length of a vector or a number; `vectors` are the parts of the observation that are."""
+    """The length of a vector or a number; `vectors` are the observation's vector parts."""
     if is_flat(space) and (field != "actions" or space.shape):
         assert space.shape is not None
         return space.shape[0] if space.shape else 1

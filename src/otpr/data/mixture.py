@@ -1,4 +1,4 @@
-"""Several data sets as one source of batches, and episodes held out of it."""
+"""Several data sets as one source of batches, and a split into training and held-out episodes."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ from otpr.errors import OtprError
 
 
 def split(episodes: Sequence[Episode], share: float, seed: int) -> tuple[list[Episode], list[Episode]]:
-    """Episodes to train on and episodes held out, each in their order.
+    """Split episodes into training and held-out ones, both in order.
 
     Args:
-        episodes: n of them.
-        share: of episodes that are held out, in [0, 1); rounded, at least one episode where it is above 0.
-        seed: which ones.
+        episodes: n episodes.
+        share: share of held-out episodes, in [0, 1), rounded; at least one episode if it is above 0.
+        seed: draws the held-out episodes.
 
     Raises:
-        OtprError: nothing would be left to train on.
+        OtprError: no episode would be left for training.
     """
     if not 0 <= share < 1:
         raise OtprError(f"held_out must lie in [0, 1), given {share}.")
     count = max(1, round(share * len(episodes))) if share > 0 else 0
     if count >= len(episodes):
         raise OtprError(f"Holding {count} of {len(episodes)} episodes out leaves none to train on.")
-    # a second word beside the seed: other streams derive from the seed too
+    # a second word of entropy, because other streams derive from the seed too
     held = set(np.random.default_rng([seed, 2]).permutation(len(episodes))[:count].tolist())
     return (
         [episode for i, episode in enumerate(episodes) if i not in held],
@@ -39,7 +39,7 @@ def split(episodes: Sequence[Episode], share: float, seed: int) -> tuple[list[Ep
 
 
 class Mixture(NamedTuple):
-    """Rows of a store at which transitions of one or more data sets start, and how often each is drawn."""
+    """Rows of a store at which transitions of data sets start, and the sets' relative frequencies."""
 
     rows: Int[Array, " n"]  # one set after the other
     starts: Int[Array, " k"]  # where each set begins in `rows`
@@ -52,13 +52,13 @@ class Mixture(NamedTuple):
 
         Args:
             sets: k arrays of row numbers.
-            weights: k relative frequencies, positive; none: every row is as frequent as any other.
+            weights: k positive relative frequencies; empty: all rows are equally frequent.
 
         Raises:
-            OtprError: the weights are not positive, or not one a set.
+            OtprError: the weights are not positive, or there is not one for each set.
         """
         check_weights(weights, len(sets))
-        if not weights:  # one set of all: then no set need be drawn first
+        if not weights:  # a single set of all rows, so that no set has to be drawn first
             sets, weights = [np.concatenate(sets)], (1.0,)
         sizes = np.array([len(rows) for rows in sets], np.int32)
         return cls(
@@ -69,7 +69,7 @@ class Mixture(NamedTuple):
         )
 
     def draw(self, key: PRNGKeyArray, n: int) -> Int[Array, " n"]:
-        """`n` rows with replacement: a set by its weight, then any of its rows."""
+        """Draw `n` rows with replacement: a set by its weight, then a uniform row of it."""
         if self.weights.shape[0] == 1:
             return self.rows[jax.random.randint(key, (n,), 0, self.rows.shape[0])]
         set_key, row_key = jax.random.split(key)
@@ -78,7 +78,7 @@ class Mixture(NamedTuple):
 
 
 def check_weights(weights: Sequence[float], sets: int) -> None:
-    """Refuse weights that fit no mixture of so many data sets; see `Mixture.of`."""
+    """Check the weights of a mixture of data sets; see `Mixture.of`."""
     if weights and len(weights) != sets:
         raise OtprError(f"{len(weights)} weights for {sets} data sets; give one for each, or none.")
     if bad := [weight for weight in weights if not 0 < weight < float("inf")]:

@@ -1,9 +1,9 @@
-"""Whether the numbers of a data set look like those of its task: resets and replays, within a few seconds.
+"""Comparison of a data set's numbers with those of its task by resets and replays, within a few seconds.
 
-What two sides say of themselves can agree while their numbers do not: nobody states every unit. So where the
-episodes have reset seeds, a few are replayed; else their first observations are compared with the task's own.
-What is found is told and hinders nothing: simulators differ from version to version, and an environment may
-start where it likes.
+The descriptions of two sides can agree although their numbers do not, because not every unit is stated. If
+the episodes have reset seeds, a few are replayed; otherwise their first observations are compared with those
+of the task. Differences are only reported, because simulators differ between versions and environments may
+have other initial states.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from otpr.errors import OtprError
 from otpr.spec import Parts, Spec
 
 SECONDS = 3.0
-"""For replays, and once more for resets; the episode or the reset that has begun is finished."""
+"""Time budget in seconds, for replays and again for resets; a started episode or reset is finished."""
 _REPLAYS = 3
 _RESETS = 20
 _FEWEST = 8
 _STARTS = 1000
-# Of the range that a number has in an episode: chaotic contacts do not repeat exactly on another machine.
+# Tolerance relative to a number's range in an episode: contacts are chaotic and differ between machines.
 _APART = 0.05
 _SMALL = 1e-4
 _NARROW = 0.02
@@ -37,7 +37,7 @@ _TOLD = 5
 
 
 class Sample:
-    """What is kept of a data set's episodes for the check; they may pass one by one."""
+    """The part of a data set's episodes that the check needs; they may be added one by one."""
 
     def __init__(self) -> None:
         self._starts: list[NDArray[np.float64]] = []
@@ -46,7 +46,7 @@ class Sample:
         self._count = 0
 
     def add(self, episode: Episode) -> None:
-        """Take in an episode."""
+        """Add an episode."""
         if len(self._starts) < _STARTS:
             self._starts.append(_flat(episode)[0].copy())  # not a view of all of it
         if episode.seed is not None and len(self._seeded) < _REPLAYS:
@@ -55,15 +55,15 @@ class Sample:
         self._count += 1
 
     def compared(self, task: TaskSpec, parts: Parts = ()) -> list[str]:
-        """Reset and step the task's environment, and tell what differs, a sentence each.
+        """Reset and step the task's environment, and return the differences, one sentence each.
 
         Args:
-            task: whose observations are those of the episodes.
-            parts: what the observation is made of, where that is known.
+            task: the episodes' task.
+            parts: the parts of the observation, if known.
         """
         if not task.installed:
             return [f"not compared with resets of {task.id}: its simulator is not installed ({task.install})"]
-        # frames cost time, and are not compared
+        # frames are expensive and not compared
         setup = task.setup if task.setup.observe == "images" else replace(task.setup, cameras=())
         setup = replace(setup, episode_limit=max(self._longest, task.episode_limit or 1))
         try:
@@ -81,7 +81,7 @@ class Sample:
         return told
 
     def _replayed(self, env: TaskEnv, spec: Spec, names: list[str]) -> tuple[list[str], bool]:
-        """What differs in replays of the episodes with seeds; and whether it is their first observation."""
+        """Differences in replays of episodes with seeds, and whether the first observation differs."""
         told: list[str] = []
         deadline = time.monotonic() + SECONDS
         for index, episode in self._seeded:
@@ -106,7 +106,7 @@ class Sample:
         scale: NDArray[np.float64],
         deadline: float,
     ) -> str:
-        """How the replay of an episode that was reset differs; nothing where it does not, or time is up."""
+        """The difference in the replay of an episode after its reset; empty if none is found in time."""
         stored, info = _flat(episode), {"success": False}
         for step, action in enumerate(episode.actions, start=1):
             if time.monotonic() > deadline:
@@ -122,10 +122,10 @@ class Sample:
         return "" if solved == episode.success else f"ends {ends[solved]}, the stored {ends[episode.success]}"
 
     def _started(self, env: TaskEnv, spec: Spec, names: list[str]) -> list[str]:
-        """Which numbers of first observations are elsewhere than those of the task's own resets.
+        """Numbers of first observations whose range differs from that of the task's resets.
 
-        That is, where more than a quarter of the episodes start outside the range of the resets, by more than
-        a quarter of it; or where the episodes' range is less than a fiftieth of it.
+        A number differs if more than a quarter of the episodes start outside the range of the resets by more
+        than a quarter of it, or if the episodes' range is less than a fiftieth of it.
         """
         resets: list[NDArray[np.float64]] = []
         deadline = time.monotonic() + SECONDS
@@ -136,11 +136,11 @@ class Sample:
             return [f"its starts are not compared: {len(resets)} resets took {SECONDS:g} s, too few to tell"]
         data, task = np.array(self._starts), np.array(resets)
         low, high, floor, ceiling = data.min(axis=0), data.max(axis=0), task.min(axis=0), task.max(axis=0)
-        # a few resets do not show the whole range; one start says little of where the others are
+        # a few resets do not cover the range, and a single start says little about the others
         share = 0.25 if len(resets) == _RESETS and len(data) > 1 else 1.0
         margin = share * (ceiling - floor) + 1e-3 * np.abs(task).max(axis=0) + _SMALL
         outside = ((data < floor - margin) | (data > ceiling + margin)).sum(axis=0)
-        # in smaller units, all of it is inside
+        # numbers in smaller units all lie inside
         narrow = (high - low > 0) & (high - low < _NARROW * (ceiling - floor)) & (len(data) >= 4)
         odd = np.flatnonzero((outside > len(data) / 4) | narrow)
         told = [
@@ -154,12 +154,12 @@ class Sample:
 
 
 def _flat(episode: Episode) -> NDArray[np.float64]:
-    """The vector entries side by side, (T + 1, dim)."""
+    """The concatenated vector entries, (T + 1, dim)."""
     return _beside(episode.observations, len(episode) + 1)
 
 
 def _now(spec: Spec, observation: Any) -> NDArray[np.float64]:
-    """The vector entries of one observation of the environment side by side, (dim,)."""
+    """The concatenated vector entries of one observation of the environment, (dim,)."""
     return _beside({name: entry[None] for name, entry in by_name(spec, observation).items()}, 1)[0]
 
 
@@ -179,7 +179,7 @@ def _names(spec: Spec, parts: Parts) -> list[str]:
 def _first_gap(
     now: NDArray[np.float64], stored: NDArray[np.float64], scale: NDArray[np.float64], names: list[str]
 ) -> str:
-    """The number that is farthest off, in words; nothing where all are near."""
+    """The number with the largest difference, in words; empty if all are close."""
     off = np.abs(now - stored) / scale
     worst = int(np.argmax(off)) if off.size else 0
     if not off.size or off[worst] <= 1:

@@ -1,4 +1,4 @@
-"""A data set at a glance, as a PNG."""
+"""An overview of a data set as a PNG."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ from otpr.data.inspect import BINS, SATURATED, Inspection
 from otpr.data.looks import FRAMES, Look
 from otpr.storage import writing
 
-# Blue, orange and grey that the colour-blind tell apart (Okabe and Ito).
+# Blue, orange and grey from the colour-blind safe palette of Okabe and Ito.
 _SOLVED, _FAILED, _UNKNOWN = "#0072B2", "#D55E00", "0.6"
 _WIDTH = 10.0  # of the picture, in inches
-_GAP = 4  # pixels between frames, where a row of them has 1,000
+_GAP = 4  # pixels between frames, in a row of 1,000
 
 
 def draw(found: Inspection, path: Path) -> None:
     """Draw lengths, returns, actions, the two directions in which observations vary most, and frames.
 
     Args:
-        found: what `inspect` gave.
-        path: where the PNG goes; the folder is made, an older picture is replaced.
+        found: the result of `inspect`.
+        path: the PNG's path; the folder is created, an existing picture is replaced.
 
     Raises:
-        OtprError: it cannot be written.
+        OtprError: the picture cannot be written.
     """
-    # Not through pyplot: its figures are global, and it may open windows.
+    # Without pyplot, whose figures are global and which may open windows.
     strips = {name: look for name, look in found.looks.items() if look.strips}
     heights = [_strip_height(look) for look in strips.values()]
     figure = Figure(figsize=(_WIDTH, 7.4 + sum(heights)), dpi=130, layout="constrained")
@@ -61,7 +61,7 @@ def draw(found: Inspection, path: Path) -> None:
 
 
 def _histogram(axes: Axes, values: NDArray[np.float64], found: Inspection, label: str) -> None:
-    """Episodes by a number of theirs, stacked by success."""
+    """A histogram of one number of each episode, stacked by success."""
     fine = np.isfinite(values)
     axes.set(xlabel=label, ylabel="episodes")
     if not fine.any():
@@ -93,7 +93,7 @@ def _histogram(axes: Axes, values: NDArray[np.float64], found: Inspection, label
 
 
 def _draw_actions(figure: Figure, axes: Axes, found: Inspection) -> None:
-    """A row a dimension, dark where many actions are; the square root lets rare ones be seen."""
+    """One row for each dimension, darker for more actions; the square root makes rare ones visible."""
     counts = found.histograms / np.maximum(found.histograms.sum(axis=1, keepdims=True), 1)
     dims = len(counts)
     mesh = axes.pcolormesh(BINS, np.arange(dims + 1) - 0.5, np.sqrt(counts), cmap="Blues", vmin=0)
@@ -111,7 +111,7 @@ def _draw_actions(figure: Figure, axes: Axes, found: Inspection) -> None:
 
 
 def _draw_states(figure: Figure, axes: Axes, found: Inspection) -> None:
-    """Observations, each dimension at unit deviation, along their first two principal components."""
+    """Observations, scaled to unit deviation, along their first two principal components."""
     sample = found.sample
     axes.set(xlabel="first principal component", ylabel="second")
     std = sample.std(axis=0) if len(sample) else np.zeros(0)
@@ -133,13 +133,13 @@ def _draw_states(figure: Figure, axes: Axes, found: Inspection) -> None:
 
 
 def _strip_height(look: Look) -> float:
-    """Inches that the frames of a camera take, its title included."""
+    """The height of a camera's frames and title, in inches."""
     height, width = look.shape[:2]
     return 0.5 + len(look.strips) * (_WIDTH - 0.6) / FRAMES * height / width
 
 
 def _draw_frames(axes: Axes, name: str, look: Look) -> None:
-    """A row of frames for each of the first episodes, from its beginning to its end."""
+    """A row of frames for each of the first episodes, from start to end."""
     height, width = look.strips[0].shape[1:3]
     gap = max(1, _GAP * FRAMES * width // 1000)
     canvas = np.full(
@@ -148,9 +148,7 @@ def _draw_frames(axes: Axes, name: str, look: Look) -> None:
     for row, strip in enumerate(look.strips):
         for column, frame in enumerate(strip):
             top, left = row * (height + gap), column * (width + gap)
-            canvas[top : top + height, left : left + width] = frame[
-                ..., :3
-            ]  # grey becomes three times itself
+            canvas[top : top + height, left : left + width] = frame[..., :3]  # grey becomes RGB
     axes.imshow(canvas, interpolation="antialiased")
     axes.set_axis_off()
     size = " x ".join(map(str, look.shape[:2]))

@@ -1,4 +1,4 @@
-"""Reading files that may be damaged, hostile, locked or too large; errors name the file and the mend."""
+"""Reading files that may be damaged, malicious, locked or too large; errors name the file and a remedy."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from otpr.errors import OtprError
 
-# What h5py, zipfile and NumPy raise on a file that is not whole.
+# The exceptions of h5py, zipfile and NumPy for incomplete files.
 CORRUPT = (
     OSError,
     ValueError,
@@ -31,26 +31,26 @@ CORRUPT = (
     EOFError,
     zipfile.BadZipFile,
     zlib.error,
-    MemoryError,  # what it claims to hold is more than there is room for
+    MemoryError,  # it claims to hold more than fits into memory
 )
 
 
 READ_LIMIT = 256 * 2**20
-"""Bytes of the largest array that is read at once: a million steps of 64 numbers. A file of a few bytes can
-claim, or be unpacked to, any size; whoever reads it all must not run out of memory."""
+"""The largest array that is read at once, in bytes: a million steps of 64 numbers. A small file can declare,
+or be unpacked to, any size, which must not exhaust memory."""
 
 
-# Names shown where one is missing: a file may hold thousands.
+# Number of names shown in an error for a missing one, because a file may hold thousands.
 _SHOWN = 30
 
 
 @contextlib.contextmanager
 def reading(path: Path, mend: str = "copy or download it again") -> Generator[None]:
-    """Turn what the libraries raise on a file into an error that names the file and the mend.
+    """Turn exceptions of libraries into an error that names the file and a remedy.
 
     Raises:
-        OtprError: this user may not read the file, another process has it open for writing, it was not closed
-            by the program that wrote it, or it is not whole.
+        OtprError: the user may not read the file, another process has it open for writing, its writer did not
+            close it, or it is incomplete.
     """
     try:
         yield
@@ -75,29 +75,29 @@ def reading(path: Path, mend: str = "copy or download it again") -> Generator[No
 
 
 def check_readable(path: Path) -> None:
-    """Refuse a file or folder that is there and that this user may not open; libraries take it for another.
+    """Check that the user may open an existing file or folder; libraries report this as other errors.
 
     Raises:
-        OtprError: it may not be read.
+        OtprError: the user may not read it.
     """
     with reading(path), contextlib.suppress(FileNotFoundError):
         if path.is_dir():
             os.listdir(path)
-            os.stat(f"{path}/.")  # which needs the right to enter it
+            os.stat(f"{path}/.")  # requires permission to enter the folder
         else:
             open(path, "rb").close()
 
 
 def reason(error: BaseException) -> str:
-    """The error's kind and words."""
+    """The error's type and message."""
     return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
 
 
 def open_hdf5(path: Path) -> h5py.File:
-    """Open an HDF5 file for reading; whoever calls closes it.
+    """Open an HDF5 file for reading. The caller closes it.
 
     Raises:
-        OtprError: it is no HDF5 file, not whole, or has links to other files.
+        OtprError: the file is not an HDF5 file, is incomplete, or has links to other files.
     """
     check_readable(path)
     with reading(path):
@@ -115,12 +115,12 @@ def open_hdf5(path: Path) -> h5py.File:
 
 
 def check_links(path: Path, file: h5py.File) -> None:
-    """Refuse a file with links out of it, before one is followed: HDF5 opens whatever file they name."""
+    """Refuse a file with external links before any is followed, because HDF5 opens the files they name."""
 
     def visit(name: bytes, info: Any) -> bytes | None:
         return None if info.type in (h5l.TYPE_HARD, h5l.TYPE_SOFT) else name
 
-    # anything but None ends the visit; an error may not pass through HDF5
+    # a value other than None ends the visit; exceptions must not pass through HDF5
     if (name := file.id.links.visit(visit, info=True)) is not None:
         raise OtprError(
             f"{path}: {name.decode(errors='replace')} is a link out of the file, and is not followed; "
@@ -129,7 +129,7 @@ def check_links(path: Path, file: h5py.File) -> None:
 
 
 def subgroup(group: h5py.Group, name: str) -> h5py.Group:
-    """A group inside a group; KeyError where there is none of that name."""
+    """A group inside a group; KeyError if there is none of that name."""
     entry = group.get(name)
     if not isinstance(entry, h5py.Group):
         raise KeyError(f"no group {name!r}")
@@ -137,7 +137,7 @@ def subgroup(group: h5py.Group, name: str) -> h5py.Group:
 
 
 def dataset(group: h5py.Group, name: str) -> h5py.Dataset:
-    """A data set inside a group; KeyError where there is none of that name."""
+    """A data set inside a group; KeyError if there is none of that name."""
     entry = group.get(name)
     if not isinstance(entry, h5py.Dataset):
         raise KeyError(f"no data set {name!r}")
@@ -146,7 +146,7 @@ def dataset(group: h5py.Group, name: str) -> h5py.Dataset:
 
 
 def stored(group: h5py.Group, name: str) -> NDArray[Any]:
-    """All the numbers of a data set inside a group; KeyError where there is none of that name."""
+    """All numbers of a data set inside a group; KeyError if there is none of that name."""
     entry = dataset(group, name)
     where = f"{group.file.filename}: {entry.name}"
     check_numbers(entry.dtype, where)
@@ -155,9 +155,9 @@ def stored(group: h5py.Group, name: str) -> NDArray[Any]:
 
 
 def check_own(entry: h5py.Dataset) -> None:
-    """Refuse a data set whose numbers lie in other files, or in pieces too large to unpack.
+    """Refuse a data set whose numbers are in other files, or in chunks too large to unpack.
 
-    To be called before anything else is asked of it: HDF5 may open the other files to tell the shape.
+    Call this before any other access, because HDF5 may open the other files to determine the shape.
     """
     where = f"{entry.file.filename}: {entry.name}"
     layout = entry.id.get_create_plist()
@@ -165,18 +165,18 @@ def check_own(entry: h5py.Dataset) -> None:
         raise OtprError(
             f"{where}: its numbers lie in other files, which are not read; copy them into the file."
         )
-    if layout.get_layout() == h5py.h5d.CHUNKED and entry.ndim <= 2:  # pictures are not read
+    if layout.get_layout() == h5py.h5d.CHUNKED and entry.ndim <= 2:  # images are not read here
         check_size(layout.get_chunk(), entry.dtype, f"{where} (a chunk)")
     _check_filters(layout, where)
 
 
 def _check_filters(layout: Any, where: str) -> None:
-    """Refuse numbers that were compressed in a way that HDF5 knows by no plugin here."""
+    """Refuse numbers whose compression HDF5 does not support with the installed plugins."""
     for index in range(layout.get_nfilters()):
         number, _, _, name = layout.get_filter(index)
         if not h5py.h5z.filter_avail(number):
             with contextlib.suppress(ImportError):
-                importlib.import_module("hdf5plugin")  # which registers the filters it brings
+                importlib.import_module("hdf5plugin")  # registers its filters
         if not h5py.h5z.filter_avail(number):
             called = name.decode(errors="replace") or "without a name"
             raise OtprError(
@@ -187,7 +187,7 @@ def _check_filters(layout: Any, where: str) -> None:
 
 
 def check_size(shape: tuple[int, ...] | None, dtype: np.dtype[Any], where: str) -> None:
-    """Refuse an array of more than `READ_LIMIT` bytes, before memory is taken for it."""
+    """Refuse an array of more than `READ_LIMIT` bytes before memory is allocated for it."""
     size = math.prod(shape or ()) * dtype.itemsize
     if size > READ_LIMIT:
         raise OtprError(
@@ -197,14 +197,14 @@ def check_size(shape: tuple[int, ...] | None, dtype: np.dtype[Any], where: str) 
 
 
 def check_numbers(dtype: np.dtype[Any], where: str) -> None:
-    """Refuse what cannot become float32."""
+    """Refuse types that cannot become float32."""
     if dtype.kind not in "fiub":
         kind = "Python objects (a pickle)" if dtype.hasobject else f"dtype {dtype}"
         raise OtprError(f"{where}: holds {kind}, expected real numbers; write it as float32.")
 
 
 def missing(where: str, kind: str, name: str, known: Iterable[str]) -> OtprError:
-    """An error for a field that is not in a file: it says what is."""
+    """An error for a field that is missing in a file; it lists the existing ones."""
     names = sorted(known)
     more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
     return OtprError(

@@ -1,4 +1,4 @@
-"""What every reader gives: episodes as their file has them, and where in the file they stand."""
+"""The common output of all readers: episodes as stored, and their places in the file."""
 
 from __future__ import annotations
 
@@ -20,24 +20,25 @@ from otpr.spec import STATE, Entry, Parts, Spec
 
 @dataclass(frozen=True)
 class Recorded:
-    """One episode of T steps, as recorded: numbers of any real type, not checked further.
+    """One episode of T steps as stored, with numbers of any real type that are not checked further.
 
     Attributes:
-        place: the file and the place in it, as errors name it.
-        observations: (T+1, observation_dim); T rows where the file lacks the one after the last step.
-        actions: (T, action_dim), in whatever range.
-        rewards: (T,); None where the file has none.
-        success: (T,) bool, whether the task was solved after each step; None where the file does not say.
+        place: the file and the place in it, for errors.
+        observations: (T+1, observation_dim); T rows if the file lacks the one after the last step.
+        actions: (T, action_dim), in any range.
+        rewards: (T,); None if the file has none.
+        success: (T,) bool, whether the task was solved after each step; None if the file does not state it.
         success_field: the field of the file that `success` was read from.
-        terminated: it ended in a terminal state; None where the file does not tell this from a time limit.
-        truncated: it was cut off; None likewise.
+        terminated: whether it ended in a terminal state; None if the file does not distinguish this from a
+            truncation.
+        truncated: whether it was truncated; None in the same case.
         seed: the environment's reset seed; None where unknown.
-        continues: (T-1,) bool, whether the observation recorded as the one after each step is the following
-            row; None where the file records none but the last.
-        after_end: steps that the file has after the end and that are left out, since they repeat its flag.
-        images: by entry name, (rows, height, width, channels) uint8, as many rows as `observations` have;
-            mapped from a file where they are many. None where they were not asked for.
-        looked: the steps that alone have images, as in `Episode`; None: all.
+        continues: (T-1,) bool, whether the recorded next observation of each step equals the following row;
+            None if the file only records the last.
+        after_end: number of steps after the end that are left out because they repeat its flag.
+        images: by entry name, (rows, height, width, channels) uint8, with as many rows as `observations`,
+            possibly memory-mapped; None if they were not requested.
+        looked: the steps with images, as in `Episode`; None: all.
     """
 
     place: str
@@ -56,36 +57,37 @@ class Recorded:
 
 
 class Read(Protocol):
-    """Starts reading a data set: the episodes in order, or the error that says why one cannot be read."""
+    """Starts reading a data set: yields the episodes in order, or the error for an unreadable one."""
 
     def __call__(self, *, images: bool = True) -> Iterator[Recorded | OtprError]:
-        """Read on; without images nothing is unpacked that only they need."""
+        """Start reading. Without images, nothing is unpacked that only images need."""
         ...
 
 
 @dataclass(frozen=True)
 class Source:
-    """A data set that can be read, as often as wanted, an episode at a time.
+    """A data set that can be read repeatedly, one episode at a time.
 
     Attributes:
         format: its format's name, e.g. `"robomimic"`.
-        path: what was given: a file, or a folder.
-        keys: the parts of the observation's vector in their order, each with its dimension; none where it is
-            images alone.
+        path: the given file or folder.
+        keys: the parts of the observation's vector in order, each with its dimension; empty if there are only
+            images.
         images: the image entries of its observations.
         read: starts reading.
-        task_id: the otpr task that the file names; None where it names none.
-        own_spec: what the set was written with, if otpr wrote it; its actions are in [-1, 1] already.
-        own_meaning: what it says of its numbers, if otpr wrote it.
-        own_view: what its episodes show of their task, as `Setup.view` has it, if otpr wrote it.
-        facts: what the file says of its numbers; see `otpr.data.meaning.FACTS`.
-        bounds: the bounds of the actions as the file states them, one number a dimension; None where it does
-            not.
-        control_rate: actions in a second, in Hz; None where the file does not say.
-        last_observation: whether each episode has the observation after its last step; None: some have.
-        undecided: the set's own tasks, a line each, where there are several and the user chose none.
-        notes: what the user should know of how the file was understood.
-        doubts: what cannot be as it stands in the file as a whole, and how it is read.
+        task_id: the otpr task that the file names; None if it names none.
+        own_spec: the set's spec, if otpr wrote it; its actions are in [-1, 1] already.
+        own_meaning: the meaning of its numbers, if otpr wrote it.
+        own_view: the view of its task, from `Setup.view`, if otpr wrote it.
+        facts: facts about its numbers; see `otpr.data.meaning.FACTS`.
+        bounds: the action bounds stated by the file, one number for each dimension; None if it does not state
+            them.
+        control_rate: actions per second, in Hz; None if the file does not state it.
+        last_observation: whether all episodes have the observation after the last step; None: only some have
+            it.
+        undecided: the set's own tasks, one line each, if there are several and the user chose none.
+        notes: notes for the user on the interpretation of the file.
+        doubts: inconsistencies of the whole file, and how they are read.
     """
 
     format: str
@@ -107,30 +109,30 @@ class Source:
 
     @property
     def ours(self) -> bool:
-        """Whether otpr wrote it: it is as otpr's environments record."""
+        """Whether otpr wrote the set, so that it follows otpr's conventions."""
         return self.own_meaning is not None
 
     def episodes(self) -> Iterator[Recorded]:
         """The episodes in order.
 
         Raises:
-            OtprError: one cannot be read.
+            OtprError: an episode cannot be read.
         """
         return readable(self.read())
 
     @property
     def observation_dim(self) -> int:
-        """The length of the observation, all parts together."""
+        """The length of the observation's vector, the sum of all parts."""
         return sum(dim for _, dim in self.keys)
 
     def spec(self, action_dim: int, dtype: str = "float32") -> Spec:
-        """What its episodes exchange, which have actions of that length and observations of that type.
+        """The spec of the episodes, given the length of actions and the type of observations.
 
-        Of a set that otpr did not write the observation is one vector; where it does not state the bounds of
-        its actions, these are [-1, 1].
+        For a set that otpr did not write, the observation is one vector, and action bounds that it does not
+        state are [-1, 1].
 
         Raises:
-            OtprError: observations or actions have no dimensions, or the bounds stated are no interval.
+            OtprError: observations or actions have no dimensions, or the stated bounds are not an interval.
         """
         if self.own_spec is not None:
             return self.own_spec
@@ -140,18 +142,18 @@ class Source:
 
     @property
     def meaning(self) -> Meaning:
-        """What is known of its numbers beyond their shapes."""
+        """The known meaning of its numbers beyond their shapes."""
         if self.own_meaning is None:
             return Meaning(parts=self.keys, facts=self.facts, bounds_stated=self.bounds is not None)
         return replace(self.own_meaning, parts=self.keys) if len(self.keys) > 1 else self.own_meaning
 
 
 def by_kind(keys: Sequence[str], images: Iterable[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """What the user asked for, in two: vectors, and images; all images where nothing was asked for.
+    """The requested vectors and the requested images; all images if nothing was requested.
 
     Args:
-        keys: what was asked for; names that there are not are taken for vectors.
-        images: the names of the images that there are.
+        keys: the requested names; unknown names count as vectors.
+        images: the names of the existing images.
     """
     known = tuple(images)
     if not keys:
@@ -160,7 +162,7 @@ def by_kind(keys: Sequence[str], images: Iterable[str]) -> tuple[tuple[str, ...]
 
 
 def attempt(read: Callable[[], Recorded]) -> Recorded | OtprError:
-    """An episode, or the error that says why it cannot be read."""
+    """An episode, or the error for which it cannot be read."""
     try:
         return read()
     except OtprError as error:
@@ -168,7 +170,7 @@ def attempt(read: Callable[[], Recorded]) -> Recorded | OtprError:
 
 
 def readable(episodes: Iterable[Recorded | OtprError]) -> Iterator[Recorded]:
-    """The episodes; the error of the first one that cannot be read is raised."""
+    """Yield the episodes; the error of the first unreadable one is raised."""
     for episode in episodes:
         if isinstance(episode, OtprError):
             raise episode
@@ -176,13 +178,13 @@ def readable(episodes: Iterable[Recorded | OtprError]) -> Iterator[Recorded]:
 
 
 def rate(value: Any) -> float | None:
-    """A control rate in Hz as a file has it; None where that is no positive number."""
+    """A control rate in Hz from a file's value; None if that is not a positive number."""
     known = isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < math.inf
     return float(value) if known else None
 
 
 def columns(values: NDArray[Any], where: str) -> NDArray[Any]:
-    """Numbers by step as a matrix, (steps, dim): a vector is one column."""
+    """Numbers by step as a matrix, (steps, dim); a vector becomes one column."""
     check_numbers(values.dtype, where)
     if values.ndim == 1:
         return values[:, None]
@@ -202,7 +204,7 @@ def by_step(values: NDArray[Any], where: str) -> NDArray[Any]:
 
 
 def join(parts: list[NDArray[Any]], names: list[str], where: str) -> NDArray[Any]:
-    """The observation's parts side by side, (steps, sum of their dimensions)."""
+    """The concatenated parts of the observation, (steps, sum of their dimensions)."""
     lengths = [len(part) for part in parts]
     if len(set(lengths)) > 1:
         raise OtprError(
@@ -214,7 +216,7 @@ def join(parts: list[NDArray[Any]], names: list[str], where: str) -> NDArray[Any
 
 
 def check_lengths(recorded: Recorded, last_observation: bool | None) -> None:
-    """Refuse fields whose lengths do not fit together.
+    """Check that the lengths of an episode's fields match.
 
     Args:
         recorded: the episode.
@@ -247,7 +249,7 @@ def check_lengths(recorded: Recorded, last_observation: bool | None) -> None:
 
 
 def first_steps(recorded: Recorded, steps: int) -> Recorded:
-    """The first so many steps of an episode, with the observation after them where it is there."""
+    """The first steps of an episode, with the observation after them if it exists."""
     continues, looked = recorded.continues, recorded.looked
     if looked is not None:
         looked = looked[looked <= steps]
@@ -265,7 +267,7 @@ def first_steps(recorded: Recorded, steps: int) -> Recorded:
 
 
 def same_rows(one: NDArray[Any], other: NDArray[Any]) -> NDArray[np.bool_]:
-    """Which rows of two matrices, (rows, dim) each, are the same but for the rounding of float32; (rows,)."""
+    """Which rows of two matrices, (rows, dim) each, are equal up to rounding of float32: (rows,)."""
     one, other = one.astype(np.float64), other.astype(np.float64)
     same = np.asarray(np.isclose(one, other, rtol=1e-5, atol=1e-6, equal_nan=True))
     return np.asarray(same.all(axis=1))

@@ -1,4 +1,4 @@
-"""Sets of row numbers of an episode store: listed as they are added, or marked on the rows themselves."""
+"""Sets of row numbers of an episode store: as a list, or as a mark on each row."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ from numpy.typing import NDArray
 from otpr.devices import by_rows, row_sharding, running_count, shards, written
 
 BLOCK = 256
-"""Rows that are written at once."""
+"""Number of rows that are written at once."""
 
 
 def padded(rows: np.ndarray) -> np.ndarray:
-    """As many rows as a block has, zeros after those given."""
+    """Pad rows with zeros to the size of a block."""
     return np.pad(rows, [(0, BLOCK - len(rows))] + [(0, 0)] * (rows.ndim - 1))
 
 
 class IndexSet(eqx.Module):
-    """Row numbers of a store, the first `size` of them meant.
+    """A list of row numbers of a store, of which the first `size` are valid.
 
     Args:
         rows: the numbers; those beyond `size` are meaningless.
-        size: how many.
-        mesh: of the devices among which the numbers are divided.
+        size: number of valid rows.
+        mesh: the devices among which the numbers are divided.
     """
 
     rows: Int[Array, " capacity"]
@@ -39,13 +39,13 @@ class IndexSet(eqx.Module):
 
     @classmethod
     def empty(cls, capacity: int, mesh: Mesh | None = None) -> IndexSet:
-        """Room for so many, none of them there; it grows where that is too few."""
+        """An empty set with the given capacity, which grows as needed."""
         room = capacity + BLOCK
         rows = jnp.zeros(room + -room % shards(mesh), jnp.int32, device=row_sharding(mesh))
         return cls(rows, by_rows(jnp.asarray(0, jnp.int32), mesh), mesh)
 
     def add(self, rows: NDArray[np.int32]) -> IndexSet:
-        """With the numbers given after those that are there. The old set is consumed."""
+        """Append row numbers. The old set is consumed."""
         size = int(self.size)
         grown = self
         if size + len(rows) > self.rows.shape[0] - BLOCK:
@@ -59,31 +59,31 @@ class IndexSet(eqx.Module):
         return grown
 
     def draw(self, key: PRNGKeyArray, n: int) -> Int[Array, " n"]:
-        """`n` of them, uniformly with replacement; meaningless numbers while there are none."""
+        """Draw `n` rows uniformly with replacement. The result is meaningless for an empty set."""
         return self.rows[jax.random.randint(key, (n,), 0, jnp.maximum(self.size, 1))]
 
 
 class Marked(eqx.Module):
-    """Rows of a store that are chosen by a mark on each of its rows. Works in compiled code.
+    """Rows of a store chosen by a mark on each row. Works in compiled code.
 
     Args:
-        count: of the chosen rows up to each row, itself included.
+        count: number of chosen rows up to each row, itself included.
     """
 
     count: Int[Array, " rows"]
 
     @classmethod
     def of(cls, chosen: Bool[Array, " rows"], mesh: Mesh | None = None) -> Marked:
-        """Those of which it is true; `mesh` is the store's."""
+        """The set of rows where `chosen` is true; `mesh` is that of the store."""
         return cls(running_count(chosen, mesh))
 
     @property
     def size(self) -> Int[Array, ""]:
-        """How many are chosen."""
+        """The number of chosen rows."""
         return self.count[-1]
 
     def draw(self, key: PRNGKeyArray, n: int) -> Int[Array, " n"]:
-        """`n` of them, uniformly with replacement; meaningless numbers while there are none."""
+        """Draw `n` rows uniformly with replacement. The result is meaningless for an empty set."""
         number = jax.random.randint(key, (n,), 0, jnp.maximum(self.size, 1))
         rows = jnp.searchsorted(self.count, number, side="right").astype(jnp.int32)
         return jnp.minimum(rows, self.count.shape[0] - 1)

@@ -1,13 +1,13 @@
-"""Which initial conditions belong to demonstrations, to training rollouts and to evaluation.
+"""Reset seeds for demonstrations, training rollouts and evaluation.
 
-Reset seeds are integers in [0, 2**31), cut into three ranges that no stream leaves:
+Reset seeds are integers in [0, 2**31), divided into three disjoint ranges:
 
 - evaluation:      [0, 2**29),      seed i                                  (the same for every run)
 - demonstrations:  [2**29, 2**30),  2**29 + (run_seed * 2**16 + i) mod 2**29
 - training:        [2**30, 2**31),  2**30 + (run_seed * 2**18 + i) mod 2**30
 
-So evaluation never sees an initial condition that demonstrations or training have seen, and two runs share
-none unless their seeds agree modulo 2**13 (demonstrations) or 2**12 (training).
+Evaluation therefore never uses an initial condition of demonstrations or training, and two runs share initial
+conditions only if their seeds agree modulo 2**13 (demonstrations) or 2**12 (training).
 """
 
 from __future__ import annotations
@@ -18,19 +18,19 @@ _TRAINING_COUNT = 2**18
 
 
 def demonstration_seed(seed: int, i: int) -> int:
-    """The reset seed of the i-th attempt at a demonstration, 0 <= i < 2**16, in the run of that seed >= 0."""
+    """The reset seed of the i-th attempt at a demonstration, 0 <= i < 2**16, in the run with `seed` >= 0."""
     _check(seed, i, _DEMONSTRATION_COUNT)
     return 2**29 + (seed * _DEMONSTRATION_COUNT + i) % 2**29
 
 
 def training_seed(seed: int, i: int) -> int:
-    """The reset seed of the i-th training episode, 0 <= i < 2**18, in the run of that seed >= 0."""
+    """The reset seed of the i-th training episode, 0 <= i < 2**18, in the run with `seed` >= 0."""
     _check(seed, i, _TRAINING_COUNT)
     return 2**30 + (seed * _TRAINING_COUNT + i) % 2**30
 
 
 def evaluation_seed(i: int) -> int:
-    """The reset seed of the i-th evaluation episode, 0 <= i < 2**29, the same whatever the run's seed."""
+    """The reset seed of the i-th evaluation episode, 0 <= i < 2**29, equal for all runs."""
     _check(0, i, _EVALUATION_COUNT)
     return i
 

@@ -1,7 +1,7 @@
-"""Frames in files, mapped into memory: the operating system reads the pages that are asked for.
+"""Memory-mapped frames, whose pages the operating system loads on access.
 
-An open map takes one of a process's file descriptors, of which there are often 1,024. So a file is mapped
-once, however many episodes lie in it, and what is unpacked shares a few temporary files.
+An open map takes one of a process's file descriptors, whose number is often limited to 1,024. A file is
+therefore mapped once for all its episodes, and unpacked frames share a few temporary files.
 """
 
 from __future__ import annotations
@@ -21,22 +21,22 @@ from numpy.typing import NDArray
 from otpr.errors import OtprError
 
 SEGMENT = 2**28
-"""Bytes of a temporary file, unless the frames of one episode need more."""
+"""Size of a temporary file in bytes, unless the frames of one episode need more."""
 
 _maps: weakref.WeakValueDictionary[tuple[int, ...], mmap.mmap] = weakref.WeakValueDictionary()
 
 
 def mapped(path: str | os.PathLike[str], shape: tuple[int, ...], offset: int) -> NDArray[np.uint8]:
-    """Bytes that lie in a file in one piece, read-only; the file should not change while the array is used.
+    """Map contiguous bytes of a file read-only. The file must not change while the array is in use.
 
     Args:
         path: the file.
-        shape: of the array.
-        offset: of its first byte in the file.
+        shape: shape of the array.
+        offset: position of its first byte in the file.
 
     Raises:
         OSError: the file cannot be read.
-        TypeError: it is too short.
+        TypeError: the file is too short.
     """
     with open(path, "rb") as file:
         about = os.fstat(file.fileno())
@@ -48,33 +48,33 @@ def mapped(path: str | os.PathLike[str], shape: tuple[int, ...], offset: int) ->
 
 
 class Spool:
-    """Room for frames that are unpacked, in temporary files without names.
+    """Storage for unpacked frames in unnamed temporary files.
 
-    They lie in the folder that the environment variable `TMPDIR` names, else in `/var/tmp`: `/tmp` is often
-    kept in memory. A file goes with the last array in it, and at the latest with the process.
+    The files are in the folder named by the environment variable `TMPDIR`, or in `/var/tmp`, because `/tmp`
+    is often in memory. A file is released with its last array, or at the end of the process.
     """
 
     def __init__(self) -> None:
         self._file = -1  # a descriptor
-        self._close = weakref.finalize(self, int)  # there is nothing to close yet
+        self._close = weakref.finalize(self, int)  # nothing to close yet
         self._map: mmap.mmap | None = None
         self._used = 0
 
     def keep(
         self, blocks: Iterable[NDArray[np.uint8]], shape: tuple[int, ...], where: str
     ) -> NDArray[np.uint8]:
-        """Frames that come in blocks, as one mapped array.
+        """Store frames that arrive in blocks as one mapped array.
 
         Args:
             blocks: of frames, (n, *frame) uint8.
-            shape: (frames, *frame) of all of them together, as the file claims it.
-            where: names them in errors.
+            shape: (frames, *frame) of all frames, as declared by the file.
+            where: the frames' name in errors.
 
         Returns:
-            The frames that came; fewer than `shape` says where they ended early.
+            The frames; fewer than declared if they ended early.
 
         Raises:
-            OtprError: more come, or there is no room for them.
+            OtprError: there are more frames than declared, or no space for them.
         """
         frame, size = math.prod(shape[1:]), math.prod(shape)
         if not size:
@@ -94,7 +94,7 @@ class Spool:
         return np.ndarray(((at - start) // frame, *shape[1:]), np.uint8, buffer=whole, offset=start)
 
     def _room(self, size: int, where: str) -> tuple[mmap.mmap, int]:
-        """A map with room for so many bytes, and where it begins."""
+        """A map with space for `size` bytes, and their offset."""
         if self._map is not None and self._used + size <= len(self._map):
             return self._map, self._used
         folder = _folder()
@@ -106,15 +106,15 @@ class Spool:
             self._file, name = tempfile.mkstemp(prefix="otpr-frames-", dir=folder)
             self._close = weakref.finalize(self, os.close, self._file)
             os.unlink(name)
-            os.truncate(self._file, max(size, SEGMENT))  # without contents, it takes no room
-            self._map = mmap.mmap(self._file, 0, access=mmap.ACCESS_READ)  # which has a descriptor of its own
+            os.truncate(self._file, max(size, SEGMENT))  # a sparse file takes no space
+            self._map = mmap.mmap(self._file, 0, access=mmap.ACCESS_READ)  # has its own descriptor
         except OSError as error:
             raise _no_room(where, str(error)) from error
         self._used = 0
         return self._map, 0
 
     def _write(self, data: memoryview, at: int, where: str) -> None:
-        # not through the map: where the disk is full, that would end the process
+        # not through the map, because a full disk would then kill the process
         try:
             while data:
                 count = os.pwrite(self._file, data, at)

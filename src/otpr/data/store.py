@@ -1,8 +1,8 @@
-"""Episodes on the device, each step once, and the transitions that are gathered from them when drawn.
+"""Episodes on the device, with each step stored once, and transitions that are gathered when drawn.
 
-A row of the store is one time step. An episode of T steps takes T + 1 rows in a row: its observations as
-features (`otpr.policies.encoder`), and the action, the reward and more of the step that follows each. The
-last row has an observation alone. Transitions, replays and data sets are row numbers, never copies.
+A row of the store is one time step. An episode of T steps takes T + 1 consecutive rows with the features of
+its observations (`otpr.policies.encoder`), and the action, the reward and more of the step that follows. The
+last row only has an observation. Transitions, replay and data sets are row numbers, never copies.
 """
 
 from __future__ import annotations
@@ -29,40 +29,40 @@ from otpr.spec import Spec
 class Transitions(NamedTuple):
     """n transitions, each from one decision to the next, starting at any step of an episode.
 
-    Its reward is the discounted sum over the executed actions, its bootstrap discount gamma^(steps taken), 0
-    after a termination. A time-out (truncation) keeps its bootstrap.
+    The reward is the discounted sum over the executed actions, and the bootstrap discount is gamma^(steps
+    taken), or 0 after a termination. A truncation keeps its bootstrap.
     """
 
     state: Float[Array, "n s"]  # features of the last `history` observations, oldest first
     chunk: Float[Array, "n c"]  # the executed actions, flattened; past the episode's end the last repeats
-    # `horizon` actions, the first of them `offset` steps before; beyond the episode its ends repeat
+    # `horizon` actions from `offset` steps before; outside the episode, its first or last action repeats
     plan: Float[Array, "n h a"]
     reward: Float[Array, " n"]  # sum_i gamma^i r_i over the steps taken
     discount: Float[Array, " n"]  # gamma^(steps taken), 0 where the episode terminated inside the chunk
     next_state: Float[Array, "n s"]  # after the chunk, or at the episode's last observation
-    # discounted sum of the rewards from there to the episode's end: what was really achieved; -inf in a
-    # truncated episode with a negative reward, whose unseen rest may cost more: no lower bound then
+    # achieved return: discounted sum of the rewards to the episode's end; -inf in a truncated episode with a
+    # negative reward, because its unseen rest may cost more and the return is then no lower bound
     return_to_go: Float[Array, " n"]
-    row: Int[Array, " n"] | None = None  # of the store, at which it starts; None where it is of no store
+    row: Int[Array, " n"] | None = None  # start row in the store; None outside a store
 
 
 class EpisodeStore(eqx.Module):
-    """Room for so many rows, filled from the first on. An immutable pytree.
+    """A store of a fixed capacity of rows, filled from the first on. An immutable pytree.
 
     Args:
         features: (rows, f).
-        actions: (rows, action_dim) of the step that follows; of an episode's last row meaningless.
-        rewards: (rows,) likewise.
-        return_to_go: (rows,) see `Transitions`.
-        first: (rows,) of the row's episode, its first row.
-        last: (rows,) its last row, that of its last observation.
+        actions: (rows, action_dim), of the step that follows; meaningless in an episode's last row.
+        rewards: (rows,), of the same step.
+        return_to_go: (rows,), see `Transitions`.
+        first: (rows,), the first row of the row's episode.
+        last: (rows,), the last row of the row's episode, that of its last observation.
         terminated: (rows,) whether the row's episode ended in a terminal state.
         success: (rows,) whether it solved the task.
         startable: (rows,) whether a transition can start there; see `_startable`.
-        size: how many rows are taken.
-        spec: how many observations make a state, how many actions a plan and a chunk.
+        size: number of rows in use.
+        spec: the policy's spec.
         gamma: discount of one step, in (0, 1].
-        mesh: of the devices among which the rows are divided; None: one device has them all.
+        mesh: the devices among which the rows are divided; None: a single device.
     """
 
     features: Float[Array, "rows f"]
@@ -83,7 +83,7 @@ class EpisodeStore(eqx.Module):
     def empty(
         cls, spec: Spec, gamma: float, feature_dim: int, capacity: int, mesh: Mesh | None = None
     ) -> EpisodeStore:
-        """One without episodes, with room for `capacity` rows; it grows where that is too few."""
+        """An empty store with room for `capacity` rows, which grows as needed."""
         rows = capacity + BLOCK  # whole blocks are written
         rows += -rows % shards(mesh)
         zeros = functools.partial(jnp.zeros, device=row_sharding(mesh))
@@ -105,7 +105,7 @@ class EpisodeStore(eqx.Module):
 
     @property
     def capacity(self) -> int:
-        """The most rows it holds without growing."""
+        """The number of rows that the store holds without growing."""
         return self.rewards.shape[0] - BLOCK
 
     @property
@@ -117,29 +117,29 @@ class EpisodeStore(eqx.Module):
         """The same episodes with other features of their observations.
 
         Args:
-            features: of each row that is taken, in order.
+            features: features of each row in use, in order.
         """
         rows = [(0, self.features.shape[0] - len(features)), (0, 0)]
         placed = jax.device_put(np.pad(features, rows), row_sharding(self.mesh))
         return dataclasses.replace(self, features=placed)
 
     def add(self, features: Float[np.ndarray, "t f"], episode: Episode) -> EpisodeStore:
-        """A store with the episode appended. The old store is consumed: its memory is reused.
+        """Append an episode. The old store is consumed, because its memory is reused.
 
         Args:
-            features: of each observation of the episode, (T + 1, f).
-            episode: whose actions and rewards they belong to.
+            features: features of the episode's observations, (T + 1, f).
+            episode: the episode.
         """
         start, rows = int(self.size), len(episode) + 1
         store = self if start + rows <= self.capacity else self._grown(start + rows)
         columns = _columns(features, episode, self.spec, self.gamma, start)
-        for begin in range(0, rows, BLOCK):  # blocks of one size: the insertion compiles once
+        for begin in range(0, rows, BLOCK):  # blocks of equal size, so that the insertion compiles once
             block = {name: padded(column[begin : begin + BLOCK]) for name, column in columns.items()}
             store = _insert(store, block, min(BLOCK, rows - begin))
         return store
 
     def _grown(self, needed: int) -> EpisodeStore:
-        """The same with half as much room again, and at least what is needed."""
+        """The store with half as much capacity again, and at least `needed` rows."""
         more = max(needed, self.capacity * 3 // 2) - self.capacity
         more += -more % shards(self.mesh)
 
@@ -149,7 +149,7 @@ class EpisodeStore(eqx.Module):
         return by_rows(jax.tree.map(grow, self), self.mesh)
 
     def states(self, rows: Int[Array, " n"]) -> Float[Array, "n s"]:
-        """The states of some rows; before an episode's first observation that one repeats."""
+        """The states of some rows; an episode's first observation is repeated before its start."""
         history = self.spec.history
         if history == 1:
             return self.features[rows]
@@ -158,7 +158,7 @@ class EpisodeStore(eqx.Module):
         return self.features[window].reshape(rows.shape[0], self.state_dim)
 
     def plans(self, rows: Int[Array, " n"]) -> Float[Array, "n h a"]:
-        """The actions around some rows, `horizon` of them, the first `offset` before the row.
+        """The plans of some rows: `horizon` actions from `offset` steps before the row.
 
         Before an episode's start its first action repeats, past its end the last.
         """
@@ -172,7 +172,7 @@ class EpisodeStore(eqx.Module):
         return self.plans(rows)[:, self.spec.executed].reshape(rows.shape[0], self.spec.chunk_dim)
 
     def transitions(self, rows: Int[Array, " n"]) -> Transitions:
-        """The transitions that start at some rows, none of them an episode's last."""
+        """The transitions that start at some rows, which must not be an episode's last."""
         execute, last = self.spec.execute, self.last[rows]
         plan = self.plans(rows)
         ends = jnp.minimum(rows + execute, last)
@@ -193,9 +193,9 @@ class EpisodeStore(eqx.Module):
         )
 
     def every_reward(self) -> tuple[Float[Array, " rows"], Float[Array, " rows"], Bool[Array, " rows"]]:
-        """Reward and discount of the transition that starts at each row, and whether one can start there.
+        """Reward and discount of the transition from each row, and whether one can start there.
 
-        As `transitions` of all rows has them. Nothing is gathered: rewards are shifted by a step at a time.
+        The values equal those of `transitions` for all rows, but are computed by shifts instead of gathers.
         """
         rows, execute = jnp.arange(self.rewards.shape[0]), self.spec.execute
         left = self.last - rows
@@ -208,7 +208,7 @@ class EpisodeStore(eqx.Module):
         return jnp.asarray(reward), jnp.where(over, 0.0, going_on), self.starts()
 
     def starts(self) -> Bool[Array, " rows"]:
-        """Which rows a transition can start at."""
+        """The rows at which a transition can start."""
         return self.startable & (jnp.arange(self.rewards.shape[0]) < self.size)
 
 
@@ -248,10 +248,10 @@ def _columns(
 
 
 def startable(episode: Episode, spec: Spec) -> NDArray[np.bool_]:
-    """Before which steps of an episode a decision can be: (T,).
+    """The steps of an episode before which a decision can be: (T,), bool.
 
-    Those whose state was seen, and that after the executed actions. Where images were looked at only now and
-    then, they are those at which the agent decided.
+    At these steps, and after the executed actions, the state is known. If only some steps have images, they
+    are the steps of the agent's decisions.
     """
     T = len(episode)
     if episode.looked is None:
@@ -260,13 +260,13 @@ def startable(episode: Episode, spec: Spec) -> NDArray[np.bool_]:
     window = np.maximum(np.arange(T + 1)[:, None] - before, 0)
     seen: NDArray[np.bool_] = np.asarray(episode.looks[window].all(axis=1))
     after = np.minimum(np.arange(T) + spec.execute, T)
-    # the last images of an episode that the environment itself cut off may be older than its history
+    # if the environment itself truncated the episode, its last images may be older than the history
     return seen[:T] & (seen[after] | (after == T))
 
 
 @functools.partial(jax.jit, donate_argnums=0)
 def _insert(store: EpisodeStore, block: Mapping[str, Array], n: Int[Array, ""]) -> EpisodeStore:
-    """Write a block at the end; what of it is padding is overwritten by the next."""
+    """Write a block at the end; the next one overwrites its padding."""
     at, mesh = store.size, store.mesh
     columns = {name: written(getattr(store, name), rows, at, mesh) for name, rows in block.items()}
     return dataclasses.replace(store, **columns, size=at + n)

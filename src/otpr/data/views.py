@@ -1,4 +1,4 @@
-"""A task as the episodes of a data set show it: which parts of its state, through which cameras."""
+"""The view of a task that a data set's episodes have: parts of the state, and cameras."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from otpr.spec import STATE, Entry, Parts
 
 
 def seen_as(task: str, parts: Parts, images: Mapping[str, Entry]) -> Setup:
-    """A task, set up to be seen as a data set shows it; what cannot be seen so is left out.
+    """A setup of a task with a data set's view, as far as the task supports it.
 
-    Of a named task the vector is all that the task tells, or what the robot knows of itself where the data
-    have just that, or nothing. The images are those of its cameras of the same names, in the same size. An
-    environment of the user's shows what its observation space says.
+    For a named task, the vector is the full state, or the robot's proprioception if the data have just that,
+    or nothing. The images are those of cameras with the same names, in the same size. A user's environment
+    shows its own observation space.
 
     Args:
-        task: its name.
-        parts: the parts of the data's vector in their order, or one of unknown name; none: there is no
+        task: the task's name.
+        parts: the parts of the data's vector in order, or one part with an unknown name; empty: there is no
             vector.
         images: the data's images by name.
 
@@ -53,18 +53,18 @@ def seen_as(task: str, parts: Parts, images: Mapping[str, Entry]) -> Setup:
 
 
 def _has(task: TaskSpec, parts: Parts) -> bool:
-    """Whether a vector of these parts is the task's, as it is set up."""
+    """Whether a vector of these parts is that of the task's setup."""
     if task.parts and len(parts) > 1:
-        return sorted(task.parts) == sorted(parts)  # another order is a difference of its own
+        return sorted(task.parts) == sorted(parts)  # another order is reported separately
     entry = task.spec.observation[STATE]
     return entry.shape == (sum(length for _, length in parts),)
 
 
 def as_shown(task: TaskSpec, source: Source) -> TaskSpec:
-    """A task, set up to be seen as the episodes of an open data set show it; see `seen_as`.
+    """A setup of a task with the view of an open data set; see `seen_as`.
 
     Raises:
-        OtprError: what the set says of it cannot be read.
+        OtprError: the set's view cannot be read.
     """
     setup = Setup(task.id)
     if source.own_view is not None and not is_user_task(task.id):
@@ -72,7 +72,7 @@ def as_shown(task: TaskSpec, source: Source) -> TaskSpec:
             said = known_task(setup.viewing(source.own_view))
         except ValueError as error:
             raise OtprError(f"{source.path}: {error}. Collect or convert it again.") from error
-        # parts of it may have been chosen
+        # some parts may have been selected
         vector = {STATE: (source.observation_dim,)} if source.observation_dim else {}
         images = {name: entry.shape for name, entry in source.images.items()}
         if {name: entry.shape for name, entry in said.spec.observation.items()} == {**vector, **images}:
@@ -81,7 +81,7 @@ def as_shown(task: TaskSpec, source: Source) -> TaskSpec:
 
 
 def hint(task: TaskSpec) -> str:
-    """What to do where the entries of data and task differ."""
+    """Advice if the entries of data and task differ."""
     parts = ""
     if task.parts and not is_user_task(task.id):
         whole, own = (
@@ -94,14 +94,14 @@ def hint(task: TaskSpec) -> str:
 
 
 def cameras_known(task: TaskSpec) -> Sequence[str]:
-    """The names of a task's cameras; none where its simulator is not installed, or it is the user's.
+    """The names of a task's cameras; empty for a user's environment or without its simulator.
 
     Raises:
-        OtprError: its simulator is installed and cannot be made.
+        OtprError: the simulator is installed but cannot be created.
     """
     return _cameras(task.id) if task.installed else ()
 
 
 @functools.cache
-def _cameras(task: str) -> tuple[str, ...]:  # a simulator takes seconds to make
+def _cameras(task: str) -> tuple[str, ...]:  # cached, because creating a simulator takes seconds
     return cameras_of(task)

@@ -1,6 +1,6 @@
 """Score-based generation of vectors: noise schedule, denoising score matching, samplers, flows.
 
-Nothing here knows of rewards, environments, transport or of any network.
+This package depends on no rewards, environments, transport or particular networks.
 """
 
 from otpr.diffusion.matching import denoising_losses

@@ -21,15 +21,15 @@ def flow_losses(
     samples: Float[Array, "n ..."],
     key: PRNGKeyArray,
 ) -> Float[Array, " n"]:
-    """Squared error of the velocity of each sample at one random time (mean over entries).
+    """Squared error of each sample's velocity at one random time: (n,), each the mean over entries.
 
-    At time t, uniform over [0, 1], the point is at (1 - t) noise + t sample, its velocity sample - noise.
+    At time t, uniform over [0, 1], the point is (1 - t) noise + t sample and its velocity is sample - noise.
 
     Args:
         network: predicts the velocity from (state, point, time).
-        states: what each sample is conditioned on.
+        states: the condition of each sample.
         samples: e.g. plans, entries in [-1, 1].
-        key: of the times and the noise.
+        key: draws the times and the noise.
     """
     time_key, noise_key = jax.random.split(key)
     t = jax.random.uniform(time_key, (samples.shape[0],))
@@ -43,15 +43,15 @@ def flow_losses(
 def integrate(
     velocity: Callable[[Array, Array], Array], noise: Float[Array, "..."], steps: int
 ) -> Float[Array, "..."]:
-    """Where the flow carries noise from time 0 to time 1, by Euler steps of equal length.
+    """Integrate the flow from noise at time 0 to a sample at time 1, by Euler steps of equal length.
 
     Args:
-        velocity: takes (points of the noise's shape, time) and returns velocities of the same shape.
-        noise: where to start.
-        steps: how many steps.
+        velocity: takes points of the noise's shape and the time; returns velocities of the same shape.
+        noise: the starting points.
+        steps: number of steps, at least 1.
 
     Raises:
-        ValueError: there is no step.
+        ValueError: `steps` is below 1.
     """
     if steps < 1:
         raise ValueError(f"steps must be at least 1, got {steps}.")

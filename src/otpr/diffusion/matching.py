@@ -2,7 +2,7 @@
 
     J(theta) = E_k w_k E_{s,a} H E_{a_k | a} || score_theta(a_k; s, k) - grad log p(a_k | a) ||^2
 
-With w_k = sigma_k^2 the term of one sample is the squared error of the predicted noise (Ho et al., 2020,
+With w_k = sigma_k^2, the loss of one sample is the squared error of the predicted noise (Ho et al., 2020,
 section 3.2; Vincent, "A connection between score matching and denoising autoencoders", 2011). Networks that
 predict the clean sample or the velocity have other w_k.
 """
@@ -27,16 +27,16 @@ def denoising_losses(
     key: PRNGKeyArray,
     prediction: Prediction = "noise",
 ) -> Float[Array, " n"]:
-    """Squared error of each sample's prediction at one random noise level (mean over entries).
+    """Squared error of each sample's prediction at one random noise level: (n,), each the mean over entries.
 
-    The weighted objective is the mean of weight times this; imitation is weight 1.
+    A weighted objective is the mean of the weight times this loss. Behaviour cloning has weight 1.
 
     Args:
-        network: predicts from (state, noisy sample, level).
+        network: predicts from a state, a noisy sample and its level.
         schedule: the noise levels.
-        states: what each sample is conditioned on.
-        samples: clean ones, e.g. plans, entries in [-1, 1].
-        key: of the levels and the noise.
+        states: the condition of each sample.
+        samples: clean samples, e.g. plans, entries in [-1, 1].
+        key: draws the levels and the noise.
         prediction: what the network predicts.
     """
     noisy, k, noise = noised(schedule, samples, key)
@@ -49,7 +49,7 @@ def denoising_losses(
 def noised(
     schedule: NoiseSchedule, samples: Float[Array, "n ..."], key: PRNGKeyArray
 ) -> tuple[Array, Array, Array]:
-    """Each sample at a random noise level: the noisy samples, their levels (n,), and the noise in them."""
+    """Add noise at a random level to each sample: the noisy samples, their levels (n,), and the noise."""
     level_key, noise_key = jax.random.split(key)
     k = jax.random.randint(level_key, (samples.shape[0],), 0, schedule.steps)
     noise = jax.random.normal(noise_key, samples.shape)

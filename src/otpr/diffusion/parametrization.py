@@ -1,4 +1,4 @@
-"""What a diffusion network predicts, and how one prediction is turned into another.
+"""What a diffusion network predicts, and conversions between predictions.
 
 A noisy sample is x = signal * clean + sigma * noise, with signal^2 + sigma^2 = 1. A network may predict the
 noise (Ho et al., 2020), the clean sample, or the velocity signal * noise - sigma * clean (Salimans and Ho,
@@ -15,7 +15,7 @@ Prediction = Literal["noise", "sample", "velocity"]
 
 
 def target(prediction: Prediction, clean: Array, noise: Array, signal: Array, sigma: Array) -> Array:
-    """What the network is to predict; `signal` and `sigma` broadcast against the samples."""
+    """The training target of the network; `signal` and `sigma` broadcast against the samples."""
     match prediction:
         case "noise":
             return noise
@@ -28,7 +28,7 @@ def target(prediction: Prediction, clean: Array, noise: Array, signal: Array, si
 
 
 def to_noise(prediction: Prediction, output: Array, noisy: Array, signal: Array, sigma: Array) -> Array:
-    """The noise that a network's output stands for; `signal` and `sigma` broadcast against the samples."""
+    """The noise that a network's output implies; `signal` and `sigma` broadcast against the samples."""
     match prediction:
         case "noise":
             return output

@@ -22,17 +22,17 @@ from otpr.errors import unknown_name
 Sampler = Literal["ddpm", "ddim", "dpm++", "sde-dpm++"]
 
 DRAWING: tuple[Sampler, ...] = ("ddpm", "sde-dpm++")
-"""Those that draw noise at every step, not at the start alone."""
+"""The samplers that draw noise at every step and not only at the start."""
 
 Spacing = Literal["linspace", "leading"]
-"""How the levels that a sampler visits are spread, as diffusers names it; see `visited_levels`."""
+"""How the visited levels are spaced, by the names of diffusers; see `visited_levels`."""
 
 
 class Noise(NamedTuple):
-    """The noise of a draw, for draws that are to be made again elsewhere."""
+    """The noise of a draw, given where a draw must be reproducible outside this function."""
 
-    start: Float[Array, "..."]  # where it begins
-    # of each step, n levels and so n steps, the noisiest first; None where they draw it themselves
+    start: Float[Array, "..."]  # the initial noise
+    # of each of the n steps, the noisiest first; None where the steps draw their own
     steps: Float[Array, "n ..."] | None = None
 
 
@@ -51,26 +51,26 @@ def sample(
     noise_limit: float | None = None,
     noise: Noise | None = None,
 ) -> Float[Array, "..."]:
-    """Draw chunks by reversing the noise process.
+    """Draw samples by reversing the noise process.
 
     Args:
-        predict_noise: takes (noisy chunks of `shape`, level) and returns the predicted noise of the
-            same shape.
+        predict_noise: takes noisy samples of `shape` and their level; returns the predicted noise of the same
+            shape.
         shape: shape of the result, e.g. (n, horizon, action_dim).
-        key: of what is drawn; None where all of it is given.
-        method: "ddpm" and "sde-dpm++" draw fresh noise at every step: they follow the reverse-time SDE, to
-            first and to second order; "ddim" and "dpm++" draw at the start alone, and follow the
-            probability-flow ODE, to first and to second order.
-        steps: how many of the schedule's levels to visit, evenly spaced; None visits all.
-        spacing: how they are spread; see `visited_levels`.
+        key: draws the noise; None where `noise` gives all of it.
+        method: "ddpm" and "sde-dpm++" solve the reverse-time SDE to first and to second order and draw noise
+            at every step; "ddim" and "dpm++" solve the probability-flow ODE to first and to second order and
+            draw noise only at the start.
+        steps: number of levels of the schedule to visit, evenly spaced; None visits all.
+        spacing: how the visited levels are spaced; see `visited_levels`.
         bound: the estimate of the clean chunk is clipped to [-bound, bound] at every step; None never clips.
-        clipped_noise: whether "ddim" goes on with the noise that belongs to the clipped estimate, or with the
-            noise as it was predicted (`use_clipped_model_output` of diffusers).
-        least_std: "ddpm" draws no step with a smaller standard deviation. Above 0 the last step draws too,
-            and may leave the bound.
-        noise_limit: the noise of each step, not that of the start, is clipped to [-noise_limit, noise_limit],
-            as in the code of Ren et al., DPPO, 2024; None never clips.
-        noise: what is drawn otherwise, the start of `shape`.
+        clipped_noise: whether "ddim" continues with the noise that is consistent with the clipped estimate or
+            with the predicted noise (`use_clipped_model_output` of diffusers).
+        least_std: the smallest standard deviation of a step of "ddpm". Above 0 the last step draws noise too
+            and may exceed the bound.
+        noise_limit: the noise of each step, except the initial noise, is clipped to [-noise_limit,
+            noise_limit], as in the code of Ren et al., DPPO, 2024; None never clips.
+        noise: the noise to use instead of drawing it; its start has `shape`.
 
     Raises:
         OtprError: there is no such method.
@@ -99,9 +99,9 @@ def sample_chain(
     least_std: float = 0.0,
     noise_limit: float | None = None,
 ) -> Float[Array, "..."]:
-    """The whole way of `sample` with method "ddpm": n + 1 chunks for n levels, noise first, the result last.
+    """The whole denoising chain of method "ddpm": n + 1 samples for n levels, noise first, the result last.
 
-    With the same arguments the last chunk is the one that `sample` draws.
+    The last sample equals the result of `sample` with the same arguments.
     """
     visited = visited_levels(schedule, steps, spacing)
     start_key, key = jax.random.split(key)
@@ -116,20 +116,20 @@ class Visited(NamedTuple):
     """The levels that a sampler visits, from noise to clean."""
 
     levels: Int[Array, " n"]
-    alpha_bar: Float[Array, " n"]  # of each
-    alpha_bar_next: Float[Array, " n"]  # after the step from it; 1 after the last, when the chunk is clean
+    alpha_bar: Float[Array, " n"]  # of each level
+    alpha_bar_next: Float[Array, " n"]  # after the step; 1 after the last, when the sample is clean
 
 
 def visited_levels(
     schedule: NoiseSchedule, steps: int | None = None, spacing: Spacing = "linspace"
 ) -> Visited:
-    """`steps` of the schedule's levels, evenly spaced, the noisiest first; None visits all.
+    """The levels that a sampler visits, the noisiest first.
 
     Args:
-        schedule: of K levels.
-        steps: how many.
-        spacing: "linspace" spreads them from K - 1 to 0, rounded; "leading" takes every K // steps-th from 0
-            up, as diffusers does by default, so that the noisiest are left out.
+        schedule: the noise schedule, with K levels.
+        steps: number of levels; None visits all.
+        spacing: "linspace" spaces them evenly from K - 1 to 0, rounded; "leading" takes every (K // steps)-th
+            level from 0 up, the default of diffusers, which leaves out the noisiest.
 
     Raises:
         ValueError: the schedule has not that many levels.
@@ -154,13 +154,13 @@ def ancestral_step(
     bound: float | None = 1.0,
     least_std: float = 0.0,
 ) -> tuple[Float[Array, "..."], Float[Array, "..."]]:
-    """Mean and standard deviation of the Gaussian that a step of "ddpm" draws the next chunk from.
+    """Mean and standard deviation of the Gaussian from which a step of "ddpm" draws the next sample.
 
     Args:
-        noise: predicted in `chunk`.
-        chunk: the noisy one.
-        alpha_bar: of its level.
-        alpha_bar_next: of the next one.
+        noise: the predicted noise in `chunk`.
+        chunk: the noisy sample.
+        alpha_bar: of the sample's level.
+        alpha_bar_next: of the next level.
         bound: as in `sample`.
         least_std: as in `sample`.
     """
@@ -170,7 +170,7 @@ def ancestral_step(
 
 
 def _posterior(clean: Array, noise: Array, alpha_bar: Array, alpha_bar_next: Array) -> tuple[Array, Array]:
-    """Mean and standard deviation of q(a_next | a_k, a_0), given a_0 and the noise that a_k then holds."""
+    """Mean and standard deviation of q(a_next | a_k, a_0), given a_0 and the noise in a_k."""
     # 0 at the last step
     variance = (1 - alpha_bar_next) / (1 - alpha_bar) * (1 - alpha_bar / alpha_bar_next)
     direction = jnp.sqrt(jnp.maximum(1 - alpha_bar_next - variance, 0.0))
@@ -178,7 +178,7 @@ def _posterior(clean: Array, noise: Array, alpha_bar: Array, alpha_bar_next: Arr
 
 
 def _estimates(noise: Array, chunk: Array, alpha_bar: Array, bound: float | None) -> tuple[Array, Array]:
-    """The clean chunk, clipped, and the noise that goes with it."""
+    """The clipped estimate of the clean sample, and the noise consistent with it."""
     clean = (chunk - jnp.sqrt(1 - alpha_bar) * noise) / jnp.sqrt(alpha_bar)
     if bound is None:
         return clean, noise
@@ -202,7 +202,7 @@ def _reverse(
     noise_limit: float | None,
     keep: bool,
 ) -> tuple[Array, Array | None]:
-    """The result, and where asked for the chunk after each step."""
+    """The result and, on request, the sample after each step."""
 
     def step(
         carry: tuple[Array, Array, PRNGKeyArray | None],
@@ -233,7 +233,7 @@ def _reverse(
         else:
             ahead = clean + share * (clean - previous)
             noise = _implied_noise(chunk, ahead, ab)
-        if method == "sde-dpm++":  # to first order it is "ddpm"
+        if method == "sde-dpm++":  # its first-order step is that of "ddpm"
             key, added = random(key)
             mean, std = _posterior(ahead, noise, ab, ab_next)
             chunk = mean + std * added
@@ -250,15 +250,15 @@ def _reverse(
 
 
 def _shares(alpha_bar: Float[Array, " n"]) -> Float[Array, " n"]:
-    """How much of the estimate's last change each second-order step expects to come again: h_i / (2 h_{i-1}).
+    """The extrapolation weight of each second-order step, h_i / (2 h_{i-1}).
 
-    A step of DPM-Solver++(2M) is a DDIM step, one of SDE-DPM-Solver++(2M) an ancestral step, towards the
-    clean chunk as extrapolated over the h_i that the step covers in log-SNR, log(alpha / sigma). The first
-    step has nothing to extrapolate from; the last ends at an infinite log-SNR, where only the first-order
+    DPM-Solver++(2M) takes DDIM steps, and SDE-DPM-Solver++(2M) ancestral steps, towards an extrapolated
+    estimate of the clean sample; h_i is the change of log-SNR, log(alpha / sigma), in step i. The first step
+    has nothing to extrapolate from. The last step ends at an infinite log-SNR, where only the first-order
     update is defined.
     """
     h = jnp.diff(jnp.log(alpha_bar) - jnp.log1p(-alpha_bar)) / 2
-    # Algorithm 2 has no limit. With 20 levels or fewer the limit hardly shows; with 50 or more, the few steps
-    # have such a long last stretch in log-SNR that unlimited extrapolation can fall behind DDIM.
+    # Algorithm 2 has no limit. The limit hardly matters with 20 levels or fewer. With 50 or more, the last
+    # steps cover so much log-SNR that unlimited extrapolation can be worse than DDIM.
     ratio = jnp.minimum(h[1:] / h[:-1], 2.0)
     return jnp.zeros_like(alpha_bar).at[1:-1].set(ratio / 2)

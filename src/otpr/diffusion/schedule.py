@@ -4,8 +4,8 @@
 
 Level k runs from 0, almost clean, to K - 1, almost pure noise. Sources: Ho et al., "Denoising diffusion
 probabilistic models", 2020; the cosine schedule of Nichol and Dhariwal, "Improved denoising diffusion
-probabilistic models", 2021 (eq. 17). The other schedules are those of the schedulers of Hugging Face's
-diffusers, which diffusion_policy and LeRobot use, under their names there.
+probabilistic models", 2021 (eq. 17). The other schedules are those of Hugging Face's diffusers, which
+diffusion_policy and LeRobot use, under the same names.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ from numpy.typing import NDArray
 from otpr.errors import OtprError, unknown_name
 
 BETAS = ("squaredcos_cap_v2", "linear", "scaled_linear", "sigmoid")
-"""The courses of beta; see `NoiseSchedule.of`."""
+"""The schedules of beta; see `NoiseSchedule.of`."""
 
 
 class NoiseSchedule(eqx.Module):
     """alpha_bar of each of K noise levels, decreasing from near 1 to near 0.
 
     Args:
-        alpha_bar: of each level.
-        betas: how beta, 1 - alpha_bar_k / alpha_bar_{k - 1}, goes over the levels; see `of`.
-        beta_start: the first beta; "squaredcos_cap_v2" has its own.
-        beta_end: the last beta, likewise.
+        alpha_bar: of each level, (K,).
+        betas: the schedule of beta, 1 - alpha_bar_k / alpha_bar_{k - 1}, over the levels; see `of`.
+        beta_start: the first beta; unused by "squaredcos_cap_v2".
+        beta_end: the last beta; unused by "squaredcos_cap_v2".
     """
 
     alpha_bar: Float[Array, " K"]
@@ -39,23 +39,23 @@ class NoiseSchedule(eqx.Module):
 
     @classmethod
     def cosine(cls, steps: int) -> NoiseSchedule:
-        """The squared-cosine schedule with `steps` levels; each beta is capped at 0.999 as in its source."""
+        """The squared-cosine schedule with `steps` levels; each beta is capped at 0.999 as in the source."""
         return cls.of("squaredcos_cap_v2", steps)
 
     @classmethod
     def of(cls, betas: str, steps: int, beta_start: float = 0.0001, beta_end: float = 0.02) -> NoiseSchedule:
-        """A schedule by the course of its betas.
+        """A schedule by the name of its betas.
 
         Args:
-            betas: "linear", from start to end; "scaled_linear", whose square roots are linear; "sigmoid",
-                along a logistic function from -6 to 6; "squaredcos_cap_v2", the squared cosine.
-            steps: K.
+            betas: "linear", from start to end; "scaled_linear", with linear square roots; "sigmoid", a
+                logistic function from -6 to 6; "squaredcos_cap_v2", the squared cosine.
+            steps: K, the number of levels.
             beta_start: the first beta, in (0, 1).
             beta_end: the last, in (0, 1).
 
         Raises:
-            OtprError: there is no such course, or a beta is outside (0, 1).
-            ValueError: there is no step.
+            OtprError: there is no such schedule, or a beta is outside (0, 1).
+            ValueError: `steps` is below 1.
         """
         if steps < 1:
             raise ValueError(f"A noise schedule needs at least 1 step, got {steps}.")
@@ -74,7 +74,7 @@ class NoiseSchedule(eqx.Module):
         return self.alpha_bar.shape[0]
 
     def signal(self, k: Int[Array, "..."]) -> Float[Array, "..."]:
-        """sqrt(alpha_bar_k): what is left of the clean action."""
+        """sqrt(alpha_bar_k): the weight of the clean action."""
         return jnp.sqrt(self.alpha_bar[k])
 
     def sigma(self, k: Int[Array, "..."]) -> Float[Array, "..."]:

@@ -1,4 +1,4 @@
-"""Tasks by name: real simulators behind one face, scripted experts, and several environments stepped at once.
+"""Tasks by name: simulators behind one interface, scripted experts, and vectorised environments.
 
 Nothing here imports JAX, so that a simulator process stays small.
 """

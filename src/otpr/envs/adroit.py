@@ -12,9 +12,9 @@ Observation: the package's own, positions in metres and angles in radians:
 - `relocate` (39): arm translation (3) and rotation (3) and hand joints (24); palm less ball (3); palm less
   target (3); ball less target (3).
 
-Action (24, 28, 26, 30): what the position servo of each joint is told, linearly from -1 (lower end of its
-range) to 1 (upper end), in the order of the joints above (`door`: before them the arm's slide towards the
-door). The package does the scaling; data sets recorded on it hold the same actions.
+Action (24, 28, 26, 30): the target of each joint's position servo, linearly from -1 (lower end of its range)
+to 1 (upper end), in the order of the joints above (in `door`, preceded by the arm's slide towards the door).
+The package does the scaling; data sets recorded with it hold the same actions.
 """
 
 from __future__ import annotations

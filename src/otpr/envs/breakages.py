@@ -1,4 +1,4 @@
-"""When environments that break are no accident any more."""
+"""The limit on failures of environments."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from collections import deque
 from otpr.envs.served import BrokenEnvironmentError
 
 RESTARTS = 10
-"""How often environments may break and be started anew ..."""
+"""Number of failures, each followed by a restart, that are allowed ..."""
 
 WITHIN = 100
-"""... within so many episodes, before they count as broken for good."""
+"""... within this many episodes; at one more, the run ends."""
 
 
 class Breakages:
-    """Counts the breakages of a task's environments.
+    """Counts the failures of a task's environments.
 
     Args:
         task_id: the task, for the error.
@@ -22,13 +22,13 @@ class Breakages:
 
     def __init__(self, task_id: str):
         self._task_id = task_id
-        self._at: deque[int] = deque(maxlen=RESTARTS)  # episodes started by then, of each
+        self._at: deque[int] = deque(maxlen=RESTARTS)  # number of episodes started at each failure
 
     def add(self, started: int, cause: str) -> None:
-        """Count one, after so many episodes were started in all.
+        """Count one failure, after `started` episodes in total.
 
         Raises:
-            BrokenEnvironmentError: it is one too many.
+            BrokenEnvironmentError: there were too many failures.
         """
         if len(self._at) == self._at.maxlen and self._at[0] > started - WITHIN:
             raise BrokenEnvironmentError(

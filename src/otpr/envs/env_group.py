@@ -1,4 +1,4 @@
-"""Environments of one task, stepped one after the other by whole sequences of actions; and what they did."""
+"""Environments of one task that are stepped in turn by sequences of actions, and the results."""
 
 from __future__ import annotations
 
@@ -17,19 +17,17 @@ from otpr.spec import Spec, zeros
 
 @dataclass(frozen=True)
 class ChunkStep:
-    """What `n` environments did with `h` actions each.
+    """The results of `h` actions in each of `n` environments.
 
     Attributes:
         observations: vectors by entry name, (n, h, *shape) of the entry's own type, after each executed step.
-            Beyond the last executed step the last observation is repeated, so that `[:, -1]` of an entry is
-            always the present one (zeros for a slot that has never been reset).
-        images: by entry name, (n, w, height, width, channels) uint8, after those steps that are in `looked`,
-            in their order, beyond them zeros; w is how many of them there can be.
-        looked: (n, h) bool, after which steps the images were looked at: those that the next decision sees,
-            and the last of an episode.
+            The last observation is repeated after the last executed step, so that `[:, -1]` is always the
+            current one (zeros for a slot that was never reset).
+        images: by entry name, (n, w, height, width, channels) uint8, after the steps in `looked`, in order,
+            padded with zeros; w is their largest possible number.
+        looked: (n, h) bool, the steps with images: those that the next decision sees, and an episode's last.
         rewards: (n, h) float32, 0 beyond the last executed step.
-        steps: (n,) int32, how many actions were executed: fewer than h where the episode ended, 0 where none
-            was running.
+        steps: (n,) int32, number of executed actions: fewer than h if the episode ended, 0 for idle slots.
         terminated: (n,) bool, the episode ended in these steps in a terminal state.
         truncated: (n,) bool, the episode ended in these steps by its time limit.
         success: (n,) bool, the task was solved in these steps.
@@ -46,7 +44,7 @@ class ChunkStep:
 
     @staticmethod
     def empty(num_envs: int, execute: int, history: int, spec: Spec) -> ChunkStep:
-        """One of zeros, to be filled in."""
+        """A result of zeros, to be filled in."""
         return ChunkStep(
             observations=zeros(spec.vectors, num_envs, execute),
             images=zeros(spec.images, num_envs, min(execute, history)),
@@ -59,7 +57,7 @@ class ChunkStep:
         )
 
     def put(self, slots: Sequence[int], part: ChunkStep) -> None:
-        """Fill in the rows of some slots, in place, by what those environments did."""
+        """Fill in the rows of some slots in place."""
         for mine, theirs in ((self.observations, part.observations), (self.images, part.images)):
             for name, entry in theirs.items():
                 mine[name][slots] = entry
@@ -68,15 +66,15 @@ class ChunkStep:
 
 
 class Group(Protocol):
-    """Environments that are asked together: those of this process, or of another one."""
+    """The interface of a group of environments, in this process or another."""
 
     @property
     def fresh(self) -> bool:
-        """Whether they have answered nothing yet, and may still be in the making."""
+        """Whether the group has not answered yet and may still be starting."""
         ...
 
     def send(self, method: str, argument: Any, /) -> None:
-        """Ask for a method of `EnvGroup`, "reset" or "step"."""
+        """Request a method of `EnvGroup`, "reset" or "step"."""
         ...
 
     def receive(self) -> Any:
@@ -89,17 +87,17 @@ class Group(Protocol):
 
 
 class EnvGroup:
-    """Environments of one task that live in this process and are stepped one after the other.
+    """Environments of one task in this process, stepped in turn.
 
     Args:
         setup: the task.
-        num_envs: how many environments.
-        execute: how many actions are executed at once.
-        history: how many observations a decision sees; images are looked at for no others.
+        num_envs: number of environments.
+        execute: number of actions executed at once.
+        history: number of observations that a decision sees; only these are rendered.
     """
 
     fresh = False
-    """They are made with the group, and may be stepped at once."""
+    """Environments are created with the group, so it is never starting."""
 
     def __init__(self, setup: Setup, num_envs: int, execute: int, history: int):
         self._spec = task_spec(setup).spec
@@ -110,7 +108,7 @@ class EnvGroup:
         self._reply: Any = None
 
     def send(self, method: str, argument: Any) -> None:
-        """Do `method` ("reset" or "step") now; `receive` returns its result."""
+        """Execute `method` ("reset" or "step") immediately; `receive` returns its result."""
         self._reply = getattr(self, method)(argument)
 
     def receive(self) -> Any:
@@ -144,9 +142,9 @@ class EnvGroup:
         return result
 
     def _step_one(self, slot: int, actions: NDArray[np.float32], result: ChunkStep) -> None:
-        """Execute the actions of one environment, and enter what they did into its rows of the result."""
+        """Execute the actions of one environment and fill in its rows of the result."""
         env, executed, looks = self._envs[slot], 0, 0
-        # the steps whose images the next decision sees, or the state at the time limit
+        # the steps that the next decision sees, or the state at the time limit
         first_look = min(self._execute, env.steps_left) - self._history
         while self._running[slot] and executed < self._execute:
             answer = env.step(actions[executed], look=executed >= first_look)

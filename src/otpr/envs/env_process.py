@@ -1,4 +1,4 @@
-"""Environments in a process of their own, which may raise, hang or die without taking the run with it."""
+"""Environments in a separate process, which may raise, hang or die without ending the run."""
 
 from __future__ import annotations
 
@@ -9,27 +9,27 @@ from otpr.envs.setup import Setup
 from otpr.errors import OtprError
 
 SLOWER_START = 10
-"""To be made and reset an environment may take so many times as long as for the actions of a decision."""
+"""Time limit for creation and reset of environments, relative to that for a decision's actions."""
 
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
-"""The simulator is single-threaded: a BLAS thread pool per process would only cost memory."""
+"""Simulators are single-threaded, and a BLAS thread pool per process would only cost memory."""
 
 
 class EnvProcess(ServedProcess):
-    """An `EnvGroup` in a process of its own, without JAX.
+    """An `EnvGroup` in a separate process without JAX.
 
     Args:
         setup: the task.
         num_envs: how many environments.
         execute: actions executed for each decision.
         history: observations that a decision sees.
-        timeout: seconds it may take for the actions of a decision; `SLOWER_START` times as many to be made
-            and reset.
+        timeout: seconds allowed for the actions of a decision; `SLOWER_START` times as many for creation and
+            reset.
     """
 
     def __init__(self, setup: Setup, num_envs: int, execute: int, history: int, *, timeout: float):
         self.fresh = True
-        """Whether it has answered nothing yet: its environments may still be in the making."""
+        """Whether the process has not answered yet and may still be starting."""
         self._timeout = timeout
         super().__init__(
             "otpr.envs.env_group:EnvGroup",

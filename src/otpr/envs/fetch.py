@@ -4,9 +4,10 @@ Observation, shape (28,): the package's entry `observation`, then its `desired_g
 radians and, for velocities, metres or radians a step (0.04 s): gripper position (3), object position (3),
 object less gripper (3), finger displacements (2), object's Euler angles (3), its velocity less the gripper's
 (3), its angular velocity (3), gripper velocity (3), finger velocities (2); goal position (3). The entry
-`achieved_goal` is the object's position over again and left out.
-Action, shape (4,): displacement of the gripper along x, y, z (1.0 asks for 5 cm a step, of which the arm
-makes about 3.3) and of the fingers, opening at 1 (in `push` and `slide` they are held shut: it does nothing).
+`achieved_goal` repeats the object's position and is left out.
+Action, shape (4,): displacement of the gripper along x, y, z (1.0 requests 5 cm per step, of which the arm
+achieves about 3.3) and of the fingers, which open at 1 (without effect in `push` and `slide`, where they are
+held shut).
 """
 
 from __future__ import annotations
@@ -35,10 +36,10 @@ class FetchSimulator(RoboticsSimulator):
 
     def __init__(self, name: str, render_mode: str | None):
         super().__init__(f"fetch.{_CLASSES[name]}", SUITES["fetch"].tasks[name].observation_keys, render_mode)
-        self._inner = 0.0  # the block does not start so near to where the gripper does, in metres
+        self._inner = 0.0  # smallest distance of block and gripper at the start, in metres
 
     def reset(self, seed: int) -> NDArray[np.floating]:
-        """See `Simulator.reset`. A start that is solved already is drawn again, from the same stream."""
+        """See `Simulator.reset`. A start that is already solved is redrawn from the same stream."""
         observation = self.env.reset(seed=seed)[0]
         while self._solved(observation) or self._inside(observation):
             observation = self.env.reset()[0]
@@ -48,13 +49,13 @@ class FetchSimulator(RoboticsSimulator):
         return self.env.compute_reward(observation["achieved_goal"], observation["desired_goal"], {}) == 0
 
     def _inside(self, observation: Any) -> bool:
-        """Whether the block is in the usual region, where it must be outside."""
+        """Whether the block is in the usual region although it must be outside."""
         off = observation["achieved_goal"][:2] - self.env.initial_gripper_xpos[:2]
         return bool((np.abs(off) < self._inner).all())
 
     @contextlib.contextmanager
     def widened(self, factor: float) -> Generator[None]:
-        """See `otpr.envs.shifts.starts.Widened`: where the block starts; the goal's region stays."""
+        """See `otpr.envs.shifts.starts.Widened`; widens the block's region, not the goal's."""
         usual = self.env.obj_range
         self.env.obj_range, self._inner = usual * factor, usual
         try:
@@ -78,13 +79,13 @@ class FetchSimulator(RoboticsSimulator):
         return self.env.mujoco_renderer.render(self.env.render_mode)
 
     def _mark_goal(self) -> None:
-        # The package's `render` computes the whole state anew in order to show the goal, whereupon an episode
-        # that is watched goes on otherwise than one that is not. Only the goal's mark has to be moved.
+        # The package's `render` recomputes the whole state to show the goal, which changes the course of an
+        # episode. Moving the goal's marker is sufficient.
         self.env.data.site("target0").xpos[:] = self.env.goal
 
 
 class PushExpert:
-    """Goes behind the block as seen from the goal, over it where need be, and pushes; it keeps no memory."""
+    """Moves behind the block as seen from the goal, over it if necessary, and pushes. It is memoryless."""
 
     def reset(self) -> None:
         """Begin an episode."""
@@ -108,12 +109,12 @@ class PushExpert:
             return _move(np.append(to_behind, _PUSHING_HEIGHT - gripper[2]), fingers=-1.0)
         climb = _CROSSING_HEIGHT - gripper[2]
         if climb > 0.02 and np.linalg.norm(offset) < 0.08:
-            to_behind = np.zeros(2)  # rise first, or the block is swept away
+            to_behind = np.zeros(2)  # rise first, in order not to sweep the block away
         return _move(np.append(to_behind, climb), fingers=-1.0)
 
 
 class PickAndPlaceExpert:
-    """Comes down on the block with open fingers, closes them and carries it off; it keeps no memory."""
+    """Descends on the block with open fingers, grasps it and carries it to the goal. It is memoryless."""
 
     def reset(self) -> None:
         """Begin an episode."""
@@ -135,13 +136,13 @@ class PickAndPlaceExpert:
 _BLOCK_HALF_WIDTH = 0.025
 _PUSHING_HEIGHT = 0.42
 _CROSSING_HEIGHT = 0.48
-# How far above the block the open fingers wait until they are straight above it.
+# Height above the block at which the open fingers wait until they are aligned with it.
 _HOVERING = 0.06
 
 
 def _move(displacement: NDArray[np.floating], fingers: float) -> NDArray[np.float32]:
     """The action, (4,), that moves the gripper by (3,) metres, in one step or as fast as it can."""
-    # The arm makes two thirds of what it is asked for.
+    # The arm achieves two thirds of a requested displacement.
     return np.clip(np.append(displacement / (0.05 * 2 / 3), fingers), -1.0, 1.0).astype(np.float32)
 
 

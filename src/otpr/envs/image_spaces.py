@@ -1,4 +1,4 @@
-"""Images among the arrays of a space: which they are, and in which order their axes are."""
+"""Detection of images among the arrays of a space, and of the order of their axes."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from otpr.errors import OtprError
 from otpr.spec import Entry
 
 IMAGE = "image"
-"""Name of the observation entry of an observation that is one image and nothing else."""
+"""Name of the observation entry of an observation that is a single image."""
 
 Layout = Literal["hwc", "chw", "hw"]
 """Order of an image's axes: height, width and channels."""
@@ -25,11 +25,11 @@ _CHANNELS = (1, 3, 4)
 
 @dataclass(frozen=True)
 class Image:
-    """An image as an environment or a file has it.
+    """The form of an image in an environment or a file.
 
     Attributes:
-        shape: as it is there.
-        layout: order of its axes.
+        shape: the original shape.
+        layout: the order of the axes.
     """
 
     shape: tuple[int, ...]
@@ -41,7 +41,7 @@ class Image:
         return Entry(self.upright(np.zeros(self.shape, np.uint8)).shape, "uint8", "image")
 
     def upright(self, array: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """Images (*n, *shape) as (*n, height, width, channels); a view where that will do."""
+        """Convert images (*n, *shape) to (*n, height, width, channels), as a view if possible."""
         if self.layout == "hw":
             return array[..., None]
         return np.moveaxis(array, -3, -1) if self.layout == "chw" else array
@@ -55,15 +55,15 @@ def is_image(space: gymnasium.Space[Any]) -> bool:
 
 
 def image_of(shape: tuple[int, ...], dtype: np.dtype[Any], where: str) -> Image:
-    """What image an array of that shape and type is.
+    """The form of an image with the given shape and type.
 
     Args:
         shape: of one image.
         dtype: its type.
-        where: how errors name it, e.g. "the part 'front' of an observation".
+        where: the image's name in errors, e.g. "the part 'front' of an observation".
 
     Raises:
-        OtprError: it is not of bytes; has more than three axes; or nothing tells which axis is the channels.
+        OtprError: the array does not hold bytes, has more than three axes, or its channel axis is ambiguous.
     """
     if dtype != np.uint8:
         raise OtprError(

@@ -5,8 +5,9 @@ in radians, 2 fingers in metres) and their 9 velocities (per second); then of th
 and flame of the four burners (8: bottom right, bottom left, top right, top left), light switch and light (2),
 slide cabinet (m), left and right hinge cabinet (2), microwave door, kettle position (3, m) and quaternion
 (4); and their 20 velocities in the same order (the kettle's: 3 linear, 3 angular). Uniform noise of the
-sensors is added, of at most 0.001 for the robot and 0.00005 for the kitchen. It is all that a seed changes:
-every episode starts from the same state, but as noisy joint positions enter the control, episodes go apart.
+sensors is added, of at most 0.001 for the robot and 0.00005 for the kitchen. A seed changes nothing else:
+every episode starts from the same state, but the noisy joint positions enter the control, so that episodes
+diverge.
 Action, shape (9,): velocities of the robot's joints, 1.0 being 2 rad/s (fingers: 2 m/s), within their limits.
 """
 
@@ -25,14 +26,14 @@ SUBTASKS: dict[str, tuple[str, ...]] = {
     "partial": ("microwave", "kettle", "light switch", "slide cabinet"),
     "mixed": ("microwave", "kettle", "bottom burner", "light switch"),
 }
-"""What has to be done in each task, in any order, as in D4RL's `kitchen-complete`, `-partial`, `-mixed`.
+"""The subtasks of each task, in any order, as in D4RL's `kitchen-complete`, `-partial`, `-mixed`.
 
 The order is that of the names in D4RL, and the expert's.
 """
 
 
 class KitchenSimulator(RoboticsSimulator):
-    """The kitchen with some subtasks, by the package's names; each counts once, when it is first done."""
+    """The kitchen with some subtasks by the package's names; each counts once, when first completed."""
 
     def __init__(self, subtasks: tuple[str, ...], render_mode: str | None):
         super().__init__(

@@ -1,9 +1,9 @@
-"""The scripted expert of Franka Kitchen: straight motions of the hand, a subtask at a time.
+"""The scripted expert of Franka Kitchen: straight hand motions, one subtask at a time.
 
-Each motion is differential inverse kinematics: how far the hand is from a pose gives a velocity of the hand,
-damped least squares with MuJoCo's Jacobian gives those of the joints, and a model of the joints' servos gives
-the action. Places are told relative to the thing that is handled, whose pose is looked up anew in every step.
-Positions are in metres in the world frame; x points right along the counters, y away from the robot, z up.
+Each motion uses differential inverse kinematics: the hand's distance from a pose gives its velocity, damped
+least squares with MuJoCo's Jacobian gives the joint velocities, and a model of the joint servos gives the
+action. Positions are defined relative to the handled object, whose pose is looked up in every step. Positions
+are in metres in the world frame; x points right along the counters, y away from the robot, z up.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ _DAMPING = 0.02  # of the least squares
 _LEVER = 0.2  # metres: a radian of the hand's direction counts as much as this of its position
 _MARGIN = 0.02  # radians from the end of a joint's range
 _POSTURE = np.array([-0.3, -1.4, 1.6, -2.1, 0.3, 1.0, 1.6])
-"""Joint angles, near those at the start, that the arm tends to where the hand's pose leaves it free."""
+"""Joint angles, near the initial ones, that the arm approaches in the null space of the hand's pose."""
 
 
 class Arm:
-    """The arm of the package's kitchen: where its hand is, and the action that moves it to a pose.
+    """The arm of the package's kitchen: the pose of its hand, and actions that move it to a pose.
 
     The hand's z axis points out of the hand along the fingers, which close along its y axis.
 
@@ -47,13 +47,13 @@ class Arm:
         self.model, self.data, self._step = robot.model, robot.data, robot.dt
         self._site = self.model.site("end_effector").id
         stiffness = self.model.actuator_gainprm[:_ARM, 0]
-        # A joint's servo brings it nearer to where it is told to be by this share of the way in a step.
+        # Share of the distance to its target that a joint's servo covers in one step.
         time = self.model.dof_damping[:_ARM] / stiffness
         self._reached = 1.0 - np.exp(-self._step / time)
         self._stiffness = stiffness
         self._reach = (
             self.model.actuator_forcerange[:_ARM, 1] / stiffness
-        )  # radians: at more, its force is full
+        )  # radians; the force saturates beyond
         self._limits = self.model.jnt_range[:_ARM]
 
     @property
@@ -78,7 +78,7 @@ class Arm:
         return np.append(self._told(velocities) / (_FULL * self._step), [grip, grip])
 
     def _joints(self, twist: Vector) -> Vector:
-        """Velocities of the joints, (7,), for one of the hand, (6,), without leaving the joints' ranges."""
+        """Joint velocities, (7,), for a hand velocity, (6,), within the joints' ranges."""
         whole = np.zeros((6, self.model.nv))
         jacobian_of = mujoco.mj_jacSite  # pyright: ignore[reportAttributeAccessIssue]
         jacobian_of(self.model, self.data, whole[:3], whole[3:], self._site)
@@ -93,14 +93,12 @@ class Arm:
             leaving &= jacobian.any(axis=0)
             if not leaving.any():
                 return np.where(jacobian.any(axis=0), velocities, 0.0)
-            jacobian = jacobian * ~leaving  # done without them
+            jacobian = jacobian * ~leaving  # solved without these joints
 
     def _told(self, velocities: Vector) -> Vector:
-        """How far from where they are the joints are told to be, (7,) radians, to have these velocities."""
+        """Offsets of the joints' targets, (7,) in radians, that give these velocities."""
         ahead = velocities * self._step / self._reached
-        weight = (
-            self.data.qfrc_bias[:_ARM] / self._stiffness
-        )  # by so much a joint hangs below where it is told
+        weight = self.data.qfrc_bias[:_ARM] / self._stiffness  # sag of a joint below its target
         room = np.maximum(self._reach - np.abs(weight), 0.01)
         return weight + ahead * min(1.0, float(np.min(room / np.maximum(np.abs(ahead), 1e-9))))
 
@@ -114,7 +112,7 @@ class Arm:
         steps: int = 40,
         until: Callable[[], bool] = lambda: False,
     ) -> Plan:
-        """Move to a pose, looked up in each step, until it is near, `until` holds or `steps` are over."""
+        """Move to a pose, looked up in each step, until it is reached, `until` holds or `steps` are over."""
         for _ in range(steps):
             if np.linalg.norm(position() - self.hand) < within or until():
                 return
@@ -140,17 +138,17 @@ def facing(x: float, y: float, z: float) -> Matrix:
 
 
 def tip_at(position: Vector, turn: Matrix) -> Vector:
-    """Where the grip site is when the ends of the fingers are there."""
+    """The position of the grip site for a given position of the fingertips."""
     return position - _TIP * turn[:, 2]
 
 
 def by(x: float, y: float, z: float) -> Vector:
-    """That far right, away and up."""
+    """A displacement to the right, away and up, in metres."""
     return np.array([x, y, z])
 
 
 def microwave(arm: Arm) -> Plan:
-    """The upright handle between the fingers, then the door along its arc."""
+    """Grasp the upright handle and move the door along its arc."""
     turn = facing(-0.45, 0.85, -0.25)
     forward = turn[:, 2]
     hinge = arm.data.body("microdoorroot").xpos.copy()
@@ -159,7 +157,7 @@ def microwave(arm: Arm) -> Plan:
         return arm.site("microhandle_site")
 
     def along() -> Vector:
-        """Where the handle will be with the door a little further open."""
+        """The handle's position with the door slightly further open."""
         return hinge + Rotation.from_rotvec([0.0, 0.0, -0.35]).apply(handle() - hinge) - 0.02 * forward
 
     yield from arm.go(lambda: handle() - 0.14 * forward, turn, OPEN, within=0.02)
@@ -171,7 +169,7 @@ def microwave(arm: Arm) -> Plan:
 
 
 def kettle(arm: Arm) -> Plan:
-    """Pushed from the front, low, towards the burner behind it."""
+    """Push the kettle low from the front towards the burner behind it."""
     turn = facing(0.0, 0.6, -0.8)
 
     def body() -> Vector:
@@ -186,7 +184,7 @@ def kettle(arm: Arm) -> Plan:
 
 
 def light_switch(arm: Arm) -> Plan:
-    """The lever under the hood, pushed to the left."""
+    """Push the lever under the hood to the left."""
     turn = facing(0.0, 1.0, 0.0)
 
     def lever() -> Vector:
@@ -204,7 +202,7 @@ def light_switch(arm: Arm) -> Plan:
 
 
 def slide_cabinet(arm: Arm) -> Plan:
-    """The upright handle, pushed to the right from its left."""
+    """Push the upright handle to the right."""
     turn = facing(0.0, 0.85, 0.5)
 
     def handle() -> Vector:
@@ -222,14 +220,14 @@ def slide_cabinet(arm: Arm) -> Plan:
 
 
 def bottom_burner(arm: Arm) -> Plan:
-    """The upper end of its knob, an upright bar, pushed to the right: to the left the wrist is too weak."""
+    """Push the upper end of the knob, an upright bar, to the right; the wrist is too weak for the left."""
     turn = facing(0.0, 1.0, 0.0)
 
     def turned() -> float:
         return -arm.data.joint("knob_Joint_2").qpos[0]
 
     def beside(x: float, y: float) -> Callable[[], Vector]:
-        """Where the fingers touch the left side of its upper end, and so far off."""
+        """A position relative to the contact with the left side of the knob's upper end."""
 
         def place() -> Vector:
             sine, cosine = np.sin(turned()), np.cos(turned())
@@ -251,15 +249,15 @@ ATTEMPTS: dict[str, Callable[[Arm], Plan]] = {
     "slide cabinet": slide_cabinet,
     "bottom burner": bottom_burner,
 }
-"""By the package's names of the subtasks."""
+"""The motions by the package's names of the subtasks."""
 
 
 class KitchenExpert:
-    """Does the subtasks in their order, then again those that failed, until all are done or time is up.
+    """Executes the subtasks in order and repeats failed ones until all are done or time is up.
 
     Args:
         subtasks: by the package's names, in the order in which they are to be done.
-        env: the package's environment, whose state it looks at.
+        env: the package's environment, whose state the expert reads.
     """
 
     def __init__(self, subtasks: tuple[str, ...], env: Any):

@@ -62,7 +62,7 @@ class LiberoSimulator:
 
     def __init__(self, name: str, render_mode: str | None):
         suite_name, _, index = name.partition("/")
-        with contextlib.redirect_stdout(io.StringIO()):  # it tells the order of its tasks
+        with contextlib.redirect_stdout(io.StringIO()):  # it prints the order of its tasks
             suite = benchmark.get_benchmark(suite_name)(task_order_index=0)
         task = suite.get_task(int(index))
         self.instruction: str = task.language
@@ -73,9 +73,9 @@ class LiberoSimulator:
             has_offscreen_renderer=False,
             use_camera_obs=False,
             ignore_done=True,
-            hard_reset=False,  # building the model anew takes many seconds, and changes nothing
+            hard_reset=False,  # rebuilding the model takes many seconds and changes nothing
         ).env
-        # Its observables cost time in each step, and lag. What is beneath them is read instead, once a step.
+        # LIBERO's observables are slow and lag; their sources are read instead, once per step.
         self.env._update_observables = lambda force=False: None
         self._sensors = [self.env._observables[key]._sensor for key in _ARM]
         model = self.env.sim.model._model
@@ -95,13 +95,13 @@ class LiberoSimulator:
     def reset(self, seed: int) -> NDArray[np.floating]:
         """See `Simulator.reset`.
 
-        The seeds below 50 start from the benchmark's own fifty states, in their order; every other seed draws
-        the objects' places from the task's regions.
+        Seeds below 50 start from the benchmark's own fifty states in order. Every other seed draws the
+        objects' positions from the task's regions.
         """
-        # It draws from NumPy's global generator: leave that to others as it was.
+        # LIBERO draws from NumPy's global generator, whose state is restored afterwards.
         global_state = np.random.get_state()
         gripper = self.env.robots[0].gripper
-        gripper.current_action = np.zeros(gripper.dof)  # only building the model anew would reset it
+        gripper.current_action = np.zeros(gripper.dof)  # otherwise only rebuilding the model would reset it
         np.random.seed(seed)
         try:
             self._place()
@@ -118,7 +118,7 @@ class LiberoSimulator:
         while True:
             try:
                 self.env.reset()
-            except RandomizationError:  # found no free place for an object: draw again, as LIBERO does
+            except RandomizationError:  # no free place for an object: draw again, as in LIBERO
                 continue
             return
 

@@ -1,9 +1,9 @@
-"""The scripted expert of LIBERO-Long: what a goal asks for, brought about one predicate after the other.
+"""The scripted expert of LIBERO-Long, which achieves a goal's predicates one after the other.
 
-`In` and `On` are one skill, picking up and putting down: a thing is held across a narrow side if it has one,
-else by a knob on its top, else by its rim. `Turnon` turns a stove's knob, `Close` pushes a drawer shut. Goals
-and poses come from LIBERO's environment. Positions are in metres in the world frame: x points away from the
-robot, y to its left.
+`In` and `On` are one skill, pick and place: an object is grasped across a narrow side if it has one,
+otherwise by a knob on its top, otherwise by its rim. `Turnon` turns a stove's knob, `Close` pushes a drawer
+shut. Goals and poses come from LIBERO's environment. Positions are in metres in the world frame: x points
+away from the robot, y to its left.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from otpr.envs.robosuite_motions import (
 )
 
 _ORDER = ("turnon", "open", "in", "on", "close")
-"""In which order predicates are brought about: what is put into a drawer before the drawer is closed."""
+"""The order of predicates: objects are put into a drawer before it is closed."""
 _OPENING = 0.07  # how wide a thing may be that the fingers are to reach around
 _KNOB = 0.04  # how wide a knob may be
 _IN_THE_WAY = 0.1  # how near another thing's middle has to be
@@ -41,7 +41,7 @@ _DROP = 0.02  # from how high above the place it is let go
 
 @dataclass(frozen=True)
 class Grasp:
-    """How a thing is held: where, relative to its body, and the hand's orientation."""
+    """A grasp: a position relative to the object's body, and the hand's orientation."""
 
     offset: Vector
     turn: Matrix
@@ -61,7 +61,7 @@ class Things:
         return self._data.site(name).xpos.copy()
 
     def half_height(self, region: str) -> float:
-        """Of a region, which is a box; 0 of an object."""
+        """Half the height of a region, which is a box; 0 for an object."""
         if region in self.env.obj_body_id:
             return 0.0
         site = self._data.site(region)
@@ -69,13 +69,13 @@ class Things:
         return float(np.abs(site.xmat.reshape(3, 3)[2] @ half))
 
     def box(self, name: str) -> tuple[Vector, Vector]:
-        """The corners of the box around an object as it stands, relative to its body."""
+        """The corners of the axis-aligned box around an object, relative to its body."""
         return self._around(
             self._geoms(self._model.body_rootid[self.env.obj_body_id[name]]), self.place(name)
         )
 
     def knob(self, name: str) -> tuple[Vector, Vector] | None:
-        """The corners, likewise, of what stands out at the top of an object, over its body; None: nothing."""
+        """The corners of the box around a knob on top of an object, relative to its body; or None."""
         boxes = [
             self._around([geom], self.place(name))
             for geom in self._geoms(self._model.body_rootid[self.env.obj_body_id[name]])
@@ -113,10 +113,10 @@ def grasp_of(
     knob: tuple[Vector, Vector] | None = None,
     others: Sequence[Vector] = (),
 ) -> Grasp:
-    """How to hold a thing from above whose box has these corners: across it, by its knob, or by its rim.
+    """The grasp from above for an object with this box: across it, by its knob, or by its rim.
 
-    A long thing is held beside its middle where one of the others is so near that the hand would touch it.
-    All positions are relative to its body.
+    A long object is grasped beside its middle if the hand would touch another object there. All positions are
+    relative to its body.
     """
     if (high - low)[:2].min() > _OPENING and knob is not None:
         low, high = knob
@@ -130,18 +130,18 @@ def grasp_of(
             beside = np.eye(3)[longest] * 0.3 * size[longest]
             middle = max((middle, middle + beside, middle - beside), key=lambda place: _room(place, others))
         return Grasp(np.array([middle[0], middle[1], height]), turn)
-    # by the rim on the near side, away from the middle, where no handle is
+    # by the rim on the near side, off the middle, where there is no handle
     rim = np.array([low[0] + 0.006, middle[1], high[2] - 0.012])
     return Grasp(rim, downwards(np.pi / 2))
 
 
 def _room(place: Vector, others: Sequence[Vector]) -> float:
-    """How far the nearest of the others is, seen from above."""
+    """The horizontal distance to the nearest of the other objects."""
     return min((float(np.linalg.norm((other - place)[:2])) for other in others), default=np.inf)
 
 
 def put(scene: Scene, things: Things, name: str, where: str, beside: Vector) -> Plan:
-    """Pick up a thing and put it down in or on a region or another thing."""
+    """Pick up an object and place it in or on a region or another object."""
     low, high = things.box(name)
     others = [things.place(other) - things.place(name) for other in things.env.objects_dict if other != name]
     grasp = grasp_of(low, high, things.knob(name), others)
@@ -173,7 +173,7 @@ def put(scene: Scene, things: Things, name: str, where: str, beside: Vector) -> 
 
 
 def turn_on(scene: Scene, things: Things, stove: str) -> Plan:
-    """The knob's ridge between the fingers, and anticlockwise."""
+    """Grasp the knob's ridge and turn it anticlockwise."""
     data = things.env.sim.data._data
     knob = data.body(f"{stove}_button")
     joint = data.joint(f"{stove}_button")
@@ -193,7 +193,7 @@ def turn_on(scene: Scene, things: Things, stove: str) -> Plan:
 
 
 def close(scene: Scene, things: Things, region: str) -> Plan:
-    """A drawer pushed shut at its front, which slides along y."""
+    """Push a drawer shut at its front; it slides along y."""
     env = things.env
     (joint,) = env.object_sites_dict[region].joints
     drawer = env.sim.data._data.joint(joint)
@@ -217,10 +217,10 @@ def close(scene: Scene, things: Things, region: str) -> Plan:
 
 
 class LiberoExpert:
-    """Brings about the predicates of a goal that do not hold, and again those that failed.
+    """Achieves the unmet predicates of a goal and repeats failed ones.
 
     Args:
-        env: LIBERO's environment, whose state it looks at.
+        env: LIBERO's environment, whose state the expert reads.
     """
 
     def __init__(self, env: Any):
@@ -246,7 +246,7 @@ class LiberoExpert:
         return close(self._scene, self._things, name)
 
     def _beside(self, state: list[str]) -> Vector:
-        """How far from the middle of its place a thing is put: things that share one stand side by side."""
+        """Offset of an object from the middle of its place; objects that share a place stand side by side."""
         region = self._env.object_sites_dict.get(state[2])
         if region is not None and region.joints:  # a drawer: the handles of those above it stand out
             return np.array([0.0, -0.025, 0.0])

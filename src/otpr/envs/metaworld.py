@@ -34,9 +34,9 @@ class MetaWorldSimulator:
         simulator: Any = ALL_V3_ENVIRONMENTS[name](
             render_mode=render_mode, camera_name=_CAMERA, width=_PICTURE_SIZE, height=_PICTURE_SIZE
         )
-        # As the package's "goal-observable" variants do, less their extra reset when made: show the goal
-        # (dropping the cached observation bounds, which would clip it to zero) and draw initial conditions
-        # from the environment's own generator. The package's `reset(seed=k)` ignores k, `seed(k)` does not.
+        # As in the package's "goal-observable" variants, without their extra reset at creation: show the goal
+        # (and drop the cached observation bounds, which would clip it to zero) and draw initial conditions
+        # from the environment's own generator. The package's `reset(seed=k)` ignores k; `seed(k)` does not.
         simulator._partially_observable = False
         del simulator.sawyer_observation_space
         simulator._set_task_called = True
@@ -57,7 +57,7 @@ class MetaWorldSimulator:
 
     @contextlib.contextmanager
     def widened(self, factor: float) -> Generator[None]:
-        """See `otpr.envs.shifts.starts.Widened`: positions of objects and goals, in the horizontal plane."""
+        """See `otpr.envs.shifts.starts.Widened`; widens horizontal positions of objects and goals."""
         simulator = self._simulator
         usual = simulator._random_reset_space
         half = (usual.high - usual.low) / 2 * np.where(np.arange(len(usual.low)) % 3 == 2, 1.0, factor)
@@ -84,7 +84,7 @@ class MetaWorldSimulator:
 
     def render(self) -> NDArray[np.uint8]:
         """See `Simulator.render`."""
-        # The camera hangs upside down: turn the picture by half a turn.
+        # The camera is mounted upside down: rotate the picture by 180 degrees.
         return np.ascontiguousarray(self._simulator.render()[::-1, ::-1])
 
     def close(self) -> None:
@@ -93,7 +93,7 @@ class MetaWorldSimulator:
 
 
 class MetaWorldExpert:
-    """The package's scripted policy for its task `name`; it looks at the present observation alone."""
+    """The package's scripted policy for its task `name`, a function of the current observation."""
 
     def __init__(self, name: str):
         self._policy: Any = ENV_POLICY_MAP[name]()
@@ -104,7 +104,7 @@ class MetaWorldExpert:
     def act(self, observation: NDArray[np.floating]) -> NDArray[np.float32]:
         """The scripted action, shape (4,), clipped to [-1, 1], for one observation, shape (39,)."""
         with warnings.catch_warnings():
-            # It warns whenever its proportional controller saturates, which is most of the time.
+            # It warns whenever its proportional controller saturates, which is frequent.
             warnings.filterwarnings("ignore", message="Constant.s. may be too high")
             action = self._policy.get_action(observation)
         return np.clip(action, -1.0, 1.0).astype(np.float32)

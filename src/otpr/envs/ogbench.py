@@ -61,8 +61,8 @@ class OGBenchSimulator:
         """See `Simulator.reset`."""
         env = self.env
         self._package_reset(seed)
-        # The package takes random steps in the goal state first, from a generator that cannot be seeded. They
-        # live on in the solver's warm start and in the contact forces, so these begin from nothing again.
+        # The package first takes random steps in the goal state, from a generator that cannot be seeded. They
+        # persist in the solver's warm start and the contact forces, which are therefore reset.
         qpos, mocap_pos, mocap_quat = (
             np.copy(part) for part in (env.data.qpos, env.data.mocap_pos, env.data.mocap_quat)
         )
@@ -79,15 +79,15 @@ class OGBenchSimulator:
 
     def step(self, action: NDArray[np.float32]) -> Outcome:
         """See `Simulator.step`."""
-        # The package's reward is minus the number of unsatisfied subgoals: only its success flag is used. It
-        # prints when it has to put a cube back that the solver has thrown away.
+        # The package's reward is minus the number of unmet subgoals: only its success flag is used. The
+        # package prints a line when it restores a cube that the solver has ejected.
         with contextlib.redirect_stdout(None):
             observation, _, _, _, info = self.env.step(action)
         return sparse(observation, bool(info["success"]))
 
     def scene(self) -> Scene:
         """What cameras see."""
-        if self.env._model is None:  # its first reset builds the model
+        if self.env._model is None:  # the first reset builds the model
             self._package_reset(0)
         return Scene(self.env.model, self.env.data)
 

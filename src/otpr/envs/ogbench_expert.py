@@ -1,9 +1,9 @@
-"""The scripted expert of OGBench's manipulation tasks: the package's oracles, led from subgoal to subgoal.
+"""The scripted expert of OGBench's manipulation tasks: the package's oracles with scheduled subgoals.
 
-The package's Markov oracles each bring about one thing (a cube to a place, a button to a state, a drawer or a
-window to a position). They read their target from entries of the information dictionary that the package only
-gives while it collects data with random targets; here `OGBenchExpert` adds them for the subgoals that
-`otpr.envs.ogbench_schedule` chooses.
+Each of the package's Markov oracles achieves one subgoal (a cube's position, a button's state, the position
+of a drawer or a window). They read their target from entries of the information dictionary that the package
+only provides while it collects data with random targets. `OGBenchExpert` adds these entries for the subgoals
+that `otpr.envs.ogbench_schedule` chooses.
 """
 
 from __future__ import annotations
@@ -48,10 +48,10 @@ _SLIDE_ALIGNED = 0.01
 
 
 class OGBenchExpert:
-    """The expert for one environment of the package's; it looks at that environment's state.
+    """The expert for one environment of the package, whose state it reads.
 
     Args:
-        name: of the task, e.g. `"scene-task3"`.
+        name: the name of the task, e.g. `"scene-task3"`.
         env: the package's environment.
     """
 
@@ -77,18 +77,18 @@ class OGBenchExpert:
             self._rising = True
         self._rising = self._rising and bool(position[2] < _TRAVEL_HEIGHT)
         if self._rising or self._oracle is None or self._subgoal is None:
-            # An oracle that gave up left the gripper where it was stuck: the next one starts from above.
+            # An oracle that gave up leaves the gripper where it was stuck; the next one starts from above.
             return np.array([0, 0, 1, 0, 1 if self._is_puzzle else -1], np.float32)
         info |= target_entries(self._env, info, self._subgoal)
-        # The package draws the place where an oracle ends from NumPy's global generator. Ours ends straight
-        # above wherever it is: demonstrations then depend on nothing that is not observed.
+        # The package draws the final position of an oracle from NumPy's global generator. Here it ends
+        # straight above its current position, so that demonstrations only depend on observed quantities.
         self._oracle._final_pos = np.array([*position[:2], _RETREAT_HEIGHTS[self._subgoal.kind]])
         self._oracle._final_yaw = info["proprio/effector_yaw"][0]
         action = adjusted(self._oracle.select_action(observation, info), info, self._subgoal)
         return np.clip(action, -1.0, 1.0).astype(np.float32)
 
     def _oracle_for(self, subgoal: Subgoal) -> Any:
-        # Between the buttons of a puzzle, which are all it has to touch, the gripper stays closed.
+        # In a puzzle, the gripper only touches buttons and stays closed.
         options = {"gripper_always_closed": self._is_puzzle} if subgoal.kind == "button" else {}
         oracle = _ORACLES[subgoal.kind](env=self._env, max_step=_MAX_STEPS, **options)
         oracle._step = 0  # `reset` sets it too, but draws from NumPy's global generator
@@ -96,10 +96,10 @@ class OGBenchExpert:
 
 
 def adjusted(action: NDArray[np.floating], info: dict[str, Any], subgoal: Subgoal) -> NDArray[np.floating]:
-    """The oracle's action, unless it would descend on a cube, a handle or a target before it is well above.
+    """The oracle's action, adjusted so that it does not descend before it is aligned with its target.
 
-    The oracles descend from 4 cm beside it. A finger that comes down on top of a cube or a handle, instead of
-    beside it, stays there for good; and a cube that is set down askew is grasped again and pushed away.
+    The oracles descend from up to 4 cm beside the target. A finger that lands on top of a cube or a handle
+    gets stuck, and a cube that is set down askew is grasped again and pushed away.
     """
     if subgoal.kind == "button":
         return action
@@ -109,14 +109,14 @@ def adjusted(action: NDArray[np.floating], info: dict[str, Any], subgoal: Subgoa
     position, hand_yaw = info[f"privileged/{name}_pos"], info["proprio/effector_yaw"][0]
     contact = info["proprio/gripper_contact"][0]
     if np.linalg.norm(target - position) <= (_CUBE_ALIGNED if moves_cube else _SLIDE_ALIGNED):
-        # Let go and rise, as the oracle does; but in the drawer without a move towards the target's centre.
+        # Release and rise, as the oracle does, but without moving towards the target's centre in the drawer.
         return np.array([0.0, 0, 0, 0, -1]) if subgoal.kind == "stow" and contact > 0.1 else action
     offset = position - info["proprio/effector_pos"]
     held = moves_cube and contact > 0.5 and bool(np.linalg.norm(offset) < _HELD)
     turn = _nearest(info[f"privileged/{name}_yaw"][0] - hand_yaw, np.pi / 2 if moves_cube else np.pi)
     if held:
         offset = target - position
-        # The fingers open along the drawer's front, which they would otherwise come down on.
+        # The fingers open along the drawer's front, in order not to land on it.
         turn = _nearest(np.pi / 2 - hand_yaw, np.pi) if subgoal.kind == "stow" else 0.0
     beside = float(np.linalg.norm(offset[:2]))
     is_above = beside <= _BESIDE_FAR and offset[2] < -_LOW
@@ -133,13 +133,13 @@ def _nearest(angle: float, period: float) -> float:
 
 
 def target_entries(env: Any, info: dict[str, Any], subgoal: Subgoal) -> dict[str, Any]:
-    """The entries by which an oracle knows its target, as the package names them."""
+    """The entries from which an oracle reads its target, under the package's names."""
     kind, index, target = subgoal
     if kind in ("cube", "stow"):
         if kind == "stow" and stowed(env):
-            # In the drawer there is no room to grasp it once more for the last centimetre: let go.
+            # The drawer has no room for another grasp over the last centimetre: release.
             target = info[f"privileged/block_{index}_pos"]
-        # Turned as it lies: the goals ask for positions alone.
+        # The current yaw, because goals only specify positions.
         yaw = info[f"privileged/block_{index}_yaw"]
         entries = {"target_block": index, "target_block_pos": target, "target_block_yaw": yaw}
     elif kind == "button":

@@ -1,6 +1,6 @@
-"""Which subgoal of an OGBench task comes next: rules that look at the present state and at the goal alone.
+"""Rules for the next subgoal of an OGBench task, from the current state and the goal.
 
-After every subgoal the rules are asked again, so one that failed, or that noise has undone, is tried again.
+The rules are evaluated after every subgoal, so that a subgoal that failed or was undone by noise is repeated.
 Positions are in metres. The environments are the package's: cubes, `SceneEnv`, `PuzzleEnv`.
 """
 
@@ -21,14 +21,13 @@ _SLIDE_TOLERANCE = 0.04  # the package's, for drawer and window
 
 
 class Subgoal(NamedTuple):
-    """One thing to bring about.
+    """A subgoal.
 
     Attributes:
         kind: `"cube"` (move it), `"stow"` (put it into the open drawer), `"button"`, `"drawer"` or
             `"window"`.
-        number: which cube or button.
-        target: where it should be: the position (3,) of a cube, the travel of a drawer or window, or the
-            state (0 or 1) of a button.
+        number: index of the cube or button.
+        target: the goal position (3,) of a cube, travel of a drawer or window, or state (0 or 1) of a button.
     """
 
     kind: str
@@ -37,7 +36,7 @@ class Subgoal(NamedTuple):
 
 
 def next_of_cubes(env: Any) -> Subgoal | None:
-    """The next cube to be moved; None when all are in place."""
+    """The next cube to move; None if all are in place."""
     positions = np.stack([_cube_position(env, i) for i in range(env._num_cubes)])
     goals = np.asarray(env.cur_task_info["goal_xyzs"])
     return next_cube(positions, goals, env._compute_successes())
@@ -46,7 +45,7 @@ def next_of_cubes(env: Any) -> Subgoal | None:
 def next_cube(
     positions: NDArray[np.floating], goals: NDArray[np.floating], placed: list[bool]
 ) -> Subgoal | None:
-    """Place cubes from the lowest goal up; first clear away what stands on the cube or on its goal.
+    """Place cubes from the lowest goal up, after clearing cubes on top of the cube or on its goal.
 
     Args:
         positions: (n, 3), where the cubes are.
@@ -72,7 +71,7 @@ def _in_the_way(other: NDArray[np.floating], cube: NDArray[np.floating], goal: N
 def _place_for(
     cube: int, positions: NDArray[np.floating], goals: NDArray[np.floating]
 ) -> NDArray[np.floating]:
-    """The cube's own goal where that is free and on the table, else the nearest place that nobody needs."""
+    """The cube's own goal if it is free and on the table, otherwise the nearest unneeded place."""
     others = [other for other in range(len(goals)) if other != cube]
     goal = goals[cube]
     if goal[2] <= _ON_TABLE + 1e-3 and all(_apart(positions[other], goal) >= _NEAR for other in others):
@@ -92,12 +91,12 @@ def _cube_position(env: Any, cube: int) -> NDArray[np.floating]:
 
 
 def next_of_scene(env: Any) -> Subgoal | None:
-    """Cube, drawer, window, then their locks (the buttons); None when all is as it should be."""
+    """The next of cube, drawer, window and their locks (the buttons); None if the goal is reached."""
     goal = env.cur_task_info["goal"]
     into_drawer = bool(goal["block_xyzs"][0][2] > 2 * _ON_TABLE)
     if into_drawer and not stowed(env):
         return _slide(env, "drawer", _DRAWER_OPEN) or Subgoal("stow", 0, env._drawer_center.copy())
-    # The handle of an open drawer is in the way of a cube before it: closed before, opened after.
+    # The handle of an open drawer obstructs a cube in front of it: close it before, open it after.
     if goal["drawer_pos"] > _DRAWER_OPEN / 2 and (subgoal := _slide(env, "drawer", goal["drawer_pos"])):
         return subgoal
     if not into_drawer and not env._compute_successes()[0][0]:
@@ -111,15 +110,15 @@ def next_of_scene(env: Any) -> Subgoal | None:
 
 
 def stowed(env: Any) -> bool:
-    """Whether the cube of a scene lies in the drawer, where its goal will be once the drawer is closed."""
+    """Whether the cube of a scene is in the drawer at the position that closing moves to its goal."""
     cube = _cube_position(env, 0)
-    # Closing the drawer pushes the cube against its front: only its place across the drawer matters.
+    # Closing the drawer pushes the cube to its front: only the position across the drawer matters.
     across = abs(cube[0] - env._drawer_center[0])
     return bool(env._is_in_drawer(cube) and across <= _ACROSS_DRAWER and cube[2] <= _IN_DRAWER)
 
 
 def _slide(env: Any, kind: str, target: float) -> Subgoal | None:
-    """What brings the drawer or the window to its target; None where it is there."""
+    """The subgoal for the drawer or the window; None if it is at its target."""
     if abs(env.data.joint(f"{kind}_slide").qpos[0] - target) <= _SLIDE_TOLERANCE:
         return None
     lock = ("drawer", "window").index(kind)
@@ -129,7 +128,7 @@ def _slide(env: Any, kind: str, target: float) -> Subgoal | None:
 
 
 def next_of_puzzle(env: Any) -> Subgoal | None:
-    """The nearest of the buttons that a shortest solution presses; None when the pattern is there."""
+    """The nearest button of a shortest solution; None if the pattern is reached."""
     states = np.asarray(env._cur_button_states)
     presses = solve_lights(env._num_rows, env._num_cols, states != env.cur_task_info["goal_button_states"])
     if not presses.any():
@@ -144,16 +143,17 @@ def next_of_puzzle(env: Any) -> Subgoal | None:
 def solve_lights(rows: int, columns: int, wrong: NDArray[np.bool_]) -> NDArray[np.bool_]:
     """A smallest set of buttons whose pressing toggles exactly the wrong ones ("Lights Out").
 
-    A press toggles a button and its neighbours in the four directions. Order does not matter, and twice is
-    never: a linear system modulo 2, which elimination solves, and of whose solutions the lightest is taken.
+    A press toggles a button and its four neighbours. The order does not matter and no button is pressed
+    twice, so this is a linear system modulo 2. Elimination solves it, and the solution with the fewest
+    presses is taken.
 
     Args:
-        rows: of the board.
-        columns: of the board.
-        wrong: (rows * columns,), row by row, which buttons have to change.
+        rows: number of rows.
+        columns: number of columns.
+        wrong: (rows * columns,), row by row, the buttons that must change.
 
     Raises:
-        ValueError: no set of presses does it.
+        ValueError: there is no solution.
     """
     count = rows * columns
     row, column = np.divmod(np.arange(count), columns)

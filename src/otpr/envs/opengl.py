@@ -1,4 +1,4 @@
-"""An OpenGL context without a window, which leaves the contexts of other renderers alone."""
+"""An offscreen OpenGL context that does not disturb other renderers."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from otpr.errors import OtprError
 
 _OFF = ("disable", "disabled", "off", "false", "0")
 _WINDOWS = ("", "enable", "enabled", "on", "true", "1", "glfw", "glx", "cgl")
-"""Values of MUJOCO_GL, beside "egl" and "osmesa", that MuJoCo takes; they say how windows are made."""
+"""Values of MUJOCO_GL other than "egl" and "osmesa" that MuJoCo accepts; they select a window system."""
 
 _ADVICE = (
     "On Linux install libegl1 (Debian, Ubuntu: apt-get install libegl1), or install libosmesa6 and set "
@@ -24,20 +24,19 @@ _ADVICE = (
 
 
 class OffscreenContext:
-    """An OpenGL context of MuJoCo's, made current only for as long as something is drawn.
+    """A MuJoCo OpenGL context that is current only while something is drawn.
 
-    It is one of EGL on Linux, whether or not there is a screen, and of CGL on macOS; with MUJOCO_GL=osmesa,
-    as it is when the context is made, one of OSMesa. Nothing depends on whether MUJOCO_GL was set when MuJoCo
-    was imported.
+    It uses EGL on Linux, with or without a screen, and CGL on macOS, or OSMesa if MUJOCO_GL=osmesa when the
+    context is created. The value of MUJOCO_GL at the import of MuJoCo does not matter.
 
-    Other renderers in the process are not disturbed: the context that was current before is current again
-    afterwards, and where none was, none is. That matters, because Gymnasium's renderers draw into whatever
-    context is current, and closing a `mujoco.Renderer` deletes objects of whatever context is current.
-    A context must not be used by several threads at once. It lives as long as the process: one is enough.
+    The previously current context, or none, is restored afterwards. This matters because Gymnasium's
+    renderers draw into the current context, and closing a `mujoco.Renderer` deletes objects of the current
+    context. A context must not be used by several threads at once. It lives as long as the process, so create
+    only one.
 
     Raises:
-        OtprError: there is no OpenGL that works (the message says what to install), MUJOCO_GL is set to a
-            value that MuJoCo does not know, or it forbids rendering.
+        OtprError: OpenGL does not work (the message says what to install), or MUJOCO_GL has an unknown value
+            or forbids rendering.
     """
 
     def __init__(self) -> None:
@@ -45,25 +44,25 @@ class OffscreenContext:
         try:
             module: Any = importlib.import_module(f"mujoco.{backend}")
             with _KEEPERS[backend]():
-                self._context: Any = module.GLContext(16, 16)  # what is drawn has buffers of its own
-        # Each OpenGL fails in its own way: ImportError, AttributeError, RuntimeError, errors of PyOpenGL, ...
+                self._context: Any = module.GLContext(16, 16)  # frames have their own buffers
+        # Implementations fail differently: ImportError, AttributeError, RuntimeError, errors of PyOpenGL, ...
         except Exception as error:
             raise no_opengl(error) from error
         self._keeper = _KEEPERS[backend]
-        # Never collected: at the end of the process other packages may have shut EGL down before, and then
-        # destroying a context prints a traceback.
+        # Never garbage-collected: other packages may shut EGL down first at the end of the process, and
+        # destroying a context then prints a traceback.
         ctypes.pythonapi.Py_IncRef(ctypes.py_object(self._context))
 
     @contextlib.contextmanager
     def current(self) -> Generator[None]:
-        """Have this context current, and afterwards the one that was current before."""
+        """Make this context current, and restore the previous one afterwards."""
         with self._keeper():
             self._context.make_current()
             yield
 
 
 def backend_name() -> str:
-    """Which of MuJoCo's modules makes the context: "egl", "osmesa" or "cgl".
+    """The MuJoCo module that creates the context: "egl", "osmesa" or "cgl".
 
     Raises:
         OtprError: MUJOCO_GL has a value that MuJoCo does not know, or one that forbids rendering.
@@ -79,7 +78,7 @@ def backend_name() -> str:
 
 
 def no_opengl(error: Exception) -> OtprError:
-    """What to tell where OpenGL fails by `error`."""
+    """The message for a failure of OpenGL."""
     return OtprError(f"Cameras cannot be rendered here ({type(error).__name__}: {error}). {_ADVICE}")
 
 
@@ -88,7 +87,7 @@ def _egl_kept() -> Generator[None]:
     """On leaving, make current what was current on entering."""
     mujoco_egl: Any = importlib.import_module("mujoco.egl")
     egl: Any = mujoco_egl.egl_ext
-    # Freeing any context of MuJoCo's makes OpenGL ES the thread's interface, to which none of ours belongs.
+    # Freeing a MuJoCo context switches the thread's API to OpenGL ES, which these contexts do not use.
     egl.eglBindAPI(egl.EGL_OPENGL_API)
     before = (
         egl.eglGetCurrentDisplay(),
@@ -110,7 +109,7 @@ def _egl_kept() -> Generator[None]:
 @contextlib.contextmanager
 def _osmesa_kept() -> Generator[None]:
     """On leaving, make current what was current on entering."""
-    importlib.import_module("mujoco.osmesa")  # tells PyOpenGL what to load
+    importlib.import_module("mujoco.osmesa")  # selects PyOpenGL's platform
     gl: Any = importlib.import_module("OpenGL.GL")
     osmesa: Any = importlib.import_module("OpenGL.osmesa")
     before = osmesa.OSMesaGetCurrentContext()

@@ -22,7 +22,7 @@ from otpr.spec import STATE, Entry, Parts, Spec
 
 
 class Expert(Protocol):
-    """A scripted policy that mostly solves its task. It may look into the simulator it was made for."""
+    """A scripted policy that usually solves its task. It may read the state of its simulator."""
 
     def reset(self) -> None:
         """Begin an episode: called after each reset of the environment."""
@@ -35,24 +35,24 @@ class Expert(Protocol):
 
 @dataclass(frozen=True)
 class TaskSpec:
-    """What is known of a task, as it is set up.
+    """The description of a task with its setup.
 
     Attributes:
-        setup: its name, its episode limit where another is wanted than its own, and what is seen of it.
-        extra: the pip extra that installs its simulator; `""` where none does (`gym/ID`, `module:factory`).
+        setup: the task's name, an episode limit other than the default, and the view.
+        extra: the pip extra that installs its simulator; `""` if there is none (`gym/ID`, `module:factory`).
         install: the command that installs its simulator.
-        installed: whether the simulator is installed here.
-        spec: what it exchanges with a policy, a step at a time: history, horizon and execution are 1.
-        episode_limit: environment steps after which an episode is truncated; None where an environment of
-            the user's declares none.
+        installed: whether the simulator is installed.
+        spec: its observations and actions; history, horizon and execution are 1.
+        episode_limit: environment steps after which an episode is truncated; None if a user's environment
+            declares none.
         expert: whether `make_expert` has a scripted policy for it.
-        parts: where the simulator's own observation is a dictionary: the entries that are concatenated, in
-            this order, with their lengths. Empty: it is one vector, of which nothing more is known.
-        columns: which numbers of the simulator's vector the entry "state" holds; None: all of them.
-        facts: what else is known of what its numbers mean, in words, by name; see `otpr.envs.catalog.Suite`.
-        resolution: deviations of an observation up to this, in the task's units, count as none: 0.1 mm where
-            these are metres and radians, as in every named task; 0 where nobody knows them.
-        geometry: where the simulator's vector has positions; None: nobody has written it down.
+        parts: if the simulator's own observation is a dictionary, the entries that are concatenated, in this
+            order, with their lengths. Empty: one vector with unknown parts.
+        columns: the numbers of the simulator's vector in the entry "state"; None: all of them.
+        facts: further facts about its numbers, in words, by name; see `otpr.envs.catalog.Suite`.
+        resolution: largest deviation of an observation that counts as constant, in the task's units: 0.1 mm
+            for metres and radians, as in every named task; 0 if the units are unknown.
+        geometry: the positions in the simulator's vector; None: unknown.
     """
 
     setup: Setup
@@ -75,14 +75,14 @@ class TaskSpec:
 
     @property
     def observation_keys(self) -> tuple[str, ...]:
-        """The names of its parts."""
+        """The names of the parts."""
         return tuple(name for name, _ in self.parts)
 
     def required_limit(self) -> int:
-        """The episode limit of a task that is to be run.
+        """The episode limit, which is required to run the task.
 
         Raises:
-            OtprError: the environment declares none.
+            OtprError: the environment declares no limit.
         """
         if self.episode_limit is None:
             raise OtprError(
@@ -121,7 +121,7 @@ def _named_spec(setup: Setup, suite: Suite, task: Task) -> TaskSpec:
 
 
 def _parts_of(parts: Parts, columns: tuple[int, ...]) -> Parts:
-    """The parts whose columns are among those given, and how many of them are."""
+    """The parts with columns among those given, and the number of these columns."""
     kept: list[tuple[str, int]] = []
     start = 0
     for name, length in parts:
@@ -135,7 +135,7 @@ def _parts_of(parts: Parts, columns: tuple[int, ...]) -> Parts:
 def list_tasks() -> list[TaskSpec]:
     """Every named task, in alphabetical order, whether or not its simulator is installed.
 
-    `gym/ID` and `module:factory` are tasks too (see `task_spec`), but nobody can list them.
+    `gym/ID` and `module:factory` are tasks too (see `task_spec`), but are not listed.
     """
     specs = [
         _named_spec(Setup(f"{suite_name}/{name}"), suite, task)
@@ -146,7 +146,7 @@ def list_tasks() -> list[TaskSpec]:
 
 
 def known_task(task: str | Setup) -> TaskSpec:
-    """As `task_spec`, but the simulator of a named task need not be installed."""
+    """Like `task_spec`, but the simulator of a named task need not be installed."""
     setup = Setup.of(task)
     if not user_env.is_user_task(setup.task):
         suite, name = _find(setup.task)
@@ -173,14 +173,15 @@ def known_task(task: str | Setup) -> TaskSpec:
 
 
 def task_spec(task: str | Setup) -> TaskSpec:
-    """The task of that name: one of `list_tasks()`, `gym/ID` (any Gymnasium id) or `module:factory`.
+    """The description of a task: one of `list_tasks()`, `gym/ID` (any Gymnasium id) or `module:factory`.
 
     Args:
-        task: the name, or the task as it is set up.
+        task: the name, or a setup.
 
     Raises:
-        OtprError: the name is unknown (the message has the nearest ones), or its simulator is not installed;
-            or the user's environment does not fit (see `otpr.envs.user_env`), or cannot be seen so.
+        OtprError: the name is unknown (the message suggests the nearest ones), its simulator is not
+            installed, the user's environment is not supported (see `otpr.envs.user_env`), or the view is not
+            possible.
     """
     known = known_task(task)
     if not known.installed:
@@ -193,24 +194,24 @@ def task_spec(task: str | Setup) -> TaskSpec:
 def make_env(task: str | Setup, render_mode: str | None = None) -> TaskEnv:
     """Make the environment of a task.
 
-    Observations are those of `TaskSpec.spec`: where there is one vector entry, an array of its shape and
-    type; else a dictionary of arrays by entry name, of which each camera is one. Actions are float32, shape
-    `(action_dim,)`, in [-1, 1]. The reward is sparse: 1.0 on the step that succeeds, which ends the episode
-    (`terminated`), else 0.0; where a suite's own page says so, and in an environment of the user's, it may be
-    another. An episode is `truncated` after `episode_limit` steps, or where an environment of the user's
-    truncates it earlier for a reason of its own; never both. `info["success"]` is a bool. `reset(seed=k)`
-    fixes the whole initial condition: the same seed gives the same trajectory under the same actions, in any
-    process and whatever was run before.
+    Observations follow `TaskSpec.spec`: an array if there is a single vector entry, otherwise a dictionary of
+    arrays by entry name, with one entry for each camera. Actions are float32, shape `(action_dim,)`, in [-1,
+    1]. The reward is sparse: 1.0 on the successful step, which ends the episode (`terminated`), and 0.0
+    otherwise; some suites, as documented on their pages, and users' environments have other rewards. An
+    episode is `truncated` after `episode_limit` steps, or earlier by a user's environment. `terminated` and
+    `truncated` are never both True. `info["success"]` is a bool. `reset(seed=k)` fixes the whole initial
+    condition: the same seed gives the same trajectory under the same actions, in any process and regardless
+    of earlier episodes.
 
     Args:
-        task: a name that `task_spec` takes, or the task as it is set up.
+        task: a name for `task_spec`, or a setup.
         render_mode: None, or `"rgb_array"`: then `render()` returns an upright picture, uint8,
             shape `(height, width, 3)`.
 
     Raises:
-        OtprError: as in `task_spec`; nothing limits the length of an episode; there is no camera of that
-            name; or this machine cannot render.
-        ValueError: `render_mode` is another one.
+        OtprError: as in `task_spec`; there is no episode limit; there is no camera of that name; or this
+            machine cannot render.
+        ValueError: `render_mode` has another value.
     """
     if render_mode not in (None, "rgb_array"):
         raise ValueError(f"render_mode must be None or 'rgb_array', not {render_mode!r}")
@@ -240,7 +241,7 @@ def make_env(task: str | Setup, render_mode: str | None = None) -> TaskEnv:
 
 
 def _shifted(simulator: Any, known: TaskSpec, limit: int) -> Simulator:
-    from otpr.envs.shifts import shifted  # it needs MuJoCo
+    from otpr.envs.shifts import shifted  # requires MuJoCo
 
     place = shifted.Place(
         known.id, simulator, known.geometry, action_dim=known.spec.action_dim, episode_limit=limit
@@ -249,7 +250,7 @@ def _shifted(simulator: Any, known: TaskSpec, limit: int) -> Simulator:
 
 
 def cameras_of(task: str) -> tuple[str, ...]:
-    """The names of a task's cameras; none of an environment of the user's, which shows its own images.
+    """The names of a task's cameras; empty for a user's environment, which has its own images.
 
     Raises:
         OtprError: as in `task_spec`.
@@ -266,10 +267,10 @@ def cameras_of(task: str) -> tuple[str, ...]:
 
 
 def pixels_setup(task: str, episode_limit: int | None = None) -> Setup:
-    """A named task as a robot with one camera sees it: its suite's usual one, and what it knows of itself.
+    """A setup of a named task with the suite's default camera and the robot's proprioception.
 
     Raises:
-        OtprError: the task is unknown or an environment of the user's, or its suite has no such camera.
+        OtprError: the task is unknown or a user's environment, or its suite has no default camera.
     """
     camera = "" if user_env.is_user_task(task) else _find(task)[0].camera
     if not camera:
@@ -281,7 +282,7 @@ def pixels_setup(task: str, episode_limit: int | None = None) -> Setup:
 
 
 def check_filming(setup: Setup) -> None:
-    """Refuse to film a task whose environment cannot be made for it; of a named task nothing is asked.
+    """Check that a user's environment can be created for filming. Named tasks are not checked.
 
     Raises:
         OtprError: the user's environment takes no `render_mode`, or not "rgb_array".
@@ -291,11 +292,11 @@ def check_filming(setup: Setup) -> None:
 
 
 def make_expert(task_id: str, env: TaskEnv, user_class: str | None = None) -> Expert:
-    """Make an expert for an environment that `make_env` made.
+    """Make an expert for an environment from `make_env`.
 
     Args:
         task_id: the task of `env`.
-        env: the environment it will act in: an expert may look into its simulator.
+        env: the environment of the expert, which may read the state of its simulator.
         user_class: `"module:Class"` of the user's own expert; None: the task's scripted one.
 
     Raises:
@@ -315,7 +316,7 @@ def make_expert(task_id: str, env: TaskEnv, user_class: str | None = None) -> Ex
 
 
 def _find(task_id: str) -> tuple[Suite, str]:
-    """The suite of a named task, and its name there."""
+    """The suite of a named task, and the task's name in it."""
     suite_name, _, name = task_id.partition("/")
     suite = SUITES.get(suite_name)
     if suite is None or name not in suite.tasks:

@@ -42,14 +42,14 @@ def _only_errors(record: logging.LogRecord) -> bool:
     return record.levelno >= logging.ERROR
 
 
-# It logs which optional parts are missing when imported, and each configuration it reads. Importing it sets
-# the logger's level, so that only a filter lasts.
+# robosuite logs missing optional parts at import, and each configuration that it reads. The import sets the
+# logger's level, so a filter is needed.
 logging.getLogger("robosuite_logs").addFilter(_only_errors)
 _backend = os.environ.get("MUJOCO_GL")
 
 import robosuite  # noqa: E402
 
-# Its import forces a rendering backend on this process' children.
+# The import forces a rendering backend on child processes.
 if _backend is None:
     os.environ.pop("MUJOCO_GL", None)
 else:
@@ -81,7 +81,7 @@ _CAMERA = {
 
 
 class RobosuiteSimulator:
-    """One task; `name` is ours, e.g. `"tool-hang"`.
+    """One task; `name` is otpr's, e.g. `"tool-hang"`.
 
     Attributes:
         env: robosuite's own environment, for experts.
@@ -91,7 +91,7 @@ class RobosuiteSimulator:
         two_arms = name == "transport"
         controller = load_composite_controller_config(robot="Panda")
         assert controller is not None
-        # As up to robosuite 1.4: the same in all tasks but `transport`, whose arms' bases are turned.
+        # As in robosuite up to 1.4: the same in all tasks except `transport`, whose arms' bases are rotated.
         controller["body_parts"]["right"]["input_ref_frame"] = "world"
         self.env: Any = robosuite.make(
             _ENVIRONMENTS[name],
@@ -104,14 +104,14 @@ class RobosuiteSimulator:
             has_offscreen_renderer=False,
             use_camera_obs=False,
             renderer="mujoco",
-            # Building the model anew takes seconds. All the same nothing depends on what was run before:
-            # placements come out of a generator that `reset` sets. Only the size of the cube of `lift`, 40
-            # to 44 mm, is part of the model: this seed fixes it.
+            # Rebuilding the model takes seconds and is not needed for reproducibility: placements are drawn
+            # from a generator that `reset` sets. Only the size of the cube of `lift`, 40 to 44 mm, is part of
+            # the model; this seed fixes it.
             hard_reset=False,
             seed=0,
         )
-        # Its observables sample by a clock of their own, which lags behind the simulation's, and cost a
-        # twentieth of a step. The sensors beneath them are read instead, once a step.
+        # robosuite's observables are sampled by their own clock, which lags behind the simulation's, and cost
+        # a twentieth of a step. Their sensors are read instead, once per step.
         self.env._update_observables = lambda force=False: None
         keys = SUITES["robosuite"].tasks[name].observation_keys
         self._proprioception = keys[:-1]
@@ -127,7 +127,7 @@ class RobosuiteSimulator:
 
     def reset(self, seed: int) -> NDArray[np.floating]:
         """See `Simulator.reset`."""
-        # In place: the samplers of the placements hold this very generator.
+        # In place, because the placement samplers hold this generator.
         self.env.rng.bit_generator.state = np.random.PCG64(seed).state
         self.env.reset()
         return self._observe()
@@ -142,13 +142,13 @@ class RobosuiteSimulator:
         for key in (*self._proprioception, *self._poses, *self._object):
             values[key] = np.asarray(self._sensors[key](values), np.float64)
         if "gripper_to_cube_pos" in values:
-            # Turned round in robosuite 1.5.
+            # robosuite 1.5 reversed this.
             values["gripper_to_cube_pos"] = -values["gripper_to_cube_pos"]
         return np.concatenate([np.atleast_1d(values[key]) for key in (*self._proprioception, *self._object)])
 
     @contextlib.contextmanager
     def widened(self, factor: float) -> Generator[None]:
-        """See `otpr.envs.shifts.starts.Widened`: where objects are placed, in the horizontal plane."""
+        """See `otpr.envs.shifts.starts.Widened`; widens the horizontal positions of objects."""
         placing = self.env.placement_initializer
         samplers = list(getattr(placing, "samplers", {"": placing}).values())
         usual = [(sampler.x_range, sampler.y_range) for sampler in samplers]
@@ -181,12 +181,12 @@ class RobosuiteSimulator:
 
 
 def _widen(sampler: Any, factor: float) -> None:
-    """Have a sampler of robosuite's draw from ranges so many times as wide, outside the usual ones."""
+    """Make a placement sampler draw from ranges `factor` times as wide, outside the usual ones."""
     usual = sampler.x_range, sampler.y_range
     draws = sampler._sample_x, sampler._sample_y
     ranges = [(sum(ends) / 2, (max(ends) - min(ends)) / 2) for ends in usual]
     if not any(half for _, half in ranges):
-        return  # it has one place
+        return  # it has a single position
     wide = [(centre - factor * half, centre + factor * half) for centre, half in ranges]
     sampler.x_range, sampler.y_range = wide
     drawn = [0.0, 0.0]

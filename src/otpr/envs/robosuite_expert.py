@@ -25,10 +25,10 @@ from otpr.envs.robosuite_transport import transport
 
 
 def lift(scene: Scene) -> Plan:
-    """Over the cube, its faces between the fingers; down, close, up."""
+    """Align with the cube's faces above it, descend, grasp and lift."""
 
     def turn() -> Matrix:
-        # The hand starts with heading 0: the nearest of four alike keeps clear of the arm's limits.
+        # The hand starts with heading 0; the nearest of four equivalent headings avoids the arm's limits.
         return downwards(nearest(heading(scene.thing_turn), 4))
 
     yield from scene.go(lambda: scene.thing + up(0.08), turn, OPEN, within=0.015)
@@ -39,7 +39,7 @@ def lift(scene: Scene) -> Plan:
 
 
 def can(scene: Scene) -> Plan:
-    """Down on the can, close, up, over to its bin, down and open."""
+    """Grasp the can, lift it, carry it to its bin and release it."""
 
     def turn() -> Matrix:
         return downwards(0.0)
@@ -48,8 +48,8 @@ def can(scene: Scene) -> Plan:
     yield from scene.go(lambda: scene.thing + up(0.01), turn, OPEN, within=0.012, steps=40)
     yield from scene.hold(CLOSED, 6)
     start = scene.hand
-    # The walls between the bins reach up to 0.90, and the can 8 cm below the hand. The target is not the
-    # bin's centre: there the arm is nearly stretched, and slow.
+    # The walls between the bins are 0.90 m high, and the can extends 8 cm below the hand. The target is off
+    # the bin's centre, where the arm would be nearly stretched and slow.
     bin_centre = scene.env.target_bin_placements[scene.env.object_to_id["can"]]
     over = np.array([bin_centre[0] - 0.04, bin_centre[1] - 0.04, 1.02])
     yield from scene.go(lambda: np.array([*start[:2], over[2]]), turn, CLOSED, within=0.03, steps=30)
@@ -62,13 +62,13 @@ def can(scene: Scene) -> Plan:
 
 
 def square(scene: Scene) -> Plan:
-    """The nut by its handle, over the peg, level and square with it, down.
+    """Grasp the nut by its handle, align it above the peg, and lower it.
 
-    While the nut is in the hand, it is the nut's pose that is servoed, not the hand's.
+    While the nut is in the hand, the servo controls the nut's pose instead of the hand's.
     """
     peg = scene.env.sim.data.body_xpos[scene.env.peg1_body_id].copy()
     handle = scene.env.nuts[scene.env.nut_to_id["square"]].important_sites["handle"]
-    grasp = nearest(heading(scene.thing_turn), 2)  # the handle may be held from either side
+    grasp = nearest(heading(scene.thing_turn), 2)  # the handle may be grasped from either side
 
     def turn() -> Matrix:
         return downwards(grasp)
@@ -99,10 +99,10 @@ def square(scene: Scene) -> Plan:
 
 
 def _awkward(nut: float, hand: float, yaw: float) -> float:
-    """How little one likes to turn the nut from heading `nut` to `yaw`, held at the hand's heading `hand`.
+    """The cost of turning the nut from heading `nut` to `yaw`, with the hand's heading at `hand`.
 
-    All that differ by a quarter fit the peg. But the hand's joint has its limits, and where the handle points
-    away from the arm's base the arm would have to stretch.
+    All headings that differ by a quarter turn fit the peg, but the hand's joint has limits, and the arm would
+    have to stretch if the handle points away from its base.
     """
     by = nearest(yaw - nut, 1)
     return abs(by) + 4.0 * max(0.0, np.cos(yaw)) + (10.0 if abs(hand + by) > 1.8 else 0.0)
@@ -114,11 +114,11 @@ _ATTEMPTS: dict[str, Callable[..., Plan]] = {
     "square": square,
     "transport": transport,
 }
-"""By the task's name: what is given the scene of each arm, and yields actions of all arms."""
+"""Plans by the task's name: each takes the scene of each arm and yields the actions of all arms."""
 
 
 class RobosuiteExpert:
-    """Attempts task `name` in `env`, robosuite's environment, and again where something slipped."""
+    """Attempts task `name` in `env`, robosuite's environment, and repeats failed attempts."""
 
     def __init__(self, name: str, env: Any):
         self._scenes = [Scene(env, arm) for arm in range(2 if name == "transport" else 1)]

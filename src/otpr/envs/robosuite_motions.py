@@ -1,4 +1,4 @@
-"""What the experts of the robomimic tasks are made of: straight motions of a hand, which yield actions."""
+"""Straight hand motions, from which the experts of the robomimic tasks are composed."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ Matrix = NDArray[np.float64]  # (3, 3), a rotation: its columns are the body's a
 Plan = Iterator[NDArray[np.float64]]  # yields actions; the scene is up to date whenever it goes on
 
 OPEN, CLOSED = -1.0, 1.0  # of the fingers
-_STEP, _TURN = 0.05, 0.5  # what an action of 1 asks for: metres, radians
+_STEP, _TURN = 0.05, 0.5  # displacement of an action of 1: metres, radians
 
 
 class Scene:
-    """What the expert of an arm sees, poses out of the simulator; and the servo that its motions are made of.
+    """The poses that an arm's expert reads from the simulator, and the servo for its motions.
 
     The hand's z axis points out of the hand along the fingers, which close along its y axis.
 
     Args:
         env: robosuite's environment.
-        arm: whose hand it is: 0, or 1 of the second of two arms.
+        arm: index of the arm, 0 or 1.
     """
 
     def __init__(self, env: Any, arm: int = 0):
@@ -72,7 +72,7 @@ class Scene:
         angle: float = 0.1,
         steps: int = 60,
     ) -> Plan:
-        """Servo to a pose, looked up anew in each step, until the hand is near enough or `steps` are over."""
+        """Servo to a pose, looked up in each step, until the hand is close enough or `steps` are over."""
         for _ in range(steps):
             if np.linalg.norm(position() - self.hand) < within and distance(turn(), self.hand_turn) < angle:
                 return
@@ -113,11 +113,11 @@ def about_z(angle: float) -> Matrix:
 
 
 def nearest(angle: float, fold: int) -> float:
-    """Of the angles that differ from `angle` by a multiple of a `fold`-th of a turn, the one nearest to 0."""
+    """The angle nearest to 0 that differs from `angle` by a multiple of a `fold`-th of a turn."""
     part = 2.0 * np.pi / fold
     return float((angle + part / 2.0) % part - part / 2.0)
 
 
 def up(metres: float) -> Vector:
-    """That far upwards."""
+    """An upward displacement in metres."""
     return np.array([0.0, 0.0, metres])

@@ -1,9 +1,9 @@
-"""What robosuite's entry `object` is made of in the robomimic tasks: in the order of our tasks, and in 1.5's.
+"""The parts of robosuite's entry `object` in the robomimic tasks, in otpr's order and in that of 1.5.
 
-Nothing here imports robosuite. Our tasks have the order of robosuite up to 1.4, with which robomimic's v1
-files were made. In robosuite 1.5, with which its later files were made, `gripper_to_cube_pos` has the other
-sign, the flags of `transport` come before the vectors, and poses in the hand's frame come before those they
-are computed from: they are one observation late, and zero in the first one.
+This module does not import robosuite. otpr's tasks have the order of robosuite up to 1.4, which robomimic's
+v1 files have. In robosuite 1.5, used for its later files, `gripper_to_cube_pos` has the opposite sign, the
+flags of `transport` precede the vectors, and poses in the hand's frame precede the poses that they are
+computed from. The latter therefore lag by one observation and are zero in the first.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ ENTRIES: dict[str, tuple[str, ...]] = {
     "transport": (*_TRANSPORT_POSES, *_TRANSPORT_GAPS, *_TRANSPORT_FLAGS),
     "tool-hang": (*_poses("base", "frame", "tool"), *_TOOL_HANG_FLAGS),
 }
-"""By the task's name: the entries of `object` in our order, called as robosuite calls them."""
+"""The entries of `object` by task, in otpr's order, under robosuite's names."""
 
 _LATER_ENTRIES: dict[str, tuple[str, ...]] = {
     "lift": ENTRIES["lift"],
@@ -55,29 +55,30 @@ _LATER_ENTRIES: dict[str, tuple[str, ...]] = {
 
 
 def hand_entries(name: str) -> tuple[str, ...]:
-    """The entries of the observation that tell the poses of the hands, which `in_our_order` asks for."""
+    """The entries of the observation with the hands' poses, which `in_our_order` needs."""
     arms = 2 if name == "transport" else 1
     return tuple(f"robot{arm}_{value}" for arm in range(arms) for value in ("eef_pos", "eef_quat"))
 
 
 def object_dim(name: str) -> int:
-    """How many numbers `object` has in a task."""
+    """The length of `object` in a task."""
     return sum(map(_length, ENTRIES[name]))
 
 
 def residual(
     name: str, order: str, objects: NDArray[np.float64], hands: dict[str, NDArray[np.float64]]
 ) -> float:
-    """How far relative positions in `object` are from those of hands and things, if it has that order.
+    """The error of relative positions in `object`, given the poses of hands, if it has that order.
 
     Args:
-        name: of the task.
+        name: the task's name.
         order: `FORMER` or `LATER`.
-        objects: (T, dim) the entry `object`.
+        objects: (T, dim), the entry `object`.
         hands: (T, 3) and (T, 4) each of `hand_entries`.
 
     Returns:
-        The median over the steps of the largest difference, in metres; of present and late values the less.
+        The median over the steps of the largest difference in metres, for current or lagging values,
+        whichever is smaller.
     """
     entries = _split(ENTRIES[name] if order == FORMER else _LATER_ENTRIES[name], objects)
     computed = _relative_positions(name, {**entries, **hands}, later=order == LATER)
@@ -95,11 +96,11 @@ def residual(
 def in_our_order(
     name: str, objects: NDArray[np.float64], hands: dict[str, NDArray[np.float64]]
 ) -> NDArray[np.float64]:
-    """The entry `object` of robosuite 1.5 as our task has it; relative poses are computed from the others.
+    """Convert the entry `object` of robosuite 1.5 to otpr's order; relative poses are recomputed.
 
     Args:
-        name: of the task.
-        objects: (T, dim) as robosuite 1.5 has it.
+        name: the task's name.
+        objects: (T, dim), from robosuite 1.5.
         hands: (T, 3) and (T, 4) each of `hand_entries`.
 
     Returns:
@@ -111,7 +112,7 @@ def in_our_order(
         thing, _, rest = entry.partition("_to_robot0_eef_")
         if rest == "quat":
             turn = _product(_inverse(hands["robot0_eef_quat"]), entries[f"{thing}_quat"])
-            # robosuite's own is of unit length, its last number not negative
+            # robosuite's quaternions have unit length and a last number that is not negative
             turn = turn / np.linalg.norm(turn, axis=1, keepdims=True)
             entries[entry] = np.where(turn[:, 3:] < 0, -turn, turn)
     return np.concatenate([entries[entry] for entry in ENTRIES[name]], axis=1)
@@ -131,7 +132,7 @@ def _split(entries: tuple[str, ...], objects: NDArray[np.float64]) -> dict[str, 
 def _relative_positions(
     name: str, values: dict[str, NDArray[np.float64]], *, later: bool
 ) -> dict[str, NDArray[np.float64]]:
-    """What of `object` is where a thing is, seen from a hand."""
+    """The parts of `object` that are positions relative to a hand."""
     if name == "lift":
         gap = values["cube_pos"] - values["robot0_eef_pos"]
         return {"gripper_to_cube_pos": gap if later else -gap}
@@ -146,12 +147,12 @@ def _relative_positions(
 
 
 def _inverse(quaternions: NDArray[Any]) -> NDArray[Any]:
-    """Of unit quaternions, (T, 4), x y z w."""
+    """The inverses of unit quaternions, (T, 4), x y z w."""
     return quaternions * np.array([-1.0, -1.0, -1.0, 1.0])
 
 
 def _product(left: NDArray[Any], right: NDArray[Any]) -> NDArray[Any]:
-    """Of quaternions, (T, 4), x y z w: first the right turn, then the left one."""
+    """The products of quaternions, (T, 4), x y z w; the right rotation is applied first."""
     a, b = left[:, 3:], right[:, 3:]
     u, v = left[:, :3], right[:, :3]
     vector = a * v + b * u + np.cross(u, v)
@@ -159,7 +160,7 @@ def _product(left: NDArray[Any], right: NDArray[Any]) -> NDArray[Any]:
 
 
 def _turned(quaternions: NDArray[Any], vectors: NDArray[Any]) -> NDArray[Any]:
-    """Vectors, (T, 3), turned by unit quaternions, (T, 4)."""
+    """Vectors, (T, 3), rotated by unit quaternions, (T, 4)."""
     u, w = quaternions[:, :3], quaternions[:, 3:]
     cross = 2 * np.cross(u, vectors)
     return vectors + w * cross + np.cross(u, cross)

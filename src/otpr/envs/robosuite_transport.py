@@ -1,7 +1,7 @@
 """The scripted expert of `robosuite/transport`: a plan for each of two arms, which meet for a hand-over.
 
-The first arm takes the lid off its bin, fetches the hammer out of it and holds it between the tables; the
-second one clears the trash away, takes the hammer by its other end and puts it into the bin that is now free.
+The first arm takes the lid off its bin, fetches the hammer from it and holds it between the tables. The
+second arm removes the trash, takes the hammer by its other end and puts it into the free bin.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ _AHEAD = (np.pi / 2, -np.pi / 2)  # in which direction each arm looks: its hand'
 
 @dataclass
 class _Meeting:
-    """What the arms tell each other."""
+    """The state that the arms share."""
 
     offered: bool = False  # the hammer is held out
     taken: bool = False  # by the second hand
@@ -46,18 +46,18 @@ class _Meeting:
 
 
 def transport(first: Scene, second: Scene) -> Plan:
-    """Both arms at once; yields actions of both, (14,)."""
+    """Run both arms in parallel; yields their actions, (14,)."""
     meeting = _Meeting()
     plans = _give(first, meeting), _take(second, meeting)
     while True:
         actions = [next(plan, None) for plan in plans]
-        if any(action is None for action in actions):  # one is through: begin anew where something is left
+        if any(action is None for action in actions):  # one plan has ended: restart if anything is left to do
             return
         yield np.concatenate([action for action in actions if action is not None])
 
 
 def _give(arm: Scene, meeting: _Meeting) -> Plan:
-    """The first arm: lid, hammer, and out it goes to the meeting."""
+    """The first arm's plan: remove the lid, fetch the hammer and hold it out."""
     group = arm.env.transport
     turn = downwards(_AHEAD[0])
     while group.lid_handle_pos[2] > _TABLE + _WALL:
@@ -84,7 +84,7 @@ def _give(arm: Scene, meeting: _Meeting) -> Plan:
 
 
 def _take(arm: Scene, meeting: _Meeting) -> Plan:
-    """The second arm: the trash into its bin, then the hammer from the first one into the free bin."""
+    """The second arm's plan: put the trash into its bin, then the hammer into the free bin."""
     group = arm.env.transport
     ahead = downwards(_AHEAD[1])
     while not group.trash_in_trash_bin:
@@ -111,7 +111,7 @@ def _take(arm: Scene, meeting: _Meeting) -> Plan:
 def _fetch(
     arm: Scene, thing: Callable[[], Vector], turn: Matrix, *, over: float = _OVER, lift: bool = True
 ) -> Generator[NDArray[np.float64], None, bool]:
-    """Over the thing, down on it, close; and up with it. Returns whether it is in the hand."""
+    """Grasp an object from above and lift it. Returns whether it is in the hand."""
     yield from arm.go(lambda: thing() + up(over), lambda: turn, OPEN, within=0.015, steps=80)
     yield from arm.go(thing, lambda: turn, OPEN, within=0.008, steps=40)
     yield from arm.hold(CLOSED, 8)
@@ -122,7 +122,7 @@ def _fetch(
 
 
 def _carry(arm: Scene, thing: Callable[[], Vector], place: Vector, turn: Matrix) -> Plan:
-    """What is held over to a place, down there, open, and up."""
+    """Carry the held object to a place, put it down, release it and rise."""
 
     def target(height: float) -> Callable[[], Vector]:
         return lambda: arm.hand + place + up(height) - thing()
@@ -146,11 +146,11 @@ def _turn_of(arm: Scene, body: int) -> Matrix:
 
 
 def _handle(arm: Scene, along: Vector) -> Vector:
-    """The direction of the hammer's handle, (3,): of the two that which is nearer to `along`."""
+    """The direction of the hammer's handle, (3,), with the sign closer to `along`."""
     axis = _turn_of(arm, arm.env.transport.payload_body_id)[:, 2]
     return axis if axis @ along > 0 else -axis
 
 
 def _across(direction: Vector) -> Matrix:
-    """The hand pointing down, its fingers on both sides of a handle that lies in a direction."""
+    """The hand's orientation for a handle in a given direction: pointing down, fingers on both sides."""
     return downwards(float(np.arctan2(direction[1], direction[0])))

@@ -1,4 +1,4 @@
-"""What the suites of gymnasium-robotics share: a silent import, flat observations, a small picture."""
+"""Common parts of the suites of gymnasium-robotics: a silent import, flat observations, small pictures."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ _PICTURE_SIZE = 256
 
 def environment_class(name: str) -> Any:
     """A class of the package by `MODULE:CLASS`, the module relative to `gymnasium_robotics.envs`."""
-    # When it is imported, the package prints that the dense rewards of Adroit have changed (we use none of
-    # them): it looks up the text by its version, and prints nothing where there is none.
+    # At import the package prints that the dense rewards of Adroit have changed, which are not used here. It
+    # looks the text up by its version and prints nothing if there is none.
     notifications.pop("gymnasium_robotics", None)
     module, _, class_name = name.partition(":")
     return getattr(importlib.import_module(f"gymnasium_robotics.envs.{module}"), class_name)
@@ -26,12 +26,12 @@ def environment_class(name: str) -> Any:
 class RoboticsSimulator:
     """An environment of the package as a `Simulator`; a subclass adds `step`.
 
-    The package's classes are made directly: what `gymnasium.make` would put around them (time limit, checks,
-    order of calls) is `TaskEnv`'s business.
+    The package's classes are instantiated directly, because `TaskEnv` replaces the wrappers of
+    `gymnasium.make` (time limit, checks, order of calls).
 
     Args:
         name: the class, as `environment_class` takes it.
-        observation_keys: the entries of the observation that are concatenated; none: it is flat already.
+        observation_keys: the entries of the observation that are concatenated; empty: it is flat already.
         render_mode: None or `"rgb_array"`.
         keywords: further arguments of the class.
     """
@@ -45,7 +45,7 @@ class RoboticsSimulator:
         self._observation_keys = observation_keys
 
     def flat(self, observation: Any) -> NDArray[np.floating]:
-        """The entries of an observation that ours consists of, in a row."""
+        """The concatenated entries of an observation."""
         if not self._observation_keys:
             return observation
         return np.concatenate([observation[key] for key in self._observation_keys])

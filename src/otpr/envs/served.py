@@ -1,4 +1,4 @@
-"""An object in a process of its own, whose methods are called over a pipe."""
+"""An object in a separate process, whose methods are called over a pipe."""
 
 from __future__ import annotations
 
@@ -17,24 +17,24 @@ from typing import Any
 from otpr.errors import OtprError
 
 _CLOSING_SECONDS = 5.0
-"""How long a process may take to end by itself before it is killed."""
+"""Seconds that a process may take to end by itself before it is killed."""
 
 
 class BrokenEnvironmentError(OtprError):
-    """An environment raised, hung, died or broke its promises; the message says which, how and where."""
+    """An environment raised, hung, died or violated its interface; the message gives the details."""
 
 
 class ServedProcess:
-    """An object that lives in a process of its own; see `otpr.envs.worker.serve` for what runs there.
+    """An object in a separate process, in which `otpr.envs.worker.serve` runs.
 
-    Once `receive` has raised, the process is gone or ends: `close` it and start another.
+    Once `receive` has raised, the process is ending or gone: `close` it and start another.
 
     Args:
-        factory: "module:name" of what makes the object.
-        arguments: what it is made with; pickled.
-        task_id: what it works on, for errors.
+        factory: "module:name" of a callable that makes the object.
+        arguments: the arguments of the factory, which are pickled.
+        task_id: the task, for errors.
         who: what the process is, for errors, e.g. "the simulator's process".
-        env: environment variables of the process beside those of this one.
+        env: environment variables of the process in addition to those of this one.
     """
 
     def __init__(
@@ -43,10 +43,10 @@ class ServedProcess:
         self._task_id, self._who = task_id, who
         self._asked, self._patience, self._deadline = "start", math.inf, math.inf
         self._connection, child_end = Pipe()
-        # Not `multiprocessing.Process`: forking is unsafe beside JAX's threads, and both other start methods
-        # import the caller's main module again in the child, which would load JAX there (and break a script
-        # that has no main guard). A process group of its own keeps Ctrl-C for the parent; when the parent
-        # goes, the closed pipe ends the child.
+        # Not `multiprocessing.Process`: forking is unsafe with JAX's threads, and both other start methods
+        # import the caller's main module in the child, which would load JAX there (and break scripts without
+        # a main guard). A separate process group leaves Ctrl-C to the parent; when the parent ends, the
+        # closed pipe ends the child.
         boot = (
             "import json, sys; sys.path[:] = json.loads(sys.argv[1]); "
             "from otpr.envs.worker import serve; serve(sys.argv[2], int(sys.argv[3]))"
@@ -58,7 +58,7 @@ class ServedProcess:
             process_group=0,
         )
         child_end.close()
-        with contextlib.suppress(OSError):  # it died at once: the first `receive` says so
+        with contextlib.suppress(OSError):  # it died at once, which the first `receive` reports
             self._connection.send((f"{task_id}: {who}", arguments))
 
     def patience(self, method: str) -> float:
@@ -66,18 +66,18 @@ class ServedProcess:
         return math.inf
 
     def send(self, method: str, *arguments: Any) -> None:
-        """Ask for a method of the object, called with these arguments, without waiting for it."""
+        """Request a call of the object's method without waiting for its result."""
         self._asked, self._patience = method, self.patience(method)
         self._deadline = time.monotonic() + self._patience
-        with contextlib.suppress(OSError):  # it is dead: `receive` says so, or hands over its last words
+        with contextlib.suppress(OSError):  # it is dead, which `receive` reports
             self._connection.send((method, arguments))
 
     def receive(self) -> Any:
         """Wait for the result of the last `send`.
 
         Raises:
-            BrokenEnvironmentError: it took too long, and was killed; or it ended.
-            OtprError: the method raised that, or something else, which it tells.
+            BrokenEnvironmentError: the call took too long and the process was killed, or the process ended.
+            OtprError: the method raised this or another error, which the message names.
         """
         left = None if math.isinf(self._deadline) else max(0.0, self._deadline - time.monotonic())
         try:
@@ -94,7 +94,7 @@ class ServedProcess:
         return reply
 
     def _epitaph(self) -> str:
-        """What is known of a process that closed its end of the pipe."""
+        """A description of why a process closed its end of the pipe."""
         try:
             status = self._process.wait(_CLOSING_SECONDS)
         except subprocess.TimeoutExpired:
@@ -103,7 +103,7 @@ class ServedProcess:
         return f"{self._task_id}: {self._died(status)}"
 
     def _died(self, status: int) -> str:
-        """What to say of the exit status, negative: the number of the signal that killed it."""
+        """A description of an exit status; a negative one is the number of the signal that killed it."""
         how = f"exit status {status}"
         if status < 0:
             name = signal.Signals(-status).name if -status in set(signal.Signals) else "a signal"
@@ -111,13 +111,13 @@ class ServedProcess:
         return f"{self._who} died in {self._asked}() ({how})."
 
     def kill(self) -> None:
-        """End the process at once, and all that it has started."""
+        """Kill the process and its children at once."""
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
 
     def close(self) -> None:
-        """End the process; one that does not go by itself is killed."""
+        """End the process, by force if it does not end by itself."""
         self._connection.close()
         try:
             self._process.wait(_CLOSING_SECONDS)

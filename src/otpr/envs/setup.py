@@ -1,4 +1,4 @@
-"""A task as it is set up for a run: how long its episodes may be, and what is seen of it."""
+"""Setups of tasks: episode limit, view and shifts."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ from otpr.errors import OtprError, unknown_name
 from otpr.spec import STATE
 
 Observe = Literal["state", "proprioception", "images"]
-"""What is seen beside the cameras: all the task tells, what the robot knows of itself, or nothing."""
+"""The observation besides cameras: the full state, the robot's proprioception, or nothing."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Setup:
-    """A task and how it is set up.
+    """A task with its setup.
 
     Attributes:
-        task: its name; see `otpr.envs.task_spec`.
-        episode_limit: steps after which an episode is truncated, at least 1, in place of the task's own
-            limit; None: its own, if it declares one.
-        observe: what the observation entry "state" holds; "images" leaves it out.
-        cameras: whose frames are seen, each as an observation entry of its name.
-        shifts: what is different from the task that is meant; see `otpr.envs.shifts`.
+        task: the task's name; see `otpr.envs.task_spec`.
+        episode_limit: steps after which an episode is truncated, at least 1; None: the task's own limit, if
+            it declares one.
+        observe: the content of the observation entry "state"; "images" leaves it out.
+        cameras: the observed cameras, each as an observation entry of its name.
+        shifts: the differences from the task that the policy was trained on; see `otpr.envs.shifts`.
 
     Raises:
-        OtprError: one of them is not possible.
+        OtprError: a value is not valid.
     """
 
     task: str
@@ -38,7 +38,7 @@ class Setup:
     shifts: tuple[Shift, ...] = ()
 
     def __post_init__(self) -> None:
-        """Refuse what no task can be set up as."""
+        """Check the values."""
         if self.episode_limit is not None and self.episode_limit < 1:
             raise OtprError(f"The episode limit must be at least 1, given {self.episode_limit}.")
         if self.observe not in get_args(Observe):
@@ -55,12 +55,12 @@ class Setup:
 
     @classmethod
     def of(cls, task: str | Setup) -> Setup:
-        """A task by its name alone, or as it is set up already."""
+        """The setup of a task's name, or the given setup."""
         return task if isinstance(task, Setup) else cls(task)
 
     @property
     def plain(self) -> bool:
-        """Whether the task is seen as it is by itself."""
+        """Whether the task has its default view."""
         return self.observe == "state" and not self.cameras
 
     @classmethod
@@ -72,23 +72,23 @@ class Setup:
         cameras: Sequence[str] = (),
         shifts: Sequence[str] = (),
     ) -> Self:
-        """As commands are told: cameras as `Camera.parse` takes them, shifts as `parse_all`.
+        """A setup from command-line values: cameras for `Camera.parse`, shifts for `parse_all`.
 
         Raises:
-            OtprError: as in the class, or a camera or a shift cannot be read.
+            OtprError: as in the class, or a camera or a shift cannot be parsed.
         """
         seen = tuple(Camera.parse(text) for text in cameras)
         return cls(task, episode_limit, observe, seen, parse_all(shifts))
 
     def view(self) -> dict[str, Any]:
-        """What is seen, as a JSON document that `viewing` reads."""
+        """The view as a JSON document for `viewing`."""
         return {"observe": self.observe, "cameras": [str(camera) for camera in self.cameras]}
 
     def viewing(self, view: Mapping[str, Any] | None) -> Setup:
-        """The same task and limit, seen as `view()` of another setup says; None says nothing.
+        """The same task and limit with a view from `view()` of another setup; None keeps the view.
 
         Raises:
-            ValueError: it is no such document.
+            ValueError: the document is not a view.
         """
         if view is None:
             return self

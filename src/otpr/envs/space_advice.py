@@ -1,4 +1,4 @@
-"""What to do about a space that is no vector: a wrapper of Gymnasium's, written out for the space at hand."""
+"""Advice on spaces that are not vectors: the Gymnasium wrapper for the given space."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ import gymnasium
 from gymnasium.spaces import Box, Dict, Discrete, MultiBinary, MultiDiscrete, Tuple
 
 _FLATTENED = (Box, Discrete, MultiDiscrete, MultiBinary)
-"""Spaces that Gymnasium flattens to a vector that means something: of each choice a 1 among zeros."""
+"""Spaces that Gymnasium flattens to a meaningful, one-hot vector."""
 
 
 def leaves(space: gymnasium.Space[Any], path: str = "") -> dict[str, gymnasium.Space[Any]]:
-    """The spaces that hold no others, by their path, in the order of `flatten`."""
+    """The spaces without subspaces, by path, in the order of `flatten`."""
     if isinstance(space, Dict):
         inside = space.spaces.items()
     elif isinstance(space, Tuple):
@@ -26,7 +26,7 @@ def leaves(space: gymnasium.Space[Any], path: str = "") -> dict[str, gymnasium.S
 
 
 def observation_advice(space: gymnasium.Space[Any]) -> str:
-    """How to make vectors of an observation space that holds others than Box; a sentence."""
+    """A sentence on how to make vectors of an observation space with spaces other than Box."""
     if _flattens(space):
         return (
             "Wrap the environment with gymnasium.wrappers.FlattenObservation(env): it makes one vector of "
@@ -49,7 +49,7 @@ def _flattens(space: gymnasium.Space[Any]) -> bool:
 
 
 def action_advice(space: gymnasium.Space[Any]) -> str:
-    """How to make a bounded vector of an action space; up to two sentences."""
+    """Up to two sentences on how to make a bounded vector of an action space."""
     if isinstance(space, Discrete):
         first, last = int(space.start), int(space.n) - 1
         return _transformed(f"{first} + int(round((a[0] + 1) / 2 * {last}))", "-1, 1, (1,)")

@@ -1,4 +1,4 @@
-"""The one face of every task: observations of its spec, actions in [-1, 1], success apart from time-out."""
+"""The common interface of all tasks: observations of a spec, actions in [-1, 1], success and truncation."""
 
 from __future__ import annotations
 
@@ -15,29 +15,29 @@ from otpr.errors import OtprError
 from otpr.spec import STATE, Entry, Spec
 
 Observation = NDArray[Any] | Mapping[str, NDArray[Any]]
-"""What a simulator shows: an array where its observation is one vector, else arrays by entry name."""
+"""An observation of a simulator: an array if it is one vector, otherwise arrays by entry name."""
 
 _RENDER_FPS = 30
-"""Frames a second of a film of a task whose control rate is unknown."""
+"""Frames per second in videos of tasks with an unknown control rate."""
 
 
 class Outcome(NamedTuple):
-    """What one step of a simulator led to."""
+    """The result of one step of a simulator."""
 
     observation: Observation
     reward: float
     success: bool | None  # the task is solved now; None: unknown, which it may not be at the end
-    terminated: bool  # the episode has reached a terminal state: nothing comes after it
+    terminated: bool  # the episode has reached a terminal state
     truncated: bool = False  # the simulator itself cuts the episode off here
 
 
 def sparse(observation: Observation, solved: bool) -> Outcome:
-    """The outcome of most tasks: 1.0 on the step that solves it, which ends the episode, else 0.0."""
+    """The outcome of most tasks: 1.0 on the step that solves the task and ends the episode, otherwise 0.0."""
     return Outcome(observation, float(solved), solved, terminated=solved)
 
 
 class Simulator(Protocol):
-    """What a simulator's file has to offer; `TaskEnv` does the rest."""
+    """The interface of a simulator, which `TaskEnv` turns into an environment."""
 
     def reset(self, seed: int) -> Observation:
         """Start an episode and return its first observation.
@@ -52,29 +52,29 @@ class Simulator(Protocol):
         ...
 
     def render(self) -> NDArray[np.uint8]:
-        """The picture now, (height, width, 3), upright."""
+        """The current picture, (height, width, 3), upright."""
         ...
 
-    # A simulator whose cameras policies can see through also has `scene() -> Scene` (`otpr.envs.cameras`).
+    # A simulator with cameras for policies also has `scene() -> Scene` (`otpr.envs.cameras`).
 
     def close(self) -> None:
-        """Free what the simulator holds."""
+        """Free the simulator's resources."""
         ...
 
 
 class TaskEnv(gymnasium.Env[Any, NDArray[np.float32]]):
-    """A simulator as a Gymnasium environment with a time limit; `otpr.envs.make_env` says what it promises.
+    """A simulator as a Gymnasium environment with a time limit; see `otpr.envs.make_env` for guarantees.
 
     Args:
         simulator: the simulator; `simulator` is also the attribute by which an expert reaches it.
         task_id: the task's name, for errors.
-        spec: what the task exchanges. An observation of one vector entry is given as an array, any other as
-            a dictionary of arrays by entry name.
+        spec: the task's spec. An observation with a single vector entry is an array, any other a dictionary
+            of arrays by entry name.
         episode_limit: steps after which an episode is truncated, at least 1.
         render_mode: None or `"rgb_array"`.
-        columns: which numbers of the simulator's vector the entry "state" holds; None: all.
-        eyes: render the image entries; None: the simulator shows whatever there is to see.
-        shifted: the simulator with shifts around it, which is then what acts; None: there are none.
+        columns: the numbers of the simulator's vector in the entry "state"; None: all.
+        eyes: renders the image entries; None: the simulator returns all entries itself.
+        shifted: the simulator wrapped by shifts, which is then stepped; None: there are no shifts.
     """
 
     metadata: dict[str, Any] = {"render_modes": ["rgb_array"]}  # noqa: RUF012, as Gymnasium declares it
@@ -108,7 +108,7 @@ class TaskEnv(gymnasium.Env[Any, NDArray[np.float32]]):
 
     @property
     def whole_observation(self) -> Any:
-        """All that the simulator told last, of which the observation may be a part: what experts see.
+        """The simulator's full last observation, which experts see; the observation may be a part of it.
 
         A vector is in float32.
         """
@@ -117,13 +117,13 @@ class TaskEnv(gymnasium.Env[Any, NDArray[np.float32]]):
 
     @property
     def steps_left(self) -> int:
-        """Steps until the present episode is truncated; 0 where none is running."""
+        """Steps until the current episode is truncated; 0 if none is running."""
         return self._steps_left
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Any, dict[str, Any]]:
-        """Start an episode; without a seed, from one that is drawn from the stream of the last seed."""
+        """Start an episode; without a seed, one is drawn from the stream of the last seed."""
         super().reset(seed=seed)
         if seed is None:
             seed = int(self.np_random.integers(2**31))
@@ -134,18 +134,17 @@ class TaskEnv(gymnasium.Env[Any, NDArray[np.float32]]):
     def step(
         self, action: NDArray[np.float32], look: bool = True
     ) -> tuple[Any, float, bool, bool, dict[str, Any]]:
-        """Step once. `truncated` is only ever True where `terminated` is not.
+        """Execute one step. `truncated` is never True together with `terminated`.
 
         Args:
-            action: what to do, (action_dim,).
-            look: False: the observation lacks its images, unless this step ends the episode. Rendering costs
-                more than simulating.
+            action: the action, (action_dim,).
+            look: whether to render images, which is more expensive than simulating. The last step of an
+                episode always has them.
 
         Raises:
             ResetNeeded: the episode is over, or none was started.
             ValueError: the action is not finite.
-            OtprError: the observation does not fit the task's spec; or the episode ends and nothing tells
-                whether the task was solved.
+            OtprError: the observation does not fit the task's spec, or the episode ends with unknown success.
         """
         if self._steps_left == 0:
             raise ResetNeeded("No episode is running: call reset() first")
@@ -203,18 +202,18 @@ class TaskEnv(gymnasium.Env[Any, NDArray[np.float32]]):
         return array.astype(entry.dtype)
 
     def render(self) -> NDArray[np.uint8]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """The picture now, uint8, shape (height, width, 3), upright."""
+        """The current picture, uint8, shape (height, width, 3), upright."""
         return self.simulator.render()
 
     def close(self) -> None:
-        """Free what the simulator and its cameras hold."""
+        """Free the resources of the simulator and its cameras."""
         if self._eyes is not None:
             self._eyes.close()
         self._acting.close()
 
 
 def by_name(spec: Spec, observation: Observation) -> Mapping[str, NDArray[Any]]:
-    """An observation as `TaskEnv` gives it, as arrays by entry name."""
+    """Convert an observation from `TaskEnv` to arrays by entry name."""
     only = spec.only_vector
     if only is None:
         assert isinstance(observation, Mapping), "several entries come by name"
@@ -224,7 +223,7 @@ def by_name(spec: Spec, observation: Observation) -> Mapping[str, NDArray[Any]]:
 
 
 def observation_space(spec: Spec) -> gymnasium.Space[Any]:
-    """The space of a spec's observations: of one vector entry a Box, else a Dict of Boxes by entry name."""
+    """The observation space of a spec: a Box for a single vector entry, otherwise a Dict of Boxes."""
     boxes = {name: _box(entry) for name, entry in spec.observation.items()}
     return boxes[spec.only_vector] if spec.only_vector else gymnasium.spaces.Dict(boxes)
 

@@ -1,7 +1,7 @@
-"""What a user's environment answers: taken where it is certain what is meant, else refused.
+"""Validation of what a user's environment returns; unambiguous values are converted, others refused.
 
-Each function raises OtprError where the answer is another than the interface of Gymnasium asks for. It says
-what was given, what was expected and what to do; the caller adds the task.
+Each function raises OtprError if a value does not follow Gymnasium's interface. The message says what was
+given, what was expected and what to do; the caller adds the task.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from otpr.errors import OtprError
 STEP = ("observation", "reward", "terminated", "truncated", "info")
 RESET = ("observation", "info")
 _KEEP = "The environment must keep to its observation space."
-# Characters of a wrong answer that are shown.
+# Number of characters of an invalid value that are shown.
 _SHOWN = 80
 
 
 def results(answer: Any, names: tuple[str, ...]) -> tuple[Any, ...]:
-    """What `step` or `reset` returned, if it is a tuple of as many values as there are names."""
+    """The result of `step` or `reset`, checked to be a tuple with one value for each name."""
     if not isinstance(answer, tuple) or len(answer) != len(names):
         given = f"{len(answer)} values" if isinstance(answer, tuple) else f"one {type(answer).__name__}"
         raise OtprError(
@@ -35,7 +35,7 @@ def results(answer: Any, names: tuple[str, ...]) -> tuple[Any, ...]:
 
 
 def advice(error: Exception) -> str:
-    """What to do about an error that tells an interface older than Gymnasium's; "" for any other."""
+    """Advice on an error that indicates an interface older than Gymnasium's; "" for any other."""
     text = str(error)
     if isinstance(error, ValueError) and "values to unpack" in text:
         return (
@@ -60,7 +60,7 @@ def flag(value: Any, name: str) -> bool:
 
 
 def number(value: Any, name: str) -> float:
-    """A real number, or an array that holds one; it may be NaN, of which whoever runs the episode tells."""
+    """A real number, or an array that holds one. NaN is accepted here and reported by the caller."""
     array = _one(value)
     if array is None:
         raise OtprError(
@@ -70,9 +70,9 @@ def number(value: Any, name: str) -> float:
 
 
 def success(info: Any) -> bool | None:
-    """What `info` says of success under `success` or `is_success`; None where it says nothing.
+    """Success as stated in `info` under `success` or `is_success`; None if it is not stated.
 
-    Environments say nothing by leaving both out, or by None.
+    An environment leaves success open by omitting both keys, or by None.
     """
     if not isinstance(info, Mapping):
         raise OtprError(f"info is {_shown(info)}, expected a dictionary: return one in a wrapper's step().")
@@ -93,12 +93,12 @@ def parts(space: gymnasium.Space[Any], observation: Any, name: str = "") -> dict
     """The arrays of an observation of Boxes, dictionaries and tuples of them, in the space's own order.
 
     Args:
-        space: what the environment declares.
-        observation: what it gave; lists count as arrays.
-        name: of the part that is looked at.
+        space: the declared space.
+        observation: the observation; lists count as arrays.
+        name: the name of the current part.
 
     Returns:
-        By the path of each part, images as they are, all else as vectors of float64.
+        Arrays by path: images unchanged, all others as vectors of float64.
     """
     if isinstance(space, gymnasium.spaces.Dict):
         if not isinstance(observation, Mapping) or set(observation) != set(space):
@@ -118,7 +118,7 @@ def parts(space: gymnasium.Space[Any], observation: Any, name: str = "") -> dict
 
 
 def _checked(space: gymnasium.Space[Any], observation: Any, name: str) -> NDArray[Any]:
-    """One array of an observation, which a Box declares."""
+    """One array of an observation, checked against its Box."""
     array = _array(observation)
     if array is None or array.dtype.kind not in "biuf":
         raise OtprError(f"{_part(name)} is {_shown(observation)}, expected an array of numbers. {_KEEP}")
@@ -138,7 +138,7 @@ def _checked(space: gymnasium.Space[Any], observation: Any, name: str) -> NDArra
 
 
 def check_space(space: gymnasium.Space[Any]) -> dict[str, Image]:
-    """The images of an observation space by their path.
+    """The images of an observation space by path.
 
     Refuses a space that is not made of vectors and images, with a wrapper that makes it so.
     """

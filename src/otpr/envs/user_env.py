@@ -1,4 +1,4 @@
-"""Environments that are not ours: any Gymnasium id (`gym/ID`) and any `module:factory`."""
+"""Users' environments: any Gymnasium id (`gym/ID`) and any `module:factory`."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ _GYM = "gym/"
 
 
 def is_user_task(task_id: str) -> bool:
-    """Whether the task is named by a Gymnasium id or by a factory, and so not one of ours."""
+    """Whether a task is a Gymnasium id or a factory instead of a named task."""
     return task_id.startswith(_GYM) or ":" in task_id
 
 
 @dataclass(frozen=True)
 class Declared:
-    """What an environment says of itself; the fields are those of `TaskSpec`."""
+    """The declarations of an environment; the fields are those of `TaskSpec`."""
 
     spec: Spec
     episode_limit: int | None
@@ -47,7 +47,7 @@ class Declared:
 
 @functools.lru_cache
 def declared(task_id: str) -> Declared:
-    """What the environment exchanges, and its episode limit if it declares one; makes it once.
+    """The spec and the other declarations of an environment, which is created once.
 
     Raises:
         OtprError: as in `make_simulator`.
@@ -62,13 +62,13 @@ def declared(task_id: str) -> Declared:
 
 
 def make_simulator(task_id: str, render_mode: str | None, episode_limit: int | None = None) -> GymSimulator:
-    """Make the environment and check that it can be used.
+    """Create the environment and check that it is supported.
 
     Args:
         task_id: `gym/ID`, where ID may be `module:NAME` as in `gymnasium.make`; or `module:factory`, a
             callable that returns a Gymnasium environment. The module is looked up in the current folder
             first.
-        render_mode: passed on as a keyword where it is not None.
+        render_mode: passed on as a keyword if it is not None.
         episode_limit: steps after which the caller truncates an episode, at least 1: Gymnasium's `TimeLimit`
             wrappers are set to it, so that none cuts an episode off earlier. None: they stay as they are.
 
@@ -95,7 +95,7 @@ def make_simulator(task_id: str, render_mode: str | None, episode_limit: int | N
 
     try:
         env = make()
-    except Exception as error:  # whatever the user's code raises is the user's to mend
+    except Exception as error:  # user code may raise anything
         mend = ""
         if isinstance(error, TypeError) and "required" in str(error):
             mend = (
@@ -124,7 +124,7 @@ def load_object(name: str, kind: str) -> Any:
     _search_current_folder()
     try:
         found = getattr(importlib.import_module(module_name), attribute)
-    except Exception as error:  # whatever the user's module raises is the user's to mend
+    except Exception as error:  # user code may raise anything
         raise OtprError(
             f"The {kind} {name!r} cannot be loaded from {os.getcwd()} or what is installed "
             f"({type(error).__name__}: {error})."
@@ -135,7 +135,7 @@ def load_object(name: str, kind: str) -> Any:
 
 
 def _search_current_folder() -> None:
-    # An installed command does not look where it is called; `python -m` does, and users expect it.
+    # An installed command does not search the current folder; `python -m` does, and users expect it.
     if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())
 
@@ -149,12 +149,11 @@ class GymSimulator:
     """A Gymnasium environment as a `Simulator`.
 
     The vectors of dictionaries and tuples are flattened in the space's own order
-    (`gymnasium.spaces.flatten`), and the images stand beside them: arrays of uint8 with two axes, or three of
-    which the first or the last has 1, 3 or 4 channels.
-    Actions in [-1, 1] are mapped linearly onto the bounds of the action space; where that is of whole
-    numbers, to the nearest one. Reward, termination and truncation are the environment's own. Success is
-    `info["success"]` or `info["is_success"]`: a boolean, 0 or 1, or an array that holds one of them; None
-    stands for nothing. See `otpr.envs.user_answers`.
+    (`gymnasium.spaces.flatten`). Images are separate entries: arrays of uint8 with two axes, or with three,
+    of which the first or the last has 1, 3 or 4 channels. Actions in [-1, 1] are mapped linearly onto the
+    bounds of the action space; where that is of whole numbers, to the nearest one. Reward, termination and
+    truncation are the environment's own. Success is `info["success"]` or `info["is_success"]`: a boolean, 0
+    or 1, or an array that holds one of them; None stands for nothing. See `otpr.envs.user_answers`.
 
     Args:
         env: the environment.
@@ -260,7 +259,7 @@ class GymSimulator:
         return None
 
     def reset(self, seed: int) -> Observation:
-        """See `Simulator.reset`; that the seed fixes the episode is the environment's part."""
+        """See `Simulator.reset`. The environment is responsible for reproducibility by the seed."""
         with self._blamed("reset"):
             observation, _ = answers.results(self.env.reset(seed=seed), answers.RESET)
             return self._seen(observation)
@@ -268,7 +267,7 @@ class GymSimulator:
     def step(self, action: NDArray[np.float32]) -> Outcome:
         """See `Simulator.step`."""
         raw = self._low + (action.astype(np.float64) + 1.0) / 2.0 * (self._high - self._low)
-        raw = np.clip(raw, self._low, self._high)  # rounding must not leave the bounds
+        raw = np.clip(raw, self._low, self._high)  # rounding must not exceed the bounds
         space = self.env.action_space
         if np.issubdtype(space.dtype, np.integer):
             raw = np.rint(raw)
@@ -285,7 +284,7 @@ class GymSimulator:
 
     @contextlib.contextmanager
     def _blamed(self, method: str) -> Generator[None]:
-        """Whatever the user's environment raises is the user's to mend: say where it was."""
+        """Turn exceptions of the user's environment into errors that name the place."""
         try:
             yield
         except OtprError as error:

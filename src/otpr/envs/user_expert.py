@@ -1,4 +1,4 @@
-"""Experts that are not ours: any `module:Class`."""
+"""Users' experts: any `module:Class`."""
 
 from __future__ import annotations
 
@@ -11,24 +11,24 @@ from otpr.errors import OtprError
 
 
 class UserExpert:
-    """The user's expert: an object with `act(observation)`, and `reset()` if it likes.
+    """The user's expert: an object with `act(observation)` and optionally `reset()`.
 
     In `gym/ID` and `module:factory` it sees the environment's own observation and answers in the
     environment's own action bounds; in a named task it sees the flat observation and answers in [-1, 1].
 
     Args:
-        name: `"module:Class"`; the class is made without arguments.
+        name: `"module:Class"`; the class is instantiated without arguments.
         env: the environment it acts in.
 
     Raises:
-        OtprError: it cannot be loaded or made, or has no `act`.
+        OtprError: the class cannot be loaded or instantiated, or has no `act`.
     """
 
     def __init__(self, name: str, env: TaskEnv):
         maker = load_object(name, "expert")
         try:
             self._expert = maker()
-        except Exception as error:  # whatever the user's class raises is the user's to mend
+        except Exception as error:  # user code may raise anything
             raise OtprError(
                 f"The expert {name!r} cannot be made ({type(error).__name__}: {error})."
             ) from error
@@ -46,7 +46,7 @@ class UserExpert:
         """The user's action, mapped into [-1, 1].
 
         Raises:
-            OtprError: it raises, its answer is of another shape than an action, or not finite.
+            OtprError: the expert raises, or its action has a wrong shape or is not finite.
         """
         simulator = self._env.simulator
         own = isinstance(simulator, GymSimulator)
@@ -54,7 +54,7 @@ class UserExpert:
             answer = np.asarray(
                 self._expert.act(simulator.raw_observation if own else observation), np.float64
             )
-        except Exception as error:  # whatever the user's code raises is the user's to mend
+        except Exception as error:  # user code may raise anything
             raise OtprError(f"The expert {self._name!r} failed ({type(error).__name__}: {error}).") from error
         if answer.shape != self._env.action_space.shape or not np.isfinite(answer).all():
             raise OtprError(

@@ -1,4 +1,4 @@
-"""What runs in a process of ours: it serves the methods of one object over a pipe until that is closed."""
+"""The main function of a worker process, which serves one object's methods over a pipe until it closes."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from otpr.errors import OtprError
 
 
 def serve(factory: str, descriptor: int) -> None:
-    """Serve the parent at the other end of the pipe whose file descriptor is given.
+    """Serve the parent at the other end of a pipe.
 
-    The first message holds what errors begin with and what the object is made with; each later one, `(method,
-    arguments)`, is answered by the result. What raises here is answered by an `OtprError` and ends the
-    process; an error that is not one of ours leaves its traceback on standard error too.
+    The first message holds the prefix of errors and the factory's arguments; each later one, `(method,
+    arguments)`, is answered by the result. An exception is answered by an `OtprError` and ends the process;
+    its traceback is also printed to standard error unless it is an `OtprError` itself.
 
     Args:
-        factory: "module:name" of what makes the object.
-        descriptor: of this end of the pipe.
+        factory: "module:name" of a callable that makes the object.
+        descriptor: the file descriptor of this end of the pipe.
     """
-    # The pipe breaks when the parent closed its end or is gone: the normal end.
+    # The pipe breaks when the parent closes its end or ends, which is the normal end.
     with Connection(descriptor) as connection, contextlib.suppress(EOFError, ConnectionError):
         who, arguments = connection.recv()
         served = _result(functools.partial(_made, factory, *arguments), who)
@@ -43,7 +43,7 @@ def _made(factory: str, *arguments: Any) -> Any:
 
 
 def _result(work: Callable[[], Any], who: str) -> Any:
-    """What `work` returns, or the `OtprError` that tells what it raised."""
+    """The result of `work`, or an `OtprError` with the exception that it raised."""
     try:
         return work()
     except OtprError as error:
@@ -54,6 +54,6 @@ def _result(work: Callable[[], Any], who: str) -> Any:
 
 
 def what_raised(error: Exception) -> str:
-    """What an exception says, and where it was raised."""
+    """The message of an exception, and where it was raised."""
     place = traceback.extract_tb(error.__traceback__)[-1]
     return f"raised {type(error).__name__}: {error} ({place.filename}, line {place.lineno})."

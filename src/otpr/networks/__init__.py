@@ -1,1 +1,1 @@
-"""Networks as plain Equinox modules: what they compute and nothing of why."""
+"""Networks as plain Equinox modules, independent of algorithms."""

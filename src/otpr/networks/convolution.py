@@ -1,14 +1,14 @@
-"""Convolutions over one or two axes, channels last, and what image networks have beside them.
+"""Convolutions over one or two axes, channels last, and other layers of image networks.
 
 Arrays are (n, *spatial, channels): n samples, one or two spatial axes, then channels. Kernels are
 (*window, in, out), and a padding is a pair (low, high) for each spatial axis.
 
-On a CPU, XLA has a fast convolution for one form only: batch, spatial axes, channels in this order, a kernel
-that is not reversed and not longer than the input. Gradients that JAX derives are of other forms. XLA
-rewrites them at the top level of a program and nowhere else, so that within `jax.lax.scan`, as agents learn,
-the gradient of a convolution takes 10 to 50 times as long as it should. `convolve` and `convolve_transposed`
-therefore state their gradients as convolutions of the fast form, or as matrix products. They have no
-forward-mode derivative (`jax.jvp`). On other backends they are the convolutions of `jax.lax`.
+On a CPU, XLA has a fast convolution for one form only: batch, spatial axes and channels in this order, and a
+kernel that is neither reversed nor longer than the input. The gradients that JAX derives have other forms.
+XLA rewrites them only at the top level of a program, so that inside `jax.lax.scan`, where agents learn, the
+gradient of a convolution takes 10 to 50 times as long. `convolve` and `convolve_transposed` therefore define
+their gradients as convolutions of the fast form or as matrix products. They have no forward-mode derivative
+(`jax.jvp`). On other backends they are the convolutions of `jax.lax`.
 
 Training should call these functions on a whole batch. Under `jax.vmap` the forward pass is as fast, while a
 gradient with respect to the kernel is computed for each sample and then summed.
@@ -28,21 +28,21 @@ from jax import lax
 from jaxtyping import Array, Float, PRNGKeyArray
 
 Padding = tuple[tuple[int, int], ...]
-"""Zeros before and after the input, for each spatial axis."""
+"""Number of zeros before and after the input, for each spatial axis."""
 
 _BLOCK_BYTES = 2**18
-"""Input taken at once for the gradient of a kernel, so that it stays in a core's cache."""
+"""Size of the input processed at once for a kernel's gradient, so that it fits a core's cache."""
 
 
 def convolve(
     x: Float[Array, "n *spatial i"], kernel: Float[Array, "*window i o"], stride: int, padding: Padding
 ) -> Float[Array, "n *places o"]:
-    """The cross-correlation that deep learning calls a convolution.
+    """Cross-correlation, called convolution in deep learning.
 
     Args:
         x: one or two spatial axes.
         kernel: as many window axes.
-        stride: distance of neighbouring places, the same along each axis.
+        stride: distance between neighbouring windows, the same along each axis.
         padding: zeros before and after, for each axis.
 
     Returns:
@@ -74,14 +74,14 @@ def convolve_transposed(
     Args:
         x: one or two spatial axes.
         kernel: as many window axes.
-        stride: distance, in the output, of what neighbouring places of the input give.
+        stride: distance in the output between the contributions of neighbouring input positions.
         padding: places cut off the output before and after, for each axis.
 
     Returns:
         stride * (size - 1) + window - low - high places along each axis.
 
     Raises:
-        ValueError: nothing is left of the output, or the padding is not one pair for each axis.
+        ValueError: the output is empty, or the padding is not one pair for each axis.
     """
     _check(x.shape, kernel.shape, padding)
     window = kernel.shape[:-2]
@@ -127,7 +127,7 @@ def _plain(x: Array, kernel: Array, stride: int, padding: Padding, *, step: int 
 
 
 def _fitting(x: Array, kernel: Array, stride: int, padding: Padding) -> Array:
-    """The convolution, of an input that is padded beforehand where the window is longer than it.
+    """The convolution, with an input padded in advance if the window is longer than the input.
 
     XLA computes such a convolution in plain loops, and would undo the padding without the barrier.
     """
@@ -138,7 +138,7 @@ def _fitting(x: Array, kernel: Array, stride: int, padding: Padding) -> Array:
 
 
 def _of_patches(x: Array, kernel: Array) -> Array:
-    """Windows that neither overlap nor leave a gap: one matrix product."""
+    """The convolution with adjacent, disjoint windows, as one matrix product."""
     axes, channels, window = x.ndim - 2, x.shape[-1], kernel.shape[:-2]
     places = [n // t for n, t in zip(x.shape[1:-1], window, strict=True)]
     x = x[(slice(None), *(slice(p * t) for p, t in zip(places, window, strict=True)))]
@@ -149,10 +149,10 @@ def _of_patches(x: Array, kernel: Array) -> Array:
 
 
 def _adjoint(g: Array, kernel: Array, stride: int, padding: Padding, sizes: tuple[int, ...]) -> Array:
-    """What the gradient g of `convolve(x, kernel, stride, padding)` is with respect to x, of the given sizes.
+    """The gradient of `convolve(x, kernel, stride, padding)` with respect to x, given that of its output.
 
-    A convolution with the kernel turned around, or, where that would be mostly of zeros or the kernel has
-    more entries than x, products with each of its entries, added where they belong.
+    It is a convolution with the reversed kernel. If that would mostly multiply zeros, or the kernel has more
+    entries than x, it is instead a sum of shifted products with each entry of the kernel.
     """
     window = kernel.shape[:-2]
     if stride == 1 and kernel.size <= g.shape[0] * math.prod(sizes) * kernel.shape[-2]:
@@ -174,13 +174,12 @@ def _adjoint(g: Array, kernel: Array, stride: int, padding: Padding, sizes: tupl
 
 
 def _kernel_gradient(x: Array, g: Array, window: tuple[int, ...], stride: int, padding: Padding) -> Array:
-    """What the gradient g of `convolve(x, kernel, stride, padding)` is with respect to the kernel.
+    """The gradient of `convolve(x, kernel, stride, padding)` with respect to the kernel.
 
-    A convolution of x with g in which channels stand for samples and samples for channels, of some samples at
-    a time.
+    It is a convolution of x with g, with channels and samples exchanged, over blocks of samples.
     """
     n, axes = x.shape[0], tuple(range(1, x.ndim - 1))
-    # of the padding after the input, only what a window reaches
+    # only the padding after the input that a window reaches
     sides = tuple(
         (low, t + stride * (p - 1) - size - low)
         for size, t, p, (low, _) in zip(x.shape[1:-1], window, g.shape[1:-1], padding, strict=True)
@@ -191,7 +190,7 @@ def _kernel_gradient(x: Array, g: Array, window: tuple[int, ...], stride: int, p
         return jnp.moveaxis(_plain(x, g, 1, sides, step=stride), 0, -2)
 
     fitting = max(1, _BLOCK_BYTES // (x[0].size * x.dtype.itemsize))
-    block = 1 << (fitting.bit_length() - 1)  # with a power of two, vectors of samples are whole registers
+    block = 1 << (fitting.bit_length() - 1)  # a power of two fills whole vector registers
     if n <= block:
         return of(x, g)
 
@@ -254,13 +253,13 @@ class Convolution(eqx.Module):
 
     Args:
         channels: (in, out).
-        window: size along each spatial axis; its length is their number.
+        window: size along each spatial axis.
         stride: see `convolve`.
         padding: see `convolve`; None: window // 2 zeros on both sides of each axis.
         use_bias: whether a bias is added.
-        spread: standard deviation of normal weights beside a bias of 0; None: weights and bias as PyTorch
-            initialises them, uniform within 1 / sqrt(in * entries of the window).
-        key: of the weights.
+        spread: standard deviation of normal weights, with a bias of 0; None: PyTorch's initialisation,
+            weights and bias uniform within 1 / sqrt(in * entries of the window).
+        key: draws the weights.
     """
 
     kernel: Float[Array, "*window i o"]
@@ -298,13 +297,13 @@ class Convolution(eqx.Module):
 
 
 class GroupNorm(eqx.Module):
-    """Zero mean and unit variance over space and over the channels of a group, then a scale and a shift.
+    """Group normalisation: zero mean and unit variance over space and a group's channels, scale and shift.
 
     Source: Wu and He, "Group normalization", 2018; with PyTorch's order of channels.
 
     Args:
-        groups: into how many the channels are divided; a divisor of their number.
-        channels: their number.
+        groups: number of groups; a divisor of the number of channels.
+        channels: number of channels.
         eps: added to the variance; PyTorch's unless given.
 
     Raises:
@@ -323,7 +322,7 @@ class GroupNorm(eqx.Module):
         self.groups, self.eps = groups, eps
 
     def __call__(self, x: Float[Array, "n *spatial c"]) -> Float[Array, "n *spatial c"]:
-        """Normalised for each sample by itself."""
+        """Normalise each sample separately."""
         grouped = x.reshape(x.shape[0], -1, self.groups, x.shape[-1] // self.groups)
         mean = jnp.mean(grouped, axis=(1, 3), keepdims=True)
         variance = jnp.mean((grouped - mean) ** 2, axis=(1, 3), keepdims=True)
@@ -334,12 +333,12 @@ class GroupNorm(eqx.Module):
 def max_pool(
     x: Float[Array, "n h w c"], window: int, stride: int, padding: int
 ) -> Float[Array, "n rows columns c"]:
-    """The largest number in each window, never one of the padding. Of equal ones the first has the gradient.
+    """Max pooling. Padding never counts, and the first of several equal maxima gets the gradient.
 
     Args:
         x: images.
         window: rows and columns of a window.
-        stride: distance of neighbouring windows.
+        stride: distance between neighbouring windows.
         padding: rows and columns added on each side, at most half a window.
     """
     sides = (padding, padding)
@@ -353,14 +352,14 @@ def max_pool(
 
 
 def spatial_softmax(x: Float[Array, "n h w c"]) -> Float[Array, "n keypoints"]:
-    """Where each channel is large: the mean place under the softmax of the channel over the image.
+    """Spatial softmax: the mean position under the softmax of each channel over the image.
 
     Source: Levine et al., "End-to-end training of deep visuomotor policies", 2016; in the order and on the
     grid of robomimic and LeRobot.
 
     Returns:
-        For each channel its x, from -1 in the first column to 1 in the last, then its y, likewise over the
-        rows: 2 * c numbers.
+        For each channel its x, from -1 in the first column to 1 in the last, and its y over the rows: 2 * c
+        numbers.
     """
     n, height, width, channels = x.shape
     weight = jax.nn.softmax(x.reshape(n, height * width, channels), axis=1)

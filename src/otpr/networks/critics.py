@@ -37,11 +37,11 @@ class StateActionMLP(eqx.Module):
         self.out = eqx.nn.Linear(width, "scalar", key=keys[depth + 1])
 
     def state_part(self, states: Float[Array, "n s"]) -> Float[Array, "n w"]:
-        """What each state adds to the first layer."""
+        """The contribution of each state to the first layer."""
         return _centred(self.state_layer, states)
 
     def action_part(self, actions: Float[Array, "m a"]) -> Float[Array, "m w"]:
-        """What each action adds to the first layer."""
+        """The contribution of each action to the first layer."""
         return _centred(self.action_layer, actions)
 
     def from_parts(self, x: Float[Array, "*n w"]) -> Float[Array, "*n"]:
@@ -50,7 +50,7 @@ class StateActionMLP(eqx.Module):
             x = jax.nn.relu(_normalised(norm, x))
             if layer is not None:
                 x = _centred(layer, x)
-        # a sum and no product with a vector: it is one pass over the outputs with what stands before it
+        # a sum instead of a product with a vector, so that XLA fuses it with the previous operations
         return jnp.sum(x * self.out.weight[0], axis=-1) + cast(Array, self.out.bias)[0]
 
     def __call__(self, states: Float[Array, "n s"], actions: Float[Array, "n a"]) -> Float[Array, " n"]:
@@ -59,18 +59,18 @@ class StateActionMLP(eqx.Module):
 
 
 def _centred(layer: eqx.nn.Linear, x: Float[Array, "*n i"]) -> Float[Array, "*n w"]:
-    """The layer's outputs, their mean over the width removed: the first half of layer normalisation.
+    """The layer's outputs minus their mean over the width: the first half of layer normalisation.
 
-    The mean is taken out of the weights, once, and not out of every output: the same numbers, and one pass
-    over the outputs less.
+    The mean is removed from the weights once instead of from every output, which saves a pass over the
+    outputs.
     """
     y = x @ (layer.weight - jnp.mean(layer.weight, axis=0)).T
     return y if layer.bias is None else y + (layer.bias - jnp.mean(layer.bias))
 
 
 def _normalised(norm: eqx.nn.LayerNorm, x: Float[Array, "*n w"]) -> Float[Array, "*n w"]:
-    """The second half, for outputs whose mean is 0."""
-    # divided once a row, not once an entry
+    """The second half of layer normalisation, for outputs with mean 0."""
+    # one division per row instead of one per entry
     precision = 1 / jnp.sqrt(jnp.mean(x * x, axis=-1, keepdims=True) + norm.eps)
     return x * precision * cast(Array, norm.weight) + cast(Array, norm.bias)
 
@@ -95,18 +95,18 @@ class QEnsemble(eqx.Module):
 
     @property
     def action_dim(self) -> int:
-        """Length of the chunks."""
+        """Length of a chunk."""
         size = self.members.action_layer.in_features
         assert isinstance(size, int)
         return size
 
     def about(self) -> dict[str, int]:
-        """The sizes that are free: with the dimensions, what the constructor takes beside a key."""
+        """The constructor's arguments other than the dimensions and the key."""
         return {"size": self.size, "width": self.width, "depth": self.depth}
 
     @property
     def unstacked(self) -> list[StateActionMLP]:
-        """Each network by itself: a matrix product for each is faster than one batched over the members."""
+        """The networks one by one, because separate matrix products are faster than a batched one."""
         arrays, static = eqx.partition(self.members, eqx.is_array)
         return [eqx.combine(jax.tree.map(operator.itemgetter(i), arrays), static) for i in range(self.size)]
 
@@ -115,13 +115,13 @@ class QEnsemble(eqx.Module):
         return jnp.stack([member(states, actions) for member in self.unstacked])
 
     def minimum(self, states: Float[Array, "n s"], actions: Float[Array, "n a"]) -> Float[Array, " n"]:
-        """The least of the members' values: the pessimistic estimate that targets and costs are built on."""
+        """The minimum over the members: the pessimistic estimate for targets and costs."""
         return jnp.min(self(states, actions), axis=0)
 
     def pairwise_minimum(
         self, states: Float[Array, "n s"], actions: Float[Array, "m a"]
     ) -> Float[Array, "n m"]:
-        """`minimum` of every pair (s_i, a_j), some at a time: memory stays bounded, and in the cache."""
+        """`minimum` of every pair (s_i, a_j), computed in blocks to bound memory and fit the cache."""
         members, m, at_once = self.unstacked, actions.shape[0], _pairs_at_once()
 
         def of_row(state_parts: list[Array]) -> Float[Array, " m"]:
@@ -137,9 +137,9 @@ class QEnsemble(eqx.Module):
 
 
 def _pairs_at_once() -> int:
-    """Pairs whose values are computed together.
+    """Number of pairs whose values are computed together.
 
-    At a width of 256, 1024 are a megabyte, which a core's cache holds: 2048 are a seventh slower on a CPU. An
-    accelerator has no such cache, and one call for each thousand pairs would leave it idle: 64 megabytes.
+    On a CPU, 1024 pairs at a width of 256 take a megabyte, which fits a core's cache; 2048 are a seventh
+    slower. An accelerator would be idle with such small blocks and gets 64 megabytes.
     """
     return 1024 if jax.default_backend() == "cpu" else 65_536

@@ -1,9 +1,9 @@
 """Convolutions along one axis as matrix products, for plans of a few dozen steps.
 
-Arrays are (n, t, channels): n samples, t steps, then channels. Kernels are (window, in, out). What a window
-sees is laid side by side, so that each convolution, and each of its gradients, is one matrix product: on a
-CPU that is faster than a convolution of `jax.lax` with so few steps, also within `jax.lax.scan`, and under
-`jax.vmap` all samples share the product.
+Arrays are (n, t, channels): n samples, t steps, then channels. Kernels are (window, in, out). The inputs of
+each window are concatenated, so that each convolution, and each of its gradients, is one matrix product. For
+so few steps this is faster on a CPU than a convolution of `jax.lax`, also within `jax.lax.scan`, and under
+`jax.vmap` all samples share one product.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ class LineConvolution(eqx.Module):
 
     Args:
         channels: (in, out).
-        window: steps that it sees.
-        stride: distance of neighbouring places.
+        window: number of steps in the window.
+        stride: distance between neighbouring windows.
         padding: zeros before and after the input; None: window // 2.
-        key: of the weights.
+        key: draws the weights.
     """
 
     kernel: Float[Array, "window i o"]
@@ -45,7 +45,7 @@ class LineConvolution(eqx.Module):
         self.stride, self.padding = stride, window // 2 if padding is None else padding
 
     def __call__(self, x: Float[Array, "n t i"]) -> Float[Array, "n places o"]:
-        """The result: floor((t + 2 * padding - window) / stride) + 1 places."""
+        """The output, with floor((t + 2 * padding - window) / stride) + 1 steps."""
         window = self.kernel.shape[0]
         if self.padding:
             x = jnp.pad(x, ((0, 0), (self.padding, self.padding), (0, 0)))
@@ -62,13 +62,13 @@ class LineTransposedConvolution(eqx.Module):
 
     Args:
         channels: (in, out).
-        window: entries of the kernel, a multiple of the stride.
-        stride: distance, in the output, of what neighbouring steps of the input give.
-        padding: places cut off the output before and after.
-        key: of the weights.
+        window: number of steps in the kernel, a multiple of the stride.
+        stride: distance in the output between the contributions of neighbouring input steps.
+        padding: number of steps removed at each end of the output.
+        key: draws the weights.
 
     Raises:
-        ValueError: the window is no multiple of the stride.
+        ValueError: the window is not a multiple of the stride.
     """
 
     kernel: Float[Array, "window i o"]
@@ -85,12 +85,12 @@ class LineTransposedConvolution(eqx.Module):
         self.stride, self.padding = stride, padding
 
     def __call__(self, x: Float[Array, "n t i"]) -> Float[Array, "n places o"]:
-        """The result: stride * (t - 1) + window - 2 * padding places."""
+        """The output, with stride * (t - 1) + window - 2 * padding steps."""
         (n, t, i), (window, _, o) = x.shape, self.kernel.shape
         groups = window // self.stride
         given = x @ jnp.moveaxis(self.kernel, 0, 1).reshape(i, window * o)
         given = given.reshape(n, t, groups, self.stride * o)
-        # the windows of neighbouring steps overlap by all groups but one
+        # windows of neighbouring steps overlap in all groups but one
         late = [jnp.pad(given[:, :, g], ((0, 0), (g, groups - 1 - g), (0, 0))) for g in range(groups)]
         places = sum(late[1:], late[0]).reshape(n, (t + groups - 1) * self.stride, o)
         return places[:, self.padding : places.shape[1] - self.padding] + self.bias
@@ -99,7 +99,7 @@ class LineTransposedConvolution(eqx.Module):
 def _weights(
     channels: tuple[int, int], window: int, fan: int, key: PRNGKeyArray
 ) -> tuple[Float[Array, "window i o"], Float[Array, " o"]]:
-    """Uniform within 1 / sqrt(fan * window), kernel and bias."""
+    """Kernel and bias, uniform within 1 / sqrt(fan * window)."""
     kernel_key, bias_key = jax.random.split(key)
     limit = 1 / math.sqrt(fan * window)
     kernel = jax.random.uniform(kernel_key, (window, *channels), minval=-limit, maxval=limit)

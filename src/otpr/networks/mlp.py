@@ -1,4 +1,4 @@
-"""MLPs over flattened plans: of the noise (or what stands for it) in one, and of the velocity of a flow."""
+"""MLPs over flattened plans, for diffusion networks and for the velocity of a flow."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ def time_embedding(k: Int[Array, ""], width: int, max_period: float = 100.0) -> 
 
 
 class PlanMLP(eqx.Module):
-    """An MLP of a state, a flattened plan and a few numbers that place it in time, side by side.
+    """An MLP of the concatenation of a state, a flattened plan and an embedding of time.
 
     Args:
         state_dim: length of the state.
         plan_shape: (horizon, action_dim).
-        time_dim: how many numbers follow the plan.
+        time_dim: length of the embedding of time.
         width: of the hidden layers.
         depth: their number.
-        key: of the weights.
+        key: draws the weights.
     """
 
     mlp: eqx.nn.MLP
@@ -48,7 +48,7 @@ class PlanMLP(eqx.Module):
     ):
         self.plan_shape, self.time_dim = plan_shape, time_dim
         size = plan_shape[0] * plan_shape[1]
-        # silu rather than mish: as good here, and the cheapest smooth activation on a CPU
+        # SiLU is as good as Mish here, and the cheapest smooth activation on a CPU
         self.mlp = eqx.nn.MLP(state_dim + size + time_dim, size, width, depth, jax.nn.silu, key=key)
 
     def __call__(
@@ -60,10 +60,10 @@ class PlanMLP(eqx.Module):
     def many(
         self, state: Float[Array, " s"], plans: Float[Array, "n h a"], time: Float[Array, " t"]
     ) -> Float[Array, "n h a"]:
-        """The outputs for n plans of one state, what their first layers share computed once.
+        """The outputs for n plans of one state; the shared part of the first layer is computed once.
 
-        Training, with one plan a state, is an eighth slower this way. Weights stand on the left: with them on
-        the right, transposed, a single row takes XLA's CPU backend four times as long.
+        Training, with one plan per state, is an eighth slower this way. Weights are the left factor, because
+        as the transposed right factor they make XLA's CPU backend four times as slow for a single row.
         """
         first, *others = self.mlp.layers
         states, size = state.shape[0], plans[0].size
@@ -76,15 +76,15 @@ class PlanMLP(eqx.Module):
 
 
 class NoiseMLP(NoiseNetwork):
-    """An MLP as a network of a diffusion policy.
+    """An MLP as the network of a diffusion policy.
 
     Args:
         state_dim: length of the state.
         plan_shape: (horizon, action_dim).
         width: of the hidden layers.
         depth: their number.
-        time_width: numbers that the noise level becomes.
-        key: of the weights.
+        time_width: length of the embedding of the noise level.
+        key: draws the weights.
     """
 
     body: PlanMLP
@@ -127,7 +127,7 @@ class NoiseMLP(NoiseNetwork):
 class VelocityNetwork(eqx.Module):
     """Predicts the velocity of a plan, given the state and the time in [0, 1].
 
-    One call takes one sample; vmap for batches. Arguments as of `NoiseMLP`.
+    One call takes one sample; use vmap for batches. The arguments are those of `NoiseMLP`.
     """
 
     body: PlanMLP
@@ -143,19 +143,19 @@ class VelocityNetwork(eqx.Module):
         return self.body.plan_shape
 
     def about(self) -> dict[str, Any]:
-        """The sizes that are free: with the dimensions, what the constructor takes beside a key."""
+        """The constructor's arguments other than the dimensions and the key."""
         return dict(sizes(self.body.mlp))
 
     def __call__(
         self, state: Float[Array, " s"], plan: Float[Array, "h a"], t: Float[Array, ""]
     ) -> Float[Array, "h a"]:
-        """The velocity at one point."""
+        """The velocity of one plan at one time."""
         return self.body(state, plan, t[None])
 
     def many(
         self, state: Float[Array, " s"], plans: Float[Array, "n h a"], t: Float[Array, ""]
     ) -> Float[Array, "n h a"]:
-        """The velocities at n points of one state, at one time."""
+        """The velocities of n plans of one state at one time."""
         return self.body.many(state, plans, t[None])
 
 

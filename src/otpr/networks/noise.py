@@ -1,4 +1,4 @@
-"""What a network of a diffusion policy is: a prediction for a noisy plan of a state, at a noise level."""
+"""The interface of diffusion networks: a prediction for a noisy plan, given a state and a noise level."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from jaxtyping import Array, Float, Int
 
 
 class NoiseNetwork(eqx.Module):
-    """Predicts the noise in a plan (or what stands for it), given the state and the noise level.
+    """Predicts the noise in a plan, or an equivalent quantity, given the state and the noise level.
 
-    One call takes one sample; vmap for batches. A constructor takes the length of the state, the shape of the
-    plan, (horizon, action_dim), what `about` gives beside the kind, and a key.
+    One call takes one sample; use vmap for batches. A constructor takes the length of the state, the shape of
+    the plan, (horizon, action_dim), the entries of `about` except the kind, and a key.
     """
 
     kind: ClassVar[str]
-    """Its name in a policy's file."""
+    """The network's name in a policy's file."""
 
     @property
     @abc.abstractmethod
@@ -26,7 +26,7 @@ class NoiseNetwork(eqx.Module):
 
     @abc.abstractmethod
     def about(self) -> dict[str, Any]:
-        """Its kind and the sizes that are free, JSON-able."""
+        """The kind and the constructor's sizes, as a JSON document."""
 
     def __call__(
         self, state: Float[Array, " s"], plan: Float[Array, "h a"], k: Int[Array, ""]

@@ -1,4 +1,4 @@
-"""The MLP of DPPO's diffusion policies: noise level and state embedded first, then perhaps residual blocks.
+"""The MLP of DPPO's diffusion policies: embeddings of noise level and state, and optional residual blocks.
 
 Source: the networks of Ren et al., "Diffusion policy policy optimization", 2024, whose weights
 `with_torch_weights` takes; the residual blocks, pre-activation, are of Florence et al., "Implicit behavioral
@@ -23,26 +23,27 @@ from otpr.networks.torch_weights import with_torch_weights
 from otpr.networks.unet import step_embedding
 
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {"mish": jax.nn.mish, "relu": jax.nn.relu}
-"""By their names in policies' files."""
+"""Activations by their names in policy files."""
 
 
 class EmbeddingMLP(NoiseNetwork):
-    """An MLP of a flattened plan, the embedded noise level and the state, or what an MLP makes of the state.
+    """An MLP of a flattened plan, the embedded noise level and the state or an MLP's features of it.
 
     Args:
         state_dim: length of the state.
         plan_shape: (horizon, action_dim).
-        widths: of the hidden layers. Of a residual network they are equal, and an odd number: one, then two
+        widths: widths of the hidden layers. A residual network has an odd number of equal ones: one, then two
             for each block.
-        state_widths: of the MLP of the state, its output last; none: the state itself is seen.
+        state_widths: widths of the state's MLP, the output last; empty: the state itself is used.
         step_dim: length of the embedding of the noise level.
         residual: whether the hidden layers after the first are residual blocks.
-        layer_norm: whether they are normalised: in blocks before each activation, otherwise after each layer.
+        layer_norm: whether to use layer normalisation: in blocks before each activation, otherwise after each
+            layer.
         activation: a name in `ACTIVATIONS`.
-        key: of the weights.
+        key: draws the weights.
 
     Raises:
-        OtprError: there is no such activation, or such a network has no such sizes.
+        OtprError: there is no such activation, or the sizes are invalid.
     """
 
     step_layers: tuple[eqx.nn.Linear, eqx.nn.Linear]
@@ -84,7 +85,7 @@ class EmbeddingMLP(NoiseNetwork):
         self.state_layers = chain((state_dim, *state_widths))
         seen = state_widths[-1] if state_widths else state_dim
         self.layers = chain((size + step_dim + seen, *widths, size))
-        # of a residual network none for the first layer
+        # a residual network has none for the first layer
         normed = (widths[1:] if residual else widths) if layer_norm else ()
         self.norms = tuple(eqx.nn.LayerNorm(width, eps=1e-6 if residual else 1e-5) for width in normed)
 
@@ -108,7 +109,7 @@ class EmbeddingMLP(NoiseNetwork):
     def many(
         self, state: Float[Array, " s"], plans: Float[Array, "n h a"], k: Int[Array, ""]
     ) -> Float[Array, "n h a"]:
-        """See `NoiseNetwork.many`; what the plans share is computed once."""
+        """See `NoiseNetwork.many`; the part shared by all plans is computed once."""
         act = ACTIVATIONS[self.activation]
         one, two = self.step_layers
         step = two(jax.nn.mish(one(step_embedding(k, cast(int, one.in_features)))))
@@ -122,14 +123,14 @@ class EmbeddingMLP(NoiseNetwork):
         return _rows(self.layers[-1], x).reshape(-1, *self.shape)
 
     def _chain(self, x: Float[Array, "n w"], act: Callable[[Array], Array]) -> Float[Array, "n v"]:
-        """The hidden layers after the first, one after the other."""
+        """The hidden layers after the first, as a chain."""
         for i in range(len(self.layers) - 1):
             x = _rows(self.layers[i], x) if i else x
             x = act(jax.vmap(self.norms[i])(x) if self.norms else x)
         return x
 
     def _blocks(self, x: Float[Array, "n w"], act: Callable[[Array], Array]) -> Float[Array, "n w"]:
-        """The hidden layers after the first, two by two beside the identity."""
+        """The hidden layers after the first, as residual blocks of two layers."""
         for i in range(1, len(self.layers) - 1, 2):
             y = x
             for j in (i, i + 1):
@@ -145,21 +146,21 @@ class EmbeddingMLP(NoiseNetwork):
         return dict(_torch_modules(self))
 
     def with_torch_weights(self, arrays: Mapping[str, NDArray[Any]]) -> EmbeddingMLP:
-        """The network with weights of DPPO's `DiffusionMLP`; its own may be `jax.ShapeDtypeStruct`.
+        """The network with weights of DPPO's `DiffusionMLP`. Its own arrays may be `jax.ShapeDtypeStruct`.
 
         Raises:
-            OtprError: an array is missing, too many, or of another shape.
+            OtprError: an array is missing, superfluous, or has another shape.
         """
         return with_torch_weights(self, EmbeddingMLP.torch_modules, arrays, "such an MLP")
 
 
 def _rows(layer: eqx.nn.Linear, x: Float[Array, "n i"]) -> Float[Array, "n o"]:
-    """A layer of each row; weights stand on the left, as in `otpr.networks.mlp.PlanMLP.many`."""
+    """Apply a layer to each row, with the weights as the left factor as in `mlp.PlanMLP.many`."""
     return (layer.weight @ x.T).T + cast(Array, layer.bias)
 
 
 def _torch_modules(network: EmbeddingMLP) -> Iterator[tuple[str, Any]]:
-    """Whatever has a weight and a bias, by its name in DPPO."""
+    """The layers with weights by their names in DPPO."""
     yield "time_embedding.1", network.step_layers[0]
     yield "time_embedding.3", network.step_layers[1]
     for i, layer in enumerate(network.state_layers):
@@ -179,7 +180,7 @@ def _torch_modules(network: EmbeddingMLP) -> Iterator[tuple[str, Any]]:
 
 
 def _check_sizes(widths: Sequence[int], step_dim: int, residual: bool) -> None:
-    """Refuse sizes that no such network has."""
+    """Check the sizes of the network."""
     if not widths:
         raise OtprError("widths must have at least one number; given none.")
     if residual and (len(widths) % 2 == 0 or len(set(widths)) > 1):

@@ -1,4 +1,4 @@
-"""Weights of PyTorch's modules in ours, and back: other names, and other orders of a kernel's axes."""
+"""Conversion of weights from and to PyTorch: names, and the order of a kernel's axes."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from otpr.networks.line import LineTransposedConvolution
 Network = TypeVar("Network")
 
 Modules = Mapping[str, Any]
-"""Modules with a weight or a kernel, and a bias or None, by their names in PyTorch."""
+"""Modules with a weight or a kernel, and a bias or None, by PyTorch's names."""
 
 
 def with_torch_weights(
@@ -25,16 +25,16 @@ def with_torch_weights(
     arrays: Mapping[str, NDArray[Any]],
     what: str,
 ) -> Network:
-    """A network with weights of PyTorch's; its own may be `jax.ShapeDtypeStruct`.
+    """A network with PyTorch's weights. Its own arrays may be `jax.ShapeDtypeStruct`.
 
     Args:
-        network: of the architecture that the weights are of.
-        modules_of: its modules.
+        network: a network of the weights' architecture.
+        modules_of: gives the network's modules.
         arrays: a state dict.
-        what: the network in words, for errors: "a U-Net".
+        what: a description for errors, e.g. "a U-Net".
 
     Raises:
-        OtprError: an array is missing, too many, or of another shape.
+        OtprError: an array is missing, superfluous, or has another shape.
     """
     due = torch_leaves(modules_of(network))
     if odd := sorted(arrays.keys() ^ due.keys()):
@@ -62,7 +62,7 @@ def torch_weights(modules: Modules) -> dict[str, NDArray[np.float32]]:
 
 
 def torch_leaves(modules: Modules) -> dict[str, Any]:
-    """Our arrays, or what stands for them, by their names in the state dict."""
+    """The network's arrays, or their `jax.ShapeDtypeStruct`, by names of the state dict."""
     leaves: dict[str, Any] = {}
     for name, module in modules.items():
         leaves[f"{name}.weight"] = module.kernel if hasattr(module, "kernel") else module.weight
@@ -72,11 +72,11 @@ def torch_leaves(modules: Modules) -> dict[str, Any]:
 
 
 def _axes(modules: Modules) -> dict[str, tuple[int, ...]]:
-    """Of each array, which axes of PyTorch's ours are: kernels have their channels last."""
+    """The permutation of axes from PyTorch for each array; kernels here have channels last."""
     axes: dict[str, tuple[int, ...]] = {}
     for name, leaf in torch_leaves(modules).items():
         order = tuple(range(leaf.ndim))
-        if leaf.ndim > 2:  # (out, in, *window) in PyTorch, of transposed convolutions (in, out, *window)
+        if leaf.ndim > 2:  # PyTorch: (out, in, *window); transposed convolutions: (in, out, *window)
             turned = isinstance(modules[name.rpartition(".")[0]], LineTransposedConvolution)
             order = (*order[2:], *((0, 1) if turned else (1, 0)))
         axes[name] = order

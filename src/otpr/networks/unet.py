@@ -25,14 +25,14 @@ from otpr.networks.torch_weights import with_torch_weights
 
 
 class NormalizedConvolution(eqx.Module):
-    """A convolution that keeps the length, group normalisation, and Mish.
+    """A length-preserving convolution, group normalisation, and Mish.
 
     Args:
         channels: (in, out).
-        window: steps that it sees, an odd number.
-        groups: of the normalisation; a divisor of the channels out.
+        window: number of steps in the window, odd.
+        groups: number of normalisation groups; a divisor of the output channels.
         eps: of the normalisation.
-        key: of the weights.
+        key: draws the weights.
     """
 
     convolution: LineConvolution
@@ -48,7 +48,7 @@ class NormalizedConvolution(eqx.Module):
 
 
 class ConditionalBlock(eqx.Module):
-    """Two normalised convolutions, the condition between them, beside the identity or a 1 x 1 convolution.
+    """A residual block of two normalised convolutions with FiLM between them.
 
     Args:
         channels: (in, out).
@@ -56,9 +56,9 @@ class ConditionalBlock(eqx.Module):
         window: of the convolutions.
         groups: of the normalisations.
         eps: of the normalisations.
-        scale_modulation: whether the condition scales each channel before it is added, or is added alone.
-        deep_condition: whether three layers turn the condition into the modulation, or one.
-        key: of the weights.
+        scale_modulation: whether the condition scales and shifts each channel, or only shifts it.
+        deep_condition: whether three layers or one compute the modulation from the condition.
+        key: draws the weights.
     """
 
     first: NormalizedConvolution
@@ -92,7 +92,7 @@ class ConditionalBlock(eqx.Module):
         self.scale_modulation = scale_modulation
 
     def __call__(self, x: Float[Array, "n t i"], condition: Float[Array, " c"]) -> Float[Array, "n t o"]:
-        """The output, under one condition; a single layer takes it as it has passed through Mish."""
+        """The output under one condition, to which Mish has been applied if `deep_condition` is False."""
         y = self.first(x)
         modulation = self.condition(condition)
         for layer in self.deeper:
@@ -106,24 +106,23 @@ class ConditionalBlock(eqx.Module):
 
 
 class UNet(NoiseNetwork):
-    """The 1-D conditional U-Net; its defaults are LeRobot's, but for smaller dimensions.
+    """The 1-D conditional U-Net. Its defaults are LeRobot's except for smaller dimensions.
 
     Args:
         state_dim: length of the state.
         plan_shape: (horizon, action_dim).
-        down_dims: channels of each level, from the full horizon down; each level after the first has half as
-            many steps as the one before.
-        kernel_size: steps that a convolution sees, an odd number.
-        groups: of the group normalisations; those of the last convolution are 8, as in both libraries.
+        down_dims: channels of each level from the full horizon down; each level has half as many steps as the
+            previous one.
+        kernel_size: window of the convolutions in steps, odd.
+        groups: number of normalisation groups, except that the last convolution has 8 as in both libraries.
         step_dim: length of the embedding of the noise level.
         scale_modulation: whether the condition scales channels beside shifting them.
-        deep_condition: whether each block has three layers for the condition, as DPPO's have, or one.
+        deep_condition: whether each block has three layers for the condition, as in DPPO, or one.
         norm_eps: added to the variances of the normalisations.
-        key: of the weights.
+        key: draws the weights.
 
     Raises:
-        OtprError: the horizon cannot be halved as often as there are levels, less one; or a size is none that
-            such a network can have.
+        OtprError: the horizon cannot be halved once for each level after the first, or a size is invalid.
     """
 
     step_layers: tuple[eqx.nn.Linear, eqx.nn.Linear]
@@ -214,7 +213,7 @@ class UNet(NoiseNetwork):
         step = second(jax.nn.mish(first(step_embedding(k, self.step_dim))))
         condition = jnp.concatenate([step, state])
         if not self.middle[0].deeper:
-            condition = jax.nn.mish(condition)  # once for all blocks
+            condition = jax.nn.mish(condition)  # computed once for all blocks
         x, skipped = plans, list[Array]()
         for one, two, shorten in self.down:
             x = two(one(x, condition), condition)
@@ -234,19 +233,19 @@ class UNet(NoiseNetwork):
         return dict(_torch_modules(self))
 
     def with_torch_weights(self, arrays: Mapping[str, NDArray[Any]]) -> UNet:
-        """The network with weights of LeRobot's U-Net; its own may be `jax.ShapeDtypeStruct`.
+        """The network with weights of LeRobot's U-Net. Its own arrays may be `jax.ShapeDtypeStruct`.
 
         Args:
-            arrays: its state dict. The condition is the embedded noise level, then the state.
+            arrays: the state dict. The condition is the embedded noise level, then the state.
 
         Raises:
-            OtprError: an array is missing, too many, or of another shape.
+            OtprError: an array is missing, superfluous, or has another shape.
         """
         return with_torch_weights(self, UNet.torch_modules, arrays, "such a U-Net")
 
 
 LAST_GROUPS = 8
-"""Groups of the normalisation before the output, whatever those of the blocks are."""
+"""Number of groups of the normalisation before the output, independent of the blocks."""
 
 
 def step_embedding(k: Int[Array, ""], width: int) -> Float[Array, " width"]:
@@ -257,7 +256,7 @@ def step_embedding(k: Int[Array, ""], width: int) -> Float[Array, " width"]:
 
 
 def _torch_modules(network: UNet) -> Iterator[tuple[str, Any]]:
-    """Whatever has a weight and a bias, by its name in LeRobot."""
+    """The layers with weights by their names in LeRobot."""
     yield "diffusion_step_encoder.1", network.step_layers[0]
     yield "diffusion_step_encoder.3", network.step_layers[1]
     for group, parts in (("down_modules", network.down), ("up_modules", network.up)):
@@ -277,7 +276,7 @@ def _of_block(name: str, block: ConditionalBlock) -> Iterator[tuple[str, Any]]:
     for part, layer in (("conv1", block.first), ("conv2", block.second)):
         yield f"{name}.{part}.block.0", layer.convolution
         yield f"{name}.{part}.block.1", layer.norm
-    # Mish stands before a single layer, and between several
+    # Mish precedes a single layer, and stands between several
     numbers = (0, 2, 4) if block.deeper else (1,)
     for number, layer in zip(numbers, (block.condition, *block.deeper), strict=True):
         yield f"{name}.cond_encoder.{number}", layer
@@ -288,7 +287,7 @@ def _of_block(name: str, block: ConditionalBlock) -> Iterator[tuple[str, Any]]:
 def _check_sizes(
     horizon: int, down_dims: Sequence[int], kernel_size: int, groups: int, step_dim: int
 ) -> None:
-    """Refuse sizes that no such network has."""
+    """Check the sizes of the network."""
     if not down_dims:
         raise OtprError("A U-Net needs at least one number of channels in down_dims; given none.")
     if any(size % groups for size in down_dims) or down_dims[0] % LAST_GROUPS:

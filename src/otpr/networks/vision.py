@@ -1,7 +1,7 @@
-"""Networks from camera images to features: a small one for the CPU, and the ResNet-18 of diffusion policies.
+"""Networks from camera images to features: a small one for CPUs, and the ResNet-18 of diffusion policies.
 
-Images are (n, height, width, channels) of `uint8`. All images of a batch go through a network at once; under
-`jax.vmap` the features are the same, and so is the time.
+Images are (n, height, width, channels) of `uint8`. A network processes all images of a batch at once;
+`jax.vmap` gives the same features in the same time.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from otpr.networks.convolution import Convolution, GroupNorm, max_pool, spatial_
 from otpr.networks.torch_weights import with_torch_weights
 
 SMALLEST = 32
-"""Pixels that an image must have along each axis."""
+"""The smallest number of pixels along each axis of an image."""
 
 
 class VisionNetwork(eqx.Module):
-    """From images to features. The constructor takes the images' shape, what `about` gives, and a key."""
+    """Maps images to features. The constructor takes the images' shape, the entries of `about`, and a key."""
 
     kind: ClassVar[str]
-    """Its name in `VISION`."""
+    """The network's name in `VISION`."""
 
     @abc.abstractmethod
     def __call__(
@@ -39,33 +39,34 @@ class VisionNetwork(eqx.Module):
         """The features of n images.
 
         Args:
-            images: of the shape that the network was made for.
-            key: given while the network is trained: of what is random in it then.
+            images: images of the network's input shape.
+            key: given during training only; draws the network's randomness.
         """
 
     @property
     @abc.abstractmethod
     def feature_dim(self) -> int:
-        """f, how many features an image becomes."""
+        """f, the number of features of an image."""
 
     @abc.abstractmethod
     def about(self) -> dict[str, Any]:
-        """What is free, JSON-able: with the images' shape, what the constructor takes beside a key."""
+        """The constructor's arguments other than the shape and the key, as a JSON document."""
 
 
 class SmallVision(VisionNetwork):
-    """Patches of 4 x 4 pixels, convolutions of 3 x 3 patches, and where each channel is large.
+    """Patches of 4 x 4 pixels, convolutions over 3 x 3 patches, and a spatial softmax.
 
-    Made for images of 64 to 96 pixels and one core of a CPU. The spatial softmax tells where things are, so
-    that the features place objects finer than a patch.
+    The network is designed for images of 64 to 96 pixels and one CPU core. The spatial softmax locates
+    objects more finely than a patch.
 
     Args:
-        shape: (height, width, channels) of the images; sides that are no multiple of 4 are continued by their
-            last pixels.
-        channels: of the convolutions, and so the number of keypoints; 32 take twice the time of 24.
-        depth: how many 3 x 3 convolutions.
-        features: numbers that the keypoints are mixed into.
-        key: of the weights.
+        shape: (height, width, channels) of the images; sides that are not a multiple of 4 are padded with
+            their last pixels.
+        channels: channels of the convolutions, which is the number of keypoints; 32 take twice the time of
+            24.
+        depth: number of 3 x 3 convolutions.
+        features: number of output features.
+        key: draws the weights.
 
     Raises:
         OtprError: the images are smaller than 32 pixels.
@@ -118,7 +119,7 @@ class SmallVision(VisionNetwork):
     def __call__(
         self, images: UInt8[Array, "n h w c"], key: PRNGKeyArray | None = None
     ) -> Float[Array, "n f"]:
-        """See `VisionNetwork.__call__`; nothing is random."""
+        """See `VisionNetwork.__call__`; the network is deterministic."""
         x = images
         for axis in (1, 2):
             if missing := -x.shape[axis] % self.PATCH:
@@ -131,7 +132,7 @@ class SmallVision(VisionNetwork):
 
 
 class FixedBatchNorm(eqx.Module):
-    """Batch normalisation (Ioffe and Szegedy, 2015) as it is after training, with what it has learnt of data.
+    """Batch normalisation (Ioffe and Szegedy, 2015) in evaluation mode, with fixed statistics.
 
     Args:
         channels: their number.
@@ -147,7 +148,7 @@ class FixedBatchNorm(eqx.Module):
         self.running_mean, self.running_var = jnp.zeros(channels), jnp.ones(channels)
 
     def __call__(self, x: Float[Array, "n h w c"]) -> Float[Array, "n h w c"]:
-        """Normalised by the mean and the variance that it holds, which have no gradient."""
+        """Normalise by the stored mean and variance, which have no gradient."""
         mean, variance = jax.lax.stop_gradient((self.running_mean, self.running_var))
         return (x - mean) * jax.lax.rsqrt(variance + 1e-5) * self.weight + self.bias
 
@@ -156,7 +157,7 @@ Norm = GroupNorm | FixedBatchNorm
 
 
 class ResidualBlock(eqx.Module):
-    """Two 3 x 3 convolutions beside the identity, or a 1 x 1 convolution where the shape changes.
+    """A residual block of two 3 x 3 convolutions; a 1 x 1 convolution is the shortcut if the shape changes.
 
     Source: He et al., "Deep residual learning for image recognition", 2016.
 
@@ -164,7 +165,7 @@ class ResidualBlock(eqx.Module):
         channels: (in, out), multiples of 16.
         stride: of the first convolution.
         norm: see `ResNet18`.
-        key: of the weights.
+        key: draws the weights.
     """
 
     conv1: Convolution
@@ -196,23 +197,23 @@ class ResidualBlock(eqx.Module):
 class ResNet18(VisionNetwork):
     """ResNet-18, keypoints by spatial softmax, and a linear layer with ReLU.
 
-    As diffusion policies have it (Chi et al., 2023) and as LeRobot's `DiffusionRgbEncoder` computes it:
-    normalised in groups of 16 channels, no pooling at the end, a 1 x 1 convolution to the keypoints'
-    channels, twice as many features as keypoints. `with_torch_weights` takes LeRobot's weights.
+    This is the encoder of diffusion policies (Chi et al., 2023) and LeRobot's `DiffusionRgbEncoder`: groups
+    of 16 channels in the normalisation, no final pooling, a 1 x 1 convolution to the keypoints' channels, and
+    twice as many features as keypoints. `with_torch_weights` takes LeRobot's weights.
 
     Args:
         shape: (height, width, channels) of the images.
-        keypoints: their number.
-        crop_shape: rows and columns that the network sees of an image: at a random place while it is trained,
-            in the middle otherwise; None: all of it.
+        keypoints: number of keypoints.
+        crop_shape: rows and columns of the crop that the network sees, at a random position during training
+            and central otherwise; None: the whole image.
         mean: subtracted from each channel, in units of 255; () stands for 0.
-        std: what the difference is divided by; () stands for 1.
-        norm: "group", or "batch": that of networks trained elsewhere, as it is after training.
-        key: of the weights.
+        std: divisor of each channel after the subtraction; () stands for 1.
+        norm: "group", or "batch" with fixed statistics, for networks trained elsewhere.
+        key: draws the weights.
 
     Raises:
-        OtprError: the crop is larger than the images, what is seen is smaller than 32 pixels, or there is not
-            one mean and one deviation, above 0, for each channel.
+        OtprError: the crop is larger than the images, the visible part is smaller than 32 pixels, or there is
+            not one mean and one positive deviation for each channel.
     """
 
     conv1: Convolution
@@ -280,7 +281,7 @@ class ResNet18(VisionNetwork):
     def __call__(
         self, images: UInt8[Array, "n h w c"], key: PRNGKeyArray | None = None
     ) -> Float[Array, "n f"]:
-        """See `VisionNetwork.__call__`; each image has a crop of its own."""
+        """See `VisionNetwork.__call__`; each image is cropped independently."""
         x = self.seen(images, key).astype(jnp.float32) / 255
         x = (x - jnp.asarray(self.mean)) / jnp.asarray(self.std)
         x = max_pool(jax.nn.relu(self.norm1(self.conv1(x))), 3, 2, 1)
@@ -291,7 +292,7 @@ class ResNet18(VisionNetwork):
     def seen(
         self, images: UInt8[Array, "n h w c"], key: PRNGKeyArray | None
     ) -> UInt8[Array, "n rows columns c"]:
-        """What the network sees of images: their crops, or all of them."""
+        """The part of images that the network sees: crops or whole images."""
         if self.crop_shape is None:
             return images
         if key is not None:
@@ -314,14 +315,14 @@ class ResNet18(VisionNetwork):
         return {**modules, "pool.nets": self.keypoints, "out": self.out}
 
     def with_torch_weights(self, arrays: Mapping[str, NDArray[Any]]) -> ResNet18:
-        """The network with weights of LeRobot's `DiffusionRgbEncoder`; its own may be `jax.ShapeDtypeStruct`.
+        """The network with weights of LeRobot's `DiffusionRgbEncoder`. Its own may be `jax.ShapeDtypeStruct`.
 
         Args:
-            arrays: its state dict; the grid of its spatial softmax and the numbers of batches that its
-                normalisation has seen are not needed.
+            arrays: the state dict. The grid of the spatial softmax and the batch counters of normalisations
+                are not needed.
 
         Raises:
-            OtprError: an array is missing, too many, or of another shape.
+            OtprError: an array is missing, superfluous, or has another shape.
         """
         unneeded = ("pool.pos_grid", ".num_batches_tracked")
         given = {name: x for name, x in arrays.items() if not name.endswith(unneeded)}
@@ -332,7 +333,7 @@ class ResNet18(VisionNetwork):
 def _resnet_convolution(
     channels: tuple[int, int], window: int, stride: int, key: PRNGKeyArray
 ) -> Convolution:
-    """Without bias, initialised as in torchvision: gradients keep their scale (He et al., 2015)."""
+    """A convolution without bias, initialised as in torchvision (He et al., 2015)."""
     spread = math.sqrt(2 / (channels[1] * window**2))
     return Convolution(channels, (window, window), stride=stride, use_bias=False, spread=spread, key=key)
 
@@ -357,4 +358,4 @@ def _check_size(size: tuple[int, ...]) -> None:
 VISION: dict[str, Callable[..., VisionNetwork]] = {
     network.kind: network for network in (SmallVision, ResNet18)
 }
-"""By their names; each is called with the images' shape, what `about` gives, and a key."""
+"""Networks by name; each is called with the images' shape, the entries of `about`, and a key."""

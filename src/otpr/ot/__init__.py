@@ -1,9 +1,10 @@
-"""L2-regularised, masked optimal transport: the mathematics, free of reinforcement learning.
+"""L2-regularised, masked optimal transport, independent of reinforcement learning.
 
-`dual` holds the objective, the compatibility and the marginal error; `discrete` the exact optimum on two
-weighted samples (by `newton`; `feasibility` says why there is none) and `transform` its extension to new
-points; `keypoints` the mask and the guiding cost; `potentials` neural potentials and how they are trained,
-`neural` when to stop. Everything works on plain arrays.
+`dual` has the objective, the compatibility and the marginal error. `discrete` computes the exact optimum on
+two weighted samples with the solver in `newton`; `feasibility` explains why a problem has no solution, and
+`transform` extends potentials to new points. `keypoints` has the mask and the guiding cost. `potentials` has
+neural potentials and their training steps, and `neural` trains them until they meet a tolerance. All
+functions take plain arrays.
 """
 
 from otpr.ot.discrete import DiscreteSolution, solve_discrete

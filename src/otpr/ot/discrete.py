@@ -3,11 +3,11 @@
     primal  min_pi  sum c pi + epsilon sum pi^2 / (p q) + 1/(2 lambda) E_q[(r - 1)^2]
     dual    max_{u,v}  E_p[u] + E_q[v] - lambda/2 E_q[v^2] - 1/(4 epsilon) E_{p x q}[ m (u + v - c)_+^2 ]
 
-pi has the row marginal p and is 0 outside the mask m; r_j = E_p[H(., j)] is what column j receives relative
-to its weight. lambda, the relaxation of the columns, is 0 for exact transport (r = 1), and infinite where
-columns may receive anything: then v = 0, and pi(a | s) = q(a) (u(s) - c(s, a))_+ / (2 epsilon) is the sparse
-(Tsallis) policy (Lee, Choi and Oh, "Sparse Markov decision processes with causal sparse Tsallis entropy
-regularization for reinforcement learning", RA-L 2018). The method is in `newton`.
+pi has the row marginal p and is 0 outside the mask m; r_j = E_p[H(., j)] is the mass that column j receives,
+relative to its weight. lambda is the relaxation of the column marginals: 0 means exact transport (r = 1), and
+infinity leaves them free. In the free case v = 0, and pi(a | s) = q(a) (u(s) - c(s, a))_+ / (2 epsilon) is
+the sparse (Tsallis) policy (Lee, Choi and Oh, "Sparse Markov decision processes with causal sparse Tsallis
+entropy regularization for reinforcement learning", RA-L 2018). `newton` has the solver.
 """
 
 from __future__ import annotations
@@ -25,22 +25,23 @@ from otpr.ot.newton import maximise_dual, violation
 
 
 class DiscreteSolution(eqx.Module):
-    """What `solve_discrete` found.
+    """The result of `solve_discrete`.
 
     Attributes:
         u: potential of each row, in the units of the cost.
-        v: potential of each column. With exact columns u + a, v - a is as good for any a, and E_q[v] = 0 is
-            taken; where the support falls into unconnected parts the same holds in each, and a is arbitrary.
+        v: potential of each column. With exact columns, potentials are unique up to (u + a, v - a), and a is
+            chosen so that E_q[v] = 0. If the support has several connected components, a is arbitrary in
+            each.
         compatibility: H of every pair, >= 0, and 0 outside the support or the mask.
-        plan: H p q, the mass of every pair.
-        dual_value: of the potentials, a lower bound on the optimum, up to rounding.
-        primal_value: of the plan. Equal to the dual value at the optimum.
-        marginal_error: weighted mean over the rows of |E_q[H] - 1| and over the columns of
-            |E_p[H] - 1 + lambda v| / (1 + 2 epsilon lambda), and of these two the mean. For exact columns and
-            equal weights that is the marginal error of `otpr.ot.marginal_errors`.
-        converged: whether the largest of these distances, over points of positive weight, is within the
+        plan: H p q, the transported mass of every pair.
+        dual_value: dual objective of the potentials, a lower bound on the optimum up to rounding.
+        primal_value: primal objective of the plan; equal to `dual_value` at the optimum.
+        marginal_error: the mean of two weighted means: |E_q[H] - 1| over the rows, and |E_p[H] - 1 + lambda
+            v| / (1 + 2 epsilon lambda) over the columns. With exact columns and equal weights it equals the
+            mean of `otpr.ot.marginal_errors`.
+        converged: whether the largest of these errors, over points of positive weight, is within the
             tolerance.
-        iterations: Newton steps taken.
+        iterations: number of Newton steps.
     """
 
     u: Float[Array, " n"]
@@ -65,32 +66,31 @@ def solve_discrete(
     tolerance: ArrayLike = 1e-6,
     max_iterations: ArrayLike = 100,
 ) -> DiscreteSolution:
-    """The optimum of the masked, L2-regularised transport problem between n rows and m columns.
+    """Solve the masked, L2-regularised transport problem between n rows and m columns.
 
-    Works under `jit` and `vmap`; every argument may then be traced. A step solves one dense symmetric system
-    of the smaller side's size, and 3 to 30 steps are usual, more for a smaller epsilon.
+    Works under `jit` and `vmap` with every argument traced. A Newton step solves one dense symmetric system
+    of the smaller side's size. Usually 3 to 30 steps are needed, and more for a smaller epsilon.
 
     Precision is that of the cost, float32 or float64. In float64 a tolerance of 1e-12 can be reached. In
-    float32 the means of H come within 1e-6 of 1 for up to about a thousand points a side; H is then that of a
-    cost changed by its own rounding, so it differs from (u + v - c)_+ / (2 epsilon), formed again in float32,
-    by about 1e-7 |c| / epsilon. A tolerance that rounding does not allow ends with `converged` False.
+    float32 the means of H come within 1e-6 of 1 for up to about a thousand points on each side. The returned
+    H then differs from (u + v - c)_+ / (2 epsilon), recomputed in float32, by about 1e-7 |c| / epsilon. If
+    rounding does not allow the tolerance, `converged` is False.
 
     Args:
         cost: (n, m), c of every pair; finite where the mask allows the pair, and not read elsewhere.
         epsilon: strength of the regularisation, > 0, in the units of `cost`.
-        mask: (n, m) of bool, pairs that may carry mass; None allows all.
-        row_weights: (n,), p >= 0, summing to 1; None weighs the rows alike. A row of weight 0 takes no part,
-            and its potential is the one that meets its own condition: its c-transform, or, where it may meet
-            no column of positive weight, anything finite.
-        column_weights: (m,), q, likewise.
+        mask: (n, m), bool: pairs that may carry mass; None allows all.
+        row_weights: (n,), p >= 0, summing to 1; None weighs the rows equally. A row of weight 0 does not
+            affect the solution. Its potential is its c-transform or, where the mask allows it no column of
+            positive weight, any finite number.
+        column_weights: (m,), q, with the same conditions.
         column_relaxation: lambda in [0, inf], in units of 1 / cost. 0 is exact transport.
-        tolerance: on every row and column of positive weight; see `DiscreteSolution`.
-        max_iterations: Newton steps at most.
+        tolerance: bound on the error of every row and column of positive weight; see `DiscreteSolution`.
+        max_iterations: largest number of Newton steps.
 
     Raises:
-        ValueError: an argument of wrong shape, type or value, or a mask that no plan fits. What is traced has
-            no value to look at: its shape and type are checked, and an impossible problem ends with
-            `converged` False.
+        ValueError: an argument has a wrong shape, type or value, or no plan fits the mask. Of traced
+            arguments only shape and type are checked, and an infeasible problem ends with `converged` False.
     """
     cost = jnp.asarray(cost)
     mask = None if mask is None else jnp.asarray(mask)
@@ -123,7 +123,7 @@ def _solve(
     tolerance: Float[Array, ""],
     max_iterations: Int[Array, ""],
 ) -> DiscreteSolution:
-    with jax.default_matmul_precision("highest"):  # else some accelerators round the factors of a product
+    with jax.default_matmul_precision("highest"):  # some accelerators round the factors otherwise
         if mask is not None:
             cost = jnp.where(mask, cost, 0.0)
         problem, state = maximise_dual(

@@ -3,10 +3,10 @@
     primal  min_pi  sum c dpi + epsilon sum pi^2 / (p q)       with marginals p and q
     dual    max_{u,v}  E_p[u] + E_q[v] - 1/(4 epsilon) E_{p x q}[ m (u + v - c)_+^2 ]
 
-with m the keypoint mask (1 everywhere when there are no keypoints). The plan is m H p q with the
-*compatibility* H = (u + v - c)_+ / (2 epsilon): the density of the plan against the product measure.
-Sources: Seguy et al., "Large-scale optimal transport and mapping estimation", ICLR 2018 (the dual and H);
-Gu et al., "Keypoint-guided optimal transport", NeurIPS 2022 (the mask); Sun et al., ICML 2025 (OTPR).
+where m is the keypoint mask (1 everywhere if there are no keypoints). The plan is m H p q with the
+*compatibility* H = (u + v - c)_+ / (2 epsilon), the density of the plan with respect to the product measure.
+Sources: Seguy et al., "Large-scale optimal transport and mapping estimation", ICLR 2018 (the dual and H); Gu
+et al., "Keypoint-guided optimal transport", NeurIPS 2022 (the mask); Sun et al., ICML 2025 (OTPR).
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def dual_objective(
     mask: Bool[Array, "n m"] | None = None,
     column_relaxation: float = 0.0,
 ) -> Float[Array, ""]:
-    """Value of the dual on samples of equal weight, to be maximised. Concave in (u, v).
+    """Dual objective on samples of equal weight. It is concave in (u, v) and is to be maximised.
 
     Args:
         u: potential of each row (state).
@@ -35,7 +35,7 @@ def dual_objective(
         cost: c of every pair.
         epsilon: strength of the regularisation, > 0, in the units of `cost`.
         mask: pairs that may carry mass; None allows all.
-        column_relaxation: lambda in [0, inf), the price -lambda/2 E_q[v^2] (`otpr.ot.discrete`).
+        column_relaxation: lambda in [0, inf), of the term -lambda/2 E_q[v^2] (`otpr.ot.discrete`).
     """
     penalty = _excess(u, v, cost) ** 2
     if mask is not None:
@@ -51,7 +51,7 @@ def compatibility(
     epsilon: float | Float[Array, ""],
     mask: Bool[Array, "n m"] | None = None,
 ) -> Float[Array, "n m"]:
-    """H of every pair, >= 0 and exactly 0 outside the support or the mask.
+    """Compatibility H of every pair: >= 0, and exactly 0 outside the support or the mask.
 
     The plan between n rows and m columns of equal weight is `H / (n * m)`.
     """
@@ -60,10 +60,10 @@ def compatibility(
 
 
 def marginal_errors(H: Float[Array, "n m"]) -> tuple[Float[Array, ""], Float[Array, ""]]:
-    """Mean distance from 1 of the row means and of the column means of H.
+    """Mean absolute deviation from 1 of the row means of H and of its column means.
 
-    Both are 0 at the optimum (the first-order conditions of the dual). Their mean is the *marginal error*:
-    the one number that says whether potentials can be trusted. H must have its mask applied.
+    Both are 0 at the optimum, by the first-order conditions of the dual. Their mean is the *marginal error*,
+    which measures how far the potentials are from the optimum. The mask must have been applied to H.
     """
     return relaxed_marginal_errors(H, jnp.zeros(H.shape[1]), 1.0, 0.0)
 
@@ -74,14 +74,14 @@ def relaxed_marginal_errors(
     epsilon: float | Float[Array, ""],
     column_relaxation: float,
 ) -> tuple[Float[Array, ""], Float[Array, ""]]:
-    """`marginal_errors` where columns may deviate, at a price.
+    """`marginal_errors` for relaxed column marginals.
 
-    The second is the mean over the columns of |r - 1 + lambda v| / (1 + 2 epsilon lambda), r being a column's
-    mean of H; for lambda = inf of |v| / (2 epsilon). Both are 0 at the optimum of the dual with the
-    relaxation lambda (`otpr.ot.discrete`).
+    The column error is the mean over the columns of |r - 1 + lambda v| / (1 + 2 epsilon lambda), where r is a
+    column's mean of H; for lambda = inf it is the mean of |v| / (2 epsilon). Both errors are 0 at the optimum
+    of the dual with relaxation lambda (`otpr.ot.discrete`).
 
     Args:
-        H: compatibility, its mask applied.
+        H: compatibility, with the mask applied.
         v: potential of each column.
         epsilon: strength of the regularisation, > 0, in the units of the cost.
         column_relaxation: lambda in [0, inf], in units of 1 / cost.

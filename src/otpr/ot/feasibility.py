@@ -1,4 +1,4 @@
-"""Whether a mask leaves room for any plan between two weighted samples, and which points forbid it."""
+"""Whether a mask admits any plan between two weighted samples, and which points rule it out."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from scipy.optimize import linprog
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-# Masses closer than this are taken to agree: the linear programme's own tolerance is 1e-7.
+# Masses closer than this count as equal; the linear programme's own tolerance is 1e-7.
 _TOLERANCE = 1e-6
 
 Indices = NDArray[np.int64]
@@ -26,7 +26,7 @@ def name_points(kind: str, indices: Indices) -> str:
 def _overfull_rows(
     mask: NDArray[np.bool_], p: Weights, q: Weights, allowed: NDArray[np.bool_]
 ) -> tuple[Indices, Indices] | None:
-    """The connected part of the `allowed` rows that most exceeds the columns it may use, and those."""
+    """The connected component of `allowed` rows with the most excess mass, and the columns it may use."""
     rows = np.flatnonzero(allowed)
     columns = np.flatnonzero(mask[rows].any(axis=0))
     row, column = np.nonzero(mask[np.ix_(rows, columns)])
@@ -41,15 +41,16 @@ def _overfull_rows(
 
 
 def why_infeasible(mask: NDArray[np.bool_], p: Weights, q: Weights) -> str | None:
-    """Why no plan with marginals p and q stays within the mask, or None where one does.
+    """Why no plan with marginals p and q fits the mask; None if one does.
 
-    The greatest mass that can be moved is a linear programme; where it is below 1 its dual is a least cut,
-    that is a set of rows with more mass than all the columns they may use (Gale, "A theorem on flows in
-    networks", Pacific Journal of Mathematics 1957), or the same said of columns. Points that are allowed
-    alike are merged first: with keypoint masks only one group and the keypoints are left.
+    The largest mass that can be transported is the value of a linear programme. If it is below 1, the dual
+    solution is a minimum cut: a set of rows with more mass than all the columns they may use (Gale, "A
+    theorem on flows in networks", Pacific Journal of Mathematics 1957), or the same with rows and columns
+    exchanged. Points with equal rows of the mask are merged first; with keypoint masks, only one group and
+    the keypoints remain.
 
     Args:
-        mask: (n, m), pairs that may carry mass. Each point of positive weight must have another to meet.
+        mask: (n, m), pairs that may carry mass. Each point of positive weight must have at least one pair.
         p, q: (n,) and (m,), weights >= 0 that sum to 1.
     """
     rows, columns = np.nonzero(p > 0)[0], np.nonzero(q > 0)[0]
@@ -69,12 +70,12 @@ def why_infeasible(mask: NDArray[np.bool_], p: Weights, q: Weights) -> str | Non
     )
     if not result.success:
         raise RuntimeError(f"The linear programme of the mask's feasibility ended with: {result.message}")
-    # A row of dual price 0 has mass to spare: what is short is room in the columns it may use.
+    # A row of dual price 0 has excess mass: its columns lack capacity.
     short = np.greater(result.ineqlin.marginals[: len(supply)], -0.5)
     cut_rows = short[row_group.ravel()]
     cut_columns = ~np.any(merged[short], axis=0)[column_group.ravel()]
     p, q = p[rows], q[columns]
-    # a side's name, its points and their weights, then the same of the other side
+    # one side's name, points and weights, then those of the other side
     causes: list[tuple[str, Indices, Weights, str, Indices, Weights]] = []
     if (found := _overfull_rows(kept, p, q, cut_rows)) is not None:
         causes.append(("row", rows[found[0]], p[found[0]], "column", columns[found[1]], q[found[1]]))

@@ -1,4 +1,4 @@
-"""Keypoints: pairs known to belong together, the mask they impose and the cost they suggest.
+"""Keypoints, pairs that are known to match: the mask and the guiding cost that they define.
 
 Source: Gu et al., "Keypoint-guided optimal transport with applications in heterogeneous domain adaptation",
 NeurIPS 2022.
@@ -14,13 +14,13 @@ NO_KEYPOINT = -1
 
 
 def keypoint_mask(row_ids: Int[Array, " n"], column_ids: Int[Array, " m"]) -> Bool[Array, "n m"]:
-    """Pairs that may carry mass.
+    """The pairs that may carry mass.
 
-    A keypoint's row meets its own column only, and its column its own row only; rows and columns without a
-    keypoint (`NO_KEYPOINT`) meet each other freely.
+    A keypoint's row may only be paired with the column of the same keypoint, and the reverse. Rows and
+    columns without a keypoint (`NO_KEYPOINT`) may be paired freely with each other.
 
     Args:
-        row_ids: keypoint number of each row, `NO_KEYPOINT` where it has none.
+        row_ids: keypoint number of each row; `NO_KEYPOINT` where it has none.
         column_ids: the same for the columns.
     """
     return row_ids[:, None] == column_ids[None, :]
@@ -36,17 +36,17 @@ def _cosine_distance(x: Float[Array, "n d"], y: Float[Array, "k d"]) -> Float[Ar
 def relation(
     points: Float[Array, "n d"], keypoints: Float[Array, "k d"], temperature: float
 ) -> Float[Array, "n k"]:
-    """How each point stands to the keypoints of its own space: softmax_k(-d(x, x_k) / temperature).
+    """Relation of each point to the keypoints of its own space: softmax_k(-d(x, x_k) / temperature).
 
-    d is the cosine distance. Rows are probability vectors.
+    d is the cosine distance. The rows of the result, (n, k), are probability vectors.
     """
     return jax.nn.softmax(-_cosine_distance(points, keypoints) / temperature, axis=-1)
 
 
 def guiding_cost(rows: Float[Array, "n k"], columns: Float[Array, "m k"]) -> Float[Array, "n m"]:
-    """Jensen-Shannon divergence (nats, in [0, log 2]) between the relations of rows and of columns.
+    """Jensen-Shannon divergence (in nats, in [0, log 2]) between the relations of rows and of columns.
 
-    A state and an action that stand alike to the keypoints of their spaces are cheap to couple.
+    Pairing a state and an action with similar relations to the keypoints of their spaces costs little.
     """
 
     def entropy(p: Float[Array, "*n k"]) -> Float[Array, "*n"]:
@@ -55,5 +55,5 @@ def guiding_cost(rows: Float[Array, "n k"], columns: Float[Array, "m k"]) -> Flo
     def against_all_columns(row: Float[Array, " k"]) -> Float[Array, " m"]:
         return entropy((row[None, :] + columns) / 2)
 
-    mixed = jax.lax.map(against_all_columns, rows)  # one row at a time: (n, m, k) need not fit in memory
+    mixed = jax.lax.map(against_all_columns, rows)  # row by row: (n, m, k) may not fit in memory
     return mixed - (entropy(rows)[:, None] + entropy(columns)[None, :]) / 2

@@ -1,8 +1,8 @@
-"""Transport between distributions: neural potentials, trained until they hold on pairs not trained on.
+"""Transport between distributions: neural potentials, trained until they generalise to held-out pairs.
 
-The first-order conditions of the dual say how good potentials are: the mean of H over all actions must be 1
-for every state, and over all states for every action. What counts is the distance from 1 on a *held-out*
-sample: potentials that were trained long on few pairs satisfy the conditions there and nowhere else.
+The first-order conditions of the dual measure the quality of potentials: the mean of H over all actions must
+be 1 for every state, and the mean over all states must be 1 for every action. The deviation from 1 is
+measured on a *held-out* sample, because potentials that overfit a few pairs meet the conditions only there.
 """
 
 from __future__ import annotations
@@ -32,30 +32,30 @@ Draw = Callable[[PRNGKeyArray, int], TransportProblem]
 Cost = Callable[[Float[Array, "n s"], Float[Array, "m a"]], Float[Array, "n m"]]
 Map = Callable[[Callable[[Any], Any], Any], Any]
 
-# Of a fit after some passes: the arrays of the potentials, (row error, column error, support), the share of
-# unsolved blocks and the number of passes.
+# The state of a fit: the arrays of the potentials, (row error, column error, support), the share of unsolved
+# blocks and the number of passes.
 _Progress = tuple[Any, tuple[Array, Array, Array], Array, Array]
 
 HELD_OUT = 256
-"""States and actions of the held-out sample; a block's where that is larger or masked. Even perfect
-potentials show an error there, of about 0.8 std(H) / sqrt(HELD_OUT): its means are taken over a sample."""
+"""Number of states and of actions in the held-out sample; the size of a block where that is larger or masked.
+Perfect potentials still have a sampling error there of about 0.8 std(H) / sqrt(HELD_OUT)."""
 
 
 class NeuralSolution(eqx.Module):
-    """What `fit` found. The same face as a `DiscreteSolution`, for points not seen before.
+    """The result of `fit`, the counterpart of `DiscreteSolution` for unseen points.
 
     Attributes:
-        potentials: u and v.
-        cost: c of every pair of some states and actions.
+        potentials: the networks u and v.
+        cost: a function from states and actions to c of every pair.
         epsilon: strength of the regularisation, in the units of the cost.
-        row_error: mean distance from 1 of each held-out state's mean of H over the held-out actions.
-        column_error: the same with states and actions exchanged; for relaxed columns the second of
+        row_error: mean over the held-out states of |E_a[H] - 1|, the expectation over the held-out actions.
+        column_error: the same with states and actions exchanged; for relaxed columns, the column error of
             `relaxed_marginal_errors`.
         support: share of the held-out pairs with H > 0.
         converged: whether the larger of `row_error` and `column_error` is within the tolerance.
-        passes: how many were needed, 0 if the potentials given were good enough.
-        unsolved: share of the blocks without an exact solution (no plan fits their mask, or precision ended),
-            which were left out. 0 with the method "ascent".
+        passes: number of passes; 0 if the given potentials met the tolerance.
+        unsolved: share of the blocks without an exact solution (no plan fits their mask, or the solver
+            reached the limit of precision). They are left out. 0 with the method "ascent".
     """
 
     potentials: Potentials
@@ -70,9 +70,9 @@ class NeuralSolution(eqx.Module):
 
     @property
     def marginal_error(self) -> Float[Array, ""]:
-        """The mean of `row_error` and `column_error`: a number to report, not one to judge by.
+        """The mean of `row_error` and `column_error`, for reports; convergence is judged by both separately.
 
-        Where columns are all but free their error is near 0, so that this is about half of the row error.
+        With almost free columns, the column error is near 0 and this is about half of the row error.
         """
         return (self.row_error + self.column_error) / 2
 
@@ -105,38 +105,41 @@ def fit(
     max_passes: int | Int[Array, ""] = 10,
     map_blocks: Map = jax.lax.map,
 ) -> NeuralSolution:
-    """Train potentials on fresh blocks, pass after pass, until a held-out sample is content with them.
+    """Train potentials on fresh blocks, pass after pass, until their held-out errors meet the tolerance.
 
     "regression" solves each block exactly (`solve_discrete`) and fits u and v to the solutions of all blocks
-    of the pass together. "ascent" climbs the dual on random tiles of one block after the other (Seguy et al.,
-    ICLR 2018). Where most pairs carry mass, regression is left with about half the held-out error from equal
-    numbers of pairs and steps; where the support falls almost apart, exact potentials differ from block to
-    block and ascent is better (docs/devlog/performance.md). Ascent also serves where a mask asks of a
-    keypoint an H that no smooth potential can give. Small epsilons need no annealing: the exact solver does
-    that by itself.
+    of the pass together. "ascent" maximises the dual by stochastic ascent on random tiles of one block after
+    the other (Seguy et al., ICLR 2018). If most pairs carry mass, regression has about half the held-out
+    error at equal numbers of pairs and steps. If the support almost falls apart, exact potentials differ from
+    block to block and ascent is better (docs/devlog/performance.md). Ascent is also the choice if a mask
+    requires an H at a keypoint that no smooth potential can represent. Small epsilons need no annealing,
+    because the exact solver anneals internally.
 
-    Works under `eqx.filter_jit`. With `tolerance` and `max_passes` as arrays, one program serves all of them.
+    Works under `eqx.filter_jit`. Pass `tolerance` and `max_passes` as arrays to avoid recompiling for new
+    values.
 
     Args:
-        potentials: where to start; the last ones, where the cost has changed a little since.
-        draw: from a key and n to a fresh sample of n states and n actions.
-        cost: from states and actions to c of every pair.
+        potentials: the starting point; the previous potentials if the cost has changed only a little.
+        draw: maps a key and n to a fresh sample of n states and n actions.
+        cost: maps states and actions to c of every pair.
         epsilon: strength of the regularisation, > 0, in the units of the cost.
-        key: of the draws.
-        method: how a pass trains.
-        column_relaxation: lambda of `solve_discrete`, in [0, inf]; inf with "regression" alone.
-        block: states and actions of a block. Several small blocks beat one large one of as many pairs.
-        blocks: in a pass.
-        steps: of Adam in a pass; with "ascent" shared evenly by the blocks.
-        batch: states and actions of a step. With "ascent" at most `block`.
-        learning_rate: of Adam. With "regression" it falls to 0 in each pass.
-        tolerance: on the held-out row error and on the column error, each.
-        max_passes: passes after which to end, `converged` or not.
-        map_blocks: `jax.lax.map`, or what gives the same and solves several blocks at a time, as on several
-            devices. With "regression" alone: ascent takes one block after the other.
+        key: draws the samples.
+        method: "regression" or "ascent".
+        column_relaxation: lambda of `solve_discrete`, in [0, inf]; inf only with "regression".
+        block: number of states and of actions in a block. Several small blocks work better than one large
+            block with as many pairs.
+        blocks: number of blocks in a pass.
+        steps: Adam steps in a pass; with "ascent" they are divided evenly among the blocks.
+        batch: number of states and of actions in a step; with "ascent" at most `block`.
+        learning_rate: of Adam. With "regression" it decays to 0 in each pass.
+        tolerance: bound on the held-out row error and on the held-out column error.
+        max_passes: the largest number of passes.
+        map_blocks: `jax.lax.map` or an equivalent that solves several blocks at a time, e.g. on several
+            devices. Used only with "regression".
 
     Raises:
-        ValueError: with "ascent", a batch larger than the block, fewer steps than blocks, or free columns.
+        ValueError: with "ascent", the batch is larger than a block, there are fewer steps than blocks, or the
+            columns are free.
     """
     if method == "ascent" and not column_relaxation < jnp.inf:
         raise ValueError(
@@ -147,7 +150,7 @@ def fit(
     arrays, static = eqx.partition(potentials, eqx.is_array)
     held_out_key, key = jax.random.split(key)
     held_out = draw(held_out_key, max(HELD_OUT, block))
-    if held_out.mask is not None:  # a keypoint's H is the size of its sample: measure it as it is trained
+    if held_out.mask is not None:  # a keypoint's H depends on the sample's size
         held_out = draw(held_out_key, block)
     held_out_cost = cost(held_out.states, held_out.actions)
 
@@ -196,7 +199,7 @@ def fit(
         return trained, jnp.zeros(())
 
     def content(rows: Array, columns: Array) -> Bool[Array, ""]:
-        # each for itself: the mean would hide an error of the rows behind columns that are free to deviate
+        # checked separately: the mean would hide an error of the rows if the columns may deviate freely
         return (rows <= tolerance) & (columns <= tolerance)
 
     def unfinished(state: _Progress) -> Bool[Array, ""]:

@@ -1,16 +1,17 @@
-"""The maximum of the discrete dual, by a semismooth Newton method. `discrete` is its face.
+"""A semismooth Newton method for the discrete dual. `discrete` has the public interface.
 
-Everything here is in units of 2 epsilon, in which the compatibility is H = (u + v - c)_+. The relaxation
-lambda of the columns enters through v = s z with s = 1/sqrt(1 + lambda) and b = lambda/(1 + lambda), which
-stays finite and well scaled from lambda = 0 (s = 1, b = 0: exact) to infinity (s = 0, b = 1: v = 0):
+All quantities here are in units of 2 epsilon, in which the compatibility is H = (u + v - c)_+. The relaxation
+lambda of the columns enters through v = s z with s = 1/sqrt(1 + lambda) and b = lambda/(1 + lambda). These
+stay finite and well scaled from lambda = 0 (s = 1, b = 0: exact columns) to infinity (s = 0, b = 1: v = 0):
 
     max_{u,z}  E_p[u] + s E_q[z] - b/2 E_q[z^2] - 1/2 E_{p x q}[ (u + s z - c)_+^2 ]
 
 The dual is concave and piecewise quadratic. Its generalised Hessian has two diagonal blocks, so the larger
-side is eliminated and a symmetric system of the smaller side's size is left (Lorenz, Manns and Meyer,
+side can be eliminated, which leaves a symmetric system of the smaller side's size (Lorenz, Manns and Meyer,
 "Quadratically regularized optimal transport", Applied Mathematics and Optimization 2021). It is singular
-along u + a, v - a on each connected part of the support: Levenberg-Marquardt damping, tied to the residual,
-takes care of that. Where epsilon is small against the spread of the cost, it is lowered in stages.
+along (u + a, v - a) on each connected component of the support, which Levenberg-Marquardt damping
+proportional to the residual resolves. If epsilon is small relative to the spread of the cost, it is lowered
+in stages.
 """
 
 from __future__ import annotations
@@ -24,23 +25,23 @@ from jaxtyping import Array, Bool, Float, Int
 
 from otpr.ot.transform import marginal_root
 
-# The first stage's 2 epsilon in units of the cost's spread: a good part of all pairs then carries mass, and a
-# Newton method finds the support from afar. A stage ends when the residual (norm, at most ~1) is below
-# STAGE_RESIDUAL; solving it better would cost steps and help the next one little.
+# The first stage's 2 epsilon in units of the cost's spread. Many pairs then carry mass, and Newton's method
+# finds the support from a distant start. A stage ends when the residual (a norm of at most about 1) is below
+# STAGE_RESIDUAL; a more precise solution would cost steps and hardly help the next stage.
 FIRST_STAGE = 0.2
 STAGE_FACTOR = 4.0
 STAGE_RESIDUAL = 0.1
-# Relative to a diagonal of ones. It fades with the residual, so that convergence stays superlinear.
+# Relative to a diagonal of ones. It shrinks with the residual, so that convergence stays superlinear.
 DAMPING = 1e-3
-# A step that fails multiplies the damping by 100. Past this factor only rounding is left to be gained.
+# A failed step multiplies the damping by 100. Beyond this factor, only rounding error remains.
 MOST_DAMPING = 1e8
 LEAST_STEP = 2.0**-30
-# Slack of a pair outside the mask: so far from the support that no step can bring it back.
+# The slack of a pair outside the mask: so negative that no step brings the pair into the support.
 FORBIDDEN = -1e30
 
 
 class Problem(NamedTuple):
-    """What does not change from step to step, apart from the cost, which lives on in the slack."""
+    """The constants of the iteration. The cost is not among them, because the slack contains it."""
 
     p: Float[Array, " n"]
     q: Float[Array, " m"]
@@ -51,16 +52,16 @@ class Problem(NamedTuple):
 class State(NamedTuple):
     """One iterate.
 
-    The slack u + s z - c moves along with u and z. Formed again from potentials that are large beside H it
-    would carry their rounding, and the marginals with it; moved along, it has the precision of H itself.
+    The slack u + s z - c is updated together with u and z. Recomputing it from potentials that are much
+    larger than H would give it, and the marginals, their rounding error; updated, it has the precision of H.
     """
 
     u: Float[Array, " n"]
     z: Float[Array, " m"]
     slack: Float[Array, "n m"]
-    stage: Float[Array, ""]  # this stage's epsilon over the final one, >= 1
-    rows: Float[Array, " n"]  # gradient over p: what E_q[H] lacks to 1
-    columns: Float[Array, " m"]  # gradient in z over q: s (what E_p[H] lacks to 1 - lambda v)
+    stage: Float[Array, ""]  # the stage's epsilon divided by the final one, >= 1
+    rows: Float[Array, " n"]  # gradient divided by p: 1 - E_q[H]
+    columns: Float[Array, " m"]  # gradient in z divided by q: s (1 - lambda v - E_p[H])
     damping: Float[Array, ""]
     iterations: Int[Array, ""]
 
@@ -82,9 +83,9 @@ def _norm(problem: Problem, state: State) -> Float[Array, ""]:
 
 
 def violation(problem: Problem, state: State) -> Float[Array, ""]:
-    """The largest distance from an optimality condition, over rows and columns of positive weight.
+    """The largest violation of an optimality condition, over rows and columns of positive weight.
 
-    A row's is |E_q[H] - 1|; a column's |E_p[H] - 1 + lambda v| / (1 + lambda).
+    A row's violation is |E_q[H] - 1|, a column's |E_p[H] - 1 + lambda v| / (1 + lambda).
     """
     rows = jnp.where(problem.p > 0, jnp.abs(state.rows), 0.0)
     columns = jnp.where(problem.q > 0, jnp.abs(problem.s * state.columns), 0.0)
@@ -103,15 +104,15 @@ def _start(
         weight = jnp.sum(pairs, axis)
         return jnp.sum(x * pairs, axis) / jnp.where(weight > 0, weight, 1.0)
 
-    # A function of the row alone, or of an exact column alone, only moves the potentials: take it out, before
-    # a division could round what is large in it.
+    # A term of the cost that depends only on the row, or only on an exact column, merely shifts the
+    # potentials. Subtract it before a division rounds its large values.
     row_means = mean(cost, 1)
     cost = cost - row_means[:, None]
     column_means = jnp.where(b > 0, 0.0, mean(cost, 0))
     cost = (cost - column_means) / unit
-    z = column_means / unit  # s is 1 where they are not 0
+    z = column_means / unit  # s is 1 if they are not 0
     stage = jnp.maximum(FIRST_STAGE * jnp.sqrt(mean(cost**2, None)), 1.0)
-    # Every row its mass: no row is then without curvature.
+    # Every row starts with its mass, so that every row has curvature.
     u = marginal_root(cost, jnp.where(pairs > 0, q, 0.0), stage)
     u = jnp.where(jnp.isfinite(u), u, 0.0)
     slack = u[:, None] - cost
@@ -127,8 +128,8 @@ def _direction(problem: Problem, state: State) -> tuple[Float[Array, " n"], Floa
     p, q, s, b = problem
     n, m = state.slack.shape
     support = (state.slack > 0).astype(p.dtype)
-    # In coordinates in which the diagonal of the Hessian is 1, whatever the weights. A point without support
-    # has no curvature: lend it what one partner would give.
+    # Scaled so that the diagonal of the Hessian is 1 for any weights. A point without support has no
+    # curvature; it gets the curvature of one partner.
     row_curvature = support @ q
     column_curvature = s**2 * (p @ support) + b
     row_curvature = jnp.where(row_curvature > 0, row_curvature, jnp.max(q))
@@ -145,7 +146,7 @@ def _direction(problem: Problem, state: State) -> tuple[Float[Array, " n"], Floa
     x = (f - coupling @ y) / damped
     if n < m:
         x, y = y, x
-    # a point of no weight stays where it is, until `_settle`
+    # a point of weight 0 does not move until `_settle`
     du = x * jnp.where(p > 0, row_scale / jnp.where(p > 0, p, 1.0), 0.0)
     dz = y * jnp.where(q > 0, column_scale / jnp.where(q > 0, q, 1.0), 0.0)
     return state.stage * du, state.stage * dz
@@ -158,13 +159,13 @@ def _line_search(
     dz: Float[Array, " m"],
     move: Float[Array, "n m"],
 ) -> Float[Array, ""]:
-    """The first of 1, 1/2, 1/4, ... that gains enough (Armijo), or 0 where none does."""
+    """The first step size of 1, 1/2, 1/4, ... that meets Armijo's condition, or 0 if none does."""
     p, q, _, b = problem
     ascent = p @ (state.rows * du) + q @ (state.columns * dz)
     H = _positive(state.slack)
 
     def enough(t: Float[Array, ""]) -> Bool[Array, ""]:
-        # The gain itself, not a difference of two values of the dual, which would drown in their rounding.
+        # Computed directly: the difference of two values of the dual would be lost in their rounding.
         moved = state.slack + t * move
         change = _positive(moved) - H
         bend = p @ (H * jnp.minimum(moved, 0.0) - change**2 / 2) @ q - b * (q @ (t * dz) ** 2) / 2
@@ -186,7 +187,7 @@ def _step(problem: Problem, state: State) -> State:
     move = du[:, None] + problem.s * dz
     t = _line_search(problem, state, du, dz, move)
 
-    # where no step was accepted the direction may hold NaN (no Cholesky factor): more damping, same place
+    # without an accepted step the direction may be NaN (no Cholesky factor): stay, with more damping
     def advance(x: Float[Array, "*n"], dx: Float[Array, "*n"]) -> Float[Array, "*n"]:
         return jnp.where(t > 0, x + t * dx, x)
 
@@ -200,13 +201,13 @@ def _step(problem: Problem, state: State) -> State:
 
 
 def _at_stage(problem: Problem, state: State, stage: Float[Array, ""]) -> State:
-    ratio = state.stage / stage  # H and z / stage grow by it
+    ratio = state.stage / stage  # H and z / stage grow by this factor
     rows, columns = 1 - (1 - state.rows) * ratio, problem.s - (problem.s - state.columns) * ratio
     return state._replace(stage=stage, rows=rows, columns=columns)
 
 
 def _settle(problem: Problem, state: State, rows: bool, columns: bool) -> State:
-    """Give points of no weight, which the dual does not see, the potential that meets their own condition."""
+    """Set the potential of points of weight 0, which are not in the dual, by their own condition."""
     p, q, s, b = problem
     u, z, slack = state.u, state.z, state.slack
     if rows:
@@ -216,7 +217,7 @@ def _settle(problem: Problem, state: State, rows: bool, columns: bool) -> State:
         u, slack = u + du, slack + du[:, None]
     if columns:
         pairs = jnp.where(slack.T > FORBIDDEN / 2, s**2 * p, 0.0)
-        dv = marginal_root(-slack.T, pairs, s**2, b)  # from v = 0, where b is not 0: they start so and stay
+        dv = marginal_root(-slack.T, pairs, s**2, b)  # from v = 0 if b is not 0: they never moved
         dv = jnp.where((q == 0) & jnp.isfinite(dv), dv, 0.0)
         z, slack = z + dv / jnp.where(s > 0, s, 1.0), slack + dv
     return state._replace(u=u, z=z, slack=slack)
@@ -232,16 +233,17 @@ def maximise_dual(
     tolerance: Float[Array, ""],
     max_iterations: int | Int[Array, ""],
 ) -> tuple[Problem, State]:
-    """Ascend until `violation` is within the tolerance or what rounding leaves, or iterations are used up.
+    """Maximise the dual until `violation` is within the tolerance or iterations run out.
 
-    It also ends where damped steps no longer gain anything. The caller looks at `violation` to know.
+    It also stops at the limit of rounding, or if damped steps bring no further gain. The caller checks
+    `violation` for convergence.
 
     Args:
-        cost: c of every pair; 0 outside the mask, and finite.
-        epsilon: in the units of the cost.
+        cost: c of every pair; finite, and 0 outside the mask.
+        epsilon: strength of the regularisation, > 0, in the units of the cost.
         mask: pairs that may carry mass; None allows all.
-        row_weights: p; None weighs the rows alike. A weight of 0 is allowed.
-        column_weights: q, likewise.
+        row_weights: p; None weighs the rows equally. A weight of 0 is allowed.
+        column_weights: q, with the same conditions.
         relaxation: lambda in units of 1 / cost, in [0, inf].
 
     Returns:
@@ -253,7 +255,7 @@ def maximise_dual(
     p = jnp.full(n, 1 / n, cost.dtype) if row_weights is None else row_weights
     q = jnp.full(m, 1 / m, cost.dtype) if column_weights is None else column_weights
     problem = Problem(p, q, 1 / jnp.sqrt(1 + relaxation), 1 / (1 + 1 / relaxation))
-    # Means of H are not known more finely: a smaller tolerance would use up the iterations for nothing.
+    # The means of H have no higher precision: a smaller tolerance would waste iterations.
     within_reach = jnp.maximum(tolerance, 4 * jnp.finfo(cost.dtype).eps)
 
     def unsolved(state: State) -> Bool[Array, ""]:
@@ -263,5 +265,5 @@ def maximise_dual(
     state = jax.lax.while_loop(
         unsolved, lambda state: _step(problem, state), _start(problem, cost, mask, unit)
     )
-    state = _at_stage(problem, state, jnp.ones_like(state.stage))  # also where it ended before the last stage
+    state = _at_stage(problem, state, jnp.ones_like(state.stage))  # even if it stopped before the last stage
     return problem, _settle(problem, state, row_weights is not None, column_weights is not None)

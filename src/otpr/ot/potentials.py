@@ -1,7 +1,7 @@
-"""Neural potentials u(s), v(a), and two ways to train them on blocks of pairs whose cost is known.
+"""Neural potentials u(s) and v(a), and two ways to train them on blocks of pairs with known costs.
 
-The cost of a block is computed once and reused by every step: a step then costs two small networks on some
-rows and columns, and no evaluation of the cost. `neural.fit` draws the blocks and decides when to stop.
+The cost of a block is computed once and reused by every step, so that a step only evaluates two small
+networks on some rows and columns. `neural.fit` draws the blocks and decides when to stop.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from otpr.scanning import scan_state
 
 
 class TransportProblem(NamedTuple):
-    """A sample of states and actions, in random order, between which mass is to be transported."""
+    """A transport problem between a sample of states and one of actions, both in random order."""
 
     states: Float[Array, "n s"]
     actions: Float[Array, "m a"]
@@ -28,17 +28,17 @@ class TransportProblem(NamedTuple):
 
 
 class ExactPotentials(NamedTuple):
-    """What the potentials of some points should be, from exact solutions of blocks they were in."""
+    """Target potentials of points, from the exact solutions of their blocks."""
 
     states: Float[Array, "n s"]
     u: Float[Array, " n"]
     actions: Float[Array, "m a"]
     v: Float[Array, " m"]
-    solved: Float[Array, " n"]  # 1; 0 for the points of a block that has no exact solution
+    solved: Float[Array, " n"]  # 1, or 0 for points of a block without an exact solution
 
 
 class Potentials(eqx.Module):
-    """u of a state and v of an action, each a small network, both in the units of the (scaled) cost."""
+    """The potentials u of a state and v of an action, two small networks in the units of the scaled cost."""
 
     state_network: eqx.nn.MLP
     action_network: eqx.nn.MLP
@@ -64,7 +64,7 @@ class Potentials(eqx.Module):
         epsilon: float | Float[Array, ""],
         mask: Bool[Array, "n m"] | None = None,
     ) -> Float[Array, "n m"]:
-        """H of every pair (s_i, a_j), of the given cost; 0 outside the mask."""
+        """H of every pair (s_i, a_j) for the given cost; 0 outside the mask."""
         return compatibility(self.u(states), self.v(actions), cost, epsilon, mask)
 
 
@@ -83,16 +83,16 @@ def ascend(
     key: PRNGKeyArray,
     column_relaxation: float = 0.0,
 ) -> tuple[Potentials, optax.OptState]:
-    """Stochastic ascent of the dual: each step takes one (batch x batch) tile of the block.
+    """Stochastic ascent of the dual: each step uses one (batch x batch) tile of the block.
 
-    The block's rows and columns are taken to be in random order, so that a tile is a fair sample of its
-    pairs; slicing a tile is far cheaper than gathering scattered pairs.
+    The block's rows and columns must be in random order, so that a tile is a random sample of its pairs.
+    Slicing a tile is far cheaper than gathering scattered pairs.
 
     Args:
-        potentials: where to start; pass the last round's to start warm.
+        potentials: the starting point; pass the potentials of the previous round for a warm start.
         cost: c of every pair of the block, `n` states by `m` actions.
         mask: pairs of the block that may carry mass; None allows all.
-        column_relaxation: of `dual_objective`.
+        column_relaxation: see `dual_objective`.
     """
     if batch > min(cost.shape):
         raise ValueError(f"batch ({batch}) must not exceed the block's rows and columns, {cost.shape}.")
@@ -129,11 +129,11 @@ def exact_potentials(
     epsilon: float | Float[Array, ""],
     column_relaxation: float = 0.0,
 ) -> ExactPotentials:
-    """The exact potentials of a block of as many states as actions, those nearest to `potentials`.
+    """The exact potentials of a square block that are nearest to `potentials`.
 
-    With exact columns they are not unique (u + a, v - a is as good, separately on each unconnected part of
-    the support). So the block is solved for what the present potentials lack, and that has mean 0: targets of
-    different blocks then fit together. Relaxed columns have a price for v itself, which leaves one v.
+    With exact columns, potentials are unique only up to (u + a, v - a) on each connected component of the
+    support. The block is therefore solved for the correction to `potentials`, normalised to mean 0, so that
+    the targets of different blocks are consistent. With relaxed columns the penalty on v makes it unique.
     """
     u, v = potentials.u(problem.states), potentials.v(problem.actions)
     if column_relaxation > 0:
@@ -158,11 +158,11 @@ def regress(
     batch: int,
     key: PRNGKeyArray,
 ) -> Potentials:
-    """Least squares of u and v onto exact potentials, by Adam with a rate that falls to 0 along a cosine.
+    """Fit u and v to exact potentials by least squares, with Adam and cosine decay of the rate to 0.
 
     Args:
-        potentials: where to start.
-        batch: states, and actions, of a step, drawn with replacement.
+        potentials: the starting point.
+        batch: number of states and of actions in a step, drawn with replacement.
     """
     optimizer = optax.adam(optax.cosine_decay_schedule(learning_rate, steps))
 
@@ -190,4 +190,4 @@ def regress(
 
 
 def _where(solved: Float[Array, " n"], error: Float[Array, " n"]) -> Float[Array, " n"]:
-    return jnp.where(solved > 0, error, 0.0)  # not a product: the error of an unsolved block may be infinite
+    return jnp.where(solved > 0, error, 0.0)  # not a product: an unsolved block's error may be infinite

@@ -1,1 +1,1 @@
-"""What acts: encoder, generator and chooser as one policy, its files, and how it is asked for actions."""
+"""Policies: encoder, generator and chooser in one object, their files, and how they are asked for actions."""

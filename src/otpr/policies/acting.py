@@ -1,4 +1,4 @@
-"""What surrounds the sampling in `Policy.act`: refusals, and a budget of time."""
+"""Input checks, seeds and the time budget of `Policy.act`."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ if TYPE_CHECKING:
     from otpr.policies.proposer import Proposer
 
 SLICE = 4
-"""Candidates drawn between two looks at the clock."""
+"""Candidates drawn between two checks of the clock."""
 
 Observation = dict[str, np.ndarray]
 """The last observations of one decision by entry name, (history, *shape)."""
 
 
 def checked_observation(observation: Any, spec: Spec) -> Observation:
-    """The observation as the policy takes it, with the axis of `history`.
+    """The observation as the policy takes it, with an axis for `history`.
 
     Raises:
-        ValueError: its entries or shapes are others than the spec's, one is no array of numbers or not
-            finite, or a picture is not uint8.
+        ValueError: entries or shapes differ from the spec's, an entry is not numeric or not finite, or an
+            image is not uint8.
     """
     expected = ", ".join(map(repr, spec.observation))
     if not isinstance(observation, Mapping):
@@ -61,7 +61,7 @@ def _checked_entry(name: str, value: Any, spec: Spec) -> np.ndarray:
             raise ValueError(f"{called} is {array.dtype}, the policy expects uint8, as of every image.")
     else:
         try:
-            with np.errstate(over="ignore"):  # a number too large for its type is named below
+            with np.errstate(over="ignore"):  # overflow is reported below
                 array = np.asarray(value, entry.dtype)
         except (TypeError, ValueError) as error:
             raise ValueError(
@@ -79,15 +79,15 @@ def _checked_entry(name: str, value: Any, spec: Spec) -> np.ndarray:
 
 
 def recent(seen: Sequence[Any], history: int) -> Any:
-    """What a decision of a policy sees of an episode; `Policy.act` takes it.
+    """The part of an episode that a decision sees, as `Policy.act` takes it.
 
     Args:
-        seen: the episode's observations so far, as the environment gave them: arrays, or dictionaries.
-        history: how many the policy sees.
+        seen: the episode's observations so far as the environment gave them, arrays or dictionaries.
+        history: number of observations that the policy sees.
 
     Returns:
-        the last observation; with a longer history the last ones stacked, oldest first, entry by entry, an
-        episode's first observation repeated before it.
+        With `history` 1, the last observation. Otherwise the last observations, stacked entry by entry,
+        oldest first; at the start of an episode, its first observation is repeated.
     """
     if history == 1:
         return seen[-1]
@@ -100,10 +100,10 @@ def _stacked(*entries: np.ndarray) -> np.ndarray:
 
 
 def checked_actions(actions: np.ndarray) -> np.ndarray:
-    """The actions as they are.
+    """Check that actions are finite, and return them unchanged.
 
     Raises:
-        OtprError: they are not finite. Observations are, and are clipped: so it is the weights.
+        OtprError: an action is not finite. Observations are checked before, so the weights must be the cause.
     """
     if not np.isfinite(actions).all():
         raise OtprError("The policy's actions are not finite: its weights hold NaN or infinity.")
@@ -114,7 +114,7 @@ def act_key(seed: int) -> PRNGKeyArray:
     """The key of a draw, from all bits of the seed.
 
     Raises:
-        ValueError: the seed is no whole number, or negative.
+        ValueError: the seed is negative or not a whole number.
     """
     try:
         rest = operator.index(seed)
@@ -129,7 +129,7 @@ def act_key(seed: int) -> PRNGKeyArray:
 
 
 def host_seeds(keys: PRNGKeyArray) -> list[int]:
-    """Whole numbers in [0, 2**32) for what draws on the host, one a key."""
+    """Seeds in [0, 2**32) for draws on the host, one for each key."""
     return np.asarray(jax.vmap(jax.random.bits)(keys)).tolist()
 
 
@@ -141,15 +141,16 @@ def act_within(
     prefix: Prefix | None = None,
     proposer: Proposer | None = None,
 ) -> np.ndarray:
-    """A plan chosen among the candidates that there is time for, `SLICE` at a time, at least one slice.
+    """Choose a plan among as many candidates as the time allows, drawn `SLICE` at a time.
 
     Args:
-        policy: with a chooser.
-        observation: checked.
-        key: of the draw.
-        seconds: no further slice is begun that would end later, if it takes as long as the one before it.
-        prefix: what the plans begin with.
-        proposer: offers the candidates, for the same spec; None: the policy itself.
+        policy: a policy with a chooser.
+        observation: from `checked_observation`.
+        key: draws the candidates and the choice.
+        seconds: time budget. A slice, other than the first, is started only if it will end in time, judged by
+            the duration of the previous one.
+        prefix: the actions that the plans begin with.
+        proposer: draws the candidates, with the policy's spec; None: the policy itself.
 
     Returns:
         (horizon, action_dim) float32.
@@ -172,7 +173,7 @@ def act_within(
         begun = now
     n = policy.candidates
     joined = [np.concatenate(field)[:n] for field in zip(*scores, strict=True)]
-    # of one length, so that the choice compiles once; -infinity is never picked
+    # padded to one length, so that the choice compiles once; -infinity is never picked
     padded = [np.pad(score, (0, n - len(score)), constant_values=-np.inf) for score in joined]
     chosen = int(_pick(policy.chooser, tuple(map(jnp.asarray, padded)), choose_key))
     return np.concatenate(plans)[chosen]
@@ -194,7 +195,7 @@ def _pick(chooser: Chooser, scores: tuple[Float[Array, " n"], ...], key: PRNGKey
 def decision_keys(
     action_seed: int | np.int32, seeds: UInt32[Array, " n"] | np.ndarray, decision: int | np.uint32
 ) -> PRNGKeyArray:
-    """The key of a decision in each of n episodes: from the run's seed, the episode's own and the number."""
+    """The key of a decision in each of n episodes, from the run's seed, the episode's seed and the number."""
 
     def key_of(seed: UInt32[Array, ""]) -> PRNGKeyArray:
         return jax.random.fold_in(jax.random.fold_in(jax.random.key(action_seed), seed), decision)

@@ -1,7 +1,7 @@
-"""A policy that only answers: in another process or another library, asked for plans, never trained.
+"""External policies, in another process or library, that are asked for plans and cannot be trained.
 
-Whatever offers plans is a `Source`. `Asked` is the generator that stands for it in a `Policy`: an encoder of
-the policy's own makes the states that critics see, and a chooser picks among the plans that are offered.
+An object that offers plans is a `Source`. `Asked` is the generator that represents it in a `Policy`: the
+policy's own encoder computes the states for the critics, and a chooser picks among the offered plans.
 """
 
 from __future__ import annotations
@@ -19,43 +19,43 @@ from otpr.policies.units import to_unit
 from otpr.spec import Spec
 
 FAILURES = 10
-"""Requests in a row that may fail before the source counts as broken for good."""
+"""Number of consecutive failed requests after which the source counts as broken."""
 
 
 class Source(Protocol):
     """Offers plans for raw observations."""
 
     def propose(self, observations: Mapping[str, np.ndarray], n: int, seeds: Sequence[int]) -> Any:
-        """`n` plans for each of b decisions.
+        """Offer `n` plans for each of b decisions.
 
         Args:
             observations: by entry name, (b, *shape), with `history` > 1 (b, history, *shape), oldest first.
-            n: how many.
-            seeds: of the draws, one a decision; where the same call gives the same plans, runs resume bit for
+            n: number of plans for each decision.
+            seeds: of the draws, one for each decision. If equal calls give equal plans, runs resume bit for
                 bit.
 
         Returns:
-            (b, n, horizon, action_dim) numbers in the environment's own units. Those beyond its bounds are
-            clipped to them, as the environment itself does.
+            (b, n, horizon, action_dim) in the environment's own units. Values outside its bounds are clipped,
+            as the environment itself does.
         """
         ...
 
 
 class NoPlansError(OtprError):
-    """A request to the source failed: it costs the episodes that were to be decided."""
+    """A request to the source failed. The episodes that needed the decision are lost."""
 
 
 class BrokenSourceError(OtprError):
-    """The source failed too often in a row, or never answered at all."""
+    """The source failed too often in a row, or its first request failed."""
 
 
 class Desk:
-    """Asks a source, checks what it answers and counts its failures.
+    """Asks a source, checks its answers and counts its failures.
 
     Args:
-        source: what is asked.
-        spec: what the policy takes and gives.
-        name: of the source, for errors.
+        source: the source of plans.
+        spec: the policy's spec.
+        name: the source's name, for errors.
     """
 
     def __init__(self, source: Source, spec: Spec, name: str):
@@ -63,23 +63,23 @@ class Desk:
         self._failed, self._worked = 0, False
 
     def ask(self, observations: Mapping[str, np.ndarray], n: int, seeds: Sequence[int]) -> np.ndarray:
-        """The plans of `Source.propose`, (b, n, horizon, action_dim) float32 in [-1, 1].
+        """Ask the source; returns plans (b, n, horizon, action_dim), float32 in [-1, 1].
 
         Args:
             observations: by entry name, (b, history, *shape).
-            n: how many.
-            seeds: b of them.
+            n: number of plans for each decision.
+            seeds: one for each decision.
 
         Raises:
-            NoPlansError: the source raised an error, or answered what are no such plans.
-            BrokenSourceError: that was so `FAILURES` times in a row, or the first time.
+            NoPlansError: the source raised an error, or its answer has another shape or is not numeric.
+            BrokenSourceError: this happened `FAILURES` times in a row, or at the first request.
         """
         if self.spec.history == 1:
             observations = {name: rows[:, 0] for name, rows in observations.items()}
         rows = len(next(iter(observations.values())))
         try:
             plans = self._checked(self.source.propose(observations, n, seeds), rows, n)
-        except Exception as error:  # whatever it raises, it is not ours
+        except Exception as error:  # user code may raise anything
             self._failed += 1
             reason = f"{self.name} gave no plans ({type(error).__name__}: {str(error)[:500]})"
             if not self._worked:
@@ -101,17 +101,17 @@ class Desk:
 
 
 class Asked(Generator):
-    """Stands for a source; nothing of it is in the policy's files.
+    """A generator that represents a source. The policy's files store nothing of the source.
 
     Args:
-        desk: where the source is asked; None in a policy that was read from its files.
+        desk: asks the source; None in a policy that was read from files.
     """
 
     desk: Desk | None = eqx.field(static=True, default=None)
     kind: ClassVar[str] = "asked"
 
     def propose(self, state: Float[Array, " s"], key: PRNGKeyArray, n: int) -> Float[Array, "n h a"]:
-        """Never done: compiled code cannot ask. `Policy` asks `offered` on the host.
+        """Not supported, because compiled code cannot ask a source. `Policy` calls `offered` on the host.
 
         Raises:
             OtprError: always.
@@ -124,7 +124,7 @@ class Asked(Generator):
         """See `Desk.ask`.
 
         Raises:
-            OtprError: nobody is there to be asked.
+            OtprError: there is no source to ask.
         """
         if self.desk is None:
             raise OtprError(
@@ -134,7 +134,7 @@ class Asked(Generator):
         return self.desk.ask(observations, n, seeds)
 
     def about(self) -> dict[str, Any]:
-        """Nothing: where a policy answers is not a thing to be read from a file."""
+        """Empty: the address of a source is never read from a file."""
         return {}
 
     @classmethod

@@ -1,7 +1,7 @@
 """How a policy chooses among several sampled chunks.
 
-A chooser is a part of a policy (`otpr.policies.policy.Policy`). On disk it is described as a generator is
-(`otpr.policies.generators`). OTPR's is in `otpr.agents.otpr.compatibility`.
+A chooser is a part of a policy (`otpr.policies.policy.Policy`). Its files have the same form as those of a
+generator (`otpr.policies.generators`). OTPR's chooser is in `otpr.agents.otpr.compatibility`.
 """
 
 from __future__ import annotations
@@ -19,43 +19,43 @@ from otpr.networks.critics import QEnsemble
 from otpr.policies.generators import Entry
 
 Metrics = dict[str, Float[Array, ""]]
-"""What a choice reports of itself, by metric name; averaged over the decisions of a rollout."""
+"""Metrics of a choice by name; they are averaged over the decisions of a rollout."""
 
 
 class Chooser(eqx.Module):
-    """Scores candidate chunks of a state, and picks one by the scores.
+    """Scores the candidate chunks of a state and picks one of them.
 
-    A chunk is the actions of a plan that are executed, flattened. Scoring and picking are two
-    steps, so that candidates can be scored some at a time (`otpr.policies.acting`).
+    A chunk is the executed part of a plan, flattened. Scoring and picking are separate steps, so that
+    candidates can be scored in slices (`otpr.policies.acting`).
     """
 
     kind: ClassVar[str]
-    """Its name in a policy's file."""
+    """The chooser's name in a policy's file."""
     entries: ClassVar[Mapping[str, Entry]] = {}
-    """What entries of `about` are, by name, at any depth; all others are counts."""
+    """The types of entries of `about` by name, at any depth; all other entries are counts."""
 
     @property
     @abc.abstractmethod
     def chunk_dim(self) -> int:
-        """Length of the chunks that it scores."""
+        """Length of the chunks that the chooser scores."""
 
     @abc.abstractmethod
     def scores(
         self, state: Float[Array, " s"], candidates: Float[Array, "N a"]
     ) -> tuple[Float[Array, " N"], ...]:
-        """One or more scores of each candidate; a candidate whose scores are -infinity is never picked."""
+        """One or more scores for each candidate. A candidate with scores of -infinity is never picked."""
 
     def pick(
         self, scores: tuple[Float[Array, " N"], ...], key: PRNGKeyArray
     ) -> tuple[Int[Array, ""], Metrics]:
-        """Which candidate, and what is to be known of the choice: the same metrics each time."""
+        """The index of the picked candidate, and the metrics of the choice, the same at every call."""
         return self.pick_by(scores, jax.random.gumbel(key, scores[0].shape))
 
     @abc.abstractmethod
     def pick_by(
         self, scores: tuple[Float[Array, " N"], ...], gumbel: Float[Array, " N"]
     ) -> tuple[Int[Array, ""], Metrics]:
-        """`pick` with the noise of the choice given, of Gumbel's standard distribution.
+        """`pick` with given noise from the standard Gumbel distribution.
 
         The largest of log(w_i) + gumbel_i is i with probability proportional to w_i.
         """
@@ -63,27 +63,27 @@ class Chooser(eqx.Module):
     def choose(
         self, state: Float[Array, " s"], candidates: Float[Array, "N a"], key: PRNGKeyArray
     ) -> tuple[Int[Array, ""], Metrics]:
-        """Score and pick."""
+        """Score the candidates and pick one."""
         return self.pick(self.scores(state, candidates), key)
 
     @abc.abstractmethod
     def about(self) -> dict[str, Any]:
-        """Everything about it that is not an array: counts, numbers and short names, JSON-able."""
+        """Everything except arrays as a JSON document of counts, numbers and short names."""
 
     @classmethod
     @abc.abstractmethod
     def skeleton(cls, about: dict[str, Any], state_dim: int, chunk_dim: int, key: PRNGKeyArray) -> Chooser:
-        """A chooser as `about` describes it; its arrays have the right shapes and types only."""
+        """A chooser of the structure that `about` describes. Only shapes and types of arrays are valid."""
 
 
 Reduction = Literal["minimum", "mean"]
-"""How the members of an ensemble make one value of a candidate."""
+"""How the values of the ensemble's members are reduced to one."""
 
 
 def candidate_values(
     critic: QEnsemble, state: Float[Array, " s"], candidates: Float[Array, "N a"], reduction: Reduction
 ) -> Float[Array, " N"]:
-    """Q of each candidate of one state, whose part of the first layers is computed once."""
+    """Q of each candidate of one state. The state's part of the first layers is computed once."""
     q = jnp.stack(
         [
             member.from_parts(member.state_part(state[None]) + member.action_part(candidates))
@@ -94,11 +94,11 @@ def candidate_values(
 
 
 class HighestQ(Chooser):
-    """Picks the candidate of the highest Q.
+    """Picks the candidate with the highest Q.
 
     Args:
-        critic: an ensemble.
-        reduction: the least of its members' values, or their mean.
+        critic: the ensemble of Q networks.
+        reduction: whether the minimum or the mean of the members' values counts.
     """
 
     critic: QEnsemble
@@ -123,11 +123,11 @@ class HighestQ(Chooser):
     def pick_by(
         self, scores: tuple[Float[Array, " N"], ...], gumbel: Float[Array, " N"]
     ) -> tuple[Int[Array, ""], Metrics]:
-        """The first of the highest; nothing is left to chance."""
+        """The first candidate with the highest Q. The choice is deterministic."""
         return jnp.argmax(scores[0]), {}
 
     def about(self) -> dict[str, Any]:
-        """Sizes of its critic, and how the members make one value."""
+        """Sizes of the critic, and the reduction."""
         return {"critic": self.critic.about(), "reduction": self.reduction}
 
     @classmethod
@@ -139,11 +139,11 @@ class HighestQ(Chooser):
 class ExpectileWeights(Chooser):
     """Draws a candidate with the weight |tau - 1(Q < V)|: tau where Q is at least V, 1 - tau elsewhere.
 
-    These are the weights of the policy that V by expectile regression stands for (Hansen-Estruch et al.,
-    IDQL, 2023, section 4.1).
+    These are the weights of the implicit policy that corresponds to V by expectile regression (Hansen-Estruch
+    et al., IDQL, 2023, section 4.1).
 
     Args:
-        critic: an ensemble; the least of its members' values is taken.
+        critic: the ensemble of Q networks, of which the minimum counts.
         value: V of a normalised observation.
         expectile: tau, in (0, 1).
     """
@@ -173,11 +173,11 @@ class ExpectileWeights(Chooser):
     def pick_by(
         self, scores: tuple[Float[Array, " N"], ...], gumbel: Float[Array, " N"]
     ) -> tuple[Int[Array, ""], Metrics]:
-        """A candidate drawn by weight."""
+        """A candidate drawn with probability proportional to its weight."""
         return jnp.argmax(scores[0] + gumbel), {}
 
     def about(self) -> dict[str, Any]:
-        """Sizes of its networks, and the expectile."""
+        """Sizes of the networks, and the expectile."""
         return {
             "critic": self.critic.about(),
             "value": {"width_size": self.value.width_size, "depth": self.value.depth},
@@ -202,4 +202,4 @@ def _check_reduction(reduction: str) -> None:
 
 
 CHOOSERS: dict[str, type[Chooser]] = {kind.kind: kind for kind in (HighestQ, ExpectileWeights)}
-"""By their names in policies' files, but for OTPR's."""
+"""Choosers by their names in policy files, except OTPR's."""

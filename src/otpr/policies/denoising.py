@@ -1,4 +1,4 @@
-"""The generator of diffusion policies: noise is taken out of a plan step by step."""
+"""The generator of diffusion policies, which denoises a plan step by step."""
 
 from __future__ import annotations
 
@@ -25,22 +25,22 @@ from otpr.spec import Spec
 
 
 class Diffusion(NoiseDriven):
-    """Denoises from pure noise.
+    """Samples plans by denoising pure noise.
 
     Args:
-        network: predicts in a noisy plan what `prediction` says.
-        schedule: the noise levels it was trained with.
-        sampler: how noise becomes a plan, a method of `otpr.diffusion.sample`.
-        sampler_steps: how many of the schedule's levels the sampler visits; None visits all.
-        prediction: what the network predicts.
+        network: predicts the quantity named by `prediction` from a noisy plan.
+        schedule: the noise levels of the network's training.
+        sampler: a method of `otpr.diffusion.sample`.
+        sampler_steps: number of levels of the schedule that the sampler visits; None visits all.
+        prediction: the quantity that the network predicts.
         bound: the sampler clips its estimate of the clean plan to [-bound, bound]; None never clips it.
-        spacing: how the levels that the sampler visits are spread; see `otpr.diffusion.sample`.
-        clipped_noise: what "ddim" goes on with where it clips; see `otpr.diffusion.sample`.
-        low: the action that -1 stands for in the plans that the network sees, (action_dim,), in units of the
-            policy's actions; None: it sees these.
-        high: the action that 1 stands for, likewise. Where it equals `low`, the network sees -1.
+        spacing: how the visited levels are spaced; see `otpr.diffusion.sample`.
+        clipped_noise: the noise that "ddim" continues with after clipping; see `otpr.diffusion.sample`.
+        low: the action that -1 represents in the network's plans, (action_dim,), in units of the policy's
+            actions; None: the network uses the policy's units.
+        high: the action that 1 represents. A dimension where it equals `low` is -1 for the network.
         noise_limit: the noise of a step is clipped to [-noise_limit, noise_limit]; None: it is not.
-        states: normalises states into what the network sees; None: it sees them as they are.
+        states: normalises states for the network; None: the network sees the encoder's states.
 
     Raises:
         OtprError: there is no such sampler, spacing or prediction, the bound is not positive, or the
@@ -105,7 +105,7 @@ class Diffusion(NoiseDriven):
 
     @property
     def visited_steps(self) -> int:
-        """How many levels the sampler visits."""
+        """Number of levels that the sampler visits."""
         return self.sampler_steps or self.schedule.steps
 
     @property
@@ -115,7 +115,7 @@ class Diffusion(NoiseDriven):
 
     @property
     def sampling(self) -> dict[str, Any]:
-        """How it samples beside the method, as arguments of `otpr.diffusion.sample`."""
+        """The sampler's settings other than the method, as arguments of `otpr.diffusion.sample`."""
         return {
             "steps": self.sampler_steps,
             "spacing": self.spacing,
@@ -134,18 +134,18 @@ class Diffusion(NoiseDriven):
         return self.visited_steps if self.sampler in DRAWING else 0
 
     def from_noise(self, state: Float[Array, " s"], noise: Noise) -> Float[Array, "n h a"]:
-        """The plans for one state that noise is denoised to."""
+        """Denoise the given noise to plans for one state."""
         n = noise.start.shape[0]
         return self._sampled(lambda plans, k: self._noise(state, plans, k), None, n, noise)
 
     def complete(
         self, state: Float[Array, " s"], prefix: Prefix, key: PRNGKeyArray, n: int
     ) -> Float[Array, "n h a"]:
-        """`n` plans for one state that begin with the prefix, the rest sampled to go with it.
+        """`n` plans for one state that begin with the prefix; the rest is sampled conditionally on it.
 
-        At every noise level the estimate of the clean plan has the prefix in it, so that what the network
-        sees of the first actions is the prefix with the noise of the level: inpainting, as in Janner et al.,
-        "Planning with diffusion for flexible behavior synthesis", 2022.
+        Uses inpainting, as in Janner et al., "Planning with diffusion for flexible behavior synthesis", 2022:
+        at every noise level the first actions of the plan are replaced by the prefix with the noise of the
+        level.
         """
         clean = self.scaled(prefix.actions)
 
@@ -153,7 +153,7 @@ class Diffusion(NoiseDriven):
             of_prefix = (plans - self.schedule.signal(k) * clean) / self.schedule.sigma(k)
             return jnp.where(prefix.given[:, None], of_prefix, self._noise(state, plans, k))
 
-        return prefix.put(self._sampled(noise, key, n, None))  # as it is, without the rounding
+        return prefix.put(self._sampled(noise, key, n, None))  # exact, without rounding
 
     def _sampled(
         self,
@@ -177,22 +177,22 @@ class Diffusion(NoiseDriven):
     def _noise(
         self, state: Float[Array, " s"], plans: Float[Array, "n h a"], k: Int[Array, ""]
     ) -> Float[Array, "n h a"]:
-        """What the network takes for noise in plans for one state."""
+        """The noise that the network predicts in plans for one state."""
         return self.noise_in(self.network.many(self.seen(state), plans, k), plans, k)
 
     def seen(self, states: Float[Array, "*n s"]) -> Float[Array, "*n s"]:
-        """States as the network sees them."""
+        """Convert states to the network's normalisation."""
         return states if self.states is None else self.states(states)
 
     def scaled(self, plans: Float[Array, "*n h a"]) -> Float[Array, "*n h a"]:
-        """Plans as the network sees them."""
+        """Convert plans to the network's units."""
         if self.low is None or self.high is None:
             return plans
         width = self.high - self.low
         return jnp.where(width > 0, 2 * (plans - self.low) / jnp.where(width > 0, width, 1) - 1, -1)
 
     def unscaled(self, plans: Float[Array, "*n h a"]) -> Float[Array, "*n h a"]:
-        """Plans of the policy's actions, from those that the network sees; not clipped."""
+        """Convert plans from the network's units to the policy's, without clipping."""
         if self.low is None or self.high is None:
             return plans
         return (plans + 1) / 2 * (self.high - self.low) + self.low
@@ -200,7 +200,7 @@ class Diffusion(NoiseDriven):
     def noise_in(
         self, output: Float[Array, "*n h a"], plans: Float[Array, "*n h a"], k: Int[Array, ""]
     ) -> Float[Array, "*n h a"]:
-        """The noise in plans of one level that the network's output stands for."""
+        """The noise in plans of one level that the network's output implies."""
         return to_noise(self.prediction, output, plans, self.schedule.signal(k), self.schedule.sigma(k))
 
     def losses(
@@ -210,12 +210,12 @@ class Diffusion(NoiseDriven):
         plans: Float[Array, "n h a"],
         key: PRNGKeyArray,
     ) -> Float[Array, " n"]:
-        """Denoising score matching of a network with this one's noise levels and kind of prediction."""
+        """Denoising losses of a network with this generator's noise levels and kind of prediction."""
         states, plans = self.seen(states), self.scaled(plans)
         return denoising_losses(network, self.schedule, states, plans, key, self.prediction)
 
     def with_network(self, network: NoiseNetwork) -> Diffusion:
-        """The same way of sampling with another network."""
+        """The same sampling with another network."""
         return dataclasses.replace(self, network=network)
 
     def about(self) -> dict[str, Any]:
@@ -259,10 +259,10 @@ class Diffusion(NoiseDriven):
 def noise_network(
     about: Mapping[str, Any], state_dim: int, plan_shape: tuple[int, int], key: PRNGKeyArray
 ) -> NoiseNetwork:
-    """A network as its `about` describes it, with random weights.
+    """A network with the structure that its `about` describes, with random weights.
 
     Raises:
-        OtprError: there is no such kind, or its sizes make no network.
+        OtprError: there is no such kind of network, or its sizes are invalid.
     """
     sizes = dict(about)
     if (kind := sizes.pop("kind")) not in NOISE_NETWORKS:
@@ -273,4 +273,4 @@ def noise_network(
 NOISE_NETWORKS: dict[str, Callable[..., NoiseNetwork]] = {
     network.kind: network for network in (NoiseMLP, UNet, EmbeddingMLP)
 }
-"""By their names in policies' files and in `otpr pretrain --network`."""
+"""Networks by their names in policy files and in `otpr pretrain --network`."""

@@ -1,4 +1,4 @@
-"""Documents and arrays of policies in earlier formats, as those of the present one."""
+"""Conversion of policy documents and array names from earlier formats to the current one."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ Document = dict[str, Any]
 
 
 def modernized(document: Document) -> Document:
-    """A document of any format as one of the present format, but for the number.
+    """Convert a document of any format to the current one, except for its format number.
 
     Raises:
-        ValueError, KeyError, TypeError: it is not as its format says.
+        ValueError, KeyError, TypeError: the document does not follow its format.
     """
     for later, change in ((3, _third), (4, _fourth), (5, _fifth), (7, _seventh), (8, _eighth), (9, _ninth)):
         if document["format"] < later:
@@ -28,18 +28,18 @@ _COMPATIBILITY = "otpr/compatibility"
 
 
 def present_name(name: str, format: int) -> str:
-    """Where an array of an earlier format lies now."""
+    """The current name of an array of an earlier format."""
     if format < 3 and name.split(".")[1] in ("network", "schedule"):
         name = f".generator{name}"
     if format < 4:
         name = re.sub(r"^\.normalizer\.", ".encoder.normalizers['state'].", name)
-        # the networks of these two have their MLP within a body now
+        # since format 7, the MLP of these two networks is part of a body
         name = re.sub(r"^(\.generator\.(?:network|base))\.mlp\.", r"\1.body.mlp.", name)
     return name
 
 
 def _third(document: Document) -> Document:
-    """A document of format 1 or 2 as one of format 3, but for the number."""
+    """Convert a document of format 1 or 2 to format 3, except for its format number."""
     chooser = document["chooser"]
     return {
         **{name: document[name] for name in ("format", "task", *_LENGTHS, "candidates")},
@@ -47,7 +47,7 @@ def _third(document: Document) -> Document:
             "kind": "diffusion",
             "network": document["network"],
             "denoising_steps": document["denoising_steps"],
-            # the first files do not say; their policies all sampled so
+            # the first files do not name a sampler; their policies all used this one
             "sampler": document.get("sampler", "ddpm"),
             "sampler_steps": document.get("sampler_steps"),
         },
@@ -56,7 +56,7 @@ def _third(document: Document) -> Document:
 
 
 def _fourth(document: Document) -> Document:
-    """A document of format 3 as one of format 4, but for the number."""
+    """Convert a document of format 3 to format 4, except for its format number."""
     for name in _LENGTHS:
         check_entries(name, document[name], {})
     observation_dim, action_dim, h = (document[name] for name in _LENGTHS)
@@ -76,7 +76,7 @@ def _fourth(document: Document) -> Document:
 
 
 def _fifth(document: Document) -> Document:
-    """A document of format 4 as one of format 5, but for the number."""
+    """Convert a document of format 4 to format 5, except for its format number."""
     spec = Spec.from_json(document["spec"])
     entries = {
         name: replace(entry, dtype="float32") if entry.dtype == "float64" else entry
@@ -86,7 +86,7 @@ def _fifth(document: Document) -> Document:
 
 
 def _seventh(document: Document) -> Document:
-    """A document of format 5 or 6 as one of format 7, but for the number."""
+    """Convert a document of format 5 or 6 to format 7, except for its format number."""
     encoder, generator = dict(document["encoder"]), dict(document["generator"])
     vectors = {"limit": 10.0, "shifted": False}
     if encoder.get("kind") == "vector":
@@ -113,7 +113,7 @@ def _seventh(document: Document) -> Document:
 
 
 def _eighth(document: Document) -> Document:
-    """A document of format 7 as one of format 8, but for the number."""
+    """Convert a document of format 7 to format 8, except for its format number."""
     generator = dict(document["generator"])
     if generator.get("kind") in ("diffusion", "dppo/tuned-diffusion"):
         generator["noise_limit"] = None
@@ -131,4 +131,4 @@ def _ninth(document: Document) -> Document:
 
 
 _LENGTHS = ("observation_dim", "action_dim", "chunk_length")
-"""What formats 1 to 3 had in the place of a spec."""
+"""The entries of formats 1 to 3 that preceded the spec."""

@@ -1,8 +1,8 @@
-"""From observations to the state vectors that everything else is about.
+"""Encoders, which turn observations into the state vectors of policies and critics.
 
-An encoder turns each observation, one time step, into features; the state of a decision is the features of
-the last `history` observations side by side, oldest first. Episodes are encoded once, when they are collected
-or read, so that critics, transport and algorithms see vectors only.
+An encoder turns the observation of one time step into features. The state of a decision is the concatenated
+features of the last `history` observations, oldest first. Episodes are encoded once, when they are collected
+or read, so that critics, transport and algorithms only handle vectors.
 """
 
 from __future__ import annotations
@@ -22,59 +22,59 @@ from otpr.policies.generators import Entry
 from otpr.spec import Spec
 
 Observations = Mapping[str, Any]
-"""Observations by entry name, each entry with the same leading axes before its own."""
+"""Observations by entry name. All entries have the same leading axes before their own."""
 
 
 class Encoder(eqx.Module):
-    """Features of observations. A policy owns its encoder, and it is stored with the policy."""
+    """Computes features of observations. An encoder belongs to its policy and is stored with it."""
 
     kind: ClassVar[str]
-    """Its name in a policy's file."""
+    """The encoder's name in a policy's file."""
 
     entries: ClassVar[Mapping[str, Entry]] = {}
-    """What `about` has that is no count of at least 1."""
+    """The types of entries of `about` that are not counts of at least 1."""
 
     block: ClassVar[int] = 256
-    """How many observations `encode` encodes at once."""
+    """Number of observations that `encode` encodes at once."""
 
     @abc.abstractmethod
     def __call__(self, observations: Observations) -> Float[Array, "n f"]:
         """The features of n observations, each entry (n, *shape), as `on_device` gives them."""
 
     def on_device(self, observations: Observations) -> Observations:
-        """Raw observations, on the host, as compiled code takes them: here as they are."""
+        """Convert raw observations on the host for compiled code; by default, return them unchanged."""
         return observations
 
     @property
     @abc.abstractmethod
     def feature_dim(self) -> int:
-        """f, how many features an observation becomes."""
+        """f, the number of features of an observation."""
 
     @abc.abstractmethod
     def about(self) -> dict[str, Any]:
-        """Everything about it that is neither an array nor in the policy's spec, JSON-able."""
+        """Everything that is neither an array nor part of the policy's spec, as a JSON document."""
 
     @classmethod
     @abc.abstractmethod
     def skeleton(cls, about: dict[str, Any], spec: Spec) -> Encoder:
-        """An encoder as `about` describes it; its arrays have the right shapes and types only."""
+        """An encoder of the structure that `about` describes. Only shapes and types of arrays are valid."""
 
 
 LIMIT = 10.0
-"""In scales: a coordinate that the demonstrations hardly moved must not drown all others."""
+"""In scales. The limit keeps a coordinate that hardly varies in the demonstrations from dominating."""
 
 
 class Normalizer(eqx.Module):
-    """A vector to about zero mean and unit scale, with the statistics of the demonstrations.
+    """Normalises a vector to about zero mean and unit scale, with the statistics of the demonstrations.
 
     Args:
         mean: of each coordinate.
-        scale: its standard deviation; 1 for a coordinate that does not vary.
-        rest: of a float64 entry, what its mean has beyond float32: the mean is `mean + rest`. None for an
-            entry of another type.
-        shift: added to each coordinate in the end: -1 where `mean` is the least number and `scale` half the
-            range, which becomes [-1, 1]. None: nothing.
-        limit: a coordinate is clipped at so many scales, from `mean`; None: nowhere.
+        scale: standard deviation of each coordinate; 1 for a coordinate that does not vary.
+        rest: for a float64 entry, the part of the mean beyond float32, so that the mean is `mean + rest`;
+            None for an entry of another type.
+        shift: added to each coordinate at the end; None: nothing. With the minimum as `mean`, half the range
+            as `scale` and a shift of -1, the result is in [-1, 1].
+        limit: a coordinate is clipped to this many scales from `mean`; None: no clipping.
     """
 
     mean: Float[Array, " o"]
@@ -85,15 +85,15 @@ class Normalizer(eqx.Module):
 
     @classmethod
     def fit(cls, rows: np.ndarray, dtype: str = "float32", resolution: float = 0.0) -> Self:
-        """Statistics over the rows of (n, o). A coordinate that does not vary keeps its own unit.
+        """A normaliser with the statistics of rows (n, o). A coordinate that does not vary keeps its unit.
 
         Args:
-            rows: numbers as they were recorded.
+            rows: the recorded numbers.
             dtype: type of the entry.
             resolution: see `varies`.
 
         Raises:
-            OtprError: a mean or a deviation is beyond the numbers of float32.
+            OtprError: a mean or a deviation exceeds the range of float32.
         """
         mean, deviation = _statistics(rows)
         scale = np.where(varies(rows, dtype, resolution), deviation, 1.0)
@@ -107,16 +107,16 @@ class Normalizer(eqx.Module):
         return cls(jnp.asarray(high), jnp.asarray(scale, jnp.float32), rest)
 
     def __call__(self, vector: Float[Array, "..."]) -> Float[Array, "*n o"]:
-        """The normalised vectors.
+        """Normalise vectors.
 
         Args:
-            vector: (*n, o); of a float64 entry (*n, o, 2), as `VectorEncoder.on_device` gives it.
+            vector: (*n, o); for a float64 entry (*n, o, 2), as `VectorEncoder.on_device` gives it.
         """
         if self.rest is None:
             centred = vector - self.mean
         else:
             assert vector.shape[-2:] == (*self.mean.shape, 2), "float64 is split by `on_device`"
-            # the two large parts are subtracted first, which is exact where they are close
+            # the two large parts are subtracted first, which is exact if they are close
             centred = (vector[..., 0] - self.mean) + (vector[..., 1] - self.rest)
         scaled = centred / self.scale
         if self.limit is not None:
@@ -125,25 +125,25 @@ class Normalizer(eqx.Module):
 
 
 def varies(rows: np.ndarray, dtype: str, resolution: float) -> NDArray[np.bool_]:
-    """Which coordinates of rows (n, o) vary by more than rounding: (o,).
+    """Whether each coordinate of rows (n, o) varies by more than rounding: (o,), bool.
 
     Args:
-        rows: numbers as they were recorded. The coarser of their type and the entry's says what rounding is,
-            relative to the largest number of a coordinate: 2^-23 in float32, 2^-48 in float64, of which
-            states are computed with so many bits.
+        rows: the recorded numbers. The coarser of their type and the entry's defines rounding, relative to
+            the largest number of a coordinate: 2^-23 for float32, and 2^-48 for float64, the precision in
+            which states are computed.
         dtype: type of the entry.
-        resolution: deviations up to this, in the numbers' own unit, count as none either; in any case those
-            up to `_ROUNDING`, which is left where numbers of size 1 should cancel.
+        resolution: deviations up to this number, in the unit of the rows, also count as rounding. Deviations
+            up to `_ROUNDING`, which remain where numbers of size 1 cancel, always do.
     """
     return _statistics(rows)[1] > np.maximum(_rounding(rows, dtype), max(resolution, _ROUNDING))
 
 
 _ROUNDING = 1e-15
-"""A deviation in numbers' own unit that is rounding, whatever they are."""
+"""A deviation, in the numbers' own unit, that always counts as rounding."""
 
 
 def told(spec: Spec, observations: Observations, resolution: float) -> list[str]:
-    """What is to be known of normalising by some observations, each entry (n, o): up to two sentences."""
+    """Notes on normalising by given observations, each entry (n, o): up to two sentences."""
     still: list[str] = []
     coarse: list[str] = []
     for name, entry in spec.observation.items():
@@ -167,14 +167,14 @@ def told(spec: Spec, observations: Observations, resolution: float) -> list[str]
 
 
 def _ranges(name: str, chosen: NDArray[np.bool_]) -> Iterator[str]:
-    """The chosen coordinates of an entry, those side by side together: "state[3]", "state[7:18]"."""
+    """The chosen coordinates of an entry in words, neighbours as ranges: "state[3]", "state[7:18]"."""
     edges = np.flatnonzero(np.diff(np.concatenate([[False], chosen, [False]])))
     for start, end in edges.reshape(-1, 2).tolist():
         yield f"{name}[{start}]" if end == start + 1 else f"{name}[{start}:{end}]"
 
 
 def _rounding(rows: np.ndarray, dtype: str) -> NDArray[np.float64]:
-    """How much a coordinate may seem to vary by rounding alone; see `varies`."""
+    """The variation of each coordinate that rounding alone can cause; see `varies`."""
     step = max(2.0**-48, *(float(np.finfo(of).eps) for of in (rows.dtype, dtype)))
     return step * np.abs(rows).max(axis=0).astype(np.float64)
 
@@ -182,26 +182,27 @@ def _rounding(rows: np.ndarray, dtype: str) -> NDArray[np.float64]:
 def _statistics(rows: np.ndarray) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Mean and standard deviation of each coordinate.
 
-    In float64, and from the first row on: so an offset costs no digits, and what is constant has none.
+    Computed in float64 relative to the first row, so that an offset costs no precision and a constant has
+    deviation 0.
     """
     first = rows[0].astype(np.float64)
-    with np.errstate(over="ignore", invalid="ignore"):  # a spread near the end of float64 is refused later
+    with np.errstate(over="ignore", invalid="ignore"):  # overflow is refused later
         from_first = rows - first
         return first + from_first.mean(axis=0), from_first.std(axis=0)
 
 
 def _split(array: NDArray[Any]) -> NDArray[np.float32]:
-    largest = np.finfo(np.float32).max  # what is beyond is clipped by the normaliser in any case
+    largest = np.finfo(np.float32).max  # the normaliser clips larger numbers in any case
     wide = np.clip(np.asarray(array, np.float64), -largest, largest)
     high = wide.astype(np.float32)
     return np.stack([high, (wide - high).astype(np.float32)], axis=-1)
 
 
 class VectorEncoder(Encoder):
-    """Vector entries, each normalised, side by side in the order of the spec.
+    """Normalises each vector entry and concatenates them in the order of the spec.
 
     Args:
-        normalizers: by entry name; they have one limit, and all of them a shift or none.
+        normalizers: by entry name. They share one limit, and either all or none have a shift.
     """
 
     normalizers: dict[str, Normalizer]
@@ -210,10 +211,10 @@ class VectorEncoder(Encoder):
 
     @classmethod
     def fit(cls, spec: Spec, observations: Observations, resolution: float = 0.0) -> Self:
-        """With the statistics of some observations, each entry (n, o); of `resolution` see `varies`.
+        """An encoder with the statistics of observations, each entry (n, o). For `resolution` see `varies`.
 
         Raises:
-            OtprError: the spec has an entry that is no vector, or numbers are beyond those of float32.
+            OtprError: the spec has an entry that is not a vector, or numbers exceed the range of float32.
         """
         _check_vectors(spec)
         return cls(
@@ -225,14 +226,14 @@ class VectorEncoder(Encoder):
 
     @property
     def feature_dim(self) -> int:
-        """The lengths of all entries together."""
+        """The sum of the lengths of all entries."""
         return sum(normalizer.mean.shape[0] for normalizer in self.normalizers.values())
 
     def on_device(self, observations: Observations) -> Observations:
-        """See `Encoder.on_device`. Compiled code has no float64.
+        """See `Encoder.on_device`. Compiled code uses no float64.
 
-        An entry of float64 becomes two float32 in a last axis, each number and what is left of it: together
-        they have 48 of its 53 bits.
+        A float64 entry becomes two float32 numbers in a last axis, the rounded number and the remainder.
+        Together they have 48 of its 53 bits.
         """
         wide = {name for name, normalizer in self.normalizers.items() if normalizer.rest is not None}
         return {name: _split(x) if name in wide else x for name, x in observations.items()}
@@ -243,7 +244,7 @@ class VectorEncoder(Encoder):
         return jnp.concatenate(parts, axis=-1)
 
     def about(self) -> dict[str, Any]:
-        """What of the normalisation is not in its arrays."""
+        """The settings of the normalisation that are not in arrays."""
         one = next(iter(self.normalizers.values()))
         return {"limit": one.limit, "shifted": one.shift is not None}
 
@@ -266,10 +267,10 @@ def _check_vectors(spec: Spec) -> None:
 
 
 def encode(encoder: Encoder, observations: Observations) -> NDArray[np.float32]:
-    """The features of n observations, (n, f), on the host.
+    """Encode n observations on the host: (n, f).
 
-    An observation's features do not depend on what is encoded beside it: they are computed in blocks of one
-    size, so that an episode read back from disk is encoded to the same bits.
+    All blocks have the same size, so that an observation's features do not depend on the other observations
+    and an episode that is read back from disk is encoded to the same bits.
     """
     n, size = len(next(iter(observations.values()))), encoder.block
     blocks = [
@@ -280,7 +281,7 @@ def encode(encoder: Encoder, observations: Observations) -> NDArray[np.float32]:
 
 
 def _block(observations: Observations, start: int, size: int) -> dict[str, np.ndarray]:
-    """So many observations from one on, then zeros; of what lies in a file no others are read."""
+    """`size` observations from `start` on, padded with zeros. Nothing else is read from a file."""
     rows = {name: array[start : start + size] for name, array in observations.items()}
     return {
         name: np.pad(part, [(0, size - len(part))] + [(0, 0)] * (part.ndim - 1))

@@ -1,4 +1,4 @@
-"""What the entries of a policy's document may be, checked before anything is built by them."""
+"""Checks of the entries of a policy's document, made before anything is built from them."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from otpr.policies.generators import Entry
 
 
 def check_entries(name: str, value: Any, entries: Mapping[str, Entry]) -> None:
-    """Refuse what an entry cannot be.
+    """Check the values of a document's entries.
 
     Args:
-        name: of the value, from the document's top: "generator.network.width".
-        value: an entry, or an object of entries, at any depth.
-        entries: what entries are, by name; all others are counts.
+        name: the value's path from the top of the document: "generator.network.width".
+        value: an entry or a nested object of entries.
+        entries: the types of entries by name; all other entries are counts.
 
     Raises:
-        ValueError: names the entry.
+        ValueError: a value is not valid; the message names the entry.
     """
     if isinstance(value, dict):
         for key, inner in cast(dict[str, Any], value).items():
@@ -43,6 +43,6 @@ def _is(entry: Entry | None, name: str, value: Any) -> bool:
         return type(value) is bool
     if entry == "name":
         return type(value) is str and len(value) <= 64
-    # depth, members and noise levels are built one by one, before the weights show whether they are so many
+    # limited, because depth, members and noise levels are built before the weights confirm their number
     largest = 10_000 if name in ("depth", "denoising_steps", "size", "down_dims", "widths") else 1_000_000
     return type(value) is int and (0 if name == "depth" else 1) <= value <= largest

@@ -1,8 +1,8 @@
 """Policies on disk.
 
-A policy is a sealed folder (`otpr.storage`): `policy.json`, its architecture, `weights.safetensors`,
-its arrays by name, the checksums of both, and a README for people, which nothing reads. None of them can
-carry code, and no more memory is taken than they have bytes, so a policy from a stranger is safe to load.
+A policy is a sealed folder (`otpr.storage`) with `policy.json` (the architecture), `weights.safetensors` (the
+arrays by name), the checksums of both, and a README for people. None of the files can carry code, and memory
+use is bounded by their size, so that policies from untrusted sources are safe to load.
 """
 
 from __future__ import annotations
@@ -33,23 +33,22 @@ from otpr.spec import Spec
 from otpr.storage import DamagedFile
 
 FORMAT = 9
-"""Version of the files; it rises when older code could no longer read them.
+"""Version of the files; it rises whenever older code cannot read new files.
 
-1 had no checksums; 2 knew diffusion policies with OTPR's chooser only, and named neither; 3 had no spec, but
-the lengths of one observation vector, of an action and of a chunk that was executed whole, and its arrays lay
-in `weights.npz`; 4 took float64 entries of an observation as float32; 5 knew neither images nor views; 6 had
-one kind of network, one course of noise levels, plans in units of the actions, and one way to normalise; 7
-knew neither limits of the noise nor what DPPO's networks have; in 8 networks saw states as the encoder gives
-them.
+1 has no checksums. 2 has only diffusion policies with OTPR's chooser and names neither. 3 has no spec but the
+lengths of one observation vector, of an action and of a chunk that is executed whole, and its arrays are in
+`weights.npz`. 4 reads float64 entries of an observation as float32. 5 has neither images nor views. 6 has one
+kind of network, one noise schedule, plans in units of the actions, and one normalisation. 7 has neither
+limits of the noise nor the networks of DPPO. In 8 the network sees states as the encoder gives them.
 """
 
 ENCODERS: dict[str, type[Encoder]] = {kind.kind: kind for kind in (VectorEncoder, VisionEncoder)}
-"""By their names in policies' files."""
+"""Encoders by their names in policy files."""
 
 GENERATORS: dict[str, type[Generator]] = {
     kind.kind: kind for kind in (Diffusion, Flow, OneStep, TanhGaussian)
 }
-"""By their names in policies' files, but for those of algorithms."""
+"""Generators by their names in policy files, except those of algorithms."""
 
 Document = dict[str, Any]
 Tree = TypeVar("Tree")
@@ -57,22 +56,22 @@ Part = TypeVar("Part", Encoder, Generator, Chooser)
 
 
 def described(part: Encoder | Generator | Chooser) -> Document:
-    """What a policy's document says of a part of it."""
+    """The description of a part in a policy's document."""
     return {"kind": part.kind, **part.about()}
 
 
 def encoder_skeleton(about: Document, spec: Spec) -> Encoder:
-    """The encoder that `described` described, its arrays yet to be filled in."""
+    """The encoder that a document of `described` specifies, without values in its arrays."""
     return _encoder_kind(about).skeleton(_without_kind(about), spec)
 
 
 def generator_skeleton(about: Document, state_dim: int, spec: Spec, key: PRNGKeyArray) -> Generator:
-    """The generator that `described` described, its arrays yet to be filled in."""
+    """The generator that a document of `described` specifies, without values in its arrays."""
     return _generator_kind(about).skeleton(_without_kind(about), state_dim, spec, key)
 
 
 def chooser_skeleton(about: Document | None, state_dim: int, key: PRNGKeyArray) -> Chooser | None:
-    """The chooser that `described` described, its arrays yet to be filled in."""
+    """The chooser that a document of `described` specifies, without values in its arrays."""
     if about is None:
         return None
     more = {name: value for name, value in _without_kind(about).items() if name != "chunk_dim"}
@@ -96,13 +95,13 @@ def _chooser_kind(about: Document) -> type[Chooser]:
 
 
 def _kind(name: Any, known: Mapping[str, type[Part]], table: str) -> type[Part]:
-    """A kind of part by its name: one of ours, or "NAME/..." from the table of the algorithm NAME.
+    """The class of a part by its name: a built-in one, or "NAME/..." from the table of the algorithm NAME.
 
     Raises:
-        ValueError: there is none.
+        ValueError: there is no such part.
     """
     algorithm, slash, _ = str(name).partition("/")
-    # nothing but a file of the package `otpr.agents` is ever imported
+    # only modules of the package `otpr.agents` are ever imported
     if slash and algorithm.isidentifier() and importlib.util.find_spec(f"otpr.agents.{algorithm}"):
         module = importlib.import_module(f"otpr.agents.{algorithm}")
         known = cast(Mapping[str, type[Part]], getattr(module, table, {}))
@@ -127,8 +126,8 @@ def read(path: Path, build: Callable[[Document], Tree]) -> Tree:
     """Read a policy; see `otpr.policies.loading.load_policy`.
 
     Args:
-        path: its folder, or that of its run.
-        build: from the document to a policy, of which the arrays' shapes and types alone are used.
+        path: the policy's folder, or that of its run.
+        build: makes a policy from the document; only the shapes and types of its arrays are used.
     """
     where = folder(path)
     document = read_document(where)
@@ -136,7 +135,7 @@ def read(path: Path, build: Callable[[Document], Tree]) -> Tree:
         skeleton = eqx.filter_eval_shape(build, document)
     except (KeyError, TypeError, ValueError) as error:
         raise _damaged(where / "policy.json", error) from error
-    except OtprError as error:  # a sampler of another version, or edited by hand
+    except OtprError as error:  # e.g. a sampler of another version, or a file edited by hand
         raise OtprError(f"{where / 'policy.json'}: {error}") from error
     file = where / _weights(document["format"])
     try:
@@ -151,12 +150,12 @@ def read(path: Path, build: Callable[[Document], Tree]) -> Tree:
 
 
 def _weights(format: int) -> str:
-    """The name of the file with the arrays."""
+    """The name of the file that holds the arrays."""
     return "weights.npz" if format < 4 else "weights.safetensors"
 
 
 def folder(path: Path) -> Path:
-    """The folder of the policy that `path` stands for: itself, or `policy` in it."""
+    """The policy's folder: `path` itself, or `policy` in it."""
     where = path if (path / "policy.json").is_file() else path / "policy"
     if not (where / "policy.json").is_file():
         raise OtprError(
@@ -166,9 +165,9 @@ def folder(path: Path) -> Path:
 
 
 def read_document(where: Path) -> Document:
-    """What policy.json says, checked against its checksum and against what can be; in the present format.
+    """The content of policy.json, verified by checksum and by type, converted to the current format.
 
-    Its `format` stays that of the file.
+    Its `format` remains that of the file.
     """
     file = where / "policy.json"
     try:
@@ -192,10 +191,10 @@ def read_document(where: Path) -> Document:
 
 
 def _check(document: Document) -> None:
-    """Refuse what no policy has, before anything is built by it.
+    """Check a document before anything is built from it.
 
     Raises:
-        ValueError: names the field. (Or KeyError: a field is missing, TypeError: it is no object.)
+        ValueError, KeyError, TypeError: a field is not valid or missing, or the document is not an object.
     """
     if not isinstance(document["task"], str):
         raise ValueError(f"task is {document['task']!r}")

@@ -1,7 +1,7 @@
-"""How a policy makes plans: from a state and random numbers to samples.
+"""Generators, which sample plans for a state.
 
-A generator is a part of a policy (`otpr.policies.policy.Policy`). On disk it is described by `about`, from
-which `skeleton` builds it again with its arrays yet to be filled in. Plans are (horizon, action_dim).
+A generator is a part of a policy (`otpr.policies.policy.Policy`). Its files hold the document of `about`,
+from which `skeleton` rebuilds the structure, and its arrays. Plans are (horizon, action_dim).
 """
 
 from __future__ import annotations
@@ -25,56 +25,56 @@ from otpr.spec import Spec
 Entry = Literal[
     "number", "flag", "name", "optional count", "optional number", "numbers", "counts", "optional size"
 ]
-"""What an entry in the description of a part of a policy can be, beside a count."""
+"""The types that an entry in a part's description may have, other than a count."""
 
 
 class Generator(eqx.Module):
-    """Draws plans for a state."""
+    """Samples plans for a state."""
 
     kind: ClassVar[str]
-    """Its name in a policy's file."""
+    """The generator's name in a policy's file."""
     entries: ClassVar[Mapping[str, Entry]] = {}
-    """What entries of `about` are, by name, at any depth; all others are counts."""
+    """The types of entries of `about` by name, at any depth; all other entries are counts."""
 
     @abc.abstractmethod
     def propose(self, state: Float[Array, " s"], key: PRNGKeyArray, n: int) -> Float[Array, "n h a"]:
-        """`n` plans for one state, entries in [-1, 1]."""
+        """Sample `n` plans for one state, entries in [-1, 1]."""
 
     def complete(
         self, state: Float[Array, " s"], prefix: Prefix, key: PRNGKeyArray, n: int
     ) -> Float[Array, "n h a"]:
-        """`n` plans for one state that begin with the prefix: here others, in which it is put."""
+        """`n` plans for one state that begin with the prefix; by default it overwrites sampled plans."""
         return prefix.put(self.propose(state, key, n))
 
     @abc.abstractmethod
     def about(self) -> dict[str, Any]:
-        """Everything about it that is not an array: counts, numbers and short names, JSON-able."""
+        """Everything except arrays as a JSON document of counts, numbers and short names."""
 
     @classmethod
     @abc.abstractmethod
     def skeleton(cls, about: dict[str, Any], state_dim: int, spec: Spec, key: PRNGKeyArray) -> Generator:
-        """A generator as `about` describes it; its arrays have the right shapes and types only."""
+        """A generator of the structure that `about` describes. Only shapes and types of arrays are valid."""
 
 
 class NoiseDriven(Generator):
-    """A generator whose plans are a function of normal noise, which may be drawn elsewhere."""
+    """A generator whose plans are a function of normal noise, so that a caller can supply the noise."""
 
     @property
     def noise_steps(self) -> int:
-        """How many times it draws noise of the plans' shape beside the start."""
+        """Number of draws of noise of the plans' shape, in addition to the initial one."""
         return 0
 
     @abc.abstractmethod
     def from_noise(self, state: Float[Array, " s"], noise: Noise) -> Float[Array, "n h a"]:
-        """The plans of one state that noise (n, h, a), and for each step such noise, is turned into."""
+        """The plans of one state for initial noise (n, h, a) and noise of the same shape for each step."""
 
 
 class Flow(NoiseDriven):
-    """Follows a velocity field from noise, `otpr.diffusion.flow`; the plan is clipped at the end.
+    """Integrates a velocity field from noise (`otpr.diffusion.flow`) and clips the resulting plan.
 
     Args:
         network: predicts the velocity of a plan.
-        steps: Euler steps.
+        steps: number of Euler steps.
     """
 
     network: VelocityNetwork
@@ -86,7 +86,7 @@ class Flow(NoiseDriven):
         return self.from_noise(state, Noise(jax.random.normal(key, (n, *self.network.plan_shape))))
 
     def from_noise(self, state: Float[Array, " s"], noise: Noise) -> Float[Array, "n h a"]:
-        """The plans of one state that noise is carried to."""
+        """The plans of one state that the flow carries noise to."""
         plans = integrate(lambda x, t: self.network.many(state, x, t), noise.start, self.steps)
         return jnp.clip(plans, -1, 1)
 
@@ -102,10 +102,10 @@ class Flow(NoiseDriven):
 
 
 class OneStep(NoiseDriven):
-    """Maps noise to a plan by one pass of a network, clipped.
+    """Maps noise to a plan by one pass of a network, and clips the plan.
 
     Args:
-        network: takes a state and flattened noise of the plan's size, side by side.
+        network: takes a state concatenated with flattened noise of the plan's size.
         plan_shape: (horizon, action_dim).
     """
 
@@ -117,7 +117,7 @@ class OneStep(NoiseDriven):
     def new(
         cls, state_dim: int, plan_shape: tuple[int, int], *, width: int, depth: int, key: PRNGKeyArray
     ) -> OneStep:
-        """With random weights."""
+        """A generator with random weights."""
         size = plan_shape[0] * plan_shape[1]
         return cls(eqx.nn.MLP(state_dim + size, size, width, depth, jax.nn.silu, key=key), plan_shape)
 
@@ -126,15 +126,15 @@ class OneStep(NoiseDriven):
         return self.from_noise(state, Noise(jax.random.normal(key, (n, *self.plan_shape))))
 
     def from_noise(self, state: Float[Array, " s"], noise: Noise) -> Float[Array, "n h a"]:
-        """The plans of one state that noise is mapped to."""
+        """The plans of one state that the network maps noise to."""
         return jnp.clip(jax.vmap(self.unclipped, in_axes=(None, 0))(state, noise.start), -1, 1)
 
     def unclipped(self, state: Float[Array, " s"], noise: Float[Array, "h a"]) -> Float[Array, "h a"]:
-        """The network's output."""
+        """The network's output, not clipped."""
         return self.network(jnp.concatenate([state, noise.ravel()])).reshape(self.plan_shape)
 
     def about(self) -> dict[str, Any]:
-        """Sizes of the network."""
+        """The sizes of the network."""
         return dict(sizes(self.network))
 
     @classmethod
@@ -144,12 +144,12 @@ class OneStep(NoiseDriven):
 
 
 class TanhGaussian(NoiseDriven):
-    """The hyperbolic tangent of a normal variable of independent entries (Haarnoja et al., SAC, 2018).
+    """The tanh of a normal variable with independent entries (Haarnoja et al., SAC, 2018).
 
     Args:
-        network: from a state to the means and the logarithms of the standard deviations, one after the other.
+        network: maps a state to the means, followed by the logarithms of the standard deviations.
         plan_shape: (horizon, action_dim).
-        deterministic: give the tangent of the means instead of samples.
+        deterministic: whether to return the tanh of the means instead of samples.
     """
 
     network: eqx.nn.MLP
@@ -162,17 +162,17 @@ class TanhGaussian(NoiseDriven):
     def new(
         cls, state_dim: int, plan_shape: tuple[int, int], *, width: int, depth: int, key: PRNGKeyArray
     ) -> TanhGaussian:
-        """With random weights, drawing samples."""
+        """A generator with random weights that draws samples."""
         size = plan_shape[0] * plan_shape[1]
         return cls(eqx.nn.MLP(state_dim, 2 * size, width, depth, jax.nn.relu, key=key), plan_shape)
 
     def propose(self, state: Float[Array, " s"], key: PRNGKeyArray, n: int) -> Float[Array, "n h a"]:
-        """`n` plans for one state, all the same where it is deterministic."""
+        """`n` plans for one state; all are equal if the generator is deterministic."""
         size = self.plan_shape[0] * self.plan_shape[1]
         return self.from_noise(state, Noise(jax.random.normal(key, (n, size)).reshape(n, *self.plan_shape)))
 
     def from_noise(self, state: Float[Array, " s"], noise: Noise) -> Float[Array, "n h a"]:
-        """The plans of one state; where it is deterministic, all the same whatever the noise is."""
+        """The plans of one state for the given noise, which a deterministic generator ignores."""
         mean, log_std = (x.reshape(self.plan_shape) for x in self.parameters(state))
         scale = 0.0 if self.deterministic else jnp.exp(log_std)
         return jnp.tanh(mean + scale * noise.start)
@@ -185,12 +185,12 @@ class TanhGaussian(NoiseDriven):
     def sample_with_log_density(
         self, state: Float[Array, " s"], key: PRNGKeyArray
     ) -> tuple[Float[Array, " c"], Float[Array, ""]]:
-        """A flattened plan, drawn in a way that gradients pass through, and the logarithm of its density."""
+        """A flattened plan, sampled by reparametrisation, and the logarithm of its density."""
         mean, log_std = self.parameters(state)
         noise = jax.random.normal(key, mean.shape)
         x = mean + jnp.exp(log_std) * noise
         log_normal = -0.5 * noise**2 - log_std - 0.5 * jnp.log(2 * jnp.pi)
-        # log(1 - tanh(x)^2), by a form that does not cancel where tanh is close to 1
+        # log(1 - tanh(x)^2) in a form without cancellation for tanh close to 1
         log_slope = 2 * (jnp.log(2.0) - x - jax.nn.softplus(-2 * x))
         return jnp.tanh(x), jnp.sum(log_normal - log_slope)
 
@@ -201,7 +201,7 @@ class TanhGaussian(NoiseDriven):
         return jax.vmap(self.sample_with_log_density)(states, jax.random.split(key, states.shape[0]))
 
     def about(self) -> dict[str, Any]:
-        """Sizes of the network, and whether it draws."""
+        """The sizes of the network, and whether it draws samples."""
         return {**sizes(self.network), "deterministic": self.deterministic}
 
     @classmethod
@@ -213,7 +213,7 @@ class TanhGaussian(NoiseDriven):
 
 
 LOG_STD = (-20.0, 2.0)
-"""Least and greatest logarithm of a standard deviation (as in the code of Ball et al., RLPD, 2023)."""
+"""Range of the logarithm of a standard deviation, as in the code of Ball et al., RLPD, 2023."""
 
 
 def plan_shape(spec: Spec) -> tuple[int, int]:

@@ -1,4 +1,4 @@
-"""Policies read from their folders, and what these say beside the policy."""
+"""Loading policies, their tasks and views from their folders."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from otpr.spec import Spec
 
 
 def load_policy(path: str | os.PathLike[str]) -> Policy:
-    """Read a policy: `load_policy(path).act(observation, seed)` gives (execute, action_dim) actions.
+    """Load a policy. `load_policy(path).act(observation, seed)` gives actions (execute, action_dim).
 
     Args:
         path: the folder that `Policy.save` wrote, or a run directory with a `policy` folder in it.
 
     Raises:
-        OtprError: there is no policy, or its files are damaged or of a later format.
+        OtprError: there is no policy at `path`, or its files are damaged or of a later format.
     """
     return files.read(Path(path), skeleton)
 
@@ -31,15 +31,15 @@ def policy_task(path: str | os.PathLike[str]) -> str:
 
 
 def policy_view(path: str | os.PathLike[str]) -> dict[str, Any] | None:
-    """What the policy in `path` sees of its task, as `Policy.save` was given it."""
+    """The view of the task for the policy in `path`, as given to `Policy.save`."""
     return files.read_document(files.folder(Path(path))).get("view")
 
 
 def policy_meaning(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """What is known of the numbers that the policy in `path` exchanges, as `Policy.save` was given it.
+    """The meaning of the numbers that the policy in `path` exchanges, as given to `Policy.save`.
 
-    Of a policy that was saved without it: whether its spec states the bounds of its actions, which before
-    format 4 none did.
+    For a policy that was saved without it, only whether its spec states the bounds of its actions, which is
+    not the case before format 4.
     """
     document = files.read_document(files.folder(Path(path)))
     silent = {"parts": [], "facts": {}, "bounds_stated": document["format"] >= 4, "accepted": []}
@@ -47,7 +47,7 @@ def policy_meaning(path: str | os.PathLike[str]) -> dict[str, Any]:
 
 
 def skeleton(document: files.Document) -> Policy:
-    """A policy as `Policy.document` describes it, its arrays yet to be filled in."""
+    """A policy with the structure of a `Policy.document`, without values in its arrays."""
     spec, key = Spec.from_json(document["spec"]), jax.random.key(0)
     encoder = files.encoder_skeleton(document["encoder"], spec)
     state_dim = spec.history * encoder.feature_dim

@@ -1,4 +1,4 @@
-"""A policy on its way from one of our processes to another: what it is, and its arrays."""
+"""Policies as plain data, for transfer between processes."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ class PackedPolicy(NamedTuple):
     """A policy as plain data.
 
     Attributes:
-        document: everything about it that is not an array, JSON.
-        arrays: by their paths in the policy.
+        document: everything except arrays, as JSON.
+        arrays: the arrays by their paths in the policy.
     """
 
     document: str
@@ -27,16 +27,16 @@ class PackedPolicy(NamedTuple):
 
 
 def pack(policy: Policy) -> PackedPolicy:
-    """The policy as plain data, as its files have it. Not of one that asks another process."""
+    """Convert a policy to plain data. A policy that asks a source cannot be packed."""
     return PackedPolicy(json.dumps(policy.document()), trees.arrays_of(policy))
 
 
 def unpack(packed: PackedPolicy) -> Policy:
-    """The policy that `pack` packed."""
+    """The policy from the result of `pack`."""
     return trees.fill(_skeleton(packed.document), packed.arrays)
 
 
 @functools.lru_cache(maxsize=16)
 def _skeleton(document: str) -> Policy:
-    """One for all policies alike, so that what was compiled for one is found for the next."""
+    """One skeleton for all policies of a structure, so that compiled code is reused."""
     return eqx.filter_eval_shape(skeleton, json.loads(document))

@@ -1,6 +1,6 @@
-"""The policy as deployed: observation in, actions out, with everything it needs inside.
+"""The policy: it maps observations to actions and contains everything needed for that.
 
-A policy is an encoder, a generator and perhaps a chooser. `otpr.policies.files` says how it lies on disk.
+A policy is an encoder, a generator and optionally a chooser. `otpr.policies.files` describes its files.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ from otpr.spec import Spec
 
 
 class Policy(eqx.Module):
-    """A policy over plans of actions; with a chooser, the plan it picks of several samples.
+    """A policy that samples a plan of actions, or several from which a chooser picks one.
 
     Args:
         encoder: turns each observation into features.
         generator: draws plans for a state.
-        chooser: chooses among `candidates` samples; None draws one sample.
-        spec: what it takes and gives.
-        candidates: how many samples the chooser has to choose from.
+        chooser: picks one of `candidates` plans; None: a decision draws a single plan.
+        spec: the policy's observations and actions.
+        candidates: number of plans that the chooser picks from.
     """
 
     encoder: Encoder
@@ -54,7 +54,7 @@ class Policy(eqx.Module):
 
     @property
     def drawn(self) -> int:
-        """How many plans a decision draws."""
+        """Number of plans that a decision draws."""
         return 1 if self.chooser is None else self.candidates
 
     @property
@@ -62,7 +62,7 @@ class Policy(eqx.Module):
         """The generator of a diffusion policy.
 
         Raises:
-            OtprError: it is another kind of policy.
+            OtprError: the policy is not a diffusion policy.
         """
         if not isinstance(self.generator, Diffusion):
             raise OtprError(
@@ -76,50 +76,50 @@ class Policy(eqx.Module):
         return dataclasses.replace(self, generator=generator)
 
     def with_sampler(self, sampler: Sampler, steps: int | None = None) -> Policy:
-        """The same policy, its plans sampled in another way; `steps` None visits every level.
+        """The same policy with another sampler. With `steps` None it visits every level.
 
         Raises:
-            OtprError: it is no diffusion policy, there is no such sampler, or the schedule has not that many
-                levels.
+            OtprError: the policy is not a diffusion policy, there is no such sampler, or the schedule has
+                fewer levels than `steps`.
         """
         return self.with_generator(dataclasses.replace(self.diffusion, sampler=sampler, sampler_steps=steps))
 
     def choosing(self, chooser: Chooser, candidates: int) -> Policy:
-        """The same generator, `chooser` choosing among so many samples."""
+        """The same generator with a chooser that picks one of `candidates` plans."""
         return dataclasses.replace(self, chooser=chooser, candidates=candidates)
 
     def single(self) -> Policy:
-        """The same generator, one sample, no chooser."""
+        """The same generator without a chooser, drawing one plan."""
         return dataclasses.replace(self, chooser=None, candidates=1)
 
     def executing(self, execute: int) -> Policy:
-        """The same policy, so many actions of each plan executed. A chooser scores what it always did.
+        """The same policy, executing another number of actions per plan; the chooser scores the same chunks.
 
         Raises:
-            OtprError: a plan has not that many.
+            OtprError: a plan has fewer actions than that.
         """
         return dataclasses.replace(self, spec=dataclasses.replace(self.spec, execute=execute))
 
     # ------------------------------------------------------------------------------------------- decisions
 
     def state(self, observations: Observations) -> Float[Array, " s"]:
-        """The state of one decision: its last observations, each entry (history, *shape), encoded.
+        """The state of one decision: its encoded observations, each entry (history, *shape).
 
-        They are as `Encoder.on_device` gives them.
+        The observations must be as `Encoder.on_device` gives them.
         """
         return self.encoder(observations).ravel()
 
     def propose(
         self, observations: Observations, keys: PRNGKeyArray, n: int, prefixes: Prefix | None = None
     ) -> Float[Array, "b n h a"]:
-        """`n` sampled plans for each of b decisions; see `otpr.policies.proposer.Proposer`."""
+        """Sample `n` plans for each of b decisions; see `otpr.policies.proposer.Proposer`."""
         if isinstance(self.generator, Asked):
             plans = jnp.asarray(self.generator.offered(observations, n, host_seeds(keys)))
             return plans if prefixes is None else jax.vmap(Prefix.put)(prefixes, plans)
         return _propose(self, self.encoder.on_device(observations), keys, n, prefixes)
 
     def chunks(self, plans: Float[Array, "n h a"]) -> Float[Array, "n c"]:
-        """What the chooser scores of plans: their actions from the present on, flattened."""
+        """The part of plans that the chooser scores: the actions from the current step on, flattened."""
         assert self.chooser is not None
         first = self.spec.offset
         last = first + self.chooser.chunk_dim // self.spec.action_dim
@@ -128,14 +128,14 @@ class Policy(eqx.Module):
     def decide(
         self, state: Float[Array, " s"], key: PRNGKeyArray, prefix: Prefix | None = None
     ) -> tuple[Float[Array, "h a"], Metrics]:
-        """One plan for one state, and what the chooser reports of its choice."""
+        """One plan for one state, and the chooser's metrics."""
         propose_key, choose_key = jax.random.split(key)
         return self.choose(state, self.plans(state, propose_key, self.drawn, prefix), choose_key)
 
     def choose(
         self, state: Float[Array, " s"], plans: Float[Array, "n h a"], choose_key: PRNGKeyArray
     ) -> tuple[Float[Array, "h a"], Metrics]:
-        """One of several plans for one state, and what the chooser reports of its choice."""
+        """The chosen one of several plans for one state, and the chooser's metrics."""
         if self.chooser is None:
             return plans[0], {}
         index, metrics = self.chooser.choose(state, self.chunks(plans), choose_key)
@@ -144,7 +144,7 @@ class Policy(eqx.Module):
     def plans(
         self, state: Float[Array, " s"], key: PRNGKeyArray, n: int, prefix: Prefix | None
     ) -> Float[Array, "n h a"]:
-        """`n` sampled plans for one state, that begin with the prefix if there is one."""
+        """Sample `n` plans for one state, which begin with the prefix if there is one."""
         if prefix is None:
             return self.generator.propose(state, key, n)
         return self.generator.complete(state, prefix, key, n)
@@ -152,11 +152,11 @@ class Policy(eqx.Module):
     def act_batch(
         self, observations: Observations, keys: PRNGKeyArray
     ) -> tuple[Float[Array, "n e a"], dict[str, Float[Array, " n"]]]:
-        """The actions to execute for each of n decisions, each with its own key.
+        """Draw the actions to execute for each of n decisions.
 
         Args:
             observations: by entry name, (n, history, *shape), raw.
-            keys: n of them.
+            keys: one for each decision.
 
         Returns:
             (n, execute, action_dim), entries in [-1, 1]; and the chooser's metrics of each decision.
@@ -167,7 +167,7 @@ class Policy(eqx.Module):
     def _planned(
         self, observations: Observations, keys: PRNGKeyArray, prefixes: Prefix | None = None
     ) -> tuple[Float[Array, "n h a"], dict[str, Float[Array, " n"]]]:
-        """`plan_batch` of raw observations, compiled."""
+        """`plan_batch` for raw observations, compiled."""
         offered = self.offered(observations, keys)
         return _plan_batch(self, self.encoder.on_device(observations), keys, prefixes, offered)
 
@@ -178,13 +178,13 @@ class Policy(eqx.Module):
         prefixes: Prefix | None = None,
         offered: Float[Array, "n c h a"] | np.ndarray | None = None,
     ) -> tuple[Float[Array, "n h a"], dict[str, Float[Array, " n"]]]:
-        """A whole plan for each of n decisions; works in compiled code.
+        """Draw a whole plan for each of n decisions. Works in compiled code.
 
         Args:
             observations: as `Encoder.on_device` gives them.
-            keys: n of them.
-            prefixes: what the plans begin with; None: nothing is given.
-            offered: the plans of each decision to choose from, where `offered` has asked for them.
+            keys: one for each decision.
+            prefixes: the actions that the plans begin with; None: the plans are free.
+            offered: the plans of each decision to choose from, if `offered` returned any.
 
         Returns:
             (n, horizon, action_dim), entries in [-1, 1]; and the chooser's metrics of each decision.
@@ -204,18 +204,18 @@ class Policy(eqx.Module):
 
     @property
     def asks(self) -> bool:
-        """Whether its plans come from a policy that only answers, asked on the host."""
+        """Whether the plans come from an external source that is asked on the host."""
         return isinstance(self.generator, Asked)
 
     def offered(
         self, observations: Observations, keys: PRNGKeyArray, rows: Sequence[int] | None = None
     ) -> np.ndarray | None:
-        """The plans to choose from, where the generator is asked on the host; None where it is compiled.
+        """The plans to choose from if the generator is asked on the host; None if it is compiled.
 
         Args:
             observations: by entry name, (n, history, *shape), raw, on the host.
-            keys: n of them.
-            rows: the decisions that are asked for; None: all. The plans of the others are zeros.
+            keys: one for each decision.
+            rows: the decisions to ask for; None: all. The plans of the others are zeros.
 
         Returns:
             (n, candidates, horizon, action_dim) float32, entries in [-1, 1], or None.
@@ -236,29 +236,30 @@ class Policy(eqx.Module):
     def act(
         self, observation: Any, seed: int, *, prefix: Any = None, budget_seconds: float | None = None
     ) -> np.ndarray:
-        """Draw the actions to execute for one observation; safe to call from several threads.
+        """Draw the actions to execute for one observation. Safe to call from several threads.
 
-        Values far from the demonstrations are clipped where the encoder has a limit; see `Normalizer`.
+        Values far from the demonstrations are clipped if the encoder has a limit; see `Normalizer`.
 
         Args:
-            observation: raw, as the environment gives it: an array where the spec has but one vector entry,
-                else a dictionary by entry name. With `history` > 1 each has a leading axis of so many
-                observations, oldest first; where an episode is younger, its first observation is repeated.
-            seed: of the draw, a whole number of any size, not negative; the same seed gives the same actions.
-            prefix: for a robot that does not wait: the actions that it will execute from this observation on
-                until the new ones arrive, (d, action_dim) in [-1, 1], with d at most
-                `horizon - offset - execute`.
-                They are what is left of the last plan.
-            budget_seconds: where there is a chooser, choose among the candidates that there is time for (at
-                least `otpr.policies.acting.SLICE`): then the time decides too, and the draws are others than
-                without. The first call compiles, whatever the budget: make one beforehand.
+            observation: raw, as the environment gives it: an array if the spec has a single vector entry,
+                otherwise a dictionary by entry name. With `history` > 1 each entry has a leading axis of that
+                length, oldest first; at the start of an episode, repeat its first observation.
+            seed: a whole number of any size, not negative. The same seed gives the same actions.
+            prefix: for asynchronous execution: the remaining actions of the last plan, which the robot
+                executes from this observation on until the new actions arrive, (d, action_dim) in [-1, 1],
+                with d at most `horizon - offset - execute`.
+            budget_seconds: with a chooser, draw only as many candidates as the time allows, at least
+                `otpr.policies.acting.SLICE`. The result then depends on timing as well and differs from the
+                one without a budget. The first call compiles regardless of the budget, so make one
+                beforehand.
 
         Returns:
-            (execute, action_dim) float32, entries in [-1, 1]: execute them, after the prefix if there is one.
+            (execute, action_dim) float32, entries in [-1, 1], to be executed after the prefix if there is
+            one.
 
         Raises:
             ValueError: the observation has other entries or another shape, or is not finite; the seed is
-                negative or no whole number; or the prefix has another shape, or leaves [-1, 1].
+                negative or not a whole number; or the prefix has another shape, or leaves [-1, 1].
             OtprError: the actions are not finite, because the weights are not.
         """
         given = checked_observation(observation, self.spec)
@@ -271,7 +272,7 @@ class Policy(eqx.Module):
         else:
             prefixes = None if ahead is None else ahead.alone()
             seen = {name: entry[None] for name, entry in given.items()}
-            # indexed on the host: on the device that is a program of its own
+            # indexed on the host, because on the device this would be a separate program
             plan = np.asarray(self._planned(seen, key[None], prefixes)[0])[0]
         first = self.spec.offset + d
         return checked_actions(plan[first : first + self.spec.execute])
@@ -279,7 +280,7 @@ class Policy(eqx.Module):
     # ----------------------------------------------------------------------------------------------- files
 
     def document(self) -> files.Document:
-        """Everything about it that is not an array, JSON-able; `skeleton` makes a policy of it."""
+        """Everything except arrays as a JSON document, from which `skeleton` builds a policy."""
         chooser = None
         if self.chooser is not None:
             chooser = {"chunk_dim": self.chooser.chunk_dim, **files.described(self.chooser)}
@@ -299,18 +300,19 @@ class Policy(eqx.Module):
         view: Mapping[str, Any] | None = None,
         meaning: Mapping[str, Any] | None = None,
     ) -> None:
-        """Write the policy to the folder `path`, whole or not at all; a policy already there is replaced.
+        """Write the policy to the folder `path` atomically. An existing policy there is replaced.
 
         Args:
-            path: the folder; its parents are made.
-            task: the task it was trained on, for whoever finds the file.
-            view: what it sees of the task, a JSON document (`otpr.envs.Setup.view`); None: what the task
-                shows by itself.
-            meaning: what is known of the numbers it exchanges, a JSON document (`otpr.data.meaning`).
+            path: the folder; its parents are created.
+            task: the task that the policy was trained on.
+            view: the policy's view of the task, a JSON document (`otpr.envs.Setup.view`); None: the task's
+                default view.
+            meaning: the meaning of the numbers that the policy exchanges, a JSON document
+                (`otpr.data.meaning`).
 
         Raises:
-            OtprError: something else than a policy is at `path`, or it cannot be written; what was there
-                stays as it is.
+            OtprError: something other than a policy is at `path`, or the folder cannot be written. The
+                content of `path` is left unchanged.
         """
         document = self.document()
         for name, given in (("view", view), ("meaning", meaning)):

@@ -1,8 +1,8 @@
-"""Plans whose first actions are given: a robot executes them while the plan is being made.
+"""Plans with given first actions, which a robot executes while the plan is being computed.
 
-A plan is made for the moment of its observation. When it arrives, the robot is some actions further, and it
-is known beforehand which ones it executes meanwhile: those of the plan before. A plan that begins with them
-goes on where the robot is.
+A plan is computed for the time of its observation. Meanwhile the robot executes some actions of the previous
+plan, which are known in advance. A plan that begins with them continues where the robot is when the plan
+arrives.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from otpr.spec import Spec
 
 
 class Prefix(NamedTuple):
-    """The given part of a plan, padded to a plan's length: one compiled program takes any part."""
+    """The given part of a plan, padded to a plan's length so that one compiled program serves any length."""
 
     actions: Float[Array, "*n h a"]  # zeros elsewhere
     given: Bool[Array, "*n h"]
 
     @classmethod
     def of(cls, actions: Float[Array, "*n d a"] | np.ndarray, spec: Spec) -> Self:
-        """The first d actions from the present on, in plans as the spec has them."""
+        """A prefix of the first d actions from the current step on, in plans of the spec's shape."""
         *leading, d, _ = actions.shape
         first = spec.offset
         pad = [(0, 0)] * len(leading) + [(first, spec.horizon - first - d), (0, 0)]
@@ -34,24 +34,24 @@ class Prefix(NamedTuple):
 
     @staticmethod
     def left(plans: Float[Array, "n h a"], d: int, spec: Spec) -> Float[Array, "n d a"]:
-        """The d actions of plans after those that are executed: what the next plans begin with."""
+        """The d actions of plans after the executed ones, with which the next plans begin."""
         return plans[:, spec.executed.stop : spec.executed.stop + d]
 
     def alone(self) -> Prefix:
-        """Of one decision as of one among several: with an axis before the others."""
+        """The prefix with a leading axis for one decision."""
         return Prefix(self.actions[None], self.given[None])
 
     def put(self, plans: Float[Array, "n h a"]) -> Float[Array, "n h a"]:
-        """Plans of one decision with the prefix in its place."""
+        """Overwrite the beginning of one decision's plans with the prefix."""
         return jnp.where(self.given[:, None], self.actions, plans)
 
 
 def checked_prefix(given: Any, spec: Spec) -> np.ndarray:
-    """A prefix as (d, action_dim) float32.
+    """A given prefix as (d, action_dim) float32.
 
     Raises:
-        ValueError: it has no such shape, leaves fewer than `execute` actions of a plan, or is not finite and
-            in [-1, 1].
+        ValueError: the prefix has another shape, leaves fewer than `execute` actions of a plan, is not
+            finite, or leaves [-1, 1].
     """
     try:
         actions = np.asarray(given, np.float32)

@@ -1,4 +1,4 @@
-"""What acts: whatever offers plans for observations, here or in another process."""
+"""The interface of objects that offer plans for observations, in this process or another."""
 
 from __future__ import annotations
 
@@ -12,27 +12,27 @@ from otpr.spec import Spec
 
 
 class Proposer(Protocol):
-    """Offers plans, asked from the host. `otpr.policies.policy.Policy` is one, by its generator.
+    """Offers plans on request from the host. `otpr.policies.policy.Policy` implements it by its generator.
 
-    A chooser needs nothing else of it: algorithms that only choose work with any proposer, those that train a
-    generator need a policy that has it.
+    Algorithms that only choose among plans work with any proposer. Algorithms that train a generator need a
+    policy with one.
     """
 
     @property
     def spec(self) -> Spec:
-        """What it takes and gives."""
+        """The observations and actions of the proposer."""
         ...
 
     def propose(
         self, observations: Observations, keys: PRNGKeyArray, n: int, prefixes: Prefix | None = None
     ) -> Float[Array, "b n h a"]:
-        """`n` plans for each of b decisions.
+        """Offer `n` plans for each of b decisions.
 
         Args:
             observations: by entry name, (b, history, *shape), raw.
-            keys: b of them, one a decision: the same key and observation give the same plans.
-            n: how many.
-            prefixes: what the plans of each decision begin with; None: nothing is given.
+            keys: one for each decision. The same key and observation give the same plans.
+            n: number of plans for each decision.
+            prefixes: the actions that the plans of each decision begin with; None: the plans are free.
 
         Returns:
             (b, n, horizon, action_dim), entries in [-1, 1].

@@ -1,4 +1,4 @@
-"""The README in a policy's folder: how to use it, and what it takes and gives, in words."""
+"""The README in a policy's folder: how to use the policy, and its observations and actions in words."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from typing import Any
 from otpr.spec import Spec
 
 FILE = "README.md"
-"""Its name. It is not among the folder's checksums, so that it may be edited."""
+"""The file's name. The file has no checksum, so that it may be edited."""
 
 
 def readme(task: str, document: dict[str, Any]) -> str:
-    """Its text, in Markdown.
+    """The README's text, in Markdown.
 
     Args:
-        task: the task of the policy; "" where it names none.
-        document: the policy's, as `otpr.policies.files` writes it.
+        task: the task of the policy; "" if it names none.
+        document: the policy's document, as `otpr.policies.files` writes it.
     """
     spec, chooser = Spec.from_json(document["spec"]), document["chooser"]
     kind = f"A policy of kind `{document['generator']['kind']}`, written by otpr."
@@ -49,7 +49,7 @@ What it takes and gives:
 
 
 def _observation(spec: Spec) -> str:
-    """What `observation` is, a sentence or two."""
+    """A description of `observation` in one or two sentences."""
     name = spec.only_vector
     if name is not None:
         shape = spec.observation[name].shape

@@ -1,4 +1,4 @@
-"""Actions between [-1, 1] and the environment's own units, as a spec's bounds say."""
+"""Conversion of actions between [-1, 1] and the environment's own units, by a spec's bounds."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from otpr.spec import Spec
 
 
 def in_units(actions: NDArray[Any], spec: Spec) -> NDArray[np.float64]:
-    """Actions in [-1, 1], (..., action_dim), mapped linearly onto the spec's bounds, and within them."""
+    """Map actions in [-1, 1], (..., action_dim), linearly onto the spec's bounds, and clip to them."""
     low, high = np.asarray(spec.action_low), np.asarray(spec.action_high)
     unit = actions.astype(np.float64)
     mapped = np.clip(low + (unit + 1) / 2 * (high - low), low, high)
@@ -19,12 +19,12 @@ def in_units(actions: NDArray[Any], spec: Spec) -> NDArray[np.float64]:
 
 
 def to_unit(actions: NDArray[Any], spec: Spec) -> NDArray[np.float64]:
-    """Actions in the environment's own units mapped linearly to [-1, 1]; what is beyond stays beyond."""
+    """Map actions in the environment's own units linearly to [-1, 1], without clipping."""
     low, high = np.asarray(spec.action_low), np.asarray(spec.action_high)
     given = actions.astype(np.float64)
     return np.where(_own(spec), given, 2 * (given - low) / (high - low) - 1)
 
 
 def _own(spec: Spec) -> NDArray[np.bool_]:
-    """Where the bounds are [-1, 1]: these numbers stay as they are, bit for bit."""
+    """Dimensions with bounds of [-1, 1], whose numbers are kept bit for bit."""
     return (np.asarray(spec.action_low) == -1) & (np.asarray(spec.action_high) == 1)

@@ -1,4 +1,4 @@
-"""The encoder of policies that see: vectors normalised, each image through a network."""
+"""The encoder for images: a network for each camera, beside normalised vectors."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from otpr.spec import Spec
 
 
 class VisionEncoder(Encoder):
-    """Features of images, each camera's by a network, beside the normalised vectors.
+    """Concatenates the normalised vectors with the features of each camera's images.
 
     Args:
-        vectors: of the vector entries; None where there are none.
-        networks: by the name of the image entry; a single one, named "", where all images share it.
-        cameras: names of the image entries, in alphabetical order.
+        vectors: the encoder of the vector entries; None if there are none.
+        networks: by the name of the image entry; a single network named "" if all images share it.
+        cameras: the names of the image entries, in alphabetical order.
     """
 
     vectors: VectorEncoder | None
@@ -54,20 +54,20 @@ class VisionEncoder(Encoder):
         sizes: Mapping[str, Mapping[str, Any]],
         key: PRNGKeyArray,
     ) -> Self:
-        """One that has learnt nothing.
+        """An untrained encoder.
 
         Args:
-            spec: with at least one image.
+            spec: a spec with at least one image.
             vectors: see the class.
             network: a name in `otpr.networks.vision.VISION`.
-            shared: whether one network sees all images; they have one shape then.
-            sizes: of each network, by image entry, "" where one is shared; see its class. Of one left out
-                the defaults.
-            key: of the weights.
+            shared: whether one network sees all images, which must then have the same shape.
+            sizes: the sizes of each network by image entry, or "" if it is shared; see the network's class. A
+                network that is left out has the defaults.
+            key: draws the weights.
 
         Raises:
-            OtprError: there is no such network, or it does not take images of these shapes; or images that
-                should share one have several.
+            OtprError: there is no such network, it does not take images of these shapes, or images of
+                different shapes are to share one.
         """
         if network not in VISION:
             raise unknown_name("vision network", network, VISION)
@@ -90,7 +90,7 @@ class VisionEncoder(Encoder):
 
     @property
     def feature_dim(self) -> int:
-        """The lengths of the vectors and the features of all images together."""
+        """The sum of the lengths of the vectors and of the features of all images."""
         vectors = 0 if self.vectors is None else self.vectors.feature_dim
         return vectors + sum(self._network(name).feature_dim for name in self.cameras)
 
@@ -105,7 +105,7 @@ class VisionEncoder(Encoder):
         return {**observations, **self.vectors.on_device(vectors)}
 
     def __call__(self, observations: Observations, key: PRNGKeyArray | None = None) -> Float[Array, "n f"]:
-        """See `Encoder.__call__`; with a key, as the networks are while they are trained."""
+        """See `Encoder.__call__`. With a key, the networks run in training mode."""
         keys = [None] * len(self.cameras) if key is None else [*jax.random.split(key, len(self.cameras))]
         parts = [] if self.vectors is None else [jax.lax.stop_gradient(self.vectors)(observations)]
         for name, k in zip(self.cameras, keys, strict=True):
@@ -113,12 +113,12 @@ class VisionEncoder(Encoder):
         return jnp.concatenate(parts, axis=-1)
 
     def training_states(self, observations: Observations, pad: int, key: PRNGKeyArray) -> Float[Array, "n s"]:
-        """The states of n decisions as the encoder is trained on them: the images of each shifted at random.
+        """The states of n decisions for training the encoder, with a random shift of each decision's images.
 
         Args:
             observations: each entry (n, history, *shape), as `on_device` gives it.
             pad: the largest shift in pixels; see `random_shift`.
-            key: of the shifts, and of what else is random in the networks.
+            key: draws the shifts and any randomness in the networks.
         """
         shift_key, network_key = jax.random.split(key)
         shifted = dict(observations)
@@ -130,7 +130,7 @@ class VisionEncoder(Encoder):
         return self(flat, network_key).reshape(n, -1)
 
     def about(self) -> dict[str, Any]:
-        """The networks' kind, the sizes of each, and how vectors are normalised."""
+        """The kind and the sizes of the networks, and the normalisation of vectors."""
         (kind,) = {name for name, one in VISION.items() for net in self.networks.values() if type(net) is one}
         about = {
             "network": kind,
@@ -155,5 +155,5 @@ class VisionEncoder(Encoder):
 
 
 def vector_part(spec: Spec) -> Spec:
-    """The spec without its images; there must be vectors."""
+    """The spec without its images. It must have vectors."""
     return dataclasses.replace(spec, observation=spec.vectors)

@@ -1,8 +1,7 @@
-"""A policy behind a socket: openpi's WebSocket protocol.
+"""Serving a policy over openpi's WebSocket protocol.
 
-`messages` is the format of what crosses the socket, `service` what is asked of a policy and what it answers,
-`server` the sockets. The libraries are the extra `serve`; without them importing the package raises
-`OtprError`.
+`messages` is the wire format, `service` handles requests, and `server` handles sockets. The libraries are in
+the extra `serve`; without them, importing the package raises `OtprError`.
 """
 
 from otpr.errors import OtprError

@@ -1,4 +1,4 @@
-"""A policy behind somebody's socket, as a source of plans; see `otpr.policies.asked`."""
+"""A policy on a remote server as a source of plans; see `otpr.policies.asked`."""
 
 from __future__ import annotations
 
@@ -21,22 +21,22 @@ _PAUSE = 0.2
 
 
 class Remote:
-    """A server that speaks openpi's protocol; `otpr serve` is asked for all plans of a decision at once.
+    """A client of a server with openpi's protocol. `otpr serve` sends all plans of a decision at once.
 
-    A connection that is lost or too slow costs the request; the next one connects anew, and waits for the
+    If the connection is lost or too slow, the request fails. The next request reconnects and waits for the
     server as long as for an answer.
 
     Args:
         url: e.g. "ws://127.0.0.1:8000".
         timeout: seconds that a connection, or an answer, may take.
-        api_key: what the server asks to know.
+        api_key: the key that the server requires, if any.
 
     Raises:
-        OtprError: nobody answers there, or not in this protocol.
+        OtprError: there is no server at the URL, or it uses another protocol.
 
     Attributes:
-        metadata: what the server says of itself.
-        spec: what its policy takes and gives, where it says so; else None.
+        metadata: the server's metadata.
+        spec: the spec of its policy, if the server states it; otherwise None.
     """
 
     def __init__(self, url: str, timeout: float, api_key: str | None = None):
@@ -67,7 +67,7 @@ class Remote:
             ]
             return np.stack(plans)
         except BaseException:
-            self.close()  # whatever is still under way would be taken for the next reply
+            self.close()  # a late reply would be taken for the next one
             raise
 
     def _plans(self, observation: Mapping[str, np.ndarray], n: int, seed: int) -> np.ndarray:
@@ -89,7 +89,7 @@ class Remote:
         return _map(reply)
 
     def _connected(self) -> tuple[ClientConnection, dict[Any, Any]]:
-        """A connection and the metadata, as soon as the server is there."""
+        """Connect as soon as the server is available; returns the connection and the metadata."""
         headers = None if self._key is None else {"Authorization": f"Api-Key {self._key}"}
         until = time.monotonic() + self._timeout
         while True:

@@ -1,12 +1,12 @@
-"""The format of openpi's messages: msgpack, with maps that stand for NumPy's arrays and scalars.
+"""openpi's message format: msgpack, with maps that represent NumPy arrays and scalars.
 
 An array is the map of `b"__ndarray__"` to true, `b"data"` to its bytes in C order, `b"dtype"` to NumPy's
 short name of its type and `b"shape"` to its lengths; a scalar has `b"__npgeneric__"`, `b"data"` and
 `b"dtype"`. The keys are byte strings. Source: `msgpack_numpy.py` of openpi-client 0.1.2 (Physical
 Intelligence).
 
-Nothing in a message can carry code: types are booleans and numbers of a fixed size, never objects. A message
-takes memory in proportion to its own length, whatever lengths it announces.
+A message cannot carry code: types are booleans and numbers of a fixed size, never objects. Memory use is
+proportional to a message's actual length, whatever lengths it declares.
 """
 
 from __future__ import annotations
@@ -20,33 +20,33 @@ import msgpack
 import numpy as np
 
 _TYPE = re.compile(r"[<>|=]?[biuf](1|2|4|8)")
-"""NumPy's short names of the types that may cross: booleans, whole numbers and floating-point numbers."""
+"""NumPy's short names of the allowed types: booleans, integers and floating-point numbers."""
 
 _ARRAY = {b"__ndarray__", b"data", b"dtype", b"shape"}
 _SCALAR = {b"__npgeneric__", b"data", b"dtype"}
 
 _AXES = 8
-"""Most axes of an array."""
+"""The largest number of axes of an array."""
 
 
 class MessageError(ValueError):
-    """Bytes that are no message; the text says what is wrong with them."""
+    """Bytes that are not a valid message; the text gives the reason."""
 
 
 def pack(value: Any) -> bytes:
-    """Dictionaries, lists, texts, byte strings, numbers, truth values, None and arrays as a message.
+    """Encode dictionaries, lists, strings, bytes, numbers, booleans, None and arrays as a message.
 
     Raises:
-        TypeError: something else is in it, or an array of another type.
+        TypeError: the value contains another type, or an array of another type.
     """
     return cast(bytes, msgpack.packb(value, default=_as_map))
 
 
 def unpack(data: bytes) -> Any:
-    """What a message holds; its arrays are read-only views of `data`.
+    """Decode a message. Its arrays are read-only views of `data`.
 
     Raises:
-        MessageError: it is cut off, no msgpack, or holds what no message may hold.
+        MessageError: the message is truncated, not msgpack, or contains something that is not allowed.
     """
     try:
         return msgpack.unpackb(data, object_hook=_from_map, ext_hook=_no_extension)
@@ -79,7 +79,7 @@ def _from_map(given: dict[Any, Any]) -> Any:
         kind, number = _type(given[b"dtype"]), given[b"data"]
         if not isinstance(number, bool | int | float):
             raise MessageError(f"a scalar is {number!r:.40}; expected a number or a truth value")
-        with np.errstate(over="ignore"):  # infinity is refused where numbers are looked at
+        with np.errstate(over="ignore"):  # infinity is refused later
             return kind.type(number)
     return given
 

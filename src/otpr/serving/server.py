@@ -1,7 +1,7 @@
-"""The sockets: many clients, one policy, and none of them in another's way.
+"""The WebSocket server: many clients share one policy.
 
-The event loop only moves bytes. Requests are read and decided in one other thread, in the order in which they
-arrived, so that the loop answers pings meanwhile. A client has at most one request under way.
+The event loop only moves bytes. A second thread decodes and answers requests in the order of their arrival,
+so that the loop can answer pings meanwhile. Each client has at most one pending request.
 """
 
 from __future__ import annotations
@@ -27,22 +27,22 @@ from otpr.serving.messages import pack
 from otpr.serving.service import Refused, Service
 
 CONNECTIONS = 64
-"""Connections at a time; further ones are refused with status 503."""
+"""Largest number of connections; further ones are refused with status 503."""
 
 _QUIET = logging.Logger("otpr.serving", logging.CRITICAL)
-"""The library's log would show a traceback for whatever a stranger sends."""
+"""The library would log a traceback for every invalid request of a stranger."""
 
 
 class Settings(NamedTuple):
-    """How a server treats its clients.
+    """Settings of a server.
 
     Attributes:
-        host: the address to listen at.
-        port: likewise; 0 takes a free one.
-        api_key: what clients have to know; None: nothing.
+        host: the address to listen on.
+        port: the port to listen on; 0 chooses a free one.
+        api_key: the key that clients must send; None: no key.
         idle: seconds without a request after which a connection is closed.
         patience: seconds that a client may take to answer a ping, and a quarter of it for the opening
-            handshake; one that has begun a message and goes on no further answers no ping.
+            handshake. A client that stops in the middle of a message does not answer pings.
     """
 
     host: str = "127.0.0.1"
@@ -55,19 +55,19 @@ class Settings(NamedTuple):
 async def serve_policy(
     service: Service, settings: Settings, stop: asyncio.Event, listening: Callable[[int], None]
 ) -> int:
-    """Serve until `stop` is set; then answer what was asked, say goodbye to everyone and return.
+    """Serve until `stop` is set, then answer pending requests, close all connections and return.
 
     Args:
-        service: what answers.
-        settings: where to listen and what is asked of clients.
+        service: answers the requests.
+        settings: the settings of the server.
         stop: set from this event loop.
         listening: called with the port as soon as clients can connect.
 
     Returns:
-        How many requests were answered.
+        The number of answered requests.
 
     Raises:
-        OtprError: the address cannot be listened at.
+        OtprError: the server cannot listen on the address.
     """
     with ThreadPoolExecutor(1, "policy") as thread:
         talks = _Talks(service, settings, stop, thread)
@@ -77,7 +77,7 @@ async def serve_policy(
                 settings.host,
                 settings.port,
                 process_request=talks.admit,
-                origins=[None],  # no page in a browser: these say where they come from
+                origins=[None],  # excludes web pages, whose browsers send an origin
                 compression=None,
                 max_size=service.largest,
                 max_queue=2,
@@ -95,7 +95,7 @@ async def serve_policy(
         async with server:
             listening(_port(server))
             await stop.wait()
-            server.close(close_connections=False)  # the talks end by themselves
+            server.close(close_connections=False)  # connections close by themselves
             await server.wait_closed()
     return talks.answered
 
@@ -105,14 +105,14 @@ def _port(server: Server) -> int:
 
 
 class _Talks:
-    """What is done with each connection."""
+    """The handlers of connections."""
 
     def __init__(self, service: Service, settings: Settings, stop: asyncio.Event, thread: ThreadPoolExecutor):
         self._service, self._settings, self._stop, self._thread = service, settings, stop, thread
         self.answered = 0
 
     def admit(self, connection: ServerConnection, request: Request) -> Response | None:
-        """Answer /healthz, and turn away whoever does not know the key, or comes too late."""
+        """Answer /healthz, and refuse clients without the key or above the limit of connections."""
         if request.path == "/healthz":
             return connection.respond(http.HTTPStatus.OK, "OK\n")
         key = self._settings.api_key
@@ -131,7 +131,7 @@ class _Talks:
         return None
 
     async def handle(self, connection: ServerConnection) -> None:
-        """Metadata first, then a reply to each request; the last message says what went wrong."""
+        """Send metadata and then a reply to each request; after an error, a final message describes it."""
         stopping = asyncio.ensure_future(self._stop.wait())
         try:
             await connection.send(pack(self._service.metadata))
@@ -154,7 +154,7 @@ class _Talks:
             stopping.cancel()
 
     async def _answer(self, connection: ServerConnection, stopping: asyncio.Future[Any]) -> None:
-        """Answer requests until the server is to stop and none is left."""
+        """Answer requests until the server stops and none is pending."""
         loop = asyncio.get_running_loop()
         previous: float | None = None
         while (message := await self._next(connection, stopping)) is not None:
@@ -167,7 +167,7 @@ class _Talks:
             previous = time.perf_counter() - arrived
 
     async def _next(self, connection: ServerConnection, stopping: asyncio.Future[Any]) -> bytes | str | None:
-        """The next message; None when the server is to stop and none is there."""
+        """The next message; None if the server stops and none is pending."""
         receiving = asyncio.ensure_future(connection.recv())
         try:
             await asyncio.wait(
@@ -182,7 +182,7 @@ class _Talks:
             receiving.cancel()
 
     async def _end(self, connection: ServerConnection, words: str, code: CloseCode, reason: str) -> None:
-        """Tell client and operator why, and close."""
+        """Report the reason to client and operator, and close the connection."""
         host, port = connection.remote_address[:2]
         print(f"{host}:{port}: {words}", file=sys.stderr, flush=True)
         try:

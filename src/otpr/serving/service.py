@@ -1,6 +1,6 @@
-"""What is asked of a served policy and what it answers, whatever carries the messages.
+"""Requests to a served policy and its replies, independent of the transport.
 
-Each request stands by itself: nothing is kept from one to the next.
+Requests are independent: the service keeps no state between them.
 """
 
 from __future__ import annotations
@@ -29,32 +29,32 @@ from otpr.spec import Entry, Spec, zeros
 from otpr.storage import SEAL
 
 CONTROLS = ("seed", "budget_ms", "prefix", "plans")
-"""Fields of a request that are no part of the observation."""
+"""Fields of a request that are not part of the observation."""
 
 PLANS = 256
 """The most plans that a request may ask for."""
 
 UNUSED = ("prompt",)
-"""Fields that openpi's clients send and no policy here uses: they are accepted, and told in the metadata."""
+"""Fields of openpi's clients that no policy here uses. They are accepted and listed in the metadata."""
 
 PREFIX = "observation/"
-"""What openpi's names of observation entries begin with."""
+"""The prefix of openpi's names of observation entries."""
 
 
 class Refused(ValueError):  # noqa: N818 - what the client is told
-    """A request that cannot be answered; the text says what was given and what was expected."""
+    """An invalid request. The text says what was given and what was expected."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Request:
-    """A request, checked in its form; its numbers are checked by the policy.
+    """A request whose form has been checked. The policy checks its numbers.
 
     Attributes:
-        observation: by entry name, each with the axis of `history` where that is more than 1.
-        seed: of the draw; None: the service takes one.
+        observation: by entry name, each with an axis for `history` if that is more than 1.
+        seed: seed of the draw; None: the service chooses one.
         budget: seconds from its arrival within which the choice among candidates should end; None: no limit.
-        prefix: actions that will be executed until the reply is there, in [-1, 1]; None: none.
-        plans: how many plans are asked for in the place of actions; None: actions are.
+        prefix: actions in [-1, 1] that will be executed until the reply arrives; None: none.
+        plans: number of plans requested instead of actions; None: actions are requested.
     """
 
     observation: dict[str, NDArray[Any]]
@@ -65,18 +65,18 @@ class Request:
 
 
 class Service:
-    """A policy that answers requests; safe to call from several threads.
+    """Answers requests with a policy. Safe to call from several threads.
 
     Args:
-        policy: what acts.
+        policy: the policy.
         about: further metadata: the task, the checksum and the like.
 
     Raises:
         OtprError: an entry of its observation has the name of another field of a request.
 
     Attributes:
-        metadata: what a client is told first; docs/serving.md lists the entries.
-        largest: bytes of the largest message that it reads.
+        metadata: the first message to a client; docs/serving.md lists the entries.
+        largest: size of the largest accepted message, in bytes.
     """
 
     def __init__(self, policy: Policy, about: Mapping[str, Any]):
@@ -104,7 +104,7 @@ class Service:
 
     @classmethod
     def of(cls, path: Path) -> Self:
-        """The policy in a folder, or in the folder of a run.
+        """A service with the policy in a folder, or in the folder of a run.
 
         Raises:
             OtprError: there is no policy, or its files are damaged or of a later format.
@@ -123,7 +123,7 @@ class Service:
 
     @property
     def expected(self) -> str:
-        """What a request is, a sentence."""
+        """A sentence that describes a valid request."""
         spec = self.policy.spec
         last = f", the last {spec.history} of each, oldest first, or one for all" if spec.history > 1 else ""
         entries = ", ".join(f"{name!r} ({entry})" for name, entry in spec.observation.items())
@@ -133,7 +133,7 @@ class Service:
         )
 
     def warm(self) -> None:
-        """Compile all that a request can need, which takes seconds."""
+        """Compile all programs that requests need, which takes seconds."""
         spec = self.policy.spec
         rows = zeros(spec.observation, *(() if spec.history == 1 else (spec.history,)))
         ways: list[dict[str, Any]] = [{}]
@@ -144,19 +144,19 @@ class Service:
             self.policy.act(rows, 0, **way, budget_seconds=math.inf)
 
     def answer(self, message: bytes | str, arrived: float) -> dict[str, Any]:
-        """The reply to a request.
+        """Answer a request.
 
         Args:
-            message: as it came: a binary message, or a text.
-            arrived: when, by `time.perf_counter`.
+            message: the binary or text message.
+            arrived: time of arrival, by `time.perf_counter`.
 
         Returns:
-            actions, (execute, action_dim) float64 in the environment's own units, or where so many were asked
-            for plans, (n, horizon, action_dim); seed, that of the draw; server_timing, with the milliseconds
-            that the request waited for others and that the policy took.
+            A message with actions, (execute, action_dim) float64 in the environment's own units, or plans,
+            (n, horizon, action_dim), if they were requested; seed, that of the draw; and server_timing, the
+            milliseconds of waiting for other requests and of the policy.
 
         Raises:
-            Refused: it is no request for this policy.
+            Refused: the request is not valid for this policy.
             OtprError: the policy's weights are not finite.
         """
         begun = time.perf_counter()
@@ -181,19 +181,19 @@ class Service:
         return self.policy.act(request.observation, seed, prefix=request.prefix, budget_seconds=left)
 
     def _plans(self, request: Request, seed: int, n: int) -> NDArray[np.float32]:
-        """(n, horizon, action_dim) in [-1, 1], as they are drawn: nothing is chosen."""
+        """Draw plans, (n, horizon, action_dim) in [-1, 1], without a choice among them."""
         seen = checked_observation(request.observation, self.policy.spec)
         keys = act_key(seed)[None]
         several = {name: entry[None] for name, entry in seen.items()}
-        # each number compiles its own program: powers of two are few
+        # each number compiles its own program, so only powers of two are used
         drawn = self.policy.propose(several, keys, 1 << (n - 1).bit_length())
         return checked_actions(np.asarray(drawn[0, :n]))
 
     def request(self, message: bytes | str) -> Request:
-        """A message as a request.
+        """Parse a message as a request.
 
         Raises:
-            ValueError: it is none; the text says why.
+            ValueError: the message is not a valid request; the text says why.
         """
         if isinstance(message, str):
             raise ValueError("The message is a text; requests are binary messages.")
@@ -216,7 +216,7 @@ class Service:
         )
 
     def _observation(self, fields: Mapping[Any, Any]) -> dict[str, NDArray[Any]]:
-        """The entries of a request that are of the observation, by their names in the spec."""
+        """The entries of a request's observation by their names in the spec."""
         spec = self.policy.spec
         found: dict[str, NDArray[Any]] = {}
         for key, value in fields.items():
@@ -237,7 +237,7 @@ class Service:
 
 
 def _prefix(given: Any, spec: Spec) -> NDArray[np.float64]:
-    """Actions in the environment's own units as they are in [-1, 1]; of another shape as they are."""
+    """Map actions from the environment's own units to [-1, 1]; other shapes are returned unchanged."""
     actions = _numbers("prefix", given)
     if actions.ndim != 2 or actions.shape[1] != spec.action_dim:
         return actions
@@ -249,7 +249,7 @@ def _prefix(given: Any, spec: Spec) -> NDArray[np.float64]:
 
 
 def _seconds(budget: Any) -> float | None:
-    """A budget in milliseconds, as a request has it, in seconds."""
+    """Convert a request's budget from milliseconds to seconds."""
     if budget is None:
         return None
     if isinstance(budget, bool) or not isinstance(budget, int | float | np.number):
@@ -261,7 +261,7 @@ def _seconds(budget: Any) -> float | None:
 
 
 def _count(plans: Any) -> int | None:
-    """How many plans are asked for."""
+    """The number of requested plans."""
     if plans is None:
         return None
     if isinstance(plans, bool) or not isinstance(plans, int | np.integer) or not 1 <= plans <= PLANS:
@@ -270,7 +270,7 @@ def _count(plans: Any) -> int | None:
 
 
 def _names(spec: Spec) -> dict[str, str]:
-    """Entry names by the names under which a request may have them."""
+    """Entry names by the names that a request may use for them."""
     if taken := [name for name in spec.observation if name in (*CONTROLS, *UNUSED)]:
         raise OtprError(
             f"The policy's observation has an entry {taken[0]!r}, which is another field of a request; such "
@@ -280,13 +280,13 @@ def _names(spec: Spec) -> dict[str, str]:
     for kind, name in (("state", spec.vectors), ("image", spec.images)):
         if len(name) == 1:
             names[PREFIX + kind] = next(iter(name))
-    # an entry's own names come last: they go before what only stands for it
+    # an entry's own name comes last, so that it overrides aliases
     names |= {PREFIX + name: name for name in spec.observation}
     return names | {name: name for name in spec.observation}
 
 
 def _numbers(what: str, value: Any) -> NDArray[Any]:
-    """An array of numbers; whether they fit is the policy's to say."""
+    """An array of numbers, whose shape the policy checks."""
     try:
         array = np.asarray(value)
     except ValueError as error:
@@ -297,5 +297,5 @@ def _numbers(what: str, value: Any) -> NDArray[Any]:
 
 
 def _bytes(entry: Entry) -> int:
-    """Of one observation's entry, in the longest type."""
+    """The size of one observation's entry in the largest type, in bytes."""
     return math.prod(entry.shape) * (1 if entry.kind == "image" else 8)

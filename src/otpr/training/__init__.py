@@ -1,1 +1,1 @@
-"""The loops (pretrain, finetune, evaluate) and what they leave behind: run directories and checkpoints."""
+"""The loops (pretrain, finetune, evaluate), run directories and checkpoints."""

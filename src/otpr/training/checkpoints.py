@@ -2,7 +2,7 @@
 
 A checkpoint is a sealed folder (`otpr.storage`) named by its step:
 
-checkpoint.json      the format's number, the JSON state, and a table of all leaves, which must agree when
+checkpoint.json      the format's version, the JSON state, and a table of all leaves, which must agree when
                      it is loaded
 arrays.safetensors   the arrays by their paths in the tree
 SHA256SUMS           the checksums of both
@@ -27,36 +27,36 @@ from otpr.storage import (
 )
 
 KEPT_CHECKPOINTS = 2
-"""How many checkpoints a directory holds: the last, and the one before it should the last be damaged."""
+"""Number of checkpoints in a directory: the last, and its predecessor in case the last is damaged."""
 
 FORMAT = 3
-"""Version of the files; 1 was Orbax's, without a number in it, 2 had its arrays in an .npz."""
+"""Version of the files. 1 is Orbax's and has no number; 2 has its arrays in an .npz."""
 
 FILES = {"arrays.safetensors", "checkpoint.json"}
 
 REPLACED = ".replaced"
-"""Suffix of a checkpoint in the instant in which another of the same step takes its place."""
+"""Suffix of a checkpoint while another of the same step replaces it."""
 
 Tree = TypeVar("Tree")
 
 
 def save(directory: str | Path, step: int, arrays: Any, state: dict[str, Any]) -> None:
-    """Write one checkpoint; it appears whole or not at all. Older ones than the last two are deleted.
+    """Write one checkpoint atomically, and delete all but the last two.
 
     A checkpoint already saved under `step` is replaced. One process at a time may save into a directory.
 
     Args:
-        directory: folder of the checkpoints, created where missing; its parent is not.
+        directory: folder of the checkpoints, created if missing; its parent must exist.
         step: number of the checkpoint, >= 0.
         arrays: any pytree. Array leaves (JAX or NumPy, typed PRNG keys included) are stored; Python numbers
             and strings are only remembered, so that `load` can compare them; the rest, functions, is skipped.
-        state: a JSON-able dict. It comes back as JSON returns it: tuples as lists, keys as strings.
+        state: a JSON-serialisable dict. Loading returns tuples as lists and keys as strings.
 
     Raises:
         ValueError: `arrays` has no array leaf or one of a type that is not in `otpr.trees.DTYPES`, or the
             state cannot be JSON.
-        OtprError: it cannot be written: the disk is full or read-only, or the run's folder is gone. Earlier
-            checkpoints stay.
+        OtprError: the checkpoint cannot be written: the disk is full or read-only, or the run's folder is
+            gone. Earlier checkpoints are kept.
     """
     directory, stored = Path(directory), trees.arrays_of(arrays)
     if not any(array.size for array in stored.values()):
@@ -69,7 +69,7 @@ def save(directory: str | Path, step: int, arrays: Any, state: dict[str, Any]) -
     content = trees.to_bytes(stored)
     with writing(directory):
         directory.mkdir(exist_ok=True)
-        # by a process that was killed while it saved, replaced or deleted
+        # from a process killed while saving, replacing or deleting
         for left_over in directory.glob(".*"):
             shutil.rmtree(left_over)
         for replaced in directory.glob(f"*{REPLACED}"):
@@ -96,14 +96,14 @@ def load(directory: str | Path, step: int, like: Tree) -> tuple[Tree, dict[str, 
     Args:
         directory: folder of the checkpoints.
         step: which one; `latest(directory)` for the newest.
-        like: a tree with the structure that was saved. Its array leaves (`jax.ShapeDtypeStruct` will do) give
-            shapes, dtypes and kind (NumPy stays NumPy, the rest becomes JAX); its other leaves are kept.
+        like: a tree with the saved structure. Its array leaves (or `jax.ShapeDtypeStruct`) give shapes,
+            dtypes and kind (NumPy stays NumPy, the rest becomes JAX); its other leaves are kept.
 
     Returns:
         The tree, equal bit for bit to the one saved, and the JSON state.
 
     Raises:
-        OtprError: there is no such checkpoint, it is of another format, it is damaged, or its leaves differ
+        OtprError: there is no such checkpoint, it has another format, it is damaged, or its leaves differ
             from those of `like`.
     """
     directory = Path(directory)
@@ -129,13 +129,13 @@ def _steps(directory: Path) -> list[int]:
 
 
 def _folder(directory: Path, step: int) -> Path:
-    """Where a checkpoint lies; a process killed while it replaced one has left it under its other name."""
+    """The folder of a checkpoint, which has the suffix if a process was killed while replacing it."""
     folder, replaced = directory / str(step), directory / f"{step}{REPLACED}"
     return replaced if replaced.is_dir() and not folder.is_dir() else folder
 
 
 def _discard(folder: Path) -> None:
-    """Delete a checkpoint, at once as far as its name goes: half a checkpoint is never seen."""
+    """Delete a checkpoint. It is renamed first, so that a partial one is never visible."""
     if folder.is_dir():
         hidden = folder.rename(folder.with_name(f".{folder.name}"))
         shutil.rmtree(hidden)
@@ -154,10 +154,10 @@ def _read_document(directory: Path, step: int) -> dict[str, Any]:
 
 
 def _checked_document(folder: Path) -> dict[str, Any]:
-    """What checkpoint.json says, after all checksums were compared.
+    """The content of checkpoint.json, after verification of all checksums.
 
     Raises:
-        DamagedFile: something is not as it was saved.
+        DamagedFile: a file differs from what was saved.
         OtprError: the checkpoint is of another format.
     """
     file = folder / "checkpoint.json"
@@ -183,7 +183,7 @@ def _checked_document(folder: Path) -> dict[str, Any]:
 
 
 def _unusable(directory: Path, step: int, error: DamagedFile) -> OtprError:
-    """What is damaged, and which checkpoint before it could be used instead."""
+    """An error that names the damage and an earlier checkpoint that could be used instead."""
     folder = _folder(directory, step)
     for earlier in reversed([other for other in _steps(directory) if other < step]):
         try:
@@ -201,7 +201,7 @@ def _unusable(directory: Path, step: int, error: DamagedFile) -> OtprError:
 
 
 def _table(tree: Any) -> dict[str, str]:
-    """One line on every leaf that must agree between what was saved and what is loaded."""
+    """One line for every leaf, which must agree between saving and loading."""
     table: dict[str, str] = {}
     for path, leaf in trees.leaves_by_path(tree).items():
         if trees.is_array(leaf):

@@ -1,4 +1,4 @@
-"""The learning curve of one run, as a picture."""
+"""A picture of one run's learning curve."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from matplotlib.ticker import EngFormatter, MaxNLocator, PercentFormatter
 from otpr.errors import OtprError
 from otpr.training.intervals import wilson_interval
 
-# Blue and orange of Okabe and Ito's palette, which the colour-blind tell apart.
+# Blue and orange of the colour-blind safe palette of Okabe and Ito.
 SUCCESS_CURVES = (
     ("eval/success_rate", "fine-tuned policy", "#0072B2", "o"),
     ("eval/success_rate_single", "one sample, no resampling", "#D55E00", "s"),
@@ -31,7 +31,7 @@ def learning_curve(
         rows: metrics as `RunDirectory.rows` gives them. Used are `env_steps`, `eval/success_rate` and
             `eval/success_rate_single` (both in [0, 1]) with `eval/episodes`. Values of None (not finite when
             logged) are left out.
-        path: where the PNG goes; the folder is made, an older picture is replaced.
+        path: the PNG's path; the folder is created, an existing picture is replaced.
         title: title of the picture.
         base_success: success rate of the policy before fine-tuning, in [0, 1], drawn as a line.
 
@@ -43,7 +43,7 @@ def learning_curve(
     ]
     if not any(points for points, *_ in curves):
         raise OtprError("There is no learning curve to draw: the run has no evaluation in its metrics yet.")
-    # Not through pyplot: its figures are global, and it may open windows.
+    # Without pyplot, whose figures are global and which may open windows.
     figure = Figure(figsize=(7.0, 4.2), dpi=150, layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots()
@@ -90,7 +90,7 @@ def _draw_success(
     intervals = [wilson_interval(round(rate * episodes), episodes) for _, rate, episodes in points]
     lows, highs = zip(*intervals, strict=True)
     axes.plot(steps, [rate for _, rate, _ in points], color=colour, marker=marker, markersize=4, label=label)
-    if len(points) == 1:  # a band of no width would not be seen
+    if len(points) == 1:  # a band without width would be invisible
         axes.vlines(steps, lows, highs, color=colour, alpha=0.5)
     else:
         axes.fill_between(steps, lows, highs, color=colour, alpha=0.18, linewidth=0)

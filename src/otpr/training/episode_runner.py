@@ -1,4 +1,4 @@
-"""What a worker is, wherever it runs: environments, the policy beside them, and whole episodes."""
+"""The implementation of a worker: environments with a policy, running whole episodes."""
 
 from __future__ import annotations
 
@@ -21,25 +21,25 @@ from otpr.training.workers import Wave
 
 
 def worker_env() -> dict[str, str]:
-    """Environment variables of a worker's process: one thread, and an accelerator is left to the learner."""
+    """Environment variables of a worker's process: one thread, and no accelerator, which the learner uses."""
     flags = [os.environ.get("XLA_FLAGS", ""), "--xla_cpu_multi_thread_eigen=false"]
     flags.append("intra_op_parallelism_threads=1")
     return {**ONE_THREAD, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": " ".join(flags).strip()}
 
 
 class EpisodeRunner:
-    """Runs whole episodes of a task with the policies that it is given.
+    """Runs whole episodes of a task with given policies.
 
-    A chunk of actions or a reset that takes too long ends the process, by the signal SIGALRM: whoever waits
-    for it sees that it died. So the process must be its own.
+    A chunk of actions or a reset that takes too long ends the process by the signal SIGALRM, which the
+    waiting process notices. The runner must therefore have its own process.
 
     Args:
         setup: the task.
-        num_envs: episodes that run side by side, and are decided for in one call.
-        execute: actions executed for each decision.
-        history: observations that a decision sees.
-        timeout: seconds that `execute` actions in all environments may take, and the decision before them;
-            `SLOWER_START` times as many to make and reset the environments.
+        num_envs: number of parallel episodes, whose decisions are made in one call.
+        execute: number of actions executed for each decision.
+        history: number of observations that a decision sees.
+        timeout: seconds that a decision and its `execute` actions in all environments may take;
+            `SLOWER_START` times as many to create and reset the environments.
     """
 
     def __init__(self, setup: Setup, num_envs: int, execute: int, history: int, timeout: float):
@@ -57,13 +57,13 @@ class EpisodeRunner:
         return self._env
 
     def run(self, number: int, policy: PackedPolicy | None, wave: Wave) -> Rollout:
-        """One whole episode for each seed of the wave; see `run_episodes`.
+        """Run one whole episode for each seed of the wave; see `run_episodes`.
 
-        What an environment raises costs all of them, and the environments are made anew.
+        An exception of an environment loses all of them, and the environments are recreated.
 
         Args:
-            number: of the policy; each is given once, and then known by its number.
-            policy: None where it has that number already.
+            number: number of the policy. A policy is sent once and afterwards identified by its number.
+            policy: the policy; None if it was sent before.
             wave: the episodes.
 
         Raises:
@@ -95,7 +95,7 @@ class EpisodeRunner:
             return self._lost(wave, f"{self._arguments[0].task}: the simulator {what_raised(error)}")
 
     def _lost(self, wave: Wave, cause: str) -> Rollout:
-        """Nothing of a wave; the environments, which may be in any state, are made anew for the next."""
+        """The empty result of a lost wave. The environments, which may be in any state, are recreated."""
         self._give_up()
         return Rollout([], {}, 0, dict.fromkeys(wave.seeds, cause))
 
@@ -107,7 +107,7 @@ class EpisodeRunner:
 
     @contextlib.contextmanager
     def _watched(self) -> Generator[None]:
-        """End the process if this takes longer than environments may take to be made or reset."""
+        """A context that ends the process if creation or reset of environments takes too long."""
         signal.setitimer(signal.ITIMER_REAL, self._timeout * SLOWER_START)
         try:
             yield
@@ -115,5 +115,5 @@ class EpisodeRunner:
             signal.setitimer(signal.ITIMER_REAL, 0.0)
 
     def _go_on(self) -> None:
-        """Give the next chunk its time."""
+        """Restart the timer for the next chunk."""
         signal.setitimer(signal.ITIMER_REAL, self._timeout)

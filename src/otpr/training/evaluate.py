@@ -16,26 +16,26 @@ from otpr.training.stopping import StopRequest
 from otpr.training.workers import Workers
 
 ACTION_SEED = 2**31 - 1
-"""Seed of the actions sampled in evaluations: one for all, so that only the policy makes a difference."""
+"""Seed of action sampling in all evaluations, so that results only differ by the policy."""
 
 
 class Evaluation(NamedTuple):
-    """What came of a number of episodes."""
+    """The results of a number of episodes."""
 
-    outcomes: tuple[bool, ...]  # whether each episode succeeded, in the order of their conditions
+    outcomes: tuple[bool, ...]  # success of each episode, in the order of the conditions
     returns: tuple[float, ...]  # the sum of each episode's rewards, without discount, in the same order
-    mean_length: float  # environment steps an episode
-    execute: int  # how many actions of each plan were executed
-    metrics: Mapping[str, float]  # means over decisions of what the chooser reported
+    mean_length: float  # environment steps per episode
+    execute: int  # number of executed actions of each plan
+    metrics: Mapping[str, float]  # the chooser's metrics, as means over decisions
 
     @property
     def successes(self) -> int:
-        """How many episodes succeeded."""
+        """Number of successful episodes."""
         return sum(self.outcomes)
 
     @property
     def episodes(self) -> int:
-        """How many there were."""
+        """Number of episodes."""
         return len(self.outcomes)
 
     @property
@@ -50,13 +50,13 @@ class Evaluation(NamedTuple):
 
     @property
     def mean_return(self) -> float:
-        """Mean of the returns: with a reward for each subtask, how many subtasks an episode completes."""
+        """Mean return; with a reward for each subtask, the mean number of completed subtasks."""
         return sum(self.returns) / self.episodes
 
     def __str__(self) -> str:
         low, high = self.interval
         rate = f"{self.success_rate:.0%} ({self.successes} of {self.episodes}; 95%: {low:.0%} to {high:.0%})"
-        # of a reward of 1 for success the mean return is the success rate
+        # with a reward of 1 for success, the mean return is the success rate
         says_more = any(back != float(won) for back, won in zip(self.returns, self.outcomes, strict=True))
         return f"{rate}, mean return {self.mean_return:.3g}" if says_more else rate
 
@@ -73,19 +73,20 @@ def evaluate(
     """Run the policy once from each of the first `episodes` held-out initial conditions.
 
     The conditions and the randomness of the actions are the same for every policy and every run. An episode
-    that the environment breaks can neither be left out nor called a failure without a bias, so it is run once
-    more, from the same condition; the second time it ends the evaluation.
+    that fails because of the environment is repeated once from the same condition, because leaving it out or
+    counting it as a failure would cause a bias. A second such failure ends the evaluation.
 
     Args:
-        policy: with a chooser, as deployed; `policy.single()` for one sample.
+        policy: the deployed policy, or `policy.single()` for one sample without a choice.
         workers: run the episodes; their number does not change the conditions.
-        episodes: how many, >= 1.
+        episodes: number of episodes, >= 1.
         on_wave: called with the number of episodes finished since the last call.
-        on_wait: called many times while they run; what it raises ends the evaluation.
+        on_wait: called repeatedly while they run; an exception ends the evaluation.
         delay: see `run_episodes`.
 
     Raises:
-        BrokenEnvironmentError: an episode broke twice, or episodes broke too often; see `ChunkedVectorEnv`.
+        BrokenEnvironmentError: an episode failed twice, or environments failed too often; see
+            `ChunkedVectorEnv`.
         NotFiniteError: see `run_episodes`.
     """
     seeds = [evaluation_seed(i) for i in range(episodes)]
@@ -120,17 +121,18 @@ def evaluate(
 def evaluate_both(
     deployed: Policy, workers: Workers, episodes: int, *, single: bool, stop: StopRequest
 ) -> tuple[Evaluation, Evaluation | None]:
-    """A policy as it is deployed and, where that is wanted, one sample of it, with their progress shown.
+    """Evaluate the deployed policy and, on request, one sample of it, with a progress display.
 
     Args:
         deployed: the policy.
         workers: run the episodes.
-        episodes: how many of each, >= 1.
-        single: whether one sample is evaluated beside the choice among several.
+        episodes: number of episodes of each, >= 1.
+        single: whether to evaluate one sample as well.
         stop: ends the evaluation when a signal has asked for it.
 
     Returns:
-        both evaluations: the same twice for a policy that takes one sample anyway; None where none is wanted.
+        Both evaluations. They are the same for a policy without a chooser; otherwise, the second is None
+        without `single`.
     """
     total = 2 * episodes if single else episodes
     with Progress(total, "evaluation", "episodes", closing_line=False) as bar:

@@ -1,7 +1,7 @@
-"""Numbers that are not finite: where they came up, and what is needed to see it happen again.
+"""Non-finite numbers: their location, and the data to reproduce them.
 
-Whoever meets NaN or infinity raises `NotFiniteError` with the arrays at hand; fine-tuning writes them into
-the run directory's folder `faults` (docs/run-directory.md says what each kind holds).
+Code that detects NaN or infinity raises `NotFiniteError` with the arrays involved. Fine-tuning writes them to
+the folder `faults` of the run directory (docs/run-directory.md describes the files).
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ from otpr.training.learning import drawn, update, update_keys
 
 
 class NotFiniteError(OtprError):
-    """NaN or infinity came up; the message says where and when.
+    """NaN or infinity occurred; the message says where and when.
 
     Attributes:
         name: a short name for the file of `arrays`, e.g. "update-3017".
-        arrays: by name, what to replay it with.
+        arrays: the arrays for a replay, by name.
     """
 
     def __init__(self, message: str, name: str, arrays: Mapping[str, np.ndarray]):
@@ -45,10 +45,10 @@ class NotFiniteError(OtprError):
         self.name, self.arrays = name, dict(arrays)
 
     def save(self, folder: Path) -> Path:
-        """Write `arrays` to `folder`, a file that `otpr.trees.read_arrays` reads; the file.
+        """Write `arrays` to a file in `folder` for `otpr.trees.read_arrays`, and return its path.
 
         Raises:
-            OtprError: it cannot be written.
+            OtprError: the file cannot be written.
         """
         file = folder / f"{self.name}.safetensors"
         with storage.writing(folder):
@@ -59,50 +59,50 @@ class NotFiniteError(OtprError):
 
 @eqx.filter_jit
 def all_finite(tree: Any) -> jax.Array:
-    """Whether no floating-point array of a pytree holds NaN or infinity; a bool that lies on the device."""
+    """Whether all floating-point arrays of a pytree are finite, as a bool on the device."""
     leaves = jax.tree.leaves(eqx.filter(tree, eqx.is_inexact_array))
     return jnp.all(jnp.asarray([jnp.all(jnp.isfinite(leaf)) for leaf in leaves]))
 
 
 def not_finite(metrics: Mapping[str, float], agent: Any) -> list[str]:
-    """The metrics that are not finite, and "the agent" where one of its arrays is not.
+    """The non-finite metrics, and "the agent" if one of its arrays is not finite.
 
-    A gradient may be NaN where the losses, taken before it, are not.
+    A gradient may be NaN although the losses before it are finite.
     """
     odd = [name for name, value in metrics.items() if not math.isfinite(value)]
     return odd if all_finite(agent) else [*odd, "the agent"]
 
 
 def check_finite(metrics: Mapping[str, float], after: Any, before: Any, what: str, name: str) -> None:
-    """Refuse metrics or an agent that are not finite.
+    """Check that metrics and agent are finite.
 
     Args:
-        metrics: of what was done.
+        metrics: the metrics of the operation.
         after: the agent after it.
-        before: the agent before it, which goes into the file.
-        what: what was done, and went wrong.
-        name: of the file.
+        before: the agent before it, which is written to the file.
+        what: a description of the operation.
+        name: the name of the file.
 
     Raises:
-        NotFiniteError: names what is not finite.
+        NotFiniteError: something is not finite; the message names it.
     """
     if bad := not_finite(metrics, after):
         raise NotFiniteError(f"{what}: {', '.join(bad)} not finite.", name, agent_arrays(before))
 
 
 class DivergedError(OtprError):
-    """The critics' values are beyond what the rewards allow."""
+    """The critics' values exceed the bounds given by the rewards."""
 
 
 def check_converges(metrics: Mapping[str, float], updates: int) -> None:
-    """Refuse critics more than half of whose values are beyond what the rewards allow.
+    """Check that at most half of the critics' values exceed the bounds given by the rewards.
 
     Args:
-        metrics: of the last block of gradient steps.
-        updates: how many there were by its end.
+        metrics: the metrics of the last block of gradient steps.
+        updates: number of gradient steps at its end.
 
     Raises:
-        DivergedError: they are.
+        DivergedError: more than half do.
     """
     if metrics["critic/beyond_bound"] > 0.5:
         raise DivergedError(
@@ -121,14 +121,14 @@ def bad_update(
     done: int,
     frames: DecisionObservations | None = None,
 ) -> NotFiniteError:
-    """The gradient step of a block at which NaN or infinity came up: the block done again, step by step.
+    """Find the gradient step at which NaN or infinity occurred, by repeating a block step by step.
 
     Args:
-        agent: as it was before the block.
-        experience: what the block learnt from.
-        updates: gradient steps of the block.
+        agent: the agent before the block.
+        experience: the experience of the block.
+        updates: number of gradient steps in the block.
         update_policy: as in `update_block`.
-        done: gradient steps of the run before the block.
+        done: number of gradient steps of the run before the block.
         frames: as in `take_block`.
     """
     agent, keys, _ = update_keys(agent, updates)
@@ -155,7 +155,7 @@ def bad_update(
 
 
 def _places(batch: Any, metrics: dict[str, jax.Array], after: OffPolicyAgent) -> list[str]:
-    """What is not finite: fields of the batch, else losses, else what a gradient moved."""
+    """The non-finite parts: fields of the batch, otherwise losses, otherwise trained arrays."""
     parts = {path.lstrip("."): x for path, x in _by_path(batch).items()}
     for name in [name for name in parts if name.rpartition(".")[2] == "return_to_go"]:
         parts[name] = jnp.where(jnp.isneginf(parts[name]), 0.0, parts[name])  # -inf stands for "unknown"
@@ -165,7 +165,7 @@ def _places(batch: Any, metrics: dict[str, jax.Array], after: OffPolicyAgent) ->
         metrics,
         {f"{path.lstrip('.')} after its gradient step": part.model for path, part in trained.items()},
         {f"the optimiser of {path.lstrip('.')}": part.state for path, part in trained.items()},
-        # targets and moving averages only follow what a gradient moved
+        # targets and moving averages only follow trained arrays
         {"the agent": after},
     ]
     for stage in stages:
@@ -185,7 +185,7 @@ def _by_path(tree: Any, kind: type | None = None) -> dict[str, Any]:
 
 
 def agent_arrays(agent: Any) -> dict[str, np.ndarray]:
-    """Every array of an agent by name, as it goes into a file of `NotFiniteError`."""
+    """All arrays of an agent by name, as in a file of `NotFiniteError`."""
     return _flat("agent", agent)
 
 
@@ -199,19 +199,19 @@ def load_update(
     config: AgentConfig,
     encoder: EncoderConfig = EncoderConfig(),
 ) -> tuple[OffPolicyAgent, Any, bool]:
-    """A gradient step that went wrong: `agent.update(batch, update_policy)` takes it again.
+    """Load a faulty gradient step, which `agent.update(batch, update_policy)` repeats.
 
     Args:
         file: `faults/update-N.safetensors` of a run directory.
         base: the pre-trained policy the run started from, for its architecture.
         config: the agent's settings in that run, for its architecture.
-        encoder: what the encoder learnt from in that run, where it was trained.
+        encoder: the settings of the encoder's training in that run.
 
     Returns:
-        the agent before the step, its batch, and whether the step trained the policy too.
+        The agent before the step, its batch, and whether the step also trained the policy.
 
     Raises:
-        OtprError: the file cannot be read, or is of a run with another policy or other settings.
+        OtprError: the file cannot be read, or belongs to a run with another policy or other settings.
     """
     try:
         arrays = trees.read_arrays(file)
@@ -231,7 +231,7 @@ def load_update(
 
 
 def _made_up(base: Policy, config: AgentConfig) -> tuple[Experience, Episode]:
-    """A demonstration of one step, for the shapes of what an agent is made of."""
+    """A demonstration of one step, which gives the shapes of an agent's arrays."""
     spec = config.acting_spec(base.spec)
     actions, rewards = np.zeros((1, spec.action_dim), np.float32), np.ones(1, np.float32)
     episode = Episode(zeros(spec.observation, 2), actions, rewards, True, False, True, None)
@@ -245,7 +245,7 @@ def _filled(name: str, like: Any, arrays: Mapping[str, np.ndarray]) -> Any:
     own = 2 if isinstance(like, Seeing) else 1
 
     def resized(path: Any, leaf: Any) -> Any:
-        # an agent's own arrays may have as many rows as there were demonstrations
+        # some arrays of an agent have one row for each demonstrated step
         if len(path) > own or not trees.is_array(leaf):
             return leaf
         shape = stored[jax.tree_util.keystr(path)].shape

@@ -1,8 +1,8 @@
-"""Online fine-tuning: roll out, learn, evaluate; and stop anywhere.
+"""Online fine-tuning as a resumable loop of rollouts, learning and evaluation.
 
-The run is a state machine. Its whole state is `Progression` (a few numbers), the agent and its experience;
-each step looks at the state alone to decide what comes next. So a run that is stopped between any two steps
-and resumed does exactly what it would have done.
+The run is a state machine. Its whole state is `Progression` (a few numbers), the agent and its experience,
+and each step depends only on this state. A run that is stopped between any two steps and resumed therefore
+continues exactly as it would have without the stop.
 """
 
 from __future__ import annotations
@@ -51,27 +51,27 @@ from otpr.training.versions import code_version
 from otpr.training.workers import Workers
 
 RECENT = 40
-"""Training episodes over which the rolling success rate is taken."""
+"""Number of training episodes in the rolling success rate."""
 
 
 class FineTuning:
-    """One fine-tuning run; `run_to_end` does it.
+    """A fine-tuning run, executed by `run_to_end`.
 
     Args:
         base: the pre-trained policy.
         sets: the demonstrations: data sets of episodes, already validated.
-        weights: how often each set is drawn; see `Mixture.of`.
-        preset: name of the preset that the agent's configuration came from, for the summary.
-        encoder: whether the encoder of images goes on learning, and from what.
+        weights: relative frequency of each set; see `Mixture.of`.
+        preset: name of the preset of the agent's configuration, for the summary.
+        encoder: the settings of the image encoder's training.
         seed: every random number of the run derives from it.
         agent: the algorithm's settings, which name it.
         loop: the loop's settings.
-        run: where metrics, experience, checkpoints and the policy go.
-        workers: run its episodes, as many actions at a time as the algorithm's policy executes.
-        devices: how many learn, as one (`otpr.devices`).
+        run: the directory of metrics, experience, checkpoints and the policy.
+        workers: run the episodes, with as many actions at a time as the algorithm's policy executes.
+        devices: number of devices to train on (`otpr.devices`).
 
     Raises:
-        OtprError: the algorithm cannot fine-tune such a policy, or not with such demonstrations.
+        OtprError: the algorithm does not support the policy or the demonstrations.
     """
 
     def __init__(
@@ -93,7 +93,7 @@ class FineTuning:
             check_only_chooses(agent.algorithm)
         self.base, self.preset, self.seed = base, preset, seed
         self.loop, self.run, self.workers = loop, run, workers
-        # the last round may overshoot by as much
+        # the last round may overshoot by this much
         longest = workers.episode_limit * loop.num_envs
         mesh, room = mesh_of(devices), loop.env_steps + longest
         self.gathered = Gathered(
@@ -102,11 +102,11 @@ class FineTuning:
         self.agent = on_each(new_agent(base, self.experience, agent, encoder, jax.random.key(seed)), mesh)
         if loop.stop_on_divergence and not self._has_q():
             raise OtprError(f"--stop-on-divergence needs critics Q(s, a), and {agent.algorithm} has none.")
-        # in the types of the policy, which may have fewer digits than the environment gives
+        # in the policy's types, which may be less precise than the environment's
         seen = dataclasses.replace(workers.spec, observation=base.spec.observation)
         self.files = ExperienceWriter(run.path / "experience", workers.setup, spec=seen)
         self.at = Progression()
-        # whether the algorithm's first policy acts as the pre-trained one does
+        # whether the algorithm's initial policy acts like the pre-trained one
         first = on_first(self.agent.deployed())
         self._from_base = acts_alike(first.single(), base.single(), loop.num_envs)
         check_rounds(loop, self.agent, workers, from_base=self._from_base)
@@ -127,23 +127,23 @@ class FineTuning:
 
     @property
     def experience(self) -> Experience:
-        """What the agent learns from."""
+        """The agent's experience."""
         return self.gathered.experience
 
     @property
     def _encoder(self) -> Encoder:
-        """The one that the states in `experience` were computed with."""
+        """The encoder that computed the states in `experience`."""
         return self.agent.encoder if isinstance(self.agent, Seeing) else self.base.encoder
 
     # ------------------------------------------------------------------------------------------- the machine
 
     def run_to_end(self) -> dict[str, Any]:
-        """Do what is left of the run, save the policy and return the summary.
+        """Execute the rest of the run, save the policy and return the summary.
 
         Raises:
-            Stopped: a signal asked to stop; the state is saved. End the process with `exit_process` then.
-            OtprError: the environment is broken for good, a number is not finite, or learning diverged; the
-                state before that is saved, and what is needed to replay a number's origin.
+            Stopped: a signal requested a stop; the state is saved. End the process with `exit_process`.
+            OtprError: the environment failed for good, a number is not finite, or learning diverged. The
+                state before is saved, together with the data to reproduce a non-finite number.
         """
         loop = self.loop
         progress = Progress(
@@ -172,7 +172,7 @@ class FineTuning:
 
     @contextlib.contextmanager
     def _kept(self) -> Generator[None]:
-        """Save the state before a step that fails for a reason that is no fault of the program."""
+        """Save the state before a step that fails for an external reason."""
         try:
             yield
         # no step changes the state before it has succeeded
@@ -186,7 +186,7 @@ class FineTuning:
             ) from error
 
     def _next(self) -> Callable[[Progress], None] | None:
-        """What the state calls for; None at the end."""
+        """The next step according to the state; None at the end."""
         step = next_step(
             self.at,
             self.loop,
@@ -200,7 +200,7 @@ class FineTuning:
         return None if step is None else steps[step]
 
     def _collect(self, progress: Progress) -> None:
-        """One round of episodes, which goes to disk before anything is learnt from it."""
+        """Collect one round of episodes, which is written to disk before the agent learns from it."""
         at, n, config = self.at, self.loop.num_envs, self.agent.config
         rollout, learnt_acts, late = self._rounds.take(at, self.agent)
         by_encoder = functools.partial(encode, self._encoder)
@@ -226,7 +226,7 @@ class FineTuning:
             evidence = at.evidence
             at.evidence = evidence.after_learnt(outcomes) if learnt_acts else evidence.after_base(outcomes)
             learnt |= {"safeguard/learnt_acts": float(learnt_acts), "safeguard/better": at.evidence.better()}
-        self._rounds.ask_ahead(at, self.agent)  # before anything is learnt from this one: they run meanwhile
+        self._rounds.ask_ahead(at, self.agent)  # before learning, so that they run in parallel
         self._log(
             {
                 "rollout/episodes": at.episodes,
@@ -242,11 +242,11 @@ class FineTuning:
         )
 
     def _deployed(self) -> Policy:
-        """The policy as evaluated and saved."""
+        """The policy that is evaluated and saved."""
         return on_first(self.agent.deployed()) if self.at.deploys_learnt(self.loop) else self.base.single()
 
     def _learn_round(self, learner: OnPolicyAgent, data: Round) -> dict[str, float]:
-        """Let an on-policy algorithm learn from the round's episodes; its metrics."""
+        """Let an on-policy algorithm learn from the round's episodes, and return its metrics."""
         agent, updates, plain = self._stop.do(learn_round, learner, data)
         number = self.at.updates + updates
         what = f"Learning diverged in the gradient steps {self.at.updates + 1:,} to {number:,}"
@@ -256,11 +256,11 @@ class FineTuning:
         return {"updates": self.at.updates, **plain}
 
     def _learn(self, progress: Progress) -> None:
-        """A block of gradient steps: offline, then of the critics alone, then of critics and policy."""
+        """Take a block of gradient steps: offline, of the critics only, or of critics and policy."""
         at = self.at
         assert isinstance(self.agent, OffPolicyAgent)
         phase, n = next_block(at, self.loop, self.agent.config)
-        # of a policy that only answers, nothing is trained
+        # an external policy is not trained
         update_policy = phase != "warm-up" and not self.base.asks
         frames = self.gathered.frames
         agent, plain = self._stop.do(take_block, self.agent, self.experience, n, update_policy, frames)
@@ -273,7 +273,7 @@ class FineTuning:
         self._log({"updates": at.updates, **plain})
 
     def _encode(self, progress: Progress) -> None:
-        """Encode all states anew, with the encoder as it has become; from now on it is the one that acts."""
+        """Re-encode all states with the trained encoder, which acts from then on."""
         gathered = self.gathered
         assert isinstance(self.agent, Seeing) and gathered.frames is not None
         agent, experience, moved = self._stop.do(
@@ -284,7 +284,7 @@ class FineTuning:
         self._log({"encoder/updates": self.at.updates, "encoder/moved": moved})
 
     def _end_round(self, progress: Progress) -> None:
-        """What the agent has to do once a round."""
+        """The agent's work once per round."""
         assert isinstance(self.agent, OffPolicyAgent)
         number = self.at.rounds + 1
         agent, plain = self._stop.do(end_round, self.agent, self.experience)
@@ -298,13 +298,13 @@ class FineTuning:
             self._log({f"{self.agent.config.algorithm}/round": number, **plain})
 
     def _evaluate(self, progress: Progress) -> None:
-        """The deployed policy and its single-sample self on the held-out initial conditions."""
+        """Evaluate the deployed policy and its single-sample version on held-out initial conditions."""
         at, loop = self.at, self.loop
         first, last = at.evaluated_at < 0, at.env_steps >= loop.env_steps
         episodes = loop.final_eval_episodes if first or last else loop.eval_episodes
         started = time.monotonic()
         deployed = self._deployed()
-        if first and self._learns:  # nothing has been learnt that could choose
+        if first and self._learns:  # the untrained critics cannot choose yet
             deployed = deployed.single()
         both = deployed.chooser is not None and (loop.single == "always" or (loop.single == "end" and last))
         chosen, single = evaluate_both(deployed, self.workers, episodes, single=both, stop=self._stop)
@@ -338,13 +338,13 @@ class FineTuning:
         )
 
     def save(self) -> None:
-        """Write a checkpoint: the agent and where the run stands, which counts the files of experience."""
+        """Write a checkpoint: the agent and the progression, which counts the files of experience."""
         self.at.checkpointed_at = self.at.env_steps
-        # numbered by rows: every step of the machine writes one, so the number grows from save to save
+        # numbered by metric rows: every step of the machine writes one, so the number increases
         checkpoints.save(self.run.checkpoints, self.at.rows, self.agent, dataclasses.asdict(self.at))
 
     def restore(self) -> None:
-        """Go back to the newest checkpoint, to the start where there is none; drop what is later than it.
+        """Go back to the newest checkpoint, or to the start if there is none, and drop later data.
 
         Raises:
             OtprError: the checkpoint or the experience that it counts is damaged or missing.
@@ -358,7 +358,7 @@ class FineTuning:
         self.run.rewind("row", self.at.rows)
 
     def summary(self) -> dict[str, Any]:
-        """The outcome so far, as it goes into summary.json."""
+        """The results so far, in the form of summary.json."""
         encoder = "frozen" if self.base.spec.images else "none"
         if isinstance(self.agent, Seeing):
             encoder = "trained"
@@ -379,10 +379,10 @@ class FineTuning:
 
 
 def _named(metrics: Mapping[str, float], stage: str) -> dict[str, float]:
-    """What a chooser reported, by metric name and stage: one name must not stand for two series."""
+    """A chooser's metrics under names with the stage, so that each name denotes one series."""
     return {f"{name}/{stage}": value for name, value in metrics.items()}
 
 
 def _mean(values: Sequence[float]) -> float | None:
-    """None where there are none: a round whose episodes all broke."""
+    """The mean, or None for a round in which all episodes failed."""
     return sum(values) / len(values) if values else None

@@ -1,4 +1,4 @@
-"""What a run learns from: the demonstrations and its own episodes."""
+"""The data that a run learns from: demonstrations and its own episodes."""
 
 from __future__ import annotations
 
@@ -17,23 +17,23 @@ from otpr.policies.policy import Policy
 
 
 class Gathered:
-    """An `Experience` that grows, and what its states are made of where an encoder goes on learning.
+    """A growing `Experience` and, for a trainable encoder, the observations of its states.
 
     Args:
         base: the pre-trained policy, whose encoder the states are computed with at first.
         sets: the demonstrations: data sets of episodes, already validated.
-        weights: how often each set is drawn; see `Mixture.of`.
+        weights: relative frequency of each set; see `Mixture.of`.
         agent: the algorithm's settings.
-        keeps_frames: whether what the observations show is kept, for an encoder that goes on learning.
-        room: environment steps that will be added; more may be, at the price of compiling anew.
-        mesh: the devices that the experience is spread over.
+        keeps_frames: whether to keep observations, for a trainable encoder.
+        room: number of environment steps that will be added; more are possible but cause a recompilation.
+        mesh: the devices among which the experience is divided.
 
     Attributes:
-        experience: what the agent learns from.
-        frames: what its states are made of, where that is kept; else None.
+        experience: the agent's experience.
+        frames: the observations of its states, if they are kept; otherwise None.
 
     Raises:
-        OtprError: the weights are not positive, or not one a set.
+        OtprError: the weights are not positive, or there is not one for each set.
     """
 
     def __init__(
@@ -58,14 +58,14 @@ class Gathered:
             self.frames, self._spool = DecisionObservations(demonstrated, base.spec), Spool()
 
     def add(self, episodes: Iterable[Collected]) -> None:
-        """Add episodes of the agent's own, encoded as all others are."""
+        """Add encoded episodes of the agent."""
         for collected in episodes:
             if self.frames is not None:
                 self.frames.add(spooled(collected.episode, self._spool))
             self.experience = self.experience.add(collected)
 
     def restore(self, episodes: Iterable[Episode], encoder: Encoder) -> None:
-        """Go back to a checkpoint, its episodes and its encoder; once, before anything is added."""
+        """Restore the episodes and the encoder of a checkpoint. Call this once, before adding anything."""
         by_encoder = functools.partial(encode, encoder)
         if self.frames is not None:  # the demonstrations, which the pre-trained encoder has encoded
             self.experience = self.experience.encoded(self.frames.episodes, by_encoder)

@@ -1,7 +1,7 @@
-"""Imitation as a state: what is trained, its moving average, and one step of denoising score matching.
+"""The state of imitation learning: networks, their moving averages, and a step of denoising score matching.
 
-The states of vectors are computed once, before training. Those of images are computed in every step, because
-the encoder is trained too, and sees each image moved a little, another way each time.
+With vectors only, states are computed once before training. With images, they are computed in every step,
+because the encoder is trained too, on randomly shifted images.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from otpr.spec import Spec
 
 @dataclasses.dataclass(frozen=True)
 class PretrainConfig:
-    """What imitation depends on."""
+    """Settings of imitation learning."""
 
     # observations that a decision sees: the present one and those before it
     history: int = 1
@@ -80,7 +80,7 @@ class PretrainConfig:
     random_shift: int = 4
 
     def __post_init__(self):
-        """Refuse numbers that make no policy."""
+        """Check the numbers."""
         counts = ("history", "horizon", "denoising_steps", "width", "depth", "updates", "batch_size")
         check_at_least(1, self, *counts, "kernel_size")
         check_at_least(0, self, "learning_rate", "ema_rate", "random_shift", "offset")
@@ -94,7 +94,7 @@ class PretrainConfig:
             raise unknown_name("vision network", self.vision, VISION)
 
     def policy_spec(self, task: Spec) -> Spec:
-        """What the policy takes and gives.
+        """The policy's spec.
 
         Raises:
             OtprError: `execute` exceeds `horizon` less `offset`, or is below 1.
@@ -104,13 +104,13 @@ class PretrainConfig:
         return dataclasses.replace(task, **plan)
 
     def network_sizes(self) -> dict[str, Any]:
-        """The score network, as `otpr.policies.denoising.noise_network` takes it."""
+        """The description of the score network for `otpr.policies.denoising.noise_network`."""
         return {"kind": self.network, **{name: getattr(self, name) for name in _SIZES[self.network]}}
 
     def record(self, task: Spec) -> dict[str, Any]:
-        """The settings that matter for a task, JSON-able."""
+        """The settings that apply to a task, as a JSON document."""
         recorded = dataclasses.asdict(self)
-        del recorded["network"]  # its sizes tell which it is
+        del recorded["network"]  # implied by its sizes
         if not self.offset:
             del recorded["offset"]  # as in a spec
         for kind, names in _SIZES.items():
@@ -132,10 +132,10 @@ class Imitation(eqx.Module):
 
     Args:
         network: the score network.
-        encoder: of images, which is trained too; None where states are vectors.
-        policy: its network and encoder are moving averages of these.
-        optimizer_state: of what is trained.
-        key: of the randomness to come.
+        encoder: the image encoder, which is trained too; None without images.
+        policy: the policy with the moving averages of network and encoder.
+        optimizer_state: the optimiser's state.
+        key: draws all later randomness.
         config: the settings.
     """
 
@@ -155,7 +155,7 @@ class Imitation(eqx.Module):
         key: PRNGKeyArray,
         resolution: float = 0.0,
     ) -> Imitation:
-        """The state before the first step; observations are normalised by the statistics of `episodes`."""
+        """The initial state. Observations are normalised by the statistics of `episodes`."""
         network_key, key = jax.random.split(key)
         spec = config.policy_spec(task)
         encoder = _new_encoder(episodes, spec, config, jax.random.fold_in(network_key, 1), resolution)
@@ -173,12 +173,12 @@ class Imitation(eqx.Module):
     def update(
         self, seen: Float[Array, "n s"] | Observations, plans: Float[Array, "n h a"]
     ) -> tuple[Imitation, Array]:
-        """One step of denoising score matching; also its loss.
+        """One step of denoising score matching; also returns its loss.
 
         Args:
-            seen: states; where an encoder is trained, the observations that they are made of, each entry
-                (n, history, *shape), as `Encoder.on_device` gives it.
-            plans: what was done there.
+            seen: states, or with a trainable encoder their observations, each entry (n, history, *shape), as
+                from `Encoder.on_device`.
+            plans: the demonstrated plans.
         """
         key, noise_key = jax.random.split(self.key)
         diffusion = self.policy.diffusion
@@ -208,7 +208,7 @@ class Imitation(eqx.Module):
 
 
 def _together(network: NoiseNetwork, encoder: VisionEncoder | None) -> Any:
-    """What is trained."""
+    """The trainable parts."""
     return network if encoder is None else (network, encoder)
 
 
@@ -239,13 +239,13 @@ def _optimizer(config: PretrainConfig) -> optax.GradientTransformation:
 def take_block(
     state: Imitation, data: Experience, images: DecisionObservations | None, updates: int
 ) -> tuple[Imitation, float]:
-    """Gradient steps and their mean loss, done when this returns.
+    """Take gradient steps and return their mean loss; blocks until they are done.
 
     Args:
-        state: before them.
-        data: the demonstrations; where there are images, without states.
-        images: what the states of its rows are made of, where there are images.
-        updates: how many steps.
+        state: the state before the steps.
+        data: the demonstrations, without states if there are images.
+        images: the observations of its rows, if there are images.
+        updates: number of steps.
     """
     if images is None:
         state, loss = _update_block(state, data, updates)
@@ -271,7 +271,7 @@ def _update_block(state: Imitation, data: Experience, updates: int) -> tuple[Imi
 
 @eqx.filter_jit
 def _draw(state: Imitation, data: Experience) -> tuple[Imitation, Array, Float[Array, "n h a"]]:
-    """Rows to imitate and the plans that follow them."""
+    """Draw rows and the plans that start there."""
     key, batch_key = jax.random.split(state.key)
     rows = data.demonstrations.draw(batch_key, state.config.batch_size)
     return dataclasses.replace(state, key=key), rows, data.store.plans(rows)

@@ -20,7 +20,8 @@ class Interval(NamedTuple):
 def wilson_interval(successes: int, n: int, confidence: float = 0.95) -> Interval:
     """The Wilson score interval of a success rate (Wilson, JASA 1927).
 
-    Unlike the normal approximation it stays inside [0, 1] and keeps a width when every episode ends alike.
+    Unlike the normal approximation it stays inside [0, 1] and has a positive width even if all outcomes are
+    equal.
 
     Args:
         successes: episodes that succeeded, from 0 to n.
@@ -39,8 +40,8 @@ def score_interval(rate: float, n: float, quantile: float) -> Interval:
 
     Args:
         rate: a success rate in [0, 1].
-        n: what it is worth in independent episodes, > 0; need not be whole.
-        quantile: how many standard errors the interval reaches on either side.
+        n: effective number of independent episodes, > 0, not necessarily whole.
+        quantile: half-width of the interval in standard errors.
     """
     more = quantile**2 / n
     middle = (rate + more / 2) / (1 + more)
@@ -64,15 +65,15 @@ def newcombe_interval(rate: float, interval: Interval, other: float, other_inter
 
 
 def retention(shifted: Sequence[bool], nominal: Sequence[bool]) -> tuple[float, Interval] | None:
-    """How much of a success rate is left under a shift, of episodes in pairs.
+    """The share of the success rate that is retained under a shift, from paired episodes.
 
     Args:
-        shifted: whether each episode succeeded, shifted.
-        nominal: whether its twin, which begins alike, succeeded unshifted.
+        shifted: success of each shifted episode.
+        nominal: success of the unshifted episode with the same start.
 
     Returns:
-        shifted successes over nominal ones, and its 95% interval by bootstrap over the pairs (10,000 times,
-        seeded; draws without a nominal success are left out); None where no nominal episode succeeded.
+        The ratio of shifted to nominal successes and its 95% interval by bootstrap over the pairs (10,000
+        draws, seeded; draws without a nominal success are left out); None if no nominal episode succeeded.
     """
     pairs = np.array([shifted, nominal], np.int64)
     if pairs[1].sum() == 0:

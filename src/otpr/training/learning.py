@@ -29,9 +29,9 @@ AnyOnPolicyAgent = TypeVar("AnyOnPolicyAgent", bound=OnPolicyAgent)
 def update_block(
     agent: AnyAgent, experience: Experience, keys: PRNGKeyArray, update_policy: bool
 ) -> tuple[AnyAgent, dict[str, Array]]:
-    """Take a gradient step for each of the keys, which its batch is drawn by; the metrics, step by step.
+    """Take one gradient step for each key, which draws its batch; also returns the metrics of each step.
 
-    Where several devices learn, each has a share of the batch, and all have the whole agent.
+    With several devices, the batch is divided among them and the agent is replicated.
     """
     mesh = experience.store.mesh
     if update_policy:
@@ -51,14 +51,14 @@ def take_block(
     update_policy: bool,
     frames: DecisionObservations | None = None,
 ) -> tuple[AnyAgent, dict[str, float]]:
-    """Take `updates` gradient steps; the metrics are their means, and `beyond_bound` at their end.
+    """Take `updates` gradient steps; returns mean metrics, and those of `beyond_bound` at the end.
 
     Args:
         agent: before them.
         experience: what they learn from.
         updates: how many steps.
         update_policy: whether the policy is trained, and not the critics alone.
-        frames: what the states of `experience` are made of, where the encoder is trained (`Seeing`).
+        frames: the observations of the states in `experience`, if the encoder is trained (`Seeing`).
     """
     agent, keys, bound_key = update_keys(agent, updates)
     if frames is None:
@@ -76,7 +76,7 @@ def _seeing_block(
     update_policy: bool,
     frames: DecisionObservations,
 ) -> tuple[AnyAgent, dict[str, Array]]:
-    """`update_block` where frames are read on the host, between the steps."""
+    """`update_block` with frames that are read on the host between steps."""
     mesh = experience.store.mesh
     if update_policy:
         agent = on_each(_begin_block(agent, experience), mesh)
@@ -97,7 +97,7 @@ def _begin_block(agent: AnyAgent, experience: Experience) -> AnyAgent:
 def drawn(
     agent: OffPolicyAgent, experience: Experience, key: PRNGKeyArray, frames: DecisionObservations | None
 ) -> Any:
-    """The batch of one gradient step, with what it sees where the encoder is trained."""
+    """The batch of one gradient step, with its observations if the encoder is trained."""
     batch, rows = _draw(agent, experience, key)
     if frames is None:
         return batch
@@ -113,14 +113,14 @@ def _draw(agent: OffPolicyAgent, experience: Experience, key: PRNGKeyArray) -> t
 
 @eqx.filter_jit
 def update(agent: AnyAgent, batch: Any, update_policy: bool) -> tuple[AnyAgent, dict[str, Array]]:
-    """One gradient step, as `update_block` takes it, by itself."""
+    """A single gradient step, as in `update_block`."""
     return agent.update(batch, update_policy)
 
 
 def encode_anew(
     agent: Seeing, experience: Experience, episodes: Sequence[Episode]
 ) -> tuple[Seeing, Experience, float]:
-    """Encode all states with the encoder as it has become, which acts from now on.
+    """Re-encode all states with the trained encoder, which acts from then on.
 
     Args:
         agent: whose encoder was trained.
@@ -146,23 +146,23 @@ def _moved(
     mean = jnp.sum(taken * before, axis=0) / size
     change = jnp.sum(taken * (after - before) ** 2)
     spread = jnp.sum(taken * (before - mean) ** 2)
-    return jnp.sqrt(change / jnp.maximum(spread, 1e-12))  # a camera may show nothing that moves
+    return jnp.sqrt(change / jnp.maximum(spread, 1e-12))  # a camera may show a constant image
 
 
 def end_round(agent: AnyAgent, experience: Experience) -> tuple[AnyAgent, dict[str, float]]:
-    """What the agent has to do once a round, done when this returns; see `OffPolicyAgent.end_round`."""
+    """The agent's work once per round; blocks until it is done. See `OffPolicyAgent.end_round`."""
     agent, metrics = agent.end_round(experience)
     return on_each(agent, experience.store.mesh), as_floats(metrics)
 
 
 def learn_round(agent: AnyOnPolicyAgent, data: Round) -> tuple[AnyOnPolicyAgent, int, dict[str, float]]:
-    """Let an on-policy algorithm learn from a round, done when this returns."""
+    """Let an on-policy algorithm learn from a round; blocks until it is done."""
     agent, updates, metrics = agent.learn_round(data)
     return agent, updates, as_floats(metrics)
 
 
 def as_floats(metrics: Mapping[str, Array]) -> dict[str, float]:
-    """Scalars from the device, all at once."""
+    """Transfer scalars from the device in one call."""
     return {name: float(value) for name, value in jax.device_get(dict(metrics)).items()}
 
 
@@ -178,17 +178,17 @@ def _key_of(agent: Any) -> PRNGKeyArray:
 
 
 MARGIN = 0.1
-"""A critic may leave its bounds by so much of their distance: it is an estimate, not the truth."""
+"""Tolerance of the bounds on Q, relative to their distance, because critics are estimates."""
 
 LOOKED_AT = 256
-"""Replayed pairs whose Q is compared with its bounds."""
+"""Number of replayed pairs whose Q is compared with the bounds."""
 
 
 @eqx.filter_jit
 def beyond_bound(agent: OffPolicyAgent, experience: Experience, key: PRNGKeyArray) -> dict[str, Array]:
     """Metrics: the share of replayed pairs whose Q is beyond its bounds, and these; no reward, no bounds.
 
-    Nothing of an agent without Q. While there is no replay, demonstrated pairs are looked at.
+    Empty for an agent without Q. While the replay is empty, demonstrated pairs are used.
     """
     q = agent.q_values(experience.sample_both(key, LOOKED_AT, demonstration_share=0.0))
     if q is None:

@@ -15,7 +15,7 @@ from otpr.training.workers import Wave
 
 
 class Shared(NamedTuple):
-    """A policy and the number that it is known by."""
+    """A policy and its number."""
 
     number: int
     policy: PackedPolicy

@@ -1,8 +1,8 @@
 """One run at a time in a run directory.
 
-The lock is the operating system's (`flock`) on the file `lock`, held while the run is open: it ends with the
-process however that ends, so there are no stale locks, whatever an old file says. What is written in the file
-only tells whom to ask. Processes that the run starts do not inherit it.
+The lock is the operating system's (`flock`) on the file `lock`, held while the run is open. It ends with the
+process, so there are no stale locks. The file's content only names the holder. Child processes do not inherit
+the lock.
 
 The package filelock takes the same lock, and would replace about fifteen lines: the holder's name and the
 warning where a file system has no locks, at which filelock raises, would remain. It would not bring otpr to
@@ -26,7 +26,7 @@ from otpr.errors import OtprError
 from otpr.storage import writing
 
 _NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP}
-"""What a file system without locks answers."""
+"""The error codes of a file system without locks."""
 
 
 class RunLock:
@@ -39,7 +39,7 @@ class RunLock:
     def take(cls, path: Path) -> Self:
         """Lock the run directory `path` for this process.
 
-        Where the file system offers no locks, the run goes on without one, and standard error says so.
+        If the file system has no locks, the run continues without one and prints a warning to standard error.
 
         Raises:
             OtprError: another run has it, here or (where the file system passes locks on) on another machine;
@@ -58,7 +58,7 @@ class RunLock:
         return lock
 
     def release(self) -> None:
-        """Let others have the directory; a second call does nothing."""
+        """Release the lock; a second call does nothing."""
         if self._descriptor is not None:
             with contextlib.suppress(
                 OSError
@@ -83,7 +83,7 @@ class RunLock:
                 f"The run in {path} is going on: {self._owner()}. Wait for it, stop it, or use another "
                 "directory."
             ) from error
-        # Whoever had the lock may have put another directory in the place of the one that was opened here.
+        # The previous holder may have replaced the directory that was opened here.
         if not (path / "lock").exists() or not os.path.samestat(
             os.fstat(self._descriptor), os.stat(path / "lock")
         ):
@@ -97,7 +97,7 @@ class RunLock:
         os.pwrite(self._descriptor, json.dumps(owner).encode() + b"\n", 0)
 
     def _owner(self) -> str:
-        """Who has the lock, as far as the file tells: it may not be written yet."""
+        """The holder according to the file, which may not be written yet."""
         assert self._descriptor is not None
         try:
             owner = json.loads(os.pread(self._descriptor, 1000, 0))

@@ -1,4 +1,4 @@
-"""What a fine-tuning run is told about its loop, and where it stands in it."""
+"""The settings of the fine-tuning loop, and the progression of a run."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class LoopConfig:
     safeguard: float = 0.0
 
     def __post_init__(self):
-        """Refuse numbers that make no loop."""
+        """Check the numbers."""
         check_at_least(
             1,
             self,
@@ -79,7 +79,7 @@ class LoopConfig:
             )
 
     def record(self) -> dict[str, Any]:
-        """As a run's configuration has it: what came later is left out where it is not used."""
+        """The settings for a run's configuration, without newer ones that have their defaults."""
         later = ("envs_per_worker", "asynchronous", "most_rounds_late", "safeguard")
         usual = {field.name: field.default for field in dataclasses.fields(self)}
         found = dataclasses.asdict(self)
@@ -88,26 +88,26 @@ class LoopConfig:
 
 @dataclasses.dataclass
 class Progression:
-    """Where a run stands."""
+    """The position of a run in its loop."""
 
     env_steps: int = 0
     episodes: int = 0  # started
-    broken_episodes: int = 0  # of these, lost to the environment
+    broken_episodes: int = 0  # of these, failed because of the environment
     offline_updates: int = 0  # gradient steps taken before the first environment step
     warmup_updates: int = 0
     updates: int = 0  # gradient steps taken, all of them
-    updates_due: float = 0.0  # gradient steps that the environment steps ask for and that are not taken
-    round_due: bool = False  # what an agent does once a round, after its updates
-    rounds: int = 0  # in which that was done
+    updates_due: float = 0.0  # outstanding gradient steps, in proportion to environment steps
+    round_due: bool = False  # whether the work once per round is outstanding
+    rounds: int = 0  # rounds with this work done
     evaluated_at: int = -1
     checkpointed_at: int = 0
     rows: int = 0  # of metrics
-    seconds: float = 0.0  # wall-clock, over all sittings
+    seconds: float = 0.0  # wall-clock time, over all resumptions
     recent: list[bool] = dataclasses.field(default_factory=list)  # outcomes of the last training episodes
     base_success: float | None = None
     success: float | None = None  # of the last evaluation
     success_single: float | None = None
-    base_return: float | None = None  # the mean sum of rewards, likewise
+    base_return: float | None = None  # its mean return
     mean_return: float | None = None
     mean_return_single: float | None = None
     own: dict[str, float] = dataclasses.field(default_factory=dict)  # the algorithm's own last metrics
@@ -119,7 +119,7 @@ class Progression:
 
     @property
     def evidence(self) -> Evidence:
-        """What the safeguard knows."""
+        """The safeguard's evidence."""
         return Evidence(Outcomes(*self.base_outcomes), Outcomes(*self.learnt_outcomes))
 
     @evidence.setter
@@ -127,11 +127,11 @@ class Progression:
         self.base_outcomes, self.learnt_outcomes = [*evidence.base], [*evidence.learnt]
 
     def deploys_learnt(self, loop: LoopConfig) -> bool:
-        """Whether what was learnt is deployed, and not the pre-trained policy."""
+        """Whether the fine-tuned policy is deployed instead of the pre-trained one."""
         return not loop.safeguard or self.evidence.better() >= loop.safeguard
 
     def evaluated(self, chosen: Evaluation, single: Evaluation | None, *, first: bool) -> None:
-        """Take down an evaluation of the policy as deployed and, where there is one, of one sample."""
+        """Record an evaluation of the deployed policy and, if there is one, of a single sample."""
         self.evaluated_at = self.env_steps
         self.success, self.mean_return = chosen.success_rate, chosen.mean_return
         self.success_single = None if single is None else single.success_rate
@@ -140,7 +140,7 @@ class Progression:
             self.base_success, self.base_return = chosen.success_rate, chosen.mean_return
 
     def outcome(self, loop: LoopConfig, algorithm: str) -> dict[str, Any]:
-        """What came of the run, as summary.json has it; the algorithm's own entries under its name."""
+        """The results of the run for summary.json, with the algorithm's own entries under its name."""
         deployed = "fine-tuned" if self.deploys_learnt(loop) else "pre-trained"
         return {
             **({"deployed": deployed} if loop.safeguard else {}),
@@ -167,15 +167,15 @@ class Progression:
 
     @classmethod
     def of(cls, state: dict[str, Any]) -> Progression:
-        """From what a checkpoint says; fields that are newer than it keep their defaults.
+        """The progression from a checkpoint's state; missing newer fields have their defaults.
 
         Raises:
-            OtprError: names the first field that is unknown or of another type.
+            OtprError: a field is unknown or has another type; the message names the first.
         """
         defaults = dataclasses.asdict(cls())
         for name, value in state.items():
             default = defaults.get(name, ...)
-            # None stands for a number that is not known yet; JSON may write 1.0 as 1
+            # None stands for an unknown number; JSON may write 1.0 as 1
             number = default is None or isinstance(default, float)
             if type(value) not in ((int, float, type(default)) if number else (type(default),)):
                 raise OtprError(
@@ -186,11 +186,11 @@ class Progression:
 
 
 Step = Literal["evaluate", "learn", "encode", "end_round", "collect"]
-"""What a run can do next."""
+"""The kinds of steps of a run."""
 
 
 ENCODE_EVERY = 1_000
-"""Gradient steps after which states are encoded anew, should no round have ended by then."""
+"""Number of gradient steps after which states are re-encoded if no round has ended."""
 
 
 def next_step(
@@ -202,16 +202,16 @@ def next_step(
     from_base: bool,
     encodes: bool = False,
 ) -> Step | None:
-    """What the state of a run calls for; None at the end.
+    """The next step of a run according to its state; None at the end.
 
     Args:
-        at: where the run stands.
-        loop: its loop's settings.
-        agent: its algorithm's settings.
+        at: the progression.
+        loop: the loop's settings.
+        agent: the algorithm's settings.
         learns: whether the algorithm learns anything.
-        from_base: whether its first policy acts as the pre-trained one does.
-        encodes: whether its encoder is trained, so that states have to be encoded anew before anything but
-            gradient steps is done with them.
+        from_base: whether its initial policy acts like the pre-trained one.
+        encodes: whether its encoder is trained, so that states must be re-encoded before any use other than
+            gradient steps.
     """
     step, old = _next_step(at, loop, agent, learns=learns, from_base=from_base), at.updates - at.encoded_at
     if encodes and (old >= ENCODE_EVERY or (old > 0 and step != "learn")):
@@ -222,7 +222,7 @@ def next_step(
 def _next_step(
     at: Progression, loop: LoopConfig, agent: AgentConfig, *, learns: bool, from_base: bool
 ) -> Step | None:
-    """`next_step` of a run whose encoder is frozen."""
+    """`next_step` for a frozen encoder."""
     offline = at.offline_updates < agent.offline_updates
     # the pre-trained policy, or the first policy of an algorithm that makes its own
     if at.evaluated_at < 0 and (from_base or not offline):
@@ -245,7 +245,7 @@ def _next_step(
 
 
 def next_block(at: Progression, loop: LoopConfig, agent: AgentConfig) -> tuple[Phase, int]:
-    """Of which phase the next block of gradient steps is, and how many it has."""
+    """The phase and the size of the next block of gradient steps."""
     if (left := agent.offline_updates - at.offline_updates) > 0:
         return "offline", min(left, loop.update_block)
     if (left := agent.warmup_updates - at.warmup_updates) > 0:

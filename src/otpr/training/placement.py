@@ -1,4 +1,4 @@
-"""Where a run's episodes run: in workers of this machine, in actors of Ray, or in lockstep here."""
+"""The placement of a run's episodes: workers on this machine, Ray actors, or lockstep in this process."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from otpr.training.workers import Lockstep, WorkerPool, Workers
 
 @dataclasses.dataclass(frozen=True)
 class Placement:
-    """Where episodes run; what comes of them does not depend on it, but for last bits."""
+    """Where episodes run. Their results do not depend on it, except for rounding."""
 
     # lockstep: simulators in processes, decisions here for all of them at once; local: processes of this
     # machine with the policy within; ray: actors of a Ray cluster (the extra `cluster`). Left out, local, but
@@ -35,7 +35,7 @@ class Placement:
     address: str = "local"
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be."""
+        """Check the settings."""
         if self.num_workers is not None:
             check_at_least(1, self, "num_workers")
         if self.rollout == "lockstep" and self.num_workers is not None:
@@ -44,7 +44,7 @@ class Placement:
             raise OtprError("--address is of --rollout ray. Give both.")
 
     def _faster(self, loop: LoopConfig, base: Policy) -> Literal["local", "lockstep"]:
-        """Where episodes run that nobody has placed; docs/scale.md has the measurements."""
+        """The default placement; docs/scale.md has the measurements."""
         if self.num_workers is not None or loop.asynchronous:
             return "local"  # lockstep has neither
         cores_decide = available_cores() > 1 and jax.default_backend() == "cpu"
@@ -52,7 +52,7 @@ class Placement:
 
     @contextlib.contextmanager
     def workers(self, setup: Setup, spec: Spec, loop: LoopConfig, base: Policy) -> Generator[Workers]:
-        """What runs the episodes, as long as this is entered.
+        """A context with the workers that run the episodes.
 
         Args:
             setup: the task.

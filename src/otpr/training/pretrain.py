@@ -1,4 +1,4 @@
-"""Imitation: a score-based diffusion policy over plans of actions, from demonstrations alone."""
+"""Pre-training of a diffusion policy over action plans by imitation of demonstrations."""
 
 from __future__ import annotations
 
@@ -49,13 +49,13 @@ def pretrain(
 
     Args:
         sets: the demonstrations: data sets of episodes, already validated.
-        weights: how often each set is drawn; see `Mixture.of`.
+        weights: relative frequency of each set; see `Mixture.of`.
         run: where metrics, checkpoints and the policy go.
-        setup: the task, stored beside the policy.
-        spec: what the task takes and gives.
-        resume: go on from the newest checkpoint in the run directory.
+        setup: the task's setup, stored with the policy.
+        spec: the task's spec.
+        resume: whether to continue from the newest checkpoint in the run directory.
         resolution: deviations of an observation up to this count as none; see `otpr.envs.TaskSpec`.
-        meaning: what the task says of its numbers; see `Policy.save`.
+        meaning: the meaning of the task's numbers; see `Policy.save`.
     """
     sets, held_out = _hold_out(sets, config, seed)
     episodes = [episode for part in sets for episode in part]
@@ -72,7 +72,7 @@ def pretrain(
         state, _ = checkpoints.load(run.checkpoints, step, state)
         done = step
     if resume:
-        # also where there is no checkpoint: a run that was killed may have logged rows before its first
+        # also without a checkpoint: a killed run may have logged rows before its first one
         run.rewind("updates", done)
     with Progress(config.updates, "pretraining", "updates", done=done) as progress, StopRequest() as stop:
         while done < config.updates:
@@ -117,14 +117,14 @@ def _unencoded(observations: Observations) -> NDArray[np.float32]:
 def _hold_out(
     sets: Sequence[Sequence[Episode]], config: PretrainConfig, seed: int
 ) -> tuple[list[list[Episode]], list[Episode]]:
-    """The episodes to train on, by set; and those held out, if any."""
+    """The training episodes by set, and the held-out episodes, if any."""
     parts = [split(episodes, config.held_out, seed) for episodes in sets]
     return [kept for kept, _ in parts], [episode for _, held in parts for episode in held]
 
 
 @eqx.filter_jit
 def _held_out_loss(policy: Policy, held: Experience) -> Array:
-    """The loss of the policy as it is kept; the same noise each time, so that its course is smooth."""
+    """The loss of the averaged policy, with the same noise each time for a smooth curve."""
     rows = held.demonstrations.rows
     n = min(rows.shape[0], _HELD_OUT_ROWS)
     evenly = rows[np.linspace(0, rows.shape[0] - 1, n).round().astype(int)]
@@ -134,8 +134,8 @@ def _held_out_loss(policy: Policy, held: Experience) -> Array:
 
 
 _HELD_OUT_ROWS = 4096
-"""At most so many held-out pairs are looked at."""
+"""Largest number of held-out pairs in the loss."""
 
 
 _BLOCK = 250
-"""Gradient steps between two rows of metrics."""
+"""Number of gradient steps between two rows of metrics."""

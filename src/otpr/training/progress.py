@@ -1,4 +1,4 @@
-"""How far a long task has come, how fast it goes and when it will be done."""
+"""The progress, rate and remaining time of a long task."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from rich.progress import Progress as RichProgress
 from rich.table import Column
 
 SECONDS_BETWEEN_LINES = 10.0
-"""Without a terminal: the least time between two lines, so that a log of hours stays readable."""
+"""Seconds between two lines without a terminal, so that long logs stay readable."""
 
 RATE_WINDOW_SECONDS = 60.0
-"""The rate is that of the last minute: compiling, at the start, must not spoil the forecast for long."""
+"""Window of the rate in seconds; it limits the effect of the initial compilation on the forecast."""
 
 
 class Progress:
@@ -48,7 +48,7 @@ class Progress:
         self._done_before = done
         self._closing_line = closing_line
         self._fields: dict[str, object] = {}
-        # Decided once, at the start: a bar and plain lines do not mix.
+        # Decided once, because a bar and plain lines must not be mixed.
         self._bar = _make_bar() if sys.stdout.isatty() and not rich.get_console().is_dumb_terminal else None
 
     def __enter__(self) -> Self:
@@ -82,7 +82,7 @@ class Progress:
             print(f"{self.description}: {self._status()}", flush=True)
 
     def message(self, text: str) -> None:
-        """Print a line of its own, above the bar."""
+        """Print a separate line above the bar."""
         if self._bar is not None:
             self._bar.console.print(text, markup=False, highlight=False, soft_wrap=True)
         else:

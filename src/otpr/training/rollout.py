@@ -27,9 +27,9 @@ class Delay(NamedTuple):
     """A robot that needs time to decide.
 
     Attributes:
-        steps: actions that fit between an observation and the plan that is made of it, at least 1.
-        waits: whether it stands still meanwhile, with actions of 0, or goes on with the plan before. The
-            first plan of an episode is there when it begins, where it does not wait.
+        steps: number of actions between an observation and the arrival of its plan, at least 1.
+        waits: whether the robot meanwhile executes zero actions instead of continuing the previous plan. If
+            it does not wait, the first plan of an episode is available at its start.
     """
 
     steps: int
@@ -37,7 +37,7 @@ class Delay(NamedTuple):
 
 
 class Rollout(NamedTuple):
-    """Finished episodes, and how they were decided."""
+    """Finished episodes, and metrics of their decisions."""
 
     episodes: list[Episode]  # those that the environment did not break, in the order of their seeds
     sums: Mapping[str, float]  # of what the chooser reported, over all decisions
@@ -46,7 +46,7 @@ class Rollout(NamedTuple):
 
     @property
     def metrics(self) -> dict[str, float]:
-        """Means of what the chooser reported of its decisions, by metric name."""
+        """The chooser's metrics, as means over decisions."""
         return {name: total / max(self.decisions, 1) for name, total in self.sums.items()}
 
 
@@ -60,10 +60,10 @@ def run_episodes(
     on_chunk: Callable[[], None] | None = None,
     delay: Delay | None = None,
 ) -> Rollout:
-    """One whole episode for each seed, `env.num_envs` at a time, in the order of `seeds`.
+    """Run one whole episode for each seed, `env.num_envs` at a time, in the order of `seeds`.
 
-    The randomness of an episode's actions comes from `action_seed`, its own environment seed and the number
-    of the decision, so that it does not depend on which episodes ran beside it, or broke.
+    The randomness of an episode's actions depends on `action_seed`, its environment seed and the number of
+    the decision, and not on other episodes.
 
     Args:
         env: environments to step, as many actions at a time as the policy executes.
@@ -116,7 +116,7 @@ def acts_alike(one: Policy, other: Policy, n: int) -> bool:
 
 
 class _Trace:
-    """An episode while it grows."""
+    """An episode in progress."""
 
     def __init__(self, seed: int, spec: Spec):
         self.seed, self._spec = seed, spec
@@ -132,13 +132,13 @@ class _Trace:
         return self.terminated or self.truncated or self.broken is not None
 
     def start(self, first: Mapping[str, np.ndarray]) -> None:
-        """Take in the first observation."""
+        """Add the first observation."""
         for name, seen in self.observations.items():
             seen.append(first[name].copy())
         self.looked.append(0)
 
     def extend(self, slot: int, chunk: np.ndarray, step: ChunkStep) -> None:
-        """Take in what the actions of a decision did, of which `slot` is the episode's own."""
+        """Add the results of a decision's actions; `slot` is that of the episode."""
         n = int(step.steps[slot])
         looked = np.flatnonzero(step.looked[slot, :n])
         self.looked.extend(len(self.actions) + 1 + int(i) for i in looked)
@@ -234,7 +234,7 @@ def _run_wave(
 
 
 def _check_finite(env: ChunkedVectorEnv, slot: int, trace: _Trace) -> None:
-    """Refuse an episode that holds NaN or infinity, with the first place of it."""
+    """Check that an episode is finite; the error names the first place that is not."""
     episode = trace.episode()
     places = [("observation", array) for array in episode.observations.values() if array.dtype.kind == "f"]
     for place, values in (*places, ("reward", episode.rewards)):

@@ -1,4 +1,4 @@
-"""Rounds of training episodes: which policy collects them, and when workers are asked for them."""
+"""Rounds of training episodes: the collecting policy, and the scheduling of workers."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Collection(NamedTuple):
 
 
 class _Asked(NamedTuple):
-    """Episodes that workers were asked for."""
+    """Episodes that were requested from workers."""
 
     pending: Pending
     round: int  # the one that was collected when they were asked for
@@ -34,7 +34,7 @@ class _Asked(NamedTuple):
 
 
 class Rounds:
-    """Asks workers for the rounds of a run, one at a time, or some ahead where the run is asynchronous.
+    """Requests the rounds of a run from workers, one at a time, or some ahead in asynchronous runs.
 
     Args:
         workers: run the episodes.
@@ -49,7 +49,7 @@ class Rounds:
         self._asked: deque[_Asked] = deque()
 
     def take(self, at: Progression, agent: Agent) -> Collection:
-        """Wait for the next round, which is asked for where nobody was asked before."""
+        """Wait for the next round, which is requested now unless it was requested ahead."""
         number = self._number(at)
         if not self._asked:
             self._ask(at, agent, number, at.episodes)
@@ -65,7 +65,7 @@ class Rounds:
         return Collection(rollout, asked.learnt_acts, late)
 
     def ask_ahead(self, at: Progression, agent: Agent) -> None:
-        """Ask for what may run while the round that was just taken is learnt from."""
+        """Request the rounds that may run while the agent learns from the last one."""
         if not self._loop.asynchronous or at.env_steps >= self._loop.env_steps:
             return
         while len(self._asked) < self._loop.most_rounds_late:
@@ -91,8 +91,8 @@ class Rounds:
         self._asked.append(_Asked(pending, number, at.updates, learnt_acts))
 
     def _explorer(self, at: Progression, agent: Agent, first: int) -> tuple[Policy, bool]:
-        """What collects the round whose first episode has this number, and whether it is what was learnt."""
-        if not at.updates:  # critics that have learnt nothing choose no better than chance
+        """The policy that collects a round, and whether it is the fine-tuned one."""
+        if not at.updates:  # untrained critics choose no better than chance
             return on_first(agent.exploring().single()), False
         if self._loop.safeguard and not at.evidence.favours_learnt([self._seed, first]):
             return self._base.single(), False
@@ -100,7 +100,7 @@ class Rounds:
 
 
 def check_rounds(loop: LoopConfig, agent: Agent, workers: Workers, *, from_base: bool) -> None:
-    """Refuse settings of collecting that the algorithm or the workers cannot have.
+    """Check that algorithm and workers support the settings of collection.
 
     Args:
         loop: the settings.
@@ -109,7 +109,7 @@ def check_rounds(loop: LoopConfig, agent: Agent, workers: Workers, *, from_base:
         from_base: whether its first policy acts as the pre-trained one does.
 
     Raises:
-        OtprError: says which setting, and why not.
+        OtprError: a setting is not supported; the message says which and why.
     """
     off_policy, algorithm = isinstance(agent, OffPolicyAgent), agent.config.algorithm
     if loop.asynchronous and not off_policy:

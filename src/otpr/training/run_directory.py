@@ -1,4 +1,4 @@
-"""A run directory: what a run was told, what it ran on, and everything it measured.
+"""A run directory: a run's configuration, software versions and measurements.
 
 config.json      the command and its whole configuration
 versions.json    the software and devices of every start of the run: the first, then each resume
@@ -63,17 +63,18 @@ class RunDirectory:
         overwrite: bool = False,
         log: Sequence[str] = DEFAULT,
     ) -> Self:
-        """Start a run in a directory, or go on with the one in it.
+        """Start a run in a directory, or resume the one in it.
 
-        Nothing on disk changes where this raises, but for a logger that cannot be reached: then the run is
-        there, and `resume` goes on with it.
+        If this raises, nothing on disk has changed, except if a logger cannot be reached: the run then
+        exists, and `resume` continues it.
 
         Args:
             path: the directory; made, with its parents, for a new run. It may exist if it is empty.
             command: name of the command that runs, e.g. "finetune".
             config: everything the run depends on, JSON-able.
-            resume: go on with the run in the directory, which must have the same command and configuration.
-            overwrite: delete the run in the directory, with everything else in it, and start anew.
+            resume: whether to continue the run in the directory, which must have the same command and
+                configuration.
+            overwrite: whether to delete the directory's run with everything in it and start a new one.
             log: names of the loggers that show the rows beside metrics.jsonl, or "none"; see
                 `otpr.training.sinks`. A resumed run may have others than before.
 
@@ -136,7 +137,7 @@ class RunDirectory:
         self._check_in_place()
         with writing(self.path / "metrics.jsonl"):
             _write_all(self._metrics, _line(plain).encode())
-            # to the disk: a checkpoint that outlives a power cut must not lack rows before it
+            # flushed to disk: a checkpoint that survives a power cut must not lack earlier rows
             os.fsync(self._metrics)
         for sink in self._sinks:
             sink.add(plain)
@@ -146,7 +147,7 @@ class RunDirectory:
         return read_rows(self.path)
 
     def rewind(self, key: str, value: int) -> None:
-        """Forget the rows logged after the checkpoint a run resumes from, so that none appears twice.
+        """Drop the rows logged after the checkpoint that a run resumes from, so that none appears twice.
 
         Args:
             key: what the rows are compared by, e.g. "env_steps". Rows without it stay.
@@ -188,7 +189,7 @@ class RunDirectory:
             return os.open(self.path / "metrics.jsonl", os.O_WRONLY | os.O_APPEND)
 
     def _check_in_place(self) -> None:
-        """Refuse to go on where the directory was removed or moved: the open file would take rows unseen."""
+        """Check that the directory was not removed or moved, because rows would be lost in the open file."""
         file = self.path / "metrics.jsonl"
         with contextlib.suppress(OSError):
             if os.path.samestat(os.stat(file), os.fstat(self._metrics)):
@@ -204,7 +205,7 @@ class RunDirectory:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        # where the run has failed, that is the news
+        # an error of the run takes precedence
         with contextlib.suppress(OtprError) if kind else contextlib.nullcontext():
             self.close()
 
@@ -253,7 +254,7 @@ def _check_free(path: Path, command: str, overwrite: bool) -> None:
             f"The run directory {path} already exists. Use --resume to go on with its run, --overwrite to "
             "delete it and start anew, or another directory."
         )
-    # A mistyped directory must not cost somebody's files, nor the policy that this run starts from.
+    # A mistyped directory must not delete other files, or the policy that this run starts from.
     if not _is_run(path):
         raise OtprError(f"{path} holds no run, so --overwrite will not delete it. Use another directory.")
     stored = _read_config(path)["command"]
@@ -265,7 +266,7 @@ def _check_free(path: Path, command: str, overwrite: bool) -> None:
 
 
 def _create(path: Path, document: dict[str, Any]) -> RunLock:
-    """Make the directory, locked, under another name and rename it: a half-made one never exists."""
+    """Create the locked directory under another name and rename it, so that it is never incomplete."""
     with writing(path), contextlib.ExitStack() as stack:
         path.parent.mkdir(parents=True, exist_ok=True)
         if (path / "config.json").exists():  # it is to be overwritten: not while somebody runs in it
@@ -338,7 +339,7 @@ def _drop_torn_line(file: Path) -> None:
 
 
 def _write_all(descriptor: int, content: bytes) -> None:
-    """Append everything: a disk that fills up takes a part, and says so only when asked again."""
+    """Append all bytes; a full disk writes a part first and only reports an error at the next write."""
     while content:
         content = content[os.write(descriptor, content) :]
 

@@ -1,4 +1,4 @@
-"""Loggers: they show the numbers of a run. Each holds a copy; metrics.jsonl is what counts.
+"""Loggers, which display a run's numbers. Each holds a copy; metrics.jsonl is authoritative.
 
 A further logger is a class with the methods of `Sink` and an entry in `SINKS`.
 """
@@ -29,7 +29,7 @@ DEFAULT = ("tensorboard",)
 """The loggers of a run that names none."""
 
 NONE = "none"
-"""The name that stands for no logger at all."""
+"""The name that selects no logger."""
 
 PROJECT = "otpr"
 """The project of the runs at Weights & Biases and at Trackio."""
@@ -57,7 +57,7 @@ class Sink(Protocol):
         ...
 
     def replace(self, rows: Sequence[Row]) -> None:
-        """Show these rows and no others: those that a resumed run starts from."""
+        """Replace all rows by those that a resumed run starts from."""
         ...
 
     def close(self) -> None:
@@ -207,7 +207,7 @@ _LIBRARIES = ("wandb", "trackio")
 
 
 def check_loggers(names: Sequence[str]) -> None:
-    """Refuse loggers that cannot be opened, before a run is started for them.
+    """Check that loggers can be opened, before a run starts.
 
     Args:
         names: keys of `SINKS`, or "none" alone.

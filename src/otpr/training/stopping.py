@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: leave the step at hand, save, and say how to go on; or leave nothing half-written."""
+"""Handling of Ctrl-C and SIGTERM: leave the current step and save, or remove partial output."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 _LOOK = 0.1
-"""Seconds between two looks at whether a stop was requested, while work goes on in its thread."""
+"""Seconds between two checks for a stop request while work runs in a thread."""
 
 
 class Stopped(Exception):  # noqa: N818 - no error
-    """A run was asked to stop and has saved its state; the message says where it stands."""
+    """A run was asked to stop and has saved its state; the message gives its position."""
 
 
 class Abandoned(Exception):  # noqa: N818 - no error
-    """A stop was requested during a step; that has changed nothing yet and is done again."""
+    """A stop was requested during a step, which has changed nothing yet and will be repeated."""
 
 
 class StopRequest:
@@ -56,7 +56,7 @@ class StopRequest:
         os.write(1, b"\nStopping: saving first, which takes a few seconds. Once more stops at once.\n")
 
     def do(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Call `work`, but do not wait for its end where a stop is requested meanwhile.
+        """Call `work`, but do not wait for its end if a stop is requested meanwhile.
 
         Compiling takes many seconds and cannot be interrupted. So the work is done in a thread, and a stop
         leaves that behind: it must change nothing but what it returns. `exit_process` then ends the process.

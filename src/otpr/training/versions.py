@@ -1,4 +1,4 @@
-"""What a run runs on, so that a result that changed can be traced to what changed."""
+"""The software and hardware of a run, to trace changed results to their cause."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ PACKAGES = (
 
 
 def software_versions() -> dict[str, Any]:
-    """What a run runs on: time of the start (UTC), Python, packages, git commit, platform and JAX devices.
+    """Start time (UTC), Python, packages, git commit, platform and JAX devices of a run.
 
     A package that is not installed, and the commit where the code is not in its own git checkout, are None.
     """
@@ -49,9 +49,9 @@ def code_version() -> str:
 
 
 def git_commit() -> str | None:
-    """The commit of our own checkout, ending in "+changes" where files differ from it."""
+    """The commit of otpr's own checkout, ending in "+changes" if files differ from it."""
     checkout = Path(__file__).resolve().parents[3]
-    # Otherwise git would answer with any repository that happens to lie around an installed package.
+    # Otherwise git would report any repository that contains an installed package.
     if not (checkout / ".git").exists():
         return None
     git = ["git", "-C", str(checkout)]

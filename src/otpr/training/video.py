@@ -1,4 +1,4 @@
-"""A film of a policy at work."""
+"""Videos of policies."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ from otpr.storage import writing
 from otpr.training.progress import Progress
 
 FRAMES_PER_SECOND = 30
-"""At most: a software renderer takes a quarter of a second a frame, and nobody sees more."""
+"""Largest frame rate; a software renderer takes a quarter of a second for each frame."""
 
 HOLD_SECONDS = 1.0
-"""How long the last frame of an episode stays, with the outcome written on it."""
+"""Seconds for which the last frame of an episode is shown with its outcome."""
 
 BORDER, HEADER = 8, 24
-"""Width of the border that tells the outcome, and height of its upper side, which also says it; in pixels."""
+"""Width of the border that shows the outcome, and height of its upper side with the text; in pixels."""
 
 RUNNING, SUCCESS, FAILURE = (64, 64, 64), (0, 158, 115), (213, 94, 0)
-"""Colours of the border; the green and the orange are ones that the colour-blind tell apart."""
+"""Colours of the border, from a colour-blind safe palette."""
 
 _ADVICE = (
     "On Linux without a screen install libegl1 (MUJOCO_GL=egl) or libosmesa6 (MUJOCO_GL=osmesa); "

@@ -1,4 +1,4 @@
-"""What runs whole episodes of a policy: environments in lockstep, or workers that have the policy within."""
+"""Execution of whole episodes: environments in lockstep, or workers that contain the policy."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ from otpr.policies.policy import Policy
 from otpr.training.rollout import Delay, Rollout, compile_acting, run_episodes
 
 _LOOK = 0.1
-"""Seconds between two looks at whether to go on, while workers work."""
+"""Seconds between two checks for a stop while workers run."""
 
 OnWave = Callable[[int], None]
 OnWait = Callable[[], None]
 
 
 class Pending(Protocol):
-    """Episodes that were asked for."""
+    """Requested episodes."""
 
     def result(self, *, on_wave: OnWave | None = None, on_wait: OnWait | None = None) -> Rollout:
-        """Wait for them.
+        """Wait for the episodes.
 
         Args:
             on_wave: called with the number of episodes finished since the last call.
-            on_wait: called many times while they run; what it raises leaves them as they are.
+            on_wait: called repeatedly while they run; an exception stops the wait but not the episodes.
 
         Raises:
             NotFiniteError, BrokenEnvironmentError: see `run_episodes`.
@@ -45,10 +45,10 @@ class Workers(abc.ABC):
     """Runs episodes of one task. Close it when done, or use it in a `with` statement.
 
     Attributes:
-        setup: the task as it is set up.
-        spec: what the task exchanges.
+        setup: the task's setup.
+        spec: the task's spec.
         episode_limit: steps after which an episode is truncated.
-        ahead: whether episodes run while this process does something else.
+        ahead: whether episodes run in parallel to this process.
     """
 
     ahead: bool
@@ -64,20 +64,20 @@ class Workers(abc.ABC):
         return self.setup.task
 
     def prepare(self, policy: Policy) -> None:  # noqa: B027 - most have nothing to do
-        """Compile what this process needs of a policy, where it has not been yet."""
+        """Compile the programs that this process needs for a policy."""
 
     @abc.abstractmethod
     def start(
         self, policy: Policy, seeds: Sequence[int], *, action_seed: int, delay: Delay | None = None
     ) -> Pending:
-        """Ask for one whole episode for each seed; see `run_episodes`.
+        """Request one whole episode for each seed; see `run_episodes`.
 
-        They run at once, or when they are waited for.
+        They run immediately or when they are waited for.
         """
 
     @abc.abstractmethod
     def close(self) -> None:
-        """End what was started; harmless when done twice."""
+        """End all workers; may be called repeatedly."""
 
     def __enter__(self) -> Self:
         return self
@@ -87,9 +87,9 @@ class Workers(abc.ABC):
 
 
 class Lockstep(Workers):
-    """Decides in this process for all environments at once, which wait for one another at each decision.
+    """Makes the decisions of all environments at once in this process; environments run in lockstep.
 
-    For a policy that only answers and has to be asked, and for one that decides on an accelerator.
+    Used for external policies, and for policies on an accelerator.
 
     Args:
         env: the environments.
@@ -139,7 +139,7 @@ class _WhenWaitedFor(NamedTuple):
 
 
 class Wave(NamedTuple):
-    """Episodes that a worker runs side by side."""
+    """Episodes that a worker runs in parallel."""
 
     seeds: tuple[int, ...]
     action_seed: int
@@ -147,7 +147,7 @@ class Wave(NamedTuple):
 
 
 class Worker(Protocol):
-    """One of a pool: an `EpisodeRunner`, somewhere."""
+    """A worker of a pool: an `EpisodeRunner` in another process."""
 
     def run(self, policy: Any, wave: Wave) -> Rollout:
         """Run the episodes; the policy as `Crew.share` gave it.
@@ -159,46 +159,46 @@ class Worker(Protocol):
         ...
 
     def kill(self) -> None:
-        """End it at once; what waits in `run` is told."""
+        """Kill the worker; a pending `run` raises."""
         ...
 
     def close(self) -> None:
-        """End one that does nothing."""
+        """End an idle worker."""
         ...
 
 
 class Crew(Protocol):
-    """Makes workers of one kind, and hands policies to them."""
+    """Makes workers of one kind, and passes policies to them."""
 
     def hire(self) -> Worker:
-        """Start a worker; it may take until its first `run` before it is there."""
+        """Start a worker, which may not be ready before its first `run`."""
         ...
 
     def share(self, policy: PackedPolicy) -> Any:
-        """What workers are given of a policy."""
+        """The form in which workers receive a policy."""
         ...
 
     def close(self) -> None:
-        """Give back what is no worker's own."""
+        """Release shared resources."""
         ...
 
 
 class WorkerPool(Workers):
-    """Workers with the policy within, each of which runs whole episodes and waits for no other.
+    """Workers that contain the policy and run whole episodes independently.
 
-    The seeds are cut into waves of as many as a worker has environments, in their order; a wave goes to the
-    next worker that is free. Since the randomness of an episode depends on its seed alone, and a worker
-    decides for all its environments in one call, episodes are the same bit for bit whichever worker runs
-    them and however many there are. The number of environments of a worker may change last bits.
+    The seeds are divided in order into waves, one seed for each environment of a worker, and each wave goes
+    to the next free worker. The randomness of an episode only depends on its seed, and a worker decides for
+    all its environments in one call, so episodes are bitwise equal for any assignment and number of workers.
+    The number of environments of a worker may affect rounding.
 
-    A worker that dies costs the episodes of its wave, and another takes its place; too many end the run
-    (`Breakages`), and so does what breaks before anything has worked.
+    If a worker dies, the episodes of its wave are lost and another worker replaces it. Too many failures
+    (`Breakages`), or a failure before any success, end the run.
 
     Args:
         task: the task.
         crew: makes the workers.
-        num_workers: how many, >= 1.
-        num_envs: environments of each, >= 1.
+        num_workers: number of workers, >= 1.
+        num_envs: number of environments of each, >= 1.
     """
 
     ahead = True
@@ -215,7 +215,7 @@ class WorkerPool(Workers):
         self._breakages, self._started = Breakages(self.task_id), 0
         self._has_worked, self._broke_first = False, 0
         self.replaced = 0
-        """How many workers died and were replaced."""
+        """Number of workers that died and were replaced."""
 
     def start(
         self, policy: Policy, seeds: Sequence[int], *, action_seed: int, delay: Delay | None = None
@@ -227,7 +227,7 @@ class WorkerPool(Workers):
         return _Waves([self._threads.submit(self._run, shared, wave) for wave in waves])
 
     def _run(self, shared: Any, wave: Wave) -> Rollout:
-        """Let a worker run a wave; where it breaks, nothing comes of its episodes."""
+        """Let a worker run a wave; if it fails, its episodes are lost."""
         number = self._idle.get()
         try:
             with self._lock:
@@ -250,7 +250,7 @@ class WorkerPool(Workers):
                 self.replaced += 1
 
     def _count(self, rollout: Rollout) -> None:
-        """Give up where environments break too often, or have never worked."""
+        """Give up if environments fail too often or never worked."""
         with self._lock:
             if rollout.episodes:
                 self._has_worked = True
@@ -263,7 +263,7 @@ class WorkerPool(Workers):
             self._breakages.add(self._started, cause)
 
     def close(self) -> None:
-        """End the workers, whatever they are doing; harmless when done twice."""
+        """End the workers, whatever they are doing; may be called repeatedly."""
         with self._lock:
             if self._closed:
                 return
@@ -297,7 +297,7 @@ class _Waves:
                 wave = future.result()
                 episodes += wave.episodes
                 broken |= wave.broken
-                # in the order of the seeds, whoever was first: sums of floats depend on it
+                # in the order of the seeds, because sums of floats depend on the order
                 sums.update(wave.sums)
                 decisions += wave.decisions
                 if on_wave is not None:

@@ -1,1 +1,1 @@
-"""What a person looks at after a run: learning curves, videos and the intervals that go with them."""
+"""Reports for people: learning curves, videos and intervals."""

@@ -21,7 +21,7 @@ class Report:
     out: Path | None = None
 
     def run(self) -> None:
-        """Write the page and say where it is."""
+        """Write the page and print its path."""
         # plots and statistics take a second to import
         from otpr_bench.report.page import check_out, write_page
         from otpr_bench.report.page_bench import bench_page, find_results

@@ -12,7 +12,7 @@ from otpr_bench.plots import PALETTE, Chart, Level, Plot, Series, chart
 from otpr_bench.report import otpr_words
 from otpr_bench.report.run_files import Document, Rate, number, success
 
-POINTS = 200  # a series of more is shown as means over equal stretches of it
+POINTS = 200  # a longer series is shown as means over equal intervals
 
 # sections of the metrics that any algorithm may have, by the first part of their names, in this order
 _SECTIONS = {
@@ -21,7 +21,7 @@ _SECTIONS = {
 }
 # charts whose vertical axis is in percent
 _SHARES = frozenset({"critic/beyond_bound", "rollout/success_rate", "rollout/success_rate_recent"})
-# what is told elsewhere, or only counts
+# shown elsewhere, or mere counters
 _NO_CURVES = frozenset(
     {
         *("env_steps", "row", "seconds", "updates", "otpr/round"),
@@ -37,7 +37,7 @@ _REMARKS = {
 
 
 class Section(NamedTuple):
-    """Charts under a heading, and a remark that holds for all of them."""
+    """Charts under a heading, and a remark on all of them."""
 
     title: str
     charts: list[Chart]
@@ -45,7 +45,7 @@ class Section(NamedTuple):
 
 
 def success_chart(rows: Sequence[Document], base: Rate | None) -> Chart | None:
-    """Success over environment steps, as deployed and of one sample; that before fine-tuning is a level."""
+    """Success over environment steps, as deployed and of one sample, with the base policy as a level."""
     names = {"eval/success_rate": "as deployed", "eval/success_rate_single": "one sample"}
     found: list[Series] = []
     for (metric, name), style in zip(names.items(), PALETTE, strict=False):
@@ -66,7 +66,7 @@ def success_chart(rows: Sequence[Document], base: Rate | None) -> Chart | None:
 
 
 def metric_sections(rows: Sequence[Document]) -> Iterator[Section]:
-    """The sections that the metrics have something for: the algorithm's own first, unknown ones last.
+    """The sections for the given metrics: the algorithm's own first, unknown ones last.
 
     `prefix/name` has a chart; the metrics `prefix/name/one`, `prefix/name/other` share one. An algorithm's
     own metrics are those under a prefix of its own. The rows are the run's and those of its imitation.
@@ -89,7 +89,7 @@ def metric_sections(rows: Sequence[Document]) -> Iterator[Section]:
 
 
 def _chart(rows: Sequence[Document], title: str, metrics: Mapping[str, str]) -> Chart | None:
-    """The chart of metrics, given with their names in it; None where no row says where they belong."""
+    """A chart of metrics, given with their labels; None if no row has a position for them."""
     have = [row for row in rows if any(number(row, metric) is not None for metric in metrics)]
     # rows of gradient steps share the environment steps of their round, so they are placed by the former
     by_updates = all(number(row, "updates") is not None for row in have)

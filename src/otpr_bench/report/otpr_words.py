@@ -1,4 +1,4 @@
-"""What a page says about OTPR in particular. Other algorithms' own metrics have charts, but no words."""
+"""Texts of a report about OTPR's metrics. Metrics of other algorithms only have charts."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ BOUND = 0.15
 """The row or column error up to which potentials count as solved."""
 
 BOUNDED = frozenset({"otpr/row_error", "otpr/column_error"})
-"""The metrics in whose charts the bound is drawn."""
+"""The metrics whose charts show the bound."""
 
 REMARK = (
     "Row and column error are measured on pairs that the potentials were not trained on. The row error says "

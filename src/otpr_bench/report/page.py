@@ -1,4 +1,4 @@
-"""A page that is one file: nothing in it is fetched from anywhere, and no script runs in it."""
+"""Self-contained HTML pages without external resources or scripts."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ _FIRST_LINE = "<!doctype html><!-- a report of otpr -->"  # a file that begins o
 def render(template: str, **content: Any) -> str:
     """A whole page from a template of `templates/`, which extends `page.html`.
 
-    Every text is escaped; only `Markup`, which `otpr_bench.plots` makes, is not. The page's content security
-    policy forbids every request and every script: were something of a run's files to become HTML against all
-    care, it could neither run nor call home. Styles within the page are allowed, since pictures have them.
+    Every text is escaped except `Markup` from `otpr_bench.plots`. As a second line of defence against HTML in
+    a run's files, the page's content security policy forbids all requests and scripts. Inline styles are
+    allowed, because pictures have them.
     """
     style = (files("otpr_bench.report") / "page.css").read_text(encoding="utf-8")
     environment = Environment(
@@ -35,10 +35,10 @@ def render(template: str, **content: Any) -> str:
 
 
 def check_out(path: Path) -> None:
-    """Refuse to overwrite what is not a report, and a place that cannot be written to.
+    """Check that a path can be written to and does not hold anything but a report.
 
     Raises:
-        OtprError: there is something else at `path`, or it cannot be written.
+        OtprError: something other than a report is at `path`, or it cannot be written.
     """
     check_writable(path, "--out")
     if path.exists() and not path.read_bytes().startswith(_FIRST_LINE.encode()):
@@ -46,7 +46,7 @@ def check_out(path: Path) -> None:
 
 
 def write_page(path: Path, text: str) -> None:
-    """Write a page whole or not at all; its folder is made.
+    """Write a page atomically; its folder is created.
 
     Raises:
         OtprError: it cannot be written.

@@ -1,4 +1,4 @@
-"""The page of many runs: where ours loses, curves of every task, tables, what failed."""
+"""The report of many runs: where OTPR loses, curves of every task, tables, and failures."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from otpr_bench.study import OURS, Study, gather, newest
 
 
 def find_results(path: Path) -> Path:
-    """The results that `otpr report` is asked for: a file, or that of a bench directory.
+    """The results file for `otpr report`: the given file, or that of a benchmark directory.
 
-    That of a directory is a Parquet file in it, or the one that `otpr bench` wrote under its name.
+    In a directory it is a Parquet file, or the one that `otpr bench` wrote under its name.
 
     Raises:
         OtprError: there is no such file, or several.
@@ -37,7 +37,7 @@ def bench_page(results: Path) -> str:
     """The report of a results file as HTML.
 
     Raises:
-        OtprError: the file cannot be read, or its newest runs do not compare.
+        OtprError: the file cannot be read, or its newest runs are not comparable.
     """
     rows = read_results(results)
     kept = newest(rows)

@@ -1,4 +1,4 @@
-"""The page of one run: what came of it in words, its curves, its films, its settings."""
+"""The report of one run: results in words, curves, videos and settings."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from otpr_bench.report.run_files import Document, Rate, RunFiles, number, read_r
 from otpr_bench.report.seen import strips
 from otpr_bench.tables import Table
 
-VIDEO_LIMIT = 12 * 2**20  # bytes of the largest film that is put into a page; a third more there, as text
-VIDEOS_LIMIT = 48 * 2**20  # bytes of all films of a page together
+VIDEO_LIMIT = 12 * 2**20  # bytes of the largest embedded video; base64 adds a third
+VIDEOS_LIMIT = 48 * 2**20  # bytes of all videos of a page together
 
 
 def run_page(path: Path) -> str:
     """The report of a run directory as HTML.
 
     Raises:
-        OtprError: there is no run in it, or one of its files is damaged.
+        OtprError: the directory holds no run, or a file is damaged.
     """
     run = read_run(path)
     title, line = _headline(run)
@@ -62,7 +62,7 @@ def _headline(run: RunFiles) -> tuple[str, str]:
 
 
 def _story(run: RunFiles) -> tuple[list[tuple[str, str, str]], list[str]]:
-    """What happened in a run: numbers as name, value and detail, and sentences, the most important first."""
+    """The results of a run: numbers as name, value and detail, and sentences, the most important first."""
     last = {name: value for row in run.rows for name in row if (value := number(row, name)) is not None}
     numbers, sentences = _success(run)
     steps = last.get("env_steps")
@@ -86,7 +86,7 @@ def _ending(run: RunFiles) -> Iterator[str]:
 
 
 def _success(run: RunFiles) -> tuple[list[tuple[str, str, str]], list[str]]:
-    """Numbers and sentences on the first and the last evaluation; none where there was no evaluation."""
+    """Numbers and sentences on the first and the last evaluation; empty without evaluations."""
     evaluated = [(row, rate) for row in run.rows if (rate := success(row, "eval/success_rate"))]
     if not evaluated:
         return [], []
@@ -127,7 +127,7 @@ def _imitation(rows: Sequence[Document]) -> Iterator[str]:
 
 
 def _health(last: Mapping[str, float]) -> Iterator[str]:
-    """What a reader should check before trusting the rest."""
+    """Checks that a reader should make before trusting the results."""
     if (beyond := last.get("critic/beyond_bound", 0.0)) > 0.05:
         yield f"The critic's values are beyond what rewards allow for {beyond:.0%} of pairs. Distrust them."
     if broken := last.get("rollout/broken_episodes"):

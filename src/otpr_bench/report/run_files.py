@@ -1,4 +1,4 @@
-"""What a run directory holds, read for a report: each file as it should be, or an error that names it."""
+"""Reading a run directory for a report; an invalid file raises an error that names it."""
 
 from __future__ import annotations
 
@@ -14,25 +14,23 @@ from otpr.training.run_directory import read_rows
 
 Document = dict[str, Any]
 
-LIMIT = (
-    1e300  # what is not smaller would overflow an axis and is no measurement; below its inverse all is zero
-)
+LIMIT = 1e300  # larger numbers would overflow an axis; below its inverse, numbers count as zero
 
 
 @dataclasses.dataclass(frozen=True)
 class RunFiles:
-    """A run directory's contents; docs/run-directory.md says what they mean."""
+    """The content of a run directory, described in docs/run-directory.md."""
 
     path: Path
     command: str  # that made it, e.g. "finetune"
     config: Document  # of the command
     starts: list[Document]  # versions of every start
     rows: list[Document]  # metrics, oldest first
-    imitation: list[Document]  # those of the imitation before, where it is a folder of this run
-    summary: Document | None  # the outcome; None where the run has not ended
-    evaluations: list[Document]  # of evaluation.json; empty where there is none
+    imitation: list[Document]  # of the imitation, if it is a subfolder of this run
+    summary: Document | None  # the outcome; None if the run has not ended
+    evaluations: list[Document]  # of evaluation.json; empty if it is missing
     videos: list[Path]
-    faults: list[Path]  # what was saved where something broke
+    faults: list[Path]  # files saved at failures
 
 
 def is_run(path: Path) -> bool:
@@ -41,10 +39,10 @@ def is_run(path: Path) -> bool:
 
 
 def read_run(path: Path) -> RunFiles:
-    """Read a run directory, be its run finished or not.
+    """Read a run directory, whether or not the run is finished.
 
     Raises:
-        OtprError: it holds no run, or a file is damaged.
+        OtprError: the directory holds no run, or a file is damaged.
     """
     if not is_run(path):
         raise OtprError(f"{path} is no run directory: it needs config.json and metrics.jsonl.")
@@ -69,7 +67,7 @@ def read_run(path: Path) -> RunFiles:
 
 
 def number(row: Mapping[str, Any], name: str) -> float | None:
-    """A number of a row; None where it has none of that name, or one that is beyond all measure."""
+    """A number of a row; None if it is missing or too large."""
     value = row.get(name)
     if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < LIMIT:
         return None
@@ -89,7 +87,7 @@ class Rate(NamedTuple):
 
 
 def success(row: Mapping[str, Any], name: str, episodes: str = "eval/episodes") -> Rate | None:
-    """A success rate of a row; None where it has none, or something else under that name."""
+    """A success rate of a row; None if it is missing or not valid."""
     value, count = number(row, name), round(number(row, episodes) or 0)
     if value is None or not 0 <= value <= 1:
         return None

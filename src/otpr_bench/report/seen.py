@@ -1,4 +1,4 @@
-"""What a policy saw: frames of episodes that a run collected."""
+"""Camera frames of episodes that a run collected."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from otpr.data.episodes import Episode
 from otpr.data.experience_files import is_experience, read_about, read_ends
 
 FRAMES = 8
-"""Frames of an episode that are shown, from its first to its last."""
+"""Number of frames of an episode that are shown, from the first to the last."""
 
 
 class Strip(NamedTuple):
@@ -27,7 +27,7 @@ class Strip(NamedTuple):
 
 
 def strips(run: Path) -> Iterator[Strip]:
-    """Of each camera the first episode and the last one; nothing of a run that collected no images.
+    """The first and the last episode of each camera; empty for a run without images.
 
     Raises:
         OtprError: the run's experience is damaged.

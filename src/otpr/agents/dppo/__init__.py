@@ -1,4 +1,4 @@
-"""DPPO, and what only it uses."""
+"""DPPO and its own parts."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ GENERATORS = {TunedDiffusion.kind: TunedDiffusion}
 
 
 def __getattr__(name: str) -> Any:
-    # deferred: a policy of two networks is loaded without the algorithm and its data
+    # deferred, so that a policy with two networks loads without the algorithm and its data
     if name in ("AGENT", "PRESETS"):
         from otpr.agents.dppo import agent
 

@@ -1,11 +1,11 @@
 """DPPO: policy gradients through the last denoising steps of a diffusion policy.
 
 Source: Ren, Lidard, Ankile, Simeonov, Agrawal, Majumdar, Burchfiel, Dai, Simchowitz, "Diffusion Policy Policy
-Optimization", 2024, arXiv 2409.00588. docs/algorithms/dppo.md compares it with this file.
+Optimization", 2024, arXiv 2409.00588. docs/algorithms/dppo.md compares the paper with this file.
 
-Each denoising step is an action of its own, drawn from a Gaussian whose density is known; so proximal policy
-optimisation (Schulman et al., 2017, arXiv 1707.06347) applies to every one of them, with the advantage of the
-decision that they ended in.
+Each denoising step is treated as an action, drawn from a Gaussian with known density. Proximal policy
+optimisation (Schulman et al., 2017, arXiv 1707.06347) is applied to every step, with the advantage of the
+decision that results from them.
 """
 
 from __future__ import annotations
@@ -34,30 +34,30 @@ from otpr.policies.policy import Policy
 
 
 class Draws(NamedTuple):
-    """What a gradient step learns from: n decisions, and how the policy came to them in t denoising steps."""
+    """The batch of a gradient step: n decisions, and the t fine-tuned denoising steps that led to each."""
 
     states: Float[Array, "n s"]
     chains: Float[Array, "n c h a"]  # before the first fine-tuned step, and after each: c = t + 1
     log_densities: Float[Array, "n t"]  # of each step by the policy that took it
     advantages: Float[Array, " n"]
-    returns: Float[Array, " n"]  # what V is to be
+    returns: Float[Array, " n"]  # the targets of V
 
 
 class DPPO(OnPolicyAgent):
     """The agent, one immutable pytree."""
 
     trained: Trained  # the network of the last denoising steps, a `NoiseNetwork`
-    base: Policy  # the pre-trained policy, which begins where not all steps are fine-tuned
+    base: Policy  # the pre-trained policy, for the steps that are not fine-tuned
     trained_value: Trained  # V of a state, an `eqx.nn.MLP`
-    collected: Decisions  # of rounds that were not enough for an iteration, in the first rows
+    collected: Decisions  # decisions that wait for the next iteration, in the first rows
     collected_size: Int[Array, ""]
-    iterations: Int[Array, ""]  # of learning
+    iterations: Int[Array, ""]  # number of iterations of learning
     key: PRNGKeyArray
     config: DPPOConfig = eqx.field(static=True)
 
     @classmethod
     def create(cls, base: Policy, experience: Experience, config: DPPOConfig, key: PRNGKeyArray) -> Self:
-        """An agent whose policy is `base` and whose V knows nothing yet; see `Agent.create`."""
+        """An agent with the policy `base` and an untrained V; see `Agent.create`."""
         c = config
         value_key, key = jax.random.split(key)
         value = new_value(base.state_dim, c.critic_width, c.critic_depth, value_key)
@@ -75,7 +75,7 @@ class DPPO(OnPolicyAgent):
 
     @property
     def network(self) -> NoiseNetwork:
-        """The network that learns."""
+        """The network that is fine-tuned."""
         return self.trained.model
 
     @property
@@ -85,26 +85,26 @@ class DPPO(OnPolicyAgent):
 
     @property
     def diffusion(self) -> Diffusion:
-        """The pre-trained generator with the network that learns."""
+        """The pre-trained generator with the fine-tuned network."""
         return self.base.diffusion.with_network(self.network)
 
     @property
     def tuned_steps(self) -> int:
-        """How many of the denoising steps are fine-tuned."""
+        """Number of denoising steps that are fine-tuned."""
         return min(self.config.tuned_steps, self.base.diffusion.visited_steps)
 
     def deployed(self) -> Policy:
-        """Sampled as the pre-trained policy is: a diffusion policy like any other if every step was tuned."""
+        """The policy with the pre-trained sampler; a plain diffusion policy if all steps are fine-tuned."""
         if self.tuned_steps == self.base.diffusion.visited_steps:
             return self.base.with_generator(self.diffusion)
         return self.base.with_generator(self._tuned(self.base.diffusion.sampler, least_std=0.0))
 
     def exploring(self) -> Policy:
-        """By ancestral sampling with more noise in the last steps, the very last included."""
+        """The policy with ancestral sampling and more noise in the last steps, including the final one."""
         return self.base.with_generator(self.explorer())
 
     def explorer(self) -> TunedDiffusion:
-        """What draws the plans when exploring."""
+        """The generator of plans during exploration."""
         return self._tuned("ddpm", self.config.least_std)
 
     def _tuned(self, sampler: Sampler, least_std: float) -> TunedDiffusion:
@@ -114,9 +114,9 @@ class DPPO(OnPolicyAgent):
     # --- a round
 
     def learn_round(self, data: Round) -> tuple[Self, int, Metrics]:
-        """Keep the round's decisions; once there are enough, learn from all of them and forget them."""
+        """Collect the round's decisions; once there are enough, learn from all of them and discard them."""
         c = self.config
-        if not data.collected:  # they all broke
+        if not data.collected:  # all episodes failed
             return self, 0, {}
         kept = _rows(jax.device_get(self.collected), slice(int(self.collected_size)))
         decisions = joined([kept, decisions_of(data.collected, self.base.spec, c.gamma)])
@@ -129,7 +129,7 @@ class DPPO(OnPolicyAgent):
         return dataclasses.replace(self, collected=collected, collected_size=jnp.asarray(n)), 0, {}
 
     def _iterate(self, decisions: Decisions, action_seed: int) -> tuple[Self, int, Metrics]:
-        """Epochs of gradient steps on decisions of the present policy."""
+        """Epochs of gradient steps on decisions of the current policy."""
         c = self.config
         n = len(decisions.reward)
         draws, explained = self._draws(decisions, action_seed)
@@ -140,7 +140,7 @@ class DPPO(OnPolicyAgent):
         moved = False
         for epoch_key in jax.random.split(epochs_key, c.epochs):
             order = np.asarray(jax.random.permutation(epoch_key, n))
-            # what is left over waits for the next epoch's order
+            # each epoch leaves out a random remainder
             for start in range(0, n - c.batch_size + 1, c.batch_size):
                 rows = order[start : start + c.batch_size]
                 agent, metrics = _update(agent, _rows(draws, rows), update_policy)
@@ -155,7 +155,7 @@ class DPPO(OnPolicyAgent):
         return agent, len(steps), means
 
     def _draws(self, decisions: Decisions, action_seed: int) -> tuple[Draws, Array]:
-        """How the decisions came about, their advantages, and how much of the returns V knew beforehand."""
+        """The denoising chains of decisions, their advantages, and the explained variance of V."""
         n = len(decisions.reward)
         parts: list[tuple[np.ndarray, ...]] = []
         for start in range(0, n, PIECE):
@@ -175,9 +175,10 @@ class DPPO(OnPolicyAgent):
     def log_densities(
         self, network: NoiseNetwork, states: Float[Array, "n s"], chains: Float[Array, "n c h a"]
     ) -> Float[Array, "n t"]:
-        """Log-density of each fine-tuned denoising step, when exploring; the mean over the plan's entries.
+        """Log-density of each fine-tuned denoising step under exploration: the mean over the plan's entries.
 
-        Each entry's is clipped to [-5, 2], as in the authors' code: a step far in the tail has no say.
+        The log-density of each entry is clipped to [-5, 2], as in the authors' code, so that steps far in the
+        tail have no influence.
         """
         diffusion, bound = self.base.diffusion, self.base.diffusion.bound
         levels, before, after = (field[-self.tuned_steps :, None, None] for field in diffusion.visited)
@@ -196,7 +197,7 @@ class DPPO(OnPolicyAgent):
         return jax.vmap(of_chain)(states, chains)
 
     def update_from(self, draws: Draws, update_policy: bool) -> tuple[Self, Metrics]:
-        """One gradient step of V, and (unless warming up) of the network of the last denoising steps."""
+        """One gradient step of V and, unless warming up, of the network of the last denoising steps."""
 
         def value_loss(value: eqx.nn.MLP) -> tuple[Array, Array]:
             v = jax.vmap(value)(draws.states)
@@ -214,13 +215,13 @@ class DPPO(OnPolicyAgent):
         return agent, {**metrics, "policy/loss": loss, **policy_metrics}
 
     def _policy_loss(self, network: NoiseNetwork, draws: Draws) -> tuple[Array, Metrics]:
-        """The clipped surrogate (Ren et al., 2024, section 4), its bounds wider from step to step."""
+        """The clipped surrogate (Ren et al., 2024, section 4) with bounds for each denoising step."""
         c, t = self.config, self.tuned_steps
         log_ratio = self.log_densities(network, draws.states, draws.chains) - draws.log_densities
         ratio = jnp.exp(log_ratio)
         advantage = (draws.advantages - jnp.mean(draws.advantages)) / (jnp.std(draws.advantages) + 1e-8)
         advantage = advantage[:, None] * c.denoising_discount ** jnp.arange(t - 1, -1, -1)
-        # from 0 at the first step to 1 at the last; a single step is the last
+        # from 0 at the first step to 1 at the last; a single step counts as the last
         place = jnp.linspace(0.0, 1.0, t) if t > 1 else jnp.ones(1)
         clip = c.first_clip + (c.clip - c.first_clip) * jnp.expm1(c.clip_rate * place) / np.expm1(c.clip_rate)
         gain = jnp.minimum(advantage * ratio, advantage * jnp.clip(ratio, 1 - clip, 1 + clip))
@@ -231,19 +232,19 @@ class DPPO(OnPolicyAgent):
 
 
 PIECE = 200
-"""Decisions that are done again in one compiled call."""
+"""Number of decisions that are replayed in one compiled call."""
 
 
 def _rows(fields: Any, rows: np.ndarray | slice) -> Any:
-    """Some rows of every field."""
+    """Select rows of every field."""
     return jax.tree.map(operator.itemgetter(rows), fields)
 
 
 @eqx.filter_jit
 def _replay(agent: DPPO, decisions: Decisions, action_seed: Int[Array, ""]) -> tuple[Array, ...]:
-    """Chains and their log-densities, V before and after the decisions, all by the present agent.
+    """Denoising chains, their log-densities, and V before and after the decisions, from the current agent.
 
-    A draw is a function of policy, state and key: done again, it shows the way that led to it.
+    A draw is a function of policy, state and key, so repeating it yields its denoising chain.
     """
     explorer = agent.explorer()
 

@@ -1,4 +1,4 @@
-"""Settings of DPPO. docs/algorithms/dppo.md says where each comes from."""
+"""Settings of DPPO. docs/algorithms/dppo.md gives the source of each."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A diffusion policy of two networks: the pre-trained one begins, the fine-tuned one takes the last steps."""
+"""A diffusion generator with two networks: the pre-trained one, and a fine-tuned one for the last steps."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from otpr.spec import Spec
 
 
 class TunedDiffusion(NoiseDriven):
-    """Denoises from pure noise, the last steps by another network than those before (Ren et al., 2024).
+    """Denoises pure noise with a separate network for the last steps (Ren et al., 2024).
 
     Args:
-        tuned: its network predicts at the last `tuned_steps` of the levels that its sampler visits.
-        base: the network that predicts at the levels before these.
-        tuned_steps: 1 to the number of levels visited.
-        least_std: no step of "ddpm" draws with a smaller standard deviation; above 0 to explore.
+        tuned: the generator whose network predicts at the last `tuned_steps` visited levels.
+        base: the network that predicts at the levels before.
+        tuned_steps: from 1 to the number of visited levels.
+        least_std: the smallest standard deviation of a step of "ddpm"; above 0 for exploration.
 
     Raises:
         ValueError: the sampler visits fewer levels than `tuned_steps`.
@@ -54,7 +54,7 @@ class TunedDiffusion(NoiseDriven):
         return self.tuned.noise_steps
 
     def from_noise(self, state: Float[Array, " s"], noise: Noise) -> Float[Array, "n h a"]:
-        """The plans for one state that noise is denoised to."""
+        """Denoise the given noise to plans for one state."""
         return self._sampled(state, None, noise.start.shape[0], noise)
 
     def _sampled(
@@ -71,13 +71,13 @@ class TunedDiffusion(NoiseDriven):
             **tuned.sampling,
             least_std=self.least_std,
         )
-        return jnp.clip(tuned.unscaled(plans), -1.0, 1.0)  # noise at the last step may have led out of it
+        return jnp.clip(tuned.unscaled(plans), -1.0, 1.0)  # noise at the last step may exceed the bounds
 
     def tuned_chain(self, state: Float[Array, " s"], key: PRNGKeyArray) -> Float[Array, "c h a"]:
-        """The plans that the fine-tuned network took on the way to `propose(state, key, 1)`.
+        """The chain of noisy plans of the fine-tuned steps in `propose(state, key, 1)`.
 
-        Of ancestral sampling: the plan given to its first step, then the one after each step; the last is
-        what was proposed, before it was clipped, as the networks see it (`Diffusion.scaled`).
+        With ancestral sampling, it has the plan before the first fine-tuned step, then the plan after each
+        step. The last is the proposed plan before clipping, in the networks' units (`Diffusion.scaled`).
         """
         chain = sample_chain(
             lambda plans, k: self._noise_in(state, plans, k),
@@ -105,7 +105,7 @@ class TunedDiffusion(NoiseDriven):
         return self.tuned.noise_in(output, plans, k)
 
     def about(self) -> dict[str, Any]:
-        """The fine-tuned part, which the base's network has the architecture of, and where it begins."""
+        """The fine-tuned generator, whose network has the base's architecture, and its number of steps."""
         return {**self.tuned.about(), "tuned_steps": self.tuned_steps, "least_std": self.least_std}
 
     @classmethod

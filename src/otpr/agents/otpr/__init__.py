@@ -1,4 +1,4 @@
-"""OTPR, and what only it uses."""
+"""OTPR and its own parts."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ CHOOSERS = {Compatibility.kind: Compatibility}
 
 
 def __getattr__(name: str) -> Any:
-    # deferred: a policy that chooses by compatibility is loaded without the algorithm and its data
+    # deferred, so that a policy with a compatibility chooser loads without the algorithm and its data
     if name in ("AGENT", "PRESETS"):
         from otpr.agents.otpr import agent
 

@@ -4,10 +4,10 @@ Source: Sun, Ding, Zhang, Wang, "Score-Based Diffusion Policy Compatible with Re
 Optimal Transport", ICML 2025, arXiv 2502.12631. docs/fidelity.md compares paper, authors' release and this
 file.
 
-Critics learn from interaction (implicit Q-learning over action chunks). Their negative is the cost of an
-optimal transport from states to actions, whose potentials u, v give the compatibility H(s, a). H says which
-pairs the score matching trains on, and which of several sampled chunks is executed. Demonstrations stay in
-every batch.
+Critics learn from interaction by implicit Q-learning over action chunks. The negative of Q is the cost of an
+optimal transport from states to actions, whose potentials u, v give the compatibility H(s, a). H determines
+the pairs for score matching, and which of several sampled chunks is executed. Every batch contains
+demonstrations.
 """
 
 from __future__ import annotations
@@ -37,12 +37,12 @@ from otpr.policies.policy import Policy
 
 
 class Transport(eqx.Module):
-    """What H is made of beside the critics.
+    """The components of H other than the critics.
 
     Args:
         potentials: u of states and v of chunks.
-        scale: running spread of Q, by which the cost is divided.
-        trained: whether the potentials have seen data.
+        scale: running standard deviation of Q, by which the cost is divided.
+        trained: whether the potentials have been trained.
     """
 
     potentials: Potentials
@@ -51,22 +51,22 @@ class Transport(eqx.Module):
 
     @classmethod
     def new(cls, policy: Policy, config: OTPRConfig, key: PRNGKeyArray) -> Self:
-        """Potentials of a policy's states and chunks that have learnt nothing."""
+        """Untrained potentials for a policy's states and chunks."""
         sizes = {"width": config.potentials_width, "depth": config.potentials_depth}
         potentials = Potentials(policy.state_dim, policy.spec.chunk_dim, **sizes, key=key)
         return cls(potentials, jnp.asarray(1.0, jnp.float32), jnp.asarray(False))
 
 
 class OTPR(OffPolicyAgent):
-    """The agent, one immutable pytree."""
+    """The agent, an immutable pytree."""
 
     actor: Actor
     critics: ImplicitCritics
     transport: Transport
-    keypoint_rows: Int[Array, " k"]  # of the experience's store: demonstrated chunks that may be keypoints
-    keypoint_states: Float[Array, "g s"]  # those that the guiding cost refers to
+    keypoint_rows: Int[Array, " k"]  # of the store: demonstrated chunks that may be keypoints
+    keypoint_states: Float[Array, "g s"]  # the keypoints of the guiding cost
     keypoint_chunks: Float[Array, "g c"]
-    pairs: Pairs  # of the last block of gradient steps
+    pairs: Pairs  # of the current block of gradient steps
     key: PRNGKeyArray
     config: OTPRConfig = eqx.field(static=True)
     critic_losses: ClassVar[tuple[str, ...]] = ("critic/loss", "critic/value_loss")
@@ -74,11 +74,11 @@ class OTPR(OffPolicyAgent):
 
     @classmethod
     def create(cls, base: Policy, experience: Experience, config: OTPRConfig, key: PRNGKeyArray) -> Self:
-        """An agent whose policy is `base` and whose critics and potentials know nothing yet.
+        """An agent with the policy `base` and untrained critics and potentials.
 
         Raises:
-            OtprError: `base` is no diffusion policy; or no demonstration succeeded, and the target measure is
-                that of successes.
+            OtprError: `base` is not a diffusion policy; or the target measure is "successes" and no
+                demonstration succeeded.
         """
         c, store = config, experience.store
         if c.target_measure == "successes" and not bool(jnp.any(store.success)):
@@ -104,11 +104,11 @@ class OTPR(OffPolicyAgent):
     # --- acting
 
     def deployed(self) -> Policy:
-        """Several samples, of which the most compatible is taken (or one drawn by compatibility)."""
+        """The policy that picks the most compatible of several samples, or draws one by compatibility."""
         return self._choosing(self.config.greedy)
 
     def exploring(self) -> Policy:
-        """Several samples, one of them drawn by compatibility."""
+        """The policy that draws one of several samples by compatibility."""
         return self._choosing(greedy=False)
 
     def _choosing(self, greedy: bool) -> Policy:
@@ -116,7 +116,7 @@ class OTPR(OffPolicyAgent):
         return self.actor.policy.choosing(chooser, self.config.candidates)
 
     def compatibility(self, guiding_share: float) -> Compatibility:
-        """H with the present potentials, target critics and value; `guiding_share` is alpha in the cost."""
+        """H with the current potentials, target critics and value; `guiding_share` is alpha in the cost."""
         cost = TransportCost(
             critic=self.critics.target,
             value=self.critics.value,
@@ -131,11 +131,11 @@ class OTPR(OffPolicyAgent):
     # --- critics and policy
 
     def draw(self, experience: Experience, key: PRNGKeyArray) -> OTPRBatch:
-        """Replayed and demonstrated transitions, and pairs of the block."""
+        """Replayed and demonstrated transitions, and pairs of the current block."""
         return draw_batch(experience, self, key)
 
     def states_at(self, batch: OTPRBatch) -> Int[Array, " n"]:
-        """See `OffPolicyAgent.states_at`: all of the batch, one after the other."""
+        """See `OffPolicyAgent.states_at`; all rows of the batch, concatenated."""
         own, expert = batch.replay.row, batch.demonstrations.row
         assert own is not None and expert is not None, "they were drawn from a store"
         return jnp.concatenate([own, expert, batch.pairs.row])
@@ -151,7 +151,7 @@ class OTPR(OffPolicyAgent):
         )
 
     def states_moved(self, experience: Experience) -> Self:
-        """See `OffPolicyAgent.states_moved`: which steps are keypoints stays."""
+        """See `OffPolicyAgent.states_moved`. The choice of keypoints does not change."""
         guiding = _guiding(self.keypoint_rows, self.config.keypoints)
         return dataclasses.replace(self, keypoint_states=experience.store.states(guiding))
 
@@ -160,12 +160,12 @@ class OTPR(OffPolicyAgent):
         return self.critics.q(pairs.state, pairs.chunk)
 
     def update(self, batch: OTPRBatch, update_policy: bool = True) -> tuple[Self, Metrics]:
-        """One gradient step of V, Q and their targets, and (unless warming up) of the score network.
+        """One gradient step of V, Q and their targets and, unless warming up, of the score network.
 
-        The critics learn by implicit Q-learning (Kostrikov et al., 2022). The score matching trains on pairs
-        drawn by compatibility, beside demonstrations taken as they are.
+        The critics learn by implicit Q-learning (Kostrikov et al., 2022). Score matching uses pairs drawn by
+        compatibility, and unmodified demonstrations.
         """
-        key, _, noise_key = jax.random.split(self.key, 3)  # the second has drawn the pairs
+        key, _, noise_key = jax.random.split(self.key, 3)  # the second key drew the pairs
         both = jax.tree.map(_beside, batch.replay, batch.demonstrations)
         critics, metrics = self.critics.step(both)
         agent = dataclasses.replace(self, key=key, critics=critics)
@@ -186,15 +186,15 @@ class OTPR(OffPolicyAgent):
         return dataclasses.replace(agent, actor=actor), metrics | policy_metrics
 
     def begin_block(self, experience: Experience) -> Self:
-        """Draw the pairs of the next gradient steps by compatibility.
+        """Draw the pairs for the next gradient steps by compatibility.
 
-        Resampling by compatibility (Gu et al., OTCS, NeurIPS 2023): a pair is drawn by H and trained on
-        unweighted.
+        Uses resampling by compatibility (Gu et al., OTCS, NeurIPS 2023): a pair is drawn with probability
+        proportional to H and enters the loss unweighted.
         """
         c, store, compatibility = self.config, experience.store, self.compatibility(self.config.guiding_share)
         key, draw_key, choice_key = jax.random.split(self.key, 3)
         n, targets = self.pairs.weights.shape[0], target_measure(experience, c)
-        # before there are potentials every H counts as zero
+        # before the potentials are trained, every H counts as zero
         if c.pairing == "product":
             rows, columns, mask = draw_rows(experience, targets, self, draw_key, n)
             states = store.states(rows)
@@ -211,7 +211,7 @@ class OTPR(OffPolicyAgent):
 
     @eqx.filter_jit
     def end_round(self, experience: Experience) -> tuple[Self, Metrics]:
-        """Let the potentials follow the critic until they hold on pairs they were not trained on."""
+        """Train the potentials on the current critic's cost until they generalise to held-out pairs."""
         c = self.config
         key, occurring_key = jax.random.split(self.key)
         key, new_key = jax.random.split(key)
@@ -255,11 +255,11 @@ class OTPR(OffPolicyAgent):
         }
 
     def _scaled(self, occurring: Transitions) -> Transport:
-        """The transport with its scale moved towards the spread of Q over replayed pairs."""
+        """The transport with its scale moved towards the standard deviation of Q over replayed pairs."""
         transport = self.transport
         spread = jnp.std(self.critics.target.minimum(occurring.state, occurring.chunk))
-        spread = jnp.maximum(spread, 1e-3)  # a critic that knows nothing yet must not divide by zero
-        # slowly, so that warm potentials keep fitting; the first time at once
+        spread = jnp.maximum(spread, 1e-3)  # an untrained critic must not cause a division by zero
+        # slowly, so that warm-started potentials still fit; the first time at once
         followed = transport.scale + 0.2 * (spread - transport.scale)
         return dataclasses.replace(transport, scale=jnp.where(transport.trained, followed, spread))
 
@@ -269,11 +269,11 @@ def _beside(first: Array, second: Array) -> Array:
 
 
 SPREAD = 256
-"""Replayed pairs over which the spread of Q is taken."""
+"""Number of replayed pairs for the standard deviation of Q."""
 
 
 def _guiding(candidates: Int[Array, " k"], n: int) -> Int[Array, " g"]:
-    """The keypoints that the guiding cost looks at, evenly over all of them."""
+    """The keypoints of the guiding cost, spaced evenly among the candidates."""
     n = min(n, candidates.shape[0])
     return candidates[jnp.linspace(0, candidates.shape[0] - 1, n).round().astype(int)]
 
@@ -285,7 +285,7 @@ def resampled(
     H: Float[Array, " n"],
     key: PRNGKeyArray,
 ) -> Pairs:
-    """As many pairs as given, drawn from them by H with replacement; as they come where every H is zero."""
+    """Resample the given pairs by H with replacement, or uniformly if every H is zero."""
     support = jnp.mean(H > 0)
     weights = jnp.where(support > 0, H, 1.0)
     n = weights.shape[0]
@@ -301,7 +301,7 @@ def partners(
     H: Float[Array, "n m"],
     key: PRNGKeyArray,
 ) -> Pairs:
-    """For each state a partner, by H (a keypoint's is its own: the mask leaves it no other)."""
+    """Draw a partner for each state by H. The mask leaves a keypoint only its own."""
     has_partner = jnp.any(H > 0, axis=1)
     columns = jax.random.categorical(key, jnp.log(jnp.where(has_partner[:, None], H, 1.0)), axis=1)
     weights = has_partner.astype(jnp.float32)

@@ -1,4 +1,4 @@
-"""What OTPR's updates and its potentials learn from, drawn on the device."""
+"""Batches for OTPR's updates and potentials, drawn on the device."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ if TYPE_CHECKING:
 
 
 class Pairs(NamedTuple):
-    """Pairs that the score matching trains on, drawn by compatibility before a block of gradient steps."""
+    """Pairs for score matching, drawn by compatibility before a block of gradient steps."""
 
-    rows: Int[Array, " n"]  # of the store, whose states these are
+    rows: Int[Array, " n"]  # rows of the store with the states
     states: Float[Array, "n s"]
     plans: Float[Array, "n h a"]
-    weights: Float[Array, " n"]  # 1, or 0 for a state that H leaves without a partner
-    support: Float[Array, ""]  # share with positive H of what was drawn from; 0: imitated as it comes
-    effective_share: Float[Array, ""]  # effective sample size of drawing by H, over the number drawn from
+    weights: Float[Array, " n"]  # 1, or 0 for a state without a partner
+    support: Float[Array, ""]  # share of positive H; 0: pairs are drawn uniformly
+    effective_share: Float[Array, ""]  # effective sample size, as a share of the number
 
 
 class DrawnPairs(NamedTuple):
@@ -39,15 +39,15 @@ class DrawnPairs(NamedTuple):
 
 
 class OTPRBatch(NamedTuple):
-    """What one update learns from."""
+    """The batch of one update."""
 
-    replay: Transitions  # (batch_size - demonstrations_in_batch) transitions of the agent's own
-    demonstrations: Transitions  # demonstrations_in_batch of the experts'
-    pairs: DrawnPairs  # as many as of the replay
+    replay: Transitions  # (batch_size - demonstrations_in_batch) of the agent's transitions
+    demonstrations: Transitions  # demonstrations_in_batch of the experts' transitions
+    pairs: DrawnPairs  # as many as `replay` has
 
 
 def draw_batch(experience: Experience, agent: OTPR, key: PRNGKeyArray) -> OTPRBatch:
-    """A batch for `OTPR.update`; its transitions are drawn by the key, its pairs by the agent's own."""
+    """A batch for `OTPR.update`. The key draws the transitions, and the agent's own key the pairs."""
     replay_key, expert_key = jax.random.split(key)
     n_expert, store = agent.config.demonstrations_in_batch, experience.store
     n_own = agent.config.batch_size - n_expert
@@ -66,16 +66,16 @@ def _draw_pairs(agent: OTPR, n: int) -> DrawnPairs:
 
 
 def _draw_own(experience: Experience, key: PRNGKeyArray, n: int) -> Int[Array, " n"]:
-    """`n` rows of the agent's own; demonstrated ones while there are none."""
+    """`n` rows of the agent's own episodes, or of demonstrations while there are none."""
     own, theirs = experience.replay.draw(key, n), experience.demonstrations.draw(key, n)
     return jnp.where(experience.replay.size > 0, own, theirs)
 
 
 def target_measure(experience: Experience, config: OTPRConfig) -> Marked:
-    """Rows at which the chunks of the action marginal start.
+    """The rows of the store at which chunks of the action marginal start.
 
-    With "successes": demonstrations that solved the task, and episodes of the agent's own that did. With
-    "replay": episodes of the agent's own, demonstrations while there are none.
+    With "successes", they belong to successful demonstrations and episodes of the agent. With "replay", they
+    belong to the agent's episodes, or to demonstrations while there are none.
     """
     store = experience.store
     if config.target_measure == "successes":
@@ -96,10 +96,10 @@ def draw_problem(
 def draw_rows(
     experience: Experience, targets: Marked, agent: OTPR, key: PRNGKeyArray, n: int
 ) -> tuple[Int[Array, " n"], Int[Array, " n"], Array | None]:
-    """Where the states and the chunks of a transport problem start, and its mask, in random order.
+    """The rows of a transport problem's states and chunks, and its mask, in random order.
 
-    States come from replay and demonstrations, chunks from the target measure, independently. With
-    keypoints, some expert pairs are in both, and the mask ties each to itself.
+    States are drawn from replay and demonstrations, chunks independently from the target measure. With
+    keypoints, some expert pairs are in both samples, and the mask pairs each only with itself.
     """
     config = agent.config
     replay_key, expert_key, action_key, key_key, *order_keys = jax.random.split(key, 6)
@@ -132,4 +132,4 @@ def _draw_keypoints(experience: Experience, agent: OTPR, key: PRNGKeyArray, n: i
 
 
 TOP_Q = 4
-"""Strategy "top-q" keeps the best of so many times the keypoints needed."""
+"""The strategy "top-q" draws this many times the number of keypoints and keeps the best."""

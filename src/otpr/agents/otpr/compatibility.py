@@ -1,7 +1,7 @@
-"""From a critic to a transport cost, from that and the potentials to H(s, a), from H to a choice.
+"""The transport cost of a critic, the compatibility H(s, a), and the choice among candidates by H.
 
-One function, `TransportCost.mix`, turns Q into the cost, both where potentials are trained (every pair of a
-block) and where H is evaluated (candidate actions, replayed pairs): the two can not drift apart.
+`TransportCost.mix` turns Q into the cost both for training potentials (all pairs of a block) and for
+evaluating H (candidate actions, replayed pairs), so that both use the same cost.
 """
 
 from __future__ import annotations
@@ -23,10 +23,9 @@ from otpr.policies.generators import Entry
 class TransportCost(eqx.Module):
     """c(s, a) = (1 - alpha) * (V(s) - min_i Q_i(s, a)) / scale + alpha * g(s, a).
 
-    Subtracting V leaves the plan as it is (a function of s alone is absorbed by u) and spares u the work of
-    following V.
-    `scale` is the spread of Q over the replay, so that epsilon means the same whatever the reward's scale. g
-    is the keypoint-guiding cost. All states are normalised observations, all actions flattened chunks.
+    Subtracting V does not change the plan, because u absorbs any function of s, and u does not have to learn
+    V. `scale` is the standard deviation of Q over the replay, which makes epsilon independent of the reward's
+    scale. g is the keypoint-guiding cost. States are normalised observations, actions are flattened chunks.
     """
 
     critic: QEnsemble
@@ -38,7 +37,7 @@ class TransportCost(eqx.Module):
     temperature: float = eqx.field(static=True)
 
     def mix(self, q: Array, value: Array, guide: Array) -> Array:
-        """The cost, from Q, V and the guiding cost, entry by entry."""
+        """The cost from Q, V and the guiding cost, elementwise."""
         return (1 - self.alpha) * (value - q) / self.scale + self.alpha * guide
 
     def _relations(self, states: Array, actions: Array) -> tuple[Array, Array]:
@@ -69,28 +68,28 @@ class TransportCost(eqx.Module):
     def pairwise_guide(
         self, states: Float[Array, "n s"], actions: Float[Array, "m a"]
     ) -> Float[Array, "n m"]:
-        """The guiding cost g of every pair (s_i, a_j); zeros where alpha gives it no say."""
+        """The guiding cost g of every pair (s_i, a_j); zeros if alpha is 0."""
         if self.alpha == 0:
             return jnp.zeros((states.shape[0], actions.shape[0]))
         return guiding_cost(*self._relations(states, actions))
 
 
 ZERO = "otpr/zero_compatibility"
-"""Metric of a choice: whether every candidate's H was zero."""
+"""Name of the metric: whether every candidate's H was zero."""
 
 
 class Compatibility(Chooser):
-    """H(s, a) = (u(s) + v(a) - c(s, a))_+ / (2 epsilon), and the choice among candidate actions by it.
+    """H(s, a) = (u(s) + v(a) - c(s, a))_+ / (2 epsilon), and the choice among candidate actions by H.
 
-    A candidate is drawn with probability proportional to H, or, `greedy`, that of the highest H is taken.
-    Where every H is zero it is the candidate of the highest u + v - c, the first that a larger u(s) would
-    make compatible. Before the potentials are trained IDQL's rule decides: weight 0.7 where Q > V, 0.3
+    A candidate is drawn with probability proportional to H or, if `greedy`, the one with the highest H is
+    taken. If every H is zero, the candidate with the highest u + v - c is taken, the first that a larger u(s)
+    would make compatible. Before the potentials are trained, IDQL's rule is used: weight 0.7 where Q > V, 0.3
     elsewhere (Hansen-Estruch et al., 2023, with expectile 0.7).
     """
 
     cost: TransportCost
     potentials: Potentials
-    trained: Bool[Array, ""]  # False until the potentials have seen data
+    trained: Bool[Array, ""]  # False until the potentials are trained
     epsilon: float = eqx.field(static=True)
     greedy: bool = eqx.field(static=True, default=False)
     kind: ClassVar[str] = "otpr/compatibility"
@@ -124,8 +123,8 @@ class Compatibility(Chooser):
     def scores(
         self, state: Float[Array, " s"], candidates: Float[Array, "N a"]
     ) -> tuple[Float[Array, " N"], ...]:
-        """The excess u + v - c (-infinity before there are potentials), and logarithms of IDQL's weights."""
-        # u, V and the critics' part of the state are computed once, not once a candidate
+        """The excess u + v - c (-infinity before training), and the logarithms of IDQL's weights."""
+        # u, V and the critics' part of the state are computed once for all candidates
         states = state[None]
         q = self.cost.critic.pairwise_minimum(states, candidates)
         value = self.cost.value(state)
@@ -137,7 +136,7 @@ class Compatibility(Chooser):
     def pick_by(
         self, scores: tuple[Float[Array, " N"], ...], gumbel: Float[Array, " N"]
     ) -> tuple[Int[Array, ""], Metrics]:
-        """A candidate drawn by H, or that of the highest; and whether every H was zero."""
+        """The index of a candidate drawn by H, or with the highest H; and whether every H was zero."""
         excess, by_idql = scores
         highest = jnp.max(excess)
         by_H = jnp.log(jnp.maximum(excess, 0.0))
@@ -147,7 +146,7 @@ class Compatibility(Chooser):
         return jnp.where(takes_highest, jnp.argmax(excess), row), {ZERO: none.astype(jnp.float32)}
 
     def about(self) -> dict[str, Any]:
-        """Sizes of its networks, and its settings."""
+        """The sizes of the networks, and the settings."""
         cost = self.cost
         return {
             "critic": cost.critic.about(),
@@ -178,5 +177,5 @@ class Compatibility(Chooser):
             temperature=about["temperature"],
         )
         potentials = Potentials(state_dim, chunk_dim, **about["potentials"], key=key)
-        # policies saved before there was a choice drew
+        # policies without this entry draw
         return cls(cost, potentials, jnp.asarray(False), about["epsilon"], about.get("greedy", False))

@@ -1,4 +1,4 @@
-"""Settings of OTPR, and named ones. docs/fidelity.md says where each comes from."""
+"""Settings of OTPR and its presets. docs/fidelity.md gives the source of each."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from otpr.ot.neural import Method
 
 @dataclasses.dataclass(frozen=True)
 class OTPRConfig(CriticsConfig, ActorConfig):
-    """Settings of the algorithm; `PRESETS` names some."""
+    """Settings of the algorithm; `PRESETS` has named ones."""
 
     algorithm: ClassVar[str] = "otpr"
     only_chooses: ClassVar[bool] = True
@@ -98,20 +98,20 @@ class OTPRConfig(CriticsConfig, ActorConfig):
 
     @property
     def demonstrations_in_batch(self) -> int:
-        """How many of a batch's transitions come from the demonstrations."""
+        """Number of a batch's transitions that come from demonstrations."""
         return round(self.batch_size * self.demonstration_share)
 
     @property
     def batch_parts(self) -> tuple[int, ...]:
-        """See `AgentConfig.batch_parts`: replayed and demonstrated ones."""
+        """See `AgentConfig.batch_parts`; replayed and demonstrated transitions."""
         return (self.batch_size - self.demonstrations_in_batch, self.demonstrations_in_batch)
 
 
 PRESETS: dict[str, OTPRConfig] = {
-    # what measured best here
+    # the settings with the best measured results
     "default": OTPRConfig(),
-    # the method as the paper states it: score matching over the product measure, keypoints masked, every
-    # replayed chunk in the action marginal
+    # the method of the paper: score matching over the product measure, masked keypoints, every replayed chunk
+    # in the action marginal
     "paper": OTPRConfig(
         expectile=0.8,
         return_bound=False,
@@ -130,7 +130,7 @@ PRESETS: dict[str, OTPRConfig] = {
         ot_block=256,
         ot_blocks=6,
     ),
-    # what the authors' code would do if it ran
+    # what the authors' code is meant to do; it does not run
     "release": OTPRConfig(
         expectile=0.8,
         target_rate=0.001,

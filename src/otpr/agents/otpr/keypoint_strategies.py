@@ -1,4 +1,4 @@
-"""Which expert chunks are keypoints of the masked transport (docs/keypoints.md compares the strategies)."""
+"""Strategies that choose expert chunks as keypoints (docs/keypoints.md compares them)."""
 
 from __future__ import annotations
 
@@ -13,28 +13,28 @@ KeypointStrategy = Literal["all", "every-kth", "change-points", "diverse", "top-
 """Names of the strategies; see `keypoint_rows`."""
 
 _WINDOW = 5
-"""Steps over which noisy actions and speeds are averaged before changes are looked for."""
+"""Number of steps over which noisy actions and speeds are averaged before changes are detected."""
 
 
 def keypoint_rows(strategy: KeypointStrategy, store: EpisodeStore, *, count: int) -> NDArray[np.int32]:
-    """The rows of demonstrations in a store at which chunks begin that may become keypoints.
+    """The rows of a store of demonstrations at which candidate keypoint chunks begin.
 
     - `all`: every chunk.
-    - `every-kth`: every chunk length from an episode's first, so that keypoints of an episode do not overlap.
+    - `every-kth`: one chunk per chunk length from an episode's start, so that keypoints do not overlap.
     - `change-points`: where the gripper's command (the last entry of the action, by convention) crosses half
       its range, where the motion pauses (a local minimum of the features' speed, below half the episode's
-      median), and the beginning and the last step of an episode.
-    - `diverse`: `count` steps whose observations lie far apart: each is the farthest from those chosen before
+      median), and at an episode's first and last step.
+    - `diverse`: `count` steps with distant observations; each is the farthest from those already chosen
       (Gonzalez 1985, "Clustering to minimize the maximum intercluster distance").
-    - `top-q`: every chunk; which of them are keypoints is decided anew at each draw, by the critic.
+    - `top-q`: every chunk; at each draw the critic selects the keypoints among them.
 
     Args:
-        strategy: its name.
-        store: holds the demonstrations and nothing else.
-        count: how many keypoints `diverse` chooses, at most the number of steps.
+        strategy: the strategy's name.
+        store: a store that holds only demonstrations.
+        count: number of keypoints for `diverse`, at most the number of steps.
 
     Returns:
-        Increasing row numbers; at least one.
+        Row numbers in increasing order; at least one.
     """
     episodes = episode_starts(store)
     features, actions = np.asarray(store.features), np.asarray(store.actions)
@@ -46,7 +46,7 @@ def keypoint_rows(strategy: KeypointStrategy, store: EpisodeStore, *, count: int
         h = store.spec.execute
         return np.concatenate([np.arange(first, last, h, dtype=np.int32) for first, last in episodes])
     if strategy == "change-points":
-        # over all observations, an episode's last included
+        # over all observations, including an episode's last
         scale = np.concatenate([features[first : last + 1] for first, last in episodes]).std(axis=0)
         found = [
             first + _change_points(features[first : last + 1], actions[first:last], scale)
@@ -72,7 +72,7 @@ def _change_points(
 
 
 def _smooth(series: NDArray[np.floating]) -> NDArray[np.floating]:
-    """Moving average over `_WINDOW` steps, the ends repeated."""
+    """Moving average over `_WINDOW` steps, with the ends repeated."""
     half = _WINDOW // 2
     return np.convolve(np.pad(series, half, mode="edge"), np.full(_WINDOW, 1 / _WINDOW), mode="valid")
 
@@ -82,7 +82,7 @@ def _unit_scale(observations: NDArray[np.floating]) -> NDArray[np.floating]:
 
 
 def _farthest_points(points: NDArray[np.floating], count: int) -> NDArray[np.int64]:
-    chosen = np.zeros(count, np.int64)  # the first point, then the farthest from all chosen
+    chosen = np.zeros(count, np.int64)  # the first point, then the farthest from all chosen points
     distance = np.full(len(points), np.inf)
     for i in range(1, count):
         distance = np.minimum(distance, np.linalg.norm(points - points[chosen[i - 1]], axis=1))

@@ -1,1 +1,1 @@
-"""What algorithms are made of, and no algorithm by itself."""
+"""Parts that algorithms share."""

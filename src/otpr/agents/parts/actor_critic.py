@@ -1,8 +1,8 @@
-"""What algorithms are made of: a diffusion policy that is trained, critics that learn Q, and V beside them.
+"""Components of algorithms: a trainable diffusion policy, critics for Q, and a value function V.
 
-Each part is one module with its networks, what follows them slowly, and its optimiser's state. Sources: twin
-critics as in Fujimoto et al., "Addressing function approximation error in actor-critic methods", ICML 2018,
-without its noise (what follows a state is sampled from a policy that is random by itself); V by expectile
+Each component is one module with its networks, their targets or moving averages, and the optimiser's state.
+Sources: twin critics from Fujimoto et al., "Addressing function approximation error in actor-critic methods",
+ICML 2018, without the target noise, because next actions are sampled from a stochastic policy; V by expectile
 regression from Kostrikov, Nair, Levine, "Offline reinforcement learning with implicit Q-learning", ICLR 2022.
 """
 
@@ -29,12 +29,12 @@ Model = TypeVar("Model")
 
 
 class Trained(eqx.Module):
-    """Something that Adam trains, with the optimiser's state.
+    """A model that Adam trains, with the optimiser's state.
 
     Args:
         model: any pytree.
-        state: of the optimiser.
-        learning_rate: Adam's.
+        state: the optimiser's state.
+        learning_rate: the learning rate of Adam.
     """
 
     model: Any
@@ -43,11 +43,11 @@ class Trained(eqx.Module):
 
     @classmethod
     def new(cls, model: Any, learning_rate: float) -> Self:
-        """Before the first step."""
+        """A model before its first training step."""
         return cls(model, optax.adam(learning_rate).init(eqx.filter(model, eqx.is_array)), learning_rate)
 
     def step(self, gradient: Any) -> Self:
-        """One step of Adam further. What follows is no function of what the gradient was taken at."""
+        """The result of one step of Adam."""
         gradients, weights = cast(optax.Updates, gradient), cast(optax.Params, self.model)
         gradients = jax.lax.stop_gradient(gradients)
         updates, state = optax.adam(self.learning_rate).update(gradients, self.state, weights)
@@ -55,13 +55,13 @@ class Trained(eqx.Module):
 
 
 def minimized(trained: Trained, loss_of: Callable[[Any], tuple[Array, Any]]) -> tuple[Trained, Array, Any]:
-    """One gradient step; also the loss before it, and what `loss_of` gives beside the loss."""
+    """One gradient step; also returns the loss before it and the auxiliary output of `loss_of`."""
     (loss, more), gradient = eqx.filter_value_and_grad(loss_of, has_aux=True)(trained.model)
     return trained.step(gradient), loss, more
 
 
 def followed(target: Model, online: Model, rate: float) -> Model:
-    """`target` moved towards `online`: target + rate * (online - target), array by array."""
+    """Move `target` towards `online`: target + rate * (online - target) for each array."""
     arrays, static = eqx.partition(target, eqx.is_inexact_array)
     moved: Any = optax.incremental_update(eqx.filter(online, eqx.is_inexact_array), arrays, rate)
     return eqx.combine(moved, static)
@@ -72,7 +72,7 @@ def followed(target: Model, online: Model, rate: float) -> Model:
 
 @dataclasses.dataclass(frozen=True)
 class ActorConfig(AgentConfig):
-    """Settings of an algorithm that trains the diffusion policy; defaults are those of OTPR."""
+    """Settings of algorithms that train the diffusion policy. The defaults are those of OTPR."""
 
     # Adam's, of the score network
     policy_learning_rate: float = positive(3e-4)
@@ -83,12 +83,12 @@ class ActorConfig(AgentConfig):
 
 
 class Actor(eqx.Module):
-    """A diffusion policy that is trained; what acts is a moving average of it.
+    """A trainable diffusion policy; its moving average acts.
 
     Args:
-        trained: the network as trained, a `NoiseNetwork`.
-        policy: with the moving average of the network, without a chooser.
-        ema_rate: how far the moving average moves each step.
+        trained: the trained network, a `NoiseNetwork`.
+        policy: the policy with the network's moving average, without a chooser.
+        ema_rate: rate of the moving average, per step.
     """
 
     trained: Trained
@@ -97,29 +97,29 @@ class Actor(eqx.Module):
 
     @classmethod
     def of(cls, base: Policy, config: ActorConfig) -> Self:
-        """The pre-trained policy, about to be trained on; a chooser that it brings along is left behind.
+        """An actor that starts from a pre-trained policy. Its chooser, if any, is dropped.
 
-        Of a policy that only answers there is nothing to train: it stays as it is.
+        An external policy cannot be trained and is kept unchanged.
 
         Raises:
-            OtprError: it is no diffusion policy.
+            OtprError: the policy is not a diffusion policy.
         """
         network = None if base.asks else base.diffusion.network
         return cls(Trained.new(network, config.policy_learning_rate), base.single(), config.ema_rate)
 
     @property
     def network(self) -> NoiseNetwork:
-        """The network as trained."""
+        """The trained network."""
         return self.trained.model
 
     def step(self, loss_of: Callable[[NoiseNetwork], tuple[Array, Metrics]]) -> tuple[Self, Metrics]:
-        """One gradient step of the network, which the moving average follows.
+        """One gradient step of the network and one update of its moving average.
 
         Args:
-            loss_of: loss of a network, and further metrics.
+            loss_of: maps a network to its loss and further metrics.
 
         Returns:
-            The actor one step on, and the metrics, the loss among them as "policy/loss".
+            The updated actor, and the metrics including the loss as "policy/loss".
         """
         trained, loss, metrics = minimized(self.trained, loss_of)
         diffusion = self.policy.diffusion
@@ -131,13 +131,13 @@ class Actor(eqx.Module):
     def imitate(
         self, states: Float[Array, "n s"], plans: Float[Array, "n h a"], key: PRNGKeyArray
     ) -> tuple[Self, Metrics]:
-        """One step of score matching on (state, plan) pairs as they are."""
+        """One step of score matching on unmodified (state, plan) pairs."""
         diffusion = self.policy.diffusion
         return self.step(lambda network: (jnp.mean(diffusion.losses(network, states, plans, key)), {}))
 
 
 def sample_chunks(policy: Policy, states: Float[Array, "n s"], key: PRNGKeyArray) -> Float[Array, "n c"]:
-    """The executed part of one plan of the policy for each state, flattened."""
+    """Sample one chunk for each state: the executed part of a plan, flattened."""
 
     def of_one(state: Float[Array, " s"], key: PRNGKeyArray) -> Float[Array, " c"]:
         return policy.generator.propose(state, key, 1)[0, policy.spec.executed].ravel()
@@ -150,7 +150,7 @@ def sample_chunks(policy: Policy, states: Float[Array, "n s"], key: PRNGKeyArray
 
 @dataclasses.dataclass(frozen=True)
 class QConfig(AgentConfig):
-    """Settings of an algorithm that learns Q."""
+    """Settings of algorithms that learn Q."""
 
     # Q networks; what is made of their values is each algorithm's own
     num_critics: int = count(2)
@@ -164,7 +164,7 @@ class QConfig(AgentConfig):
 
 @dataclasses.dataclass(frozen=True)
 class CriticsConfig(QConfig):
-    """The same where the critics have a size of their own."""
+    """Settings of algorithms that learn Q with critics of their own size."""
 
     # width and number of the hidden layers of the critics
     critic_width: int = count(256)
@@ -172,13 +172,13 @@ class CriticsConfig(QConfig):
 
 
 class Critics(eqx.Module):
-    """Q over (state, chunk), an ensemble, and its target ensemble, which follows it slowly.
+    """An ensemble of Q functions over (state, chunk), and its slowly following target ensemble.
 
     Args:
         trained: the ensemble, a `QEnsemble`.
         target: the target ensemble.
-        target_rate: how far the target moves each step.
-        return_bound: whether Q is at least what was really achieved.
+        target_rate: rate at which the target follows, per step.
+        return_bound: whether targets are bounded below by the achieved return.
     """
 
     trained: Trained
@@ -188,33 +188,33 @@ class Critics(eqx.Module):
 
     @classmethod
     def of(cls, critic: QEnsemble, config: QConfig) -> Self:
-        """Critics before their first step."""
+        """Critics before their first training step."""
         return cls(Trained.new(critic, config.learning_rate), critic, config.target_rate, config.return_bound)
 
     @classmethod
     def new(cls, policy: Policy, config: CriticsConfig, key: PRNGKeyArray) -> Self:
-        """Critics of a policy's states and chunks that have learnt nothing."""
+        """Untrained critics for a policy's states and chunks."""
         sizes = {"size": config.num_critics, "width": config.critic_width, "depth": config.critic_depth}
         return cls.of(QEnsemble(policy.state_dim, policy.spec.chunk_dim, **sizes, key=key), config)
 
     @property
     def q(self) -> QEnsemble:
-        """The ensemble as trained."""
+        """The trained ensemble."""
         return self.trained.model
 
     def step(self, data: Transitions, next_value: Float[Array, " n"]) -> tuple[Self, Metrics]:
-        """Regress every member on reward + discount * next value, and let the target ensemble follow.
+        """Regress every member onto reward + discount * next value, and update the target ensemble.
 
         Args:
             data: the batch.
-            next_value: what an algorithm takes to be the value of the states that follow.
+            next_value: the algorithm's estimate of the next states' values.
 
         Returns:
-            The critics one step on; the metrics critic/loss (mean squared error over members and batch,
-            before the step), critic/q and critic/q_max (mean and largest Q of the batch), and critic/value
-            (mean of the targets).
+            The updated critics; the metrics critic/loss (mean squared error over members and batch, before
+            the step), critic/q and critic/q_max (mean and largest Q of the batch), and critic/value (mean of
+            the targets).
         """
-        # `discount` is 0 after a termination and gamma^(steps taken) otherwise, time-outs included
+        # `discount` is 0 after a termination and gamma^(steps taken) otherwise, also after a truncation
         target = data.reward + data.discount * next_value
         if self.return_bound:
             target = jnp.maximum(target, data.return_to_go)
@@ -231,7 +231,7 @@ class Critics(eqx.Module):
         return critics, {**metrics, "critic/value": jnp.mean(target)}
 
     def td_step(self, data: Transitions, policy: Policy, key: PRNGKeyArray) -> tuple[Self, Metrics]:
-        """`step` towards the target critics' minimum at a sample of the policy; its chooser has no say."""
+        """`step` with the target critics' minimum at a sample of the policy, which ignores the chooser."""
         next_q = self.target.minimum(data.next_state, sample_chunks(policy, data.next_state, key))
         critics, metrics = self.step(data, next_q)
         return critics, metrics | {"critic/value": jnp.mean(next_q)}
@@ -242,7 +242,7 @@ class ImplicitCritics(eqx.Module):
 
     Args:
         critics: Q and its target.
-        value: V of a state, an `eqx.nn.MLP`, trained.
+        value: V of a state, a trained `eqx.nn.MLP`.
         expectile: of V's regression on the target critics' minimum, in (0, 1].
     """
 
@@ -252,7 +252,7 @@ class ImplicitCritics(eqx.Module):
 
     @classmethod
     def new(cls, policy: Policy, config: CriticsConfig, expectile: float, key: PRNGKeyArray) -> Self:
-        """Critics of a policy's states and chunks that have learnt nothing."""
+        """Untrained critics for a policy's states and chunks."""
         critic_key, value_key = jax.random.split(key)
         value = new_value(policy.state_dim, config.critic_width, config.critic_depth, value_key)
         return cls(
@@ -261,7 +261,7 @@ class ImplicitCritics(eqx.Module):
 
     @property
     def q(self) -> QEnsemble:
-        """The ensemble as trained."""
+        """The trained ensemble."""
         return self.critics.q
 
     @property
@@ -275,7 +275,7 @@ class ImplicitCritics(eqx.Module):
         return self.trained_value.model
 
     def step(self, data: Transitions) -> tuple[Self, Metrics]:
-        """One gradient step of V, then of Q, then their targets, with chunk-level rewards and discounts."""
+        """One gradient step of V, then of Q, then an update of the targets, with chunk-level rewards."""
         target_q = jax.lax.stop_gradient(self.target.minimum(data.state, data.chunk))
 
         def loss_of(value: eqx.nn.MLP) -> tuple[Array, Array]:
@@ -294,5 +294,5 @@ def new_value(state_dim: int, width: int, depth: int, key: PRNGKeyArray) -> eqx.
 
 
 def expectile_loss(difference: Float[Array, "*n"], expectile: float) -> Float[Array, "*n"]:
-    """|expectile - 1(difference < 0)| * difference^2, with difference = target - estimate (IQL, eq. 3)."""
+    """|expectile - 1(difference < 0)| * difference^2, where difference = target - estimate (IQL, eq. 3)."""
     return jnp.where(difference >= 0, expectile, 1 - expectile) * difference**2

@@ -1,8 +1,8 @@
-"""The faces that algorithms show to fine-tuning.
+"""The interfaces of algorithms.
 
-`OffPolicyAgent` learns from batches drawn out of everything seen so far, `OnPolicyAgent` from whole rounds. A
-further algorithm is a module in `otpr.agents` with a subclass of one of them, named by `AGENT`, and its
-settings, `PRESETS`; docs/architecture.md says how.
+An `OffPolicyAgent` learns from batches of all experience, an `OnPolicyAgent` from whole rounds. A new
+algorithm is a module in `otpr.agents` with a subclass of one of them as `AGENT`, and its settings as
+`PRESETS`; docs/architecture.md describes the steps.
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ from otpr.policies.policy import Policy
 from otpr.spec import Spec
 
 Metrics = dict[str, Array]
-"""Scalars by name. An algorithm's own are named "ALGORITHM/...", those that peers share "critic/..." and
+"""Scalars by name. Metrics of one algorithm are named "ALGORITHM/...", shared ones "critic/..." and
 "policy/..."."""
 
 
 @dataclasses.dataclass(frozen=True)
 class AgentConfig:
-    """Settings that every algorithm has: of learning in general, and how much of it takes place when."""
+    """Settings that all algorithms share: discount, batches, and the amount of learning in each phase."""
 
     algorithm: ClassVar[str]
-    """Name of the algorithm, that of its module."""
+    """Name of the algorithm, which is that of its module."""
     only_chooses: ClassVar[bool] = False
-    """Whether it takes a policy that only answers: what it learns then is to choose among the plans."""
+    """Whether the algorithm accepts an external policy, for which it learns to choose among plans."""
 
     # discount of one environment step
     gamma: float = rate(0.99)
@@ -46,105 +46,105 @@ class AgentConfig:
     offline_updates: int = count(0, least=0)
 
     def __post_init__(self) -> None:
-        """Refuse settings that make no algorithm.
+        """Check the settings.
 
         Raises:
-            ValueError: names the field.
+            ValueError: a value is out of range; the message names the field.
         """
         check_settings(self)
 
     @property
     def batch_parts(self) -> tuple[int, ...]:
-        """How many transitions each part of a batch has that is drawn by itself."""
+        """Number of transitions in each part of a batch that is drawn separately."""
         return (self.batch_size,)
 
     def acting_spec(self, base: Spec) -> Spec:
-        """What the algorithm's policy takes and gives, from that of the pre-trained policy; here the same."""
+        """The spec of the algorithm's policy, given that of the pre-trained policy; by default the same."""
         return base
 
 
 class Agent(eqx.Module):
-    """An algorithm with all it has learnt, one immutable pytree: what is not in it can not be lost."""
+    """An algorithm with its whole state, as an immutable pytree."""
 
     config: eqx.AbstractVar[AgentConfig]
 
     @classmethod
     @abc.abstractmethod
     def create(cls, base: Policy, experience: Experience, config: Any, key: PRNGKeyArray) -> Self:
-        """An agent that has learnt nothing yet.
+        """Create an untrained agent.
 
         Args:
             base: the pre-trained policy.
-            experience: with the demonstrations; they need not be looked at.
+            experience: holds the demonstrations, which an algorithm may ignore.
             config: settings of the algorithm.
-            key: of the networks, and of all randomness to come.
+            key: draws the networks and all later randomness.
 
         Raises:
-            OtprError: the policy, or the demonstrations, are not of a kind that the algorithm can work with.
+            OtprError: the algorithm does not support the policy or the demonstrations.
         """
 
     @abc.abstractmethod
     def deployed(self) -> Policy:
-        """The policy as it is evaluated and saved."""
+        """The policy that is evaluated and saved."""
 
     def exploring(self) -> Policy:
-        """The policy as it collects experience; where nothing else is said, as it is deployed."""
+        """The policy that collects experience; by default the deployed one."""
         return self.deployed()
 
 
 class OffPolicyAgent(Agent):
-    """An algorithm that learns from batches out of demonstrations and replay."""
+    """An algorithm that learns from batches of demonstrations and replay."""
 
     key: eqx.AbstractVar[PRNGKeyArray]
 
     critic_losses: ClassVar[tuple[str, ...]] = ()
-    """Metrics of `update` that are losses of its critics at the states of the batch (see `states_at`)."""
+    """Metrics of `update` that are losses of the critics at the batch's states (see `states_at`)."""
     policy_losses: ClassVar[tuple[str, ...]] = ()
-    """Those that are losses of its policy there. An encoder may learn from what is named here."""
+    """Metrics of `update` that are losses of the policy there. An encoder may learn from both."""
 
     @abc.abstractmethod
     def draw(self, experience: Experience, key: PRNGKeyArray) -> Any:
-        """A batch for `update`, drawn on the device. The replay may be empty (offline updates)."""
+        """Draw a batch for `update` on the device. The replay may be empty (offline updates)."""
 
     @abc.abstractmethod
     def update(self, batch: Any, update_policy: bool = True) -> tuple[Self, Metrics]:
-        """One gradient step, with its metrics; of the critics alone where the policy is not updated."""
+        """One gradient step and its metrics. Without `update_policy`, only the critics learn."""
 
     def states_at(self, batch: Any) -> Int[Array, " n"]:
-        """The rows of the store whose states the losses of an update are taken at."""
+        """The rows of the store whose states enter the losses of an update."""
         return batch.row
 
     def with_states(self, batch: Any, states: Float[Array, "n s"]) -> Any:
-        """The batch with other states in these places, as many as `states_at` has rows."""
+        """The batch with the states of the rows in `states_at` replaced."""
         return batch._replace(state=states)
 
     def states_moved(self, experience: Experience) -> Self:
-        """With what it keeps of states taken anew: all states were encoded again."""
+        """The agent after all states were re-encoded, with its copies of states refreshed."""
         return self
 
     def begin_block(self, experience: Experience) -> Self:
-        """What is due before a block of gradient steps of the policy; compiled with the block."""
+        """Work before a block of gradient steps of the policy, compiled together with the block."""
         return self
 
     def end_round(self, experience: Experience) -> tuple[Self, Metrics]:
-        """What is due once a round, after its gradient steps, with its metrics."""
+        """Work once per round, after its gradient steps, and its metrics."""
         return self, {}
 
     def q_values(self, pairs: Transitions) -> Float[Array, " n"] | Float[Array, "size n"] | None:
-        """The critics' values of transitions, for the check against what rewards allow; None without Q."""
+        """The critics' values of transitions, for a comparison with attainable returns; None without Q."""
         return None
 
 
 class Round(NamedTuple):
-    """What one round of interaction brought."""
+    """The result of one round of interaction."""
 
-    collected: list[Collected]  # in order; those that broke are left out
-    action_seed: int  # as given to `otpr.policies.acting.decision_keys`, so that a draw can be done again
+    collected: list[Collected]  # in order, without failed episodes
+    action_seed: int  # for `otpr.policies.acting.decision_keys`, to reproduce a draw
 
 
 class OnPolicyAgent(Agent):
-    """An algorithm that learns from each round at once, and then forgets it."""
+    """An algorithm that learns from each round once and discards it."""
 
     @abc.abstractmethod
     def learn_round(self, data: Round) -> tuple[Self, int, Metrics]:
-        """Learn from a round; also the number of gradient steps, and the metrics."""
+        """Learn from a round; also returns the number of gradient steps and the metrics."""

@@ -1,11 +1,11 @@
-"""Fine-tuning with an encoder of images that goes on learning.
+"""Fine-tuning with a trainable image encoder.
 
-Where the encoder is frozen, states are computed once, when an episode is collected. Here the states that a
-gradient step is about are computed in that step, of the frames themselves; all other states, those after a
-chunk, those that potentials, keypoints and choices by H look at, are kept, and encoded anew once in a round.
+With a frozen encoder, states are computed once, when an episode is collected. Here, a gradient step computes
+the states in its losses from the frames. All other states (after a chunk, and for potentials, keypoints and
+choices by H) are cached and re-encoded once per round.
 
-An algorithm knows nothing of this. Its update is a function of the states in its batch: the slope of its
-losses with respect to these states goes back through the encoder.
+Algorithms do not depend on this. An update is a function of the states in its batch, and the gradient of its
+losses with respect to these states is propagated to the encoder.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ from otpr.policies.vision import VisionEncoder
 Tree = TypeVar("Tree")
 
 EncoderSource = Literal["frozen", "policy", "critics", "both"]
-"""What an encoder of images learns from while a policy is fine-tuned."""
+"""The losses that an image encoder learns from during fine-tuning."""
 
 
 @dataclasses.dataclass(frozen=True)
 class EncoderConfig:
-    """How the encoder of a policy that sees goes on while the policy is fine-tuned."""
+    """Training of a policy's image encoder during fine-tuning."""
 
     # what the encoder of images learns from: nothing, the loss of the policy, that of the critics, or both
     encoder: EncoderSource = "frozen"
@@ -48,10 +48,10 @@ class EncoderConfig:
     random_shift: int = 4
 
     def __post_init__(self) -> None:
-        """Refuse numbers that make no training, and settings of an encoder that is not trained.
+        """Check the numbers, and refuse settings of an encoder that is not trained.
 
         Raises:
-            OtprError: names the setting.
+            OtprError: a setting is not valid; the message names it.
         """
         if self.encoder not in (known := get_args(EncoderSource)):
             raise unknown_name("--encoder", self.encoder, known)
@@ -71,34 +71,35 @@ class EncoderConfig:
 
     @property
     def trains(self) -> bool:
-        """Whether the encoder goes on learning."""
+        """Whether the encoder is trained."""
         return self.encoder != "frozen"
 
 
 class SeeingConfig(NamedTuple):
-    """Settings of an algorithm, and of the encoder that it trains."""
+    """Settings of an algorithm and of the encoder that it trains."""
 
     agent: AgentConfig
     encoder: EncoderConfig
 
 
 class Seen(NamedTuple):
-    """What a gradient step learns from."""
+    """The batch of a gradient step."""
 
-    batch: Any  # the algorithm's own
+    batch: Any  # the algorithm's batch
     observations: Observations  # at the rows of `Seeing.states_at`, as `Encoder.on_device` gives them
 
 
 class Seeing(OffPolicyAgent):
-    """An algorithm whose encoder goes on learning, one immutable pytree.
+    """An algorithm with a trainable encoder, as an immutable pytree.
 
     Args:
-        agent: the algorithm. Its policy's encoder is the one that the kept states were computed with.
-        trained: the encoder as trained, a `VisionEncoder`.
-        average: its moving average, which becomes that of the policy when the states are encoded anew.
-        key: of the gradient steps' batches and of what is random in the encoder.
+        agent: the algorithm. Its policy's encoder is the one that computed the cached states.
+        trained: the trained encoder, a `VisionEncoder`.
+        average: the moving average of the encoder, which becomes the policy's encoder whenever states are
+            re-encoded.
+        key: draws the batches of the gradient steps and any randomness in the encoder.
         config: the algorithm's settings.
-        settings: what the encoder learns from, and how.
+        settings: the settings of the encoder's training.
     """
 
     agent: OffPolicyAgent
@@ -110,10 +111,10 @@ class Seeing(OffPolicyAgent):
 
     @classmethod
     def create(cls, base: Policy, experience: Experience, config: SeeingConfig, key: PRNGKeyArray) -> Self:
-        """An agent of any algorithm that draws batches, with the encoder of `base`.
+        """Create an agent of an off-policy algorithm with the encoder of `base`.
 
         Raises:
-            OtprError: the policy sees no images, or the algorithm cannot train an encoder; or see
+            OtprError: the policy sees no images, or the algorithm cannot train an encoder; or as in
                 `Agent.create`.
         """
         algorithm, settings = config
@@ -133,7 +134,7 @@ class Seeing(OffPolicyAgent):
 
     @property
     def encoder(self) -> VisionEncoder:
-        """What the kept states were computed with, and what acts."""
+        """The encoder that computed the cached states and that acts."""
         encoder = self.agent.deployed().encoder
         assert isinstance(encoder, VisionEncoder)
         return encoder
@@ -149,7 +150,7 @@ class Seeing(OffPolicyAgent):
         return self.agent.exploring()
 
     def draw(self, experience: Experience, key: PRNGKeyArray) -> Any:
-        """The algorithm's batch; `update` takes it with the observations beside it, a `Seen`."""
+        """The algorithm's batch. `update` takes it together with its observations, as a `Seen`."""
         return self.agent.draw(experience, key)
 
     def states_at(self, batch: Any) -> Int[Array, " n"]:
@@ -173,15 +174,15 @@ class Seeing(OffPolicyAgent):
 
     @property
     def learns_from(self) -> tuple[str, ...]:
-        """The losses of an update that the encoder learns from, as metrics."""
+        """The names of the losses that the encoder learns from."""
         of_critics, of_policy = self.agent.critic_losses, self.agent.policy_losses
         return {"policy": of_policy, "critics": of_critics}.get(self.settings.encoder, of_critics + of_policy)
 
     def update(self, batch: Seen, update_policy: bool = True) -> tuple[Self, Metrics]:
-        """One gradient step of the algorithm and of the encoder, both taken from where they stand.
+        """One simultaneous gradient step of the algorithm and of the encoder.
 
-        While the critics warm up, the encoder stays as it is: the policy does not learn what to make of
-        other features.
+        While the critics warm up, the encoder is not trained, because the policy would not adapt to changed
+        features.
         """
         key, see_key = jax.random.split(self.key)
         pad, seen = self.settings.random_shift, batch.observations
@@ -208,7 +209,7 @@ class Seeing(OffPolicyAgent):
         return dataclasses.replace(after, trained=trained, average=average), metrics
 
     def acting_anew(self) -> Self:
-        """With policies that see by the present average; the kept states are to be encoded by it next."""
+        """The agent with the current average as its policies' encoder. States must be re-encoded next."""
         return dataclasses.replace(self, agent=_seeing_by(self.agent, self.average))
 
     def states_moved(self, experience: Experience) -> Self:
@@ -217,7 +218,7 @@ class Seeing(OffPolicyAgent):
 
 
 def _seeing_by(tree: Tree, encoder: VisionEncoder) -> Tree:
-    """Every policy in a tree with this encoder."""
+    """Set the encoder of every policy in a tree."""
 
     def is_policy(node: Any) -> bool:
         return isinstance(node, Policy)
@@ -231,14 +232,14 @@ def _seeing_by(tree: Tree, encoder: VisionEncoder) -> Tree:
 def new_agent(
     base: Policy, experience: Experience, config: AgentConfig, encoder: EncoderConfig, key: PRNGKeyArray
 ) -> Agent:
-    """An agent that has learnt nothing yet, of any algorithm, its encoder frozen or trained.
+    """Create an untrained agent of any algorithm, with a frozen or a trainable encoder.
 
     Args:
         base: the pre-trained policy.
-        experience: with the demonstrations.
+        experience: holds the demonstrations.
         config: the algorithm's settings, which name it.
-        encoder: what the encoder learns from.
-        key: of all randomness to come.
+        encoder: the settings of the encoder's training.
+        key: draws all randomness.
 
     Raises:
         OtprError: see `Agent.create` and `check_encoder`.
@@ -249,10 +250,10 @@ def new_agent(
 
 
 def check_encoder(base: Policy, algorithm: str, settings: EncoderConfig) -> None:
-    """Refuse to train the encoder of a policy that sees no images, or with an algorithm that cannot.
+    """Check that the policy sees images and that the algorithm can train an encoder.
 
     Raises:
-        OtprError: says why not, and which algorithms can.
+        OtprError: one of the two is not the case. The message lists the suitable algorithms.
     """
     if not settings.trains:
         return

@@ -1,4 +1,4 @@
-"""Settings of algorithms: fields that know their range, and changes of them by strings."""
+"""Settings of algorithms: fields with ranges, and changes by strings "field=value"."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Config = TypeVar("Config")
 """Settings of an algorithm: a frozen dataclass."""
 
 Check = tuple[str, Callable[[Any], bool]]
-"""What a value must be, in words that follow "must", and whether it is."""
+"""A range: its description, which follows "must" in a message, and its test."""
 
 
 def _field(default: Any, check: Check) -> Any:
@@ -51,10 +51,10 @@ def between(default: float) -> Any:
 
 
 def check_settings(settings: Any) -> None:
-    """Refuse values out of the range that their field declares.
+    """Check that values are in the ranges of their fields.
 
     Raises:
-        ValueError: names the first such field.
+        ValueError: a value is out of range; the message names the first such field.
     """
     for field in dataclasses.fields(settings):
         value = getattr(settings, field.name)
@@ -63,14 +63,15 @@ def check_settings(settings: Any) -> None:
 
 
 def changed(config: Config, changes: Sequence[str]) -> Config:
-    """Settings with single fields changed.
+    """Settings with individual fields changed.
 
     Args:
-        config: where the other fields come from.
+        config: the settings to change.
         changes: strings "field=value".
 
     Raises:
-        OtprError: a field is unknown (the message has the nearest name), or a value does not fit its field.
+        OtprError: a field is unknown (the message suggests the nearest name), or a value does not fit its
+            field.
     """
     values: dict[str, Any] = {}
     settings, hints = cast(Any, config), get_type_hints(type(config))

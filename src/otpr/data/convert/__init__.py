@@ -1,1 +1,1 @@
-"""Data sets of other projects, read episode by episode: one file a format, and the rules they share."""
+"""Readers for data sets of other projects, one module for each format, and their common rules."""

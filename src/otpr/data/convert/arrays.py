@@ -1,9 +1,9 @@
-"""Steps of all episodes in a row: plain and D4RL-style dictionaries (.npz or .hdf5), and OGBench's NPZ.
+"""Arrays with the steps of all episodes in sequence: plain, D4RL-style (.npz or .hdf5), and OGBench's NPZ.
 
 D4RL (Fu et al., 2020): `observations, actions, rewards, terminals, timeouts`, sometimes `next_observations`,
-N rows each; an episode ends where a terminal or a time-out is set. OGBench (Park et al., ICLR 2025):
+N rows each; an episode ends where a terminal or a timeout is set. OGBench (Park et al., ICLR 2025):
 `observations, actions, terminals` and the simulator's `qpos`; a terminal marks a trajectory's last STATE,
-whose action leads nowhere, and is a time-out.
+whose action has no successor, and means a truncation.
 """
 
 from __future__ import annotations
@@ -36,21 +36,21 @@ from otpr.npz import open_npz
 _FLAGS = tuple(f"{group}{name}" for name in SUCCESS for group in ("", "infos/"))
 _FIELDS = ("actions", "rewards", "terminals", "timeouts", "next_observations", *_FLAGS)
 _OBSERVATIONS, _NEXT = "observations", "next_observations"
-# Rows read at once where a whole array is looked through.
+# Number of rows read at once in a scan of a whole array.
 _ROWS = 16_384
 
 
 @dataclass(frozen=True)
 class _Layout:
-    """How the arrays of a file are read.
+    """The layout of a file's arrays.
 
     Attributes:
-        keys: the vectors, in their order.
-        images: by array.
+        keys: the vectors, in order.
+        images: the images by array.
         fields: the other arrays that are read.
-        continues: (rows - 1,) whether the next observation of each row is the row after it; None: there are
-            none, or they are of something else.
-        ogbench: whether the last row of an episode is a state alone.
+        continues: (rows - 1,), whether the next observation of each row equals the following row; None: the
+            file has no next observations, or they belong to other arrays.
+        ogbench: whether the last row of an episode only has a state.
     """
 
     keys: tuple[str, ...]
@@ -63,7 +63,7 @@ class _Layout:
 def open_arrays(
     path: Path, keys: tuple[str, ...] = (), *, ogbench: bool | None = None, task: TaskSpec | None = None
 ) -> Source:
-    """A dictionary of arrays in an .npz or an HDF5 file.
+    """Open a dictionary of arrays in an .npz or an HDF5 file.
 
     Args:
         path: the file.
@@ -74,7 +74,7 @@ def open_arrays(
         task: the task that the data are for.
 
     Raises:
-        OtprError: it is no such file; an array is missing, of another length or no numbers.
+        OtprError: the file has another format; or an array is missing, has another length or is not numeric.
     """
     with _arrays(path) as arrays:
         if ogbench is None:
@@ -85,7 +85,7 @@ def open_arrays(
                 raise missing(str(path), "array", name, arrays)
         fields = [name for name in _FIELDS if name in arrays]
         if _NEXT in fields and (*keys, *of_images) != (_OBSERVATIONS,):
-            fields.remove(_NEXT)  # they are of `observations`, not of what was asked for
+            fields.remove(_NEXT)  # they belong to `observations`, not to the requested keys
         next_images = [_NEXT] if of_images else []
         _check(path, arrays, [*keys, *(name for name in fields if name not in next_images)])
         _check(path, arrays, [*of_images, *(name for name in fields if name in next_images)], images=True)
@@ -105,7 +105,7 @@ def open_arrays(
         spool = Spool() if images else None
         with _arrays(path) as arrays:
             for start, end in episodes:
-                with reading(path):  # a damaged archive is no matter of one episode
+                with reading(path):  # a damaged archive affects all episodes
                     recorded = attempt(functools.partial(_read, path, arrays, layout, start, end, spool))
                 yield recorded
 
@@ -130,8 +130,8 @@ def _chosen(
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """The names of the vectors and of the images that are read.
 
-    Without keys, images are what can be nothing else: bytes with four axes, and `observations` with more
-    than two. What is named is taken for images if it has more than two axes.
+    Without keys, images are arrays of bytes with four axes, and `observations` with more than two. A named
+    array counts as images if it has more than two axes.
     """
     lengths = {name: (*array.shape, 1)[1] for name, array in arrays.items() if len(array.shape) in (1, 2)}
     many = [name for name, array in arrays.items() if len(array.shape) > 2]
@@ -180,8 +180,8 @@ def _continues(path: Path, arrays: dict[str, Rows]) -> NDArray[np.bool_]:
 def _episodes(ends: NDArray[np.bool_], continues: NDArray[np.bool_] | None) -> list[tuple[int, int]]:
     """The first and the last row of each episode.
 
-    A row that ends an episode by itself, and that the row before it continues into, repeats the flag of the
-    end before it: it belongs to no episode.
+    An episode of a single row that continues the previous row only repeats the previous end flag and is
+    dropped.
     """
     last = np.flatnonzero(ends).tolist()
     if not ends[-1]:
@@ -195,7 +195,7 @@ def _episodes(ends: NDArray[np.bool_], continues: NDArray[np.bool_] | None) -> l
 
 
 def _doubts(ends: NDArray[np.bool_], continues: NDArray[np.bool_] | None) -> tuple[str, ...]:
-    """Ends on consecutive rows, and what was made of them."""
+    """A note on ends in consecutive rows and how they are read."""
     again = ends[1:] & ends[:-1]
     if continues is not None:
         again &= continues
@@ -214,7 +214,7 @@ def _doubts(ends: NDArray[np.bool_], continues: NDArray[np.bool_] | None) -> tup
 
 @contextlib.contextmanager
 def _arrays(path: Path) -> Generator[dict[str, Rows]]:
-    """The arrays of the file by name, open as long as the block lasts; nested names are joined by `/`."""
+    """The arrays of the file by name, open during the context; nested names are joined by `/`."""
     with contextlib.ExitStack() as stack:
         with reading(path):
             if zipfile.is_zipfile(path):
@@ -237,7 +237,7 @@ def _arrays(path: Path) -> Generator[dict[str, Rows]]:
 
 
 def _check(path: Path, arrays: dict[str, Rows], wanted: list[str], *, images: bool = False) -> None:
-    """Refuse what is no numbers by row, or no images, before any of it is read."""
+    """Check that arrays hold numbers or images by row, before any of them is read."""
     if not arrays["actions"].shape:
         raise OtprError(f"{path}: actions: have no shape, expected (steps, dim); mend the file.")
     for name in wanted:
@@ -271,7 +271,7 @@ def _ends(path: Path, arrays: dict[str, Rows]) -> NDArray[np.bool_]:
 
 
 def _after(states: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Success after each action, of flags of the states; a solved start counts with the first action."""
+    """Success after each action from flags of the states; a solved start counts for the first action."""
     return np.append(states[0] | states[1:2], states[2:])
 
 
@@ -310,7 +310,7 @@ def _read(
     observations = np.concatenate(parts, axis=1)
     told = {name: as_flags(rows(name), f"{place}: {name}") for name in _FLAGS if name in layout.fields}
     success, field = agreed(told, place)
-    if layout.ogbench:  # the row of the last state holds an action that leads nowhere
+    if layout.ogbench:  # the row of the last state has an action without successor
         return Recorded(
             place,
             observations,

@@ -1,4 +1,4 @@
-"""The episodes that a run of otpr collected, as a data set to look into and to convert."""
+"""The episodes that a run collected, as a data set to inspect and convert."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from otpr.spec import STATE, Entry
 
 
 def open_experience(path: Path, keys: tuple[str, ...] = ()) -> Source:
-    """A run's folder `experience`.
+    """Open a run's folder `experience`.
 
     Args:
         path: the folder.
         keys: observation entries, the vectors in the order wanted; none: all of them.
 
     Raises:
-        OtprError: it is no such folder, is damaged, or has no such entry.
+        OtprError: the folder is not an experience folder, is damaged, or lacks an entry.
     """
     about = read_about(path)
     vectors = {name: entry.shape[0] for name, entry in about.spec.vectors.items()}

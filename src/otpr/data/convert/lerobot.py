@@ -1,8 +1,8 @@
-"""LeRobotDataset v3.0 (huggingface/lerobot 0.4): vectors out of parquet, images out of videos or parquet.
+"""LeRobotDataset v3.0 (huggingface/lerobot 0.4): vectors from Parquet, images from videos or Parquet.
 
-`meta/info.json` names the features; `data/chunk-000/file-000.parquet` and following hold a row a frame, many
-episodes a file; `meta/episodes/` has their lengths. A frame is an observation and the action taken there: the
-observation after the last action of an episode is nowhere.
+`meta/info.json` names the features. The files `data/chunk-000/file-000.parquet` and following hold one row
+for each frame and many episodes each; `meta/episodes/` has the episodes' lengths. A frame is an observation
+and the action taken there, so that the observation after the last action of an episode is missing.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def open_lerobot(
     task: TaskSpec | None = None,
     task_index: tuple[int, ...] = (),
 ) -> Source:
-    """A LeRobotDataset in a folder.
+    """Open a LeRobotDataset.
 
     Args:
         path: the folder that holds `meta` and `data`.
@@ -60,7 +60,7 @@ def open_lerobot(
             the task, where all of them are there, else those of `observation.state` and
             `observation.environment_state` that are.
         task: the task that the data are for.
-        task_index: which of the set's own tasks are read, by their numbers; none: all.
+        task_index: numbers of the set's own tasks to read; empty: all.
 
     Raises:
         OtprError: it is no such folder or of another version, a feature or a file is missing, or pyarrow or
@@ -111,7 +111,7 @@ def open_lerobot(
         return Videos(path, camera, list(rows), fps)
 
     for camera in cameras:
-        frames(camera).close()  # an error where PyAV is missing
+        frames(camera).close()  # raises if PyAV is missing
 
     def read(*, images: bool = True) -> Iterator[Recorded | OtprError]:
         with contextlib.ExitStack() as stack:
@@ -148,7 +148,7 @@ def open_lerobot(
 
 
 def _facts(info: dict[str, Any], words: dict[int, str]) -> dict[str, str]:
-    """The robot, where the set names it; what it was told to do, where it is one thing."""
+    """The robot, if the set names it, and the instruction, if there is only one."""
     robot = str(info.get("robot_type") or "unknown")
     named = {} if robot.lower() == "unknown" else {"robot": robot}
     return {**named, "instruction": next(iter(words.values()))} if len(words) == 1 else named
@@ -171,10 +171,10 @@ def _task_numbers(path: Path, lengths: list[int]) -> list[int]:
 
 
 def _tasks(path: Path, numbers: list[int], words: dict[int, str], wanted: tuple[int, ...]) -> tuple[str, ...]:
-    """The set's tasks, a line each.
+    """The set's tasks, one line each.
 
     Raises:
-        OtprError: one that is wanted is not there.
+        OtprError: a requested task is missing.
     """
     counts = Counter(numbers)
     lines = tuple(
@@ -188,7 +188,7 @@ def _tasks(path: Path, numbers: list[int], words: dict[int, str], wanted: tuple[
 
 
 def _task_words(path: Path) -> dict[int, str]:
-    """What each task is called, by its number; a table of one column of numbers and one of words."""
+    """The name of each task by its number, from a table with a column of numbers and one of strings."""
     file = path / "meta" / "tasks.parquet"
     if not file.is_file():
         return {}
@@ -232,7 +232,7 @@ def _info(path: Path) -> dict[str, Any]:
 
 
 def _dim(feature: dict[str, Any]) -> int | None:
-    """The length of a feature that is a vector or a number; None for pictures, videos, texts and matrices."""
+    """The length of a feature that is a vector or a number; None for images, videos, strings and matrices."""
     shape = feature.get("shape") or [1]
     if not isinstance(shape, list) or not all(type(n) is int and n > 0 for n in shape):
         return None

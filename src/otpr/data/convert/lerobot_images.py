@@ -1,8 +1,8 @@
-"""Frames of a LeRobotDataset v3.0: videos of many episodes each, and pictures in the tables.
+"""Frames of a LeRobotDataset v3.0: videos of many episodes each, and images in tables.
 
-A feature `observation.images.NAME` of type `video` lies in `videos/FEATURE/chunk-000/file-000.mp4` and
-following; `meta/episodes` says in which file each episode is and at which time it begins there. One of type
-`image` is a column of PNG or JPEG files, or of the places of such.
+A feature `observation.images.NAME` of type `video` is stored in `videos/FEATURE/chunk-000/file-000.mp4` and
+following; `meta/episodes` gives the file of each episode and its start time there. A feature of type `image`
+is a column of PNG or JPEG files, or of their paths.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from otpr.errors import OtprError
 from otpr.lerobot_names import image_entry
 
 _FORMATS = {1: "gray", 3: "rgb24", 4: "rgba"}
-# Rows of pictures read at once.
+# Number of rows of images read at once.
 _ROWS = 8
 
 
@@ -36,7 +36,7 @@ class Feature:
 
     Attributes:
         key: its name in the set.
-        image: what its frames are once they are decoded: (height, width, channels).
+        image: the decoded frames: (height, width, channels).
         video: whether it is stored as videos.
     """
 
@@ -46,21 +46,21 @@ class Feature:
 
     @property
     def name(self) -> str:
-        """The name of the observation entry: without `observation.images.` before it."""
+        """The observation entry's name: the key without `observation.images.`."""
         return image_entry(self.key)
 
 
 def kind_of(feature: Mapping[str, Any]) -> str | None:
-    """How a feature's images are stored, `"video"` or `"image"`; None where it has none."""
+    """The storage of a feature's images, `"video"` or `"image"`; None if it has no images."""
     kind = feature.get("dtype")
     return kind if kind in ("video", "image") else None
 
 
 def image_feature(path: Path, key: str, feature: Mapping[str, Any]) -> Feature:
-    """What `meta/info.json` says of a feature with images.
+    """A feature with images, from its description in `meta/info.json`.
 
     Raises:
-        OtprError: it does not say the size of its frames.
+        OtprError: the description lacks the size of the frames.
     """
     shape, where = feature.get("shape"), f"{path}: {key}"
     if "/" in key or not isinstance(shape, list) or not all(type(n) is int and n > 0 for n in shape):
@@ -84,12 +84,12 @@ class Frames(Protocol):
     """The frames of a feature, read an episode at a time, in the order of the episodes."""
 
     def of(self, episode: int, times: Sequence[float], where: str) -> Iterator[NDArray[np.uint8]]:
-        """Those of an episode in blocks, (n, height, width, channels), one at each of the times.
+        """The frames of an episode in blocks, (n, height, width, channels), one for each time.
 
         Args:
-            episode: its index; later than those before.
-            times: of its steps, from its beginning, in s.
-            where: names it in errors.
+            episode: the episode's index, larger than in earlier calls.
+            times: times of the steps from the episode's start, in s.
+            where: the episode's name in errors.
 
         Raises:
             OtprError: one is missing, damaged or of another size.
@@ -105,7 +105,7 @@ class Frames(Protocol):
 
 
 def video_columns(key: str) -> tuple[str, str, str]:
-    """The columns of `meta/episodes` that say where the videos of a feature are."""
+    """The columns of `meta/episodes` that locate the videos of a feature."""
     return f"videos/{key}/chunk_index", f"videos/{key}/file_index", f"videos/{key}/from_timestamp"
 
 
@@ -121,13 +121,13 @@ def _pyav() -> Any:
 
 
 class Videos:
-    """The frames of a feature that is stored as videos, decoded once, in order.
+    """The frames of a feature stored as videos, each decoded once, in order.
 
     Args:
         path: the set's folder.
         feature: the feature.
-        rows: of each episode the numbers of chunk and file, and the time at which it begins there, in s.
-        rate: frames in a second.
+        rows: for each episode the numbers of chunk and file, and its start time there, in s.
+        rate: frames per second.
 
     Raises:
         OtprError: PyAV is not installed.
@@ -151,7 +151,7 @@ class Videos:
             for time in times:
                 yield self._open[1].at(start + time, where)[None]
         except BaseException:
-            self.close()  # it may be anywhere
+            self.close()  # the position of the decoder is unknown
             raise
 
     def close(self) -> None:
@@ -162,7 +162,7 @@ class Videos:
 
 
 class _Video:
-    """A video that is decoded from frame to frame."""
+    """A video, decoded frame by frame."""
 
     def __init__(self, file: Path, shape: tuple[int, ...], period: float):
         self._file, self._shape, self._period = file, shape, period
@@ -182,17 +182,17 @@ class _Video:
             self.close()
             raise
         self._stream.thread_type = "AUTO"
-        # of a file that claims one size and holds another: nothing is taken for more
+        # refuses a file whose frames differ from the declared size, before memory is allocated for them
         self._stream.codec_context.options = {"max_pixels": str((shape[0] + 128) * (shape[1] + 128))}
         self._frames: Any = self._container.decode(self._stream)
         self._now: Any = None
         self._begun = False
 
     def at(self, time: float, where: str) -> NDArray[np.uint8]:
-        """The frame at a time in s: the one that is nearest, by less than a quarter of a frame's time.
+        """The frame nearest to a time in s, within a quarter of the frame interval.
 
         Raises:
-            OtprError: there is none, or it cannot be decoded.
+            OtprError: there is no such frame, or it cannot be decoded.
         """
         near = self._period / 4
         with self._decoding():
@@ -217,7 +217,7 @@ class _Video:
         return pixels.reshape(self._shape)
 
     def _time(self) -> float | None:
-        """The time of the frame that was decoded last; None: there is none."""
+        """The time of the last decoded frame; None if there is none."""
         if self._now is None and not self._begun:
             self._now, self._begun = next(self._frames, None), True
         if self._now is not None and self._now.time is None:
@@ -225,7 +225,7 @@ class _Video:
         return None if self._now is None else self._now.time
 
     def _seek(self, time: float) -> None:
-        """Go on from a frame that is complete in itself, at or before a time."""
+        """Seek to a key frame at or before a time."""
         for before in (time, 0.0):
             place = math.floor(max(before - self._period, 0.0) / self._stream.time_base)
             self._container.seek(place, stream=self._stream, backward=True)
@@ -258,7 +258,7 @@ class _Video:
 
 
 class Pictures:
-    """The frames of a feature that is stored as a column of pictures.
+    """The frames of a feature stored as a column of images.
 
     Args:
         path: the set's folder.
@@ -275,7 +275,7 @@ class Pictures:
     def of(self, episode: int, times: Sequence[float], where: str) -> Iterator[NDArray[np.uint8]]:
         """See `Frames`."""
         start = self._starts[episode]
-        # those of episodes that are not read, or of one that was given up
+        # skip episodes that are not read, or one that was abandoned
         for _ in itertools.islice(self._rows, start - self._row):
             pass
         self._row = start
@@ -284,7 +284,7 @@ class Pictures:
             yield decoded(self._file(stored, where), self._feature.image, where)[None]
 
     def _file(self, stored: Any, where: str) -> bytes:
-        """The content of a picture's file."""
+        """The content of an image file."""
         if isinstance(stored, Mapping):
             content, place = stored.get("bytes"), stored.get("path")
         else:

@@ -1,4 +1,4 @@
-"""The tables of a LeRobotDataset v3.0: rows of parquet files in order, an episode at a time."""
+"""The tables of a LeRobotDataset v3.0: rows of Parquet files in order, one episode at a time."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from otpr.data.reading import check_numbers, check_size, reading
 from otpr.errors import OtprError
 
 MOST_EPISODES = 1_000_000
-# Rows read at once: memory stays small whatever the size of a file.
+# Number of rows read at once, which bounds memory for files of any size.
 _ROWS = 16_384
 
 
 def parquet() -> Any:
-    """The module of pyarrow, which is imported where it is needed."""
+    """Import pyarrow's Parquet module on demand."""
     try:
         import pyarrow.parquet
     except ImportError as error:
@@ -27,7 +27,7 @@ def parquet() -> Any:
 
 
 def files_of(path: Path, folder: str) -> list[Path]:
-    """The parquet files of a folder in their order; an error where there are none."""
+    """The Parquet files of a folder in order; raises an error if there are none."""
     files = sorted((path / folder).glob("chunk-*/file-*.parquet"))
     if not files:
         raise OtprError(f"{path}: holds no {folder}/chunk-*/file-*.parquet; download it again.")
@@ -35,11 +35,11 @@ def files_of(path: Path, folder: str) -> list[Path]:
 
 
 def read_episodes(path: Path, numbers: Sequence[str] = ()) -> tuple[list[int], dict[str, list[Any]]]:
-    """What `meta/episodes` says of each episode, in the order of their index.
+    """The content of `meta/episodes` for each episode, ordered by index.
 
     Args:
         path: the set's folder.
-        numbers: columns of numbers that are wanted beside the length.
+        numbers: numeric columns to read in addition to the length.
 
     Returns:
         The lengths, and the other columns by name.
@@ -69,7 +69,7 @@ def read_episodes(path: Path, numbers: Sequence[str] = ()) -> tuple[list[int], d
 
 
 def by_episode(path: Path, dims: Mapping[str, int], lengths: list[int]) -> Iterator[dict[str, list[Any]]]:
-    """The pieces of each column of an episode, in the order of the episodes' index, one episode at a time."""
+    """The pieces of each column, one episode at a time, ordered by the episodes' index."""
     index, have = 0, 0
     pieces: list[dict[str, Any]] = []
     for file, batch in _batches(path, dims):
@@ -98,7 +98,7 @@ def by_episode(path: Path, dims: Mapping[str, int], lengths: list[int]) -> Itera
 
 
 def _batches(path: Path, dims: Mapping[str, int]) -> Iterator[tuple[Path, Any]]:
-    """The rows in batches, as pyarrow has them, each with its file."""
+    """The rows in batches of pyarrow, each with its file."""
     for file in files_of(path, "data"):
         with reading(file):
             opened = parquet().ParquetFile(file)
@@ -120,18 +120,18 @@ def _batches(path: Path, dims: Mapping[str, int]) -> Iterator[tuple[Path, Any]]:
 
 
 def check_counts(opened: Any, dims: Mapping[str, int]) -> None:
-    """Refuse columns with more numbers than their dimensions allow: runs of one number take no room."""
+    """Refuse columns with more numbers than their dimensions allow; run-length encoding can hide them."""
     for index in range(opened.metadata.num_row_groups):
         group = opened.metadata.row_group(index)
         for column in map(group.column, range(group.num_columns)):
-            # a list's path goes on below the name of its column
+            # a list's path continues below its column's name
             name = next((name for name in dims if f"{column.path_in_schema}.".startswith(f"{name}.")), None)
             if name is not None and column.num_values > group.num_rows * dims[name]:
                 raise ValueError(f"{name} has {column.num_values:,} numbers in {group.num_rows:,} rows")
 
 
 def numbers_of(column: Any, where: str) -> NDArray[Any]:
-    """A column of numbers or of lists of numbers, all of one length, as (rows,) or (rows, dim)."""
+    """A column of numbers, or of lists of numbers of equal length, as (rows,) or (rows, dim)."""
     import pyarrow as pa
 
     if column.null_count:

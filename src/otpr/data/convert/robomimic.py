@@ -2,7 +2,7 @@
 
 `data/demo_i/{obs/KEY, next_obs/KEY, actions, rewards, dones}`, the simulator in the JSON of
 `data.attrs["env_args"]`, and subsets of the demonstrations by name in `mask/NAME`. Of the keys of `obs`,
-`CAMERA_image` has a camera's frames, upright, (steps, height, width, 3).
+`CAMERA_image` holds a camera's upright frames, (steps, height, width, 3).
 """
 
 from __future__ import annotations
@@ -48,12 +48,12 @@ _FRAMES = "_image"  # at the end of a key, behind the camera's name
 
 @dataclass(frozen=True)
 class _Wanted:
-    """What is read of each demonstration.
+    """The parts of each demonstration that are read.
 
     Attributes:
-        keys: the vectors, in their order.
-        images: by key.
-        later: the task whose `object` is brought into our order, if it must be.
+        keys: the vectors, in order.
+        images: the images by key.
+        later: the task whose `object` must be reordered, if any.
     """
 
     keys: tuple[str, ...]
@@ -62,7 +62,7 @@ class _Wanted:
 
 
 def is_robomimic(file: h5py.File) -> bool:
-    """Whether an open HDF5 file is one of robomimic's."""
+    """Whether an open HDF5 file is a robomimic file."""
     data = file.get("data")
     return isinstance(data, h5py.Group) and (
         "env_args" in data.attrs or any(str(name).startswith("demo_") for name in data)
@@ -75,7 +75,7 @@ def open_robomimic(
     filter_key: str | None = None,
     task: TaskSpec | None = None,
 ) -> Source:
-    """A robomimic file.
+    """Open a robomimic file.
 
     Args:
         path: the HDF5 file.
@@ -85,7 +85,7 @@ def open_robomimic(
         task: the task that the data are for.
 
     Raises:
-        OtprError: it is no such file, or a key is missing.
+        OtprError: the file has another format, or a key is missing.
     """
     with open_hdf5(path) as file, reading(path):
         data = file.get("data")
@@ -154,7 +154,7 @@ def _order(
 
 
 def _demos(path: Path, file: h5py.File, filter_key: str | None) -> list[str]:
-    """The demonstrations' names by number: demo_10 comes after demo_2."""
+    """The demonstrations' names in numerical order: demo_10 comes after demo_2."""
     present = [name for name in map(str, subgroup(file, "data")) if re.fullmatch(r"demo_\d+", name)]
     if not present:
         raise OtprError(
@@ -189,7 +189,7 @@ def _names(file: h5py.File, filter_key: str) -> NDArray[Any]:
 def _keys(
     path: Path, data: h5py.Group, demos: list[str], keys: tuple[str, ...], task: TaskSpec | None
 ) -> tuple[tuple[str, ...], dict[str, int], dict[str, Image], str]:
-    """The vectors to be read; the dimensions, the images and the name of the first demonstration with all."""
+    """The vectors to read; dimensions, images and name of the first demonstration that has all of them."""
     refusal: OtprError | None = None
     for demo in demos:
         try:
@@ -242,7 +242,7 @@ def _low_dimensional(path: Path, demo: h5py.Group) -> dict[str, int]:
 
 
 def _frames(path: Path, demo: h5py.Group) -> dict[str, h5py.Dataset]:
-    """The keys of `obs` that may be a camera's frames: all with the name of such, and others of bytes."""
+    """The keys of `obs` that may be camera frames, by their names or because they hold bytes."""
     obs = _group(path, demo, "obs")
     found = {name: entry for name in map(str, obs) if isinstance(entry := obs.get(name), h5py.Dataset)}
     frames = {
@@ -293,7 +293,7 @@ def _read(
 def _images(
     group: h5py.Group, place: str, images: Mapping[str, Image], spool: Spool
 ) -> dict[str, NDArray[np.uint8]]:
-    """The frames by camera, with the one after the last step where it is there."""
+    """The frames by camera, including the one after the last step if it exists."""
     frames: dict[str, NDArray[np.uint8]] = {}
     for key, image in images.items():
         fields = ("obs", "next_obs") if "next_obs" in group else ("obs",)
@@ -306,7 +306,7 @@ def _images(
 
 
 def _observations(group: h5py.Group, place: str, wanted: _Wanted, field: str) -> NDArray[Any]:
-    """All vectors of `obs` or of `next_obs`; of the task `later`, `object` is brought into our order."""
+    """All vectors of `obs` or of `next_obs`, with `object` reordered for the task `later`."""
     keys, later = wanted.keys, wanted.later
     if not keys:
         return np.zeros((len(_columns(group, place, "actions")), 0), np.float32)
@@ -316,7 +316,7 @@ def _observations(group: h5py.Group, place: str, wanted: _Wanted, field: str) ->
         return whole
     index = keys.index("object")
     if parts[index].shape[1] != object_dim(later):
-        return whole  # whoever reads on refuses it
+        return whole  # the caller refuses it
     poses = {
         entry: _columns(group, place, f"{field}/{entry}").astype(np.float64) for entry in hand_entries(later)
     }
@@ -328,15 +328,15 @@ def _observations(group: h5py.Group, place: str, wanted: _Wanted, field: str) ->
 def _success(
     group: h5py.Group, place: str, rewards: NDArray[Any] | None, env_args: dict[str, Any]
 ) -> tuple[NDArray[np.bool_] | None, str]:
-    """After which steps the task was solved, and what says so; None where no field does.
+    """After which steps the task was solved, and the field that says so; None if no field does.
 
-    `dones` are asked only where there are no rewards: robomimic can also write them as 1 at the end of every
-    demonstration, and does so in the files it publishes.
+    `dones` are only used if there are no rewards, because robomimic can also set them at the end of every
+    demonstration, as in its published files.
     """
     if rewards is None:
         return (as_flags(stored(group, DONES), f"{place}/{DONES}"), DONES) if DONES in group else (None, "")
     shaped = env_args.get("type") == _ROBOSUITE and env_args.get("env_kwargs", {}).get("reward_shaping")
-    # robosuite scales its shaped rewards such that 1 is paid for success and less before it
+    # robosuite scales its shaped rewards so that success pays 1 and everything else less
     return (rewards >= 1, SHAPED) if shaped else (None, "")
 
 

@@ -1,4 +1,4 @@
-"""What `env_args` of a robomimic file says of robosuite: facts of the data, and the order of `object`."""
+"""The facts of the data in `env_args` of a robomimic file, and the order of `object`."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from otpr.errors import OtprError
 
 _SIMULATORS = {1: "robosuite", 2: "gym", 3: "igibson"}
 """`type` in env_args."""
-# Relative positions of the right order agree with the poses to rounding, or to a step's motion where they are
-# late; those of a wrong order are off by the distance of things, in metres.
+# With the right order, relative positions agree with the poses up to rounding, or up to one step's motion if
+# they lag. With a wrong order they differ by the distance between objects, in metres.
 _AGREES = 0.02
-_DISAGREES = 5.0  # times as far off as the right order
+_DISAGREES = 5.0  # times the error of the right order
 
 
 def read_env_args(path: Path, data: h5py.Group) -> dict[str, Any]:
-    """The simulator and its arguments, as a file's attribute `env_args` has them; {} where there are none."""
+    """The simulator and its arguments from a file's attribute `env_args`; {} if it is missing."""
     if "env_args" not in data.attrs:
         return {}
     try:
@@ -45,7 +45,7 @@ def read_env_args(path: Path, data: h5py.Group) -> dict[str, Any]:
 
 
 def facts(env_args: dict[str, Any]) -> dict[str, str]:
-    """The facts of `otpr.data.meaning.FACTS` that env_args states; what it leaves to defaults is unknown."""
+    """The facts of `otpr.data.meaning.FACTS` that env_args states; values left to defaults are unknown."""
     found: dict[str, str] = {}
     if env_args.get("env_name"):
         found["environment"] = env_args["env_name"]
@@ -67,13 +67,13 @@ def facts(env_args: dict[str, Any]) -> dict[str, str]:
 
 
 def version(env_args: dict[str, Any]) -> tuple[int, int] | None:
-    """robosuite's, as (1, 5); None where it is not stated."""
+    """The version of robosuite, e.g. (1, 5); None if it is not stated."""
     match = re.match(r"(\d+)\.(\d+)", str(env_args.get("env_version", "")))
     return (int(match[1]), int(match[2])) if match else None
 
 
 def _arm(config: dict[str, Any]) -> dict[str, Any]:
-    """The settings of an arm: since robosuite 1.5 they are inside those of the body."""
+    """The settings of an arm; since robosuite 1.5 they are nested in those of the body."""
     parts = config.get("body_parts")
     if isinstance(parts, dict):
         parts = cast(dict[str, Any], parts)
@@ -85,7 +85,7 @@ def _arm(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def _controller(config: dict[str, Any], arms: int, version: tuple[int, int] | None) -> str:
-    """A controller in words, those of `otpr.envs.catalog.OSC_POSE` for robosuite's usual one."""
+    """A controller in words; robosuite's usual one is `otpr.envs.catalog.OSC_POSE`."""
     kind = str(config.get("type", "not named"))
     delta = config.get("control_delta", config.get("input_type", "delta") == "delta")
     words = [kind, "relative" if delta else "absolute"]
@@ -94,7 +94,7 @@ def _controller(config: dict[str, Any], arms: int, version: tuple[int, int] | No
     if kind.startswith(("OSC", "IK")):
         later = version is not None and version >= (1, 5)
         frame = config.get("input_ref_frame", "base" if later else "world")
-        # one arm's base is not turned in these tasks; the two of `transport` are, each to its side
+        # in these tasks a single arm's base is not rotated; the two arms of `transport` are
         own = frame == "base" and arms > 1
         words.append("along the axes of each arm's base" if own else "along the world's axes")
     if config.get("impedance_mode", "fixed") != "fixed":
@@ -105,7 +105,7 @@ def _controller(config: dict[str, Any], arms: int, version: tuple[int, int] | No
 
 
 def _scale(config: dict[str, Any]) -> str:
-    """What 1 stands for in each dimension of a relative command."""
+    """The displacement that 1 represents in each dimension of a relative command."""
     usual = [0.05] * 3 + [0.5] * 3
     ends = [config.get("output_min", [-x for x in usual]), config.get("output_max", usual)]
     low, high = (np.broadcast_to(np.asarray(end, np.float64), 6) for end in ends)
@@ -123,7 +123,7 @@ def order(
     hands: dict[str, NDArray[np.float64]],
     where: str,
 ) -> str:
-    """The order of `object`, as its own numbers tell: they must agree with the version that the file states.
+    """The order of `object`, derived from its numbers, which must agree with the file's version.
 
     Args:
         task: the name of the robosuite task.
@@ -133,7 +133,7 @@ def order(
         where: the place in the file, for errors.
 
     Raises:
-        OtprError: they agree with neither order, with both, or not with that of the version.
+        OtprError: the numbers agree with neither order, with both, or with another order than the version's.
     """
     off = {order: residual(task, order, objects, hands) for order in (FORMER, LATER)}
     fits = [order for order in off if off[order] < _AGREES]
@@ -143,7 +143,7 @@ def order(
     clear = best in fits and max(off.values()) > _DISAGREES * max(off[best], 1e-6)
     if clear and expected in (None, best):
         return best
-    if expected is not None and expected in fits and not clear:  # nothing moves that would tell them apart
+    if expected is not None and expected in fits and not clear:  # nothing moves: the orders are alike
         return expected
     said = f"robosuite {env_args['env_version']}" if stated else "no version of robosuite"
     raise OtprError(

@@ -1,4 +1,4 @@
-"""From an episode as recorded to one as otpr's environments would record it: the rules of docs/data.md."""
+"""The rules of docs/data.md, which convert recorded episodes to the form of otpr's environments."""
 
 from __future__ import annotations
 
@@ -22,30 +22,30 @@ from otpr.spec import STATE
 
 
 class SuccessUnknownError(OtprError):
-    """Nothing tells whether an episode succeeded; whoever catches it adds what to do."""
+    """The data do not determine whether an episode succeeded. The caller adds what to do."""
 
     def __init__(self, place: str, why: str):
         super().__init__(f"{place}: success unknown: {why}.")
 
 
 class BadEpisodeError(OtprError):
-    """An episode cannot be trained on and was not to be skipped; whoever catches it adds what to do."""
+    """An episode cannot be trained on and must not be skipped. The caller adds what to do."""
 
 
 @dataclass(frozen=True)
 class Rules:
-    """What the user decides.
+    """The decisions of the user.
 
     Attributes:
-        assume_success: an episode counts as a success where the file does not say.
-        assume_failure: it counts as none there.
-        sparse_rewards: rewards become 1 at the step that succeeds and 0 elsewhere, whatever was recorded.
+        assume_success: episodes of unknown outcome count as successes.
+        assume_failure: episodes of unknown outcome count as failures.
+        sparse_rewards: replace rewards by 1 at the successful step and 0 elsewhere.
         end_at_success: episodes end at their first success, as in otpr's named tasks.
-        skip_bad: leave out episodes that cannot be trained on.
-        action_low: what becomes -1: a number a dimension, or one for all; none: -1 where `action_high` is
-            given, else what the file states.
-        action_high: what becomes 1; likewise.
-        clip_actions: numbers outside the range are clipped to it.
+        skip_bad: skip episodes that cannot be trained on.
+        action_low: the action that becomes -1, one number for each dimension or one for all; empty: -1 if
+            `action_high` is given, otherwise the file's bound.
+        action_high: the action that becomes 1, in the same form.
+        clip_actions: clip actions to the range.
     """
 
     assume_success: bool = False
@@ -58,7 +58,7 @@ class Rules:
     clip_actions: bool = False
 
     def __post_init__(self) -> None:
-        """Refuse a range that is none, and two assumptions at once."""
+        """Check the range, and that at most one assumption is made."""
         if self.assume_success and self.assume_failure:
             raise OtprError("Give --assume-success or --assume-failure, not both.")
         low, high = self._range
@@ -76,10 +76,10 @@ class Rules:
         return self.action_low or (-1.0,), self.action_high or (1.0,)
 
     def bounds(self, action_dim: int) -> Bounds | None:
-        """The action range that the user gave, a number a dimension; None where there is none.
+        """The action range given by the user, one number for each dimension; None if there is none.
 
         Raises:
-            OtprError: it has another number of dimensions.
+            OtprError: the range has another number of dimensions.
         """
         if not self.action_low and not self.action_high:
             return None
@@ -99,21 +99,21 @@ def follow(
     bounds: Bounds | None = None,
     evidence: Evidence | None = None,
 ) -> Iterator[Episode]:
-    """The episodes of a set by the rules.
+    """Read the episodes of a set by the rules.
 
     Args:
         source: an open data set.
-        rules: what the user decided.
-        tally: counts what is done; changed in place.
-        task: the task that the set is read for; None: unknown. The named ones end at success.
-        bounds: what becomes [-1, 1] of the actions; None: they lie there already.
-        evidence: what the whole set tells; None: it is looked through before the first episode comes.
+        rules: the decisions of the user.
+        tally: counts the changes; updated in place.
+        task: the task that the set is read for; None: unknown. Named tasks end at success.
+        bounds: the action bounds that become [-1, 1]; None: actions are in [-1, 1] already.
+        evidence: the evidence of the whole set; None: the set is scanned before the first episode.
 
     Raises:
         BadEpisodeError: an episode cannot be trained on.
-        NotFlagsError: a field of success or of ends holds other numbers than flags.
-        OtprError: no episode is left, or the file as a whole is not readable.
-        SuccessUnknownError: nothing tells whether an episode succeeded.
+        NotFlagsError: a field of success or of ends holds numbers other than flags.
+        OtprError: no episode is left, or the whole file is unreadable.
+        SuccessUnknownError: the data do not determine whether an episode succeeded.
         ActionRangeError: an action is outside the range.
     """
     named = task is not None and not is_user_task(task)
@@ -161,20 +161,20 @@ def finish(
     """Apply the rules to one episode.
 
     Args:
-        recorded: the episode as its file has it.
-        rules: what the user decided; `end_at_success` is also set where the task ends there.
-        tally: counts what is done; changed in place, unless an error is raised.
-        evidence: what the whole set tells.
+        recorded: the episode as stored.
+        rules: the decisions of the user; `end_at_success` is also set if the task ends at success.
+        tally: counts the changes; updated in place unless an error is raised.
+        evidence: the evidence of the whole set.
         last_observation: see `Source`.
         bounds: see `follow`.
 
     Returns:
-        The episode, valid in the sense of `validate_episode`; None where nothing of it is left.
+        The episode, valid in the sense of `validate_episode`; None if no step is left.
 
     Raises:
-        OtprError: its lengths do not fit together, it has other dimensions than most, a number is NaN or
-            infinite, every frame of a camera is black, or next observations are not the following rows.
-        SuccessUnknownError: nothing tells whether it succeeded.
+        OtprError: lengths do not match, dimensions differ from most episodes, a number is NaN or infinite,
+            every frame of a camera is black, or next observations are not the following rows.
+        SuccessUnknownError: the data do not determine whether it succeeded.
         ActionRangeError: an action is outside the range.
     """
     check_lengths(recorded, last_observation)
@@ -221,7 +221,7 @@ def finish(
         done.rewards_made = int(recorded.rewards is None)
         unpaid[-1] = solved
         episode = replace(episode, rewards=_as("float32", unpaid))
-    # a reward that is paid once ends the episode, or the value of its last state would hold it again
+    # a reward that is paid once ends the episode, otherwise its last state's value would count it again
     if solved and (made or rules.end_at_success):
         terminated, truncated = True, False
     else:
@@ -233,10 +233,10 @@ def finish(
 
 
 def _joined(recorded: Recorded, evidence: Evidence, done: Tally) -> Recorded:
-    """The episode without its last observation where the next observations of the set are none.
+    """The episode without its last observation if the set's next observations are not following rows.
 
     Raises:
-        OtprError: they are, but not all of this episode's.
+        OtprError: they are for most of the set, but not for all rows of this episode.
     """
     if recorded.continues is None:
         return recorded
@@ -255,7 +255,7 @@ def _joined(recorded: Recorded, evidence: Evidence, done: Tally) -> Recorded:
 
 
 def _end_at_success(recorded: Recorded, rules: Rules, made: bool, done: Tally) -> Recorded:
-    """The episode up to its first success, where the task or a reward that is paid once ends there."""
+    """The episode up to its first success, if the task or a single reward ends it there."""
     done.after_end, done.after_end_steps = int(recorded.after_end > 0), recorded.after_end
     if recorded.success is None or not recorded.success.any():
         return recorded
@@ -273,7 +273,7 @@ def _end_at_success(recorded: Recorded, rules: Rules, made: bool, done: Tally) -
 
 
 def _without_last(recorded: Recorded, done: Tally) -> Recorded | None:
-    """The episode without its last step where that leads to no observation; None: nothing is left."""
+    """The episode without its last step if that has no next observation; None if nothing is left."""
     steps = len(recorded.actions) - 1
     if len(recorded.observations) > steps + 1:
         return recorded
@@ -290,7 +290,7 @@ def _without_last(recorded: Recorded, done: Tally) -> Recorded | None:
 
 
 def _solved(recorded: Recorded, rules: Rules, why: str, done: Tally) -> bool:
-    """Whether the task was solved: told by the set, else assumed, else an error."""
+    """Whether the task was solved: stated by the set, otherwise assumed, otherwise an error."""
     if recorded.success is not None:
         done.told_by[why] += 1
         return bool(recorded.success.any())
@@ -303,8 +303,8 @@ def _solved(recorded: Recorded, rules: Rules, why: str, done: Tally) -> bool:
 def _ended(
     recorded: Recorded, solved: bool, at_limit: bool, evidence: Evidence, done: Tally
 ) -> tuple[bool, bool]:
-    """Whether the episode was terminated, and whether it was cut off."""
-    if recorded.terminated is None:  # by the set: success ends an episode if none goes on after it
+    """Whether the episode was terminated, and whether it was truncated."""
+    if recorded.terminated is None:  # success terminates episodes if no episode of the set continues after it
         terminated = solved and not evidence.goes_on
         return terminated, not terminated
     if recorded.terminated and at_limit and not solved:
@@ -323,5 +323,5 @@ def _observations(recorded: Recorded, dtype: str) -> dict[str, NDArray[Any]]:
 
 
 def _as(dtype: str, values: NDArray[Any]) -> NDArray[Any]:
-    with np.errstate(over="ignore"):  # a number too large becomes infinity, and is refused by name
+    with np.errstate(over="ignore"):  # overflow becomes infinity and is refused later
         return np.ascontiguousarray(values, dtype)

@@ -1,4 +1,4 @@
-"""Which format a data set has, and bringing it into ours."""
+"""Detection of a data set's format, and conversion to otpr's format."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from otpr.envs.user_env import is_user_task
 from otpr.errors import OtprError, unknown_name
 from otpr.spec import STATE, Entry, Spec
 
-# Where those who add success after each step put it.
+# Common names for success after each step.
 _RECORDS = {
     "npz": "an array `success`",
     "ogbench": "an array `success`",
@@ -62,13 +62,13 @@ def open_source(
         keys: the parts of the observation, images among them, the vectors in the order wanted; none: all
             images, and of the vectors those of the task, in its order, where the set has all of them, else
             the format's own choice.
-        filter_key: a named subset of demonstrations; robomimic's files alone have them.
+        filter_key: a named subset of demonstrations; only robomimic's files have them.
         task: the otpr task that the data are for; None: the one that the set names, if any.
-        task_index: numbers of a set's own tasks, of which episodes are read; LeRobot's sets alone have them.
+        task_index: numbers of the set's own tasks to read; only LeRobot's sets have them.
 
     Raises:
-        OtprError: there is no such file, it has no format that is read, or not what was asked for; or the
-            task is unknown.
+        OtprError: the file does not exist, has no supported format or lacks what was requested; or the task
+            is unknown.
     """
     if task is not None:
         return _open(path_or_id, format, keys, filter_key, named(task), task_index)
@@ -78,10 +78,10 @@ def open_source(
 
 
 def named(task: str) -> TaskSpec | None:
-    """What is known of a task that the user names; its simulator need not be installed.
+    """The spec of a task that the user names. Its simulator need not be installed.
 
     Returns:
-        None where it is an environment of the user's that cannot be made here.
+        The spec; None for a user's environment that cannot be created here.
 
     Raises:
         OtprError: there is no such task.
@@ -95,7 +95,7 @@ def named(task: str) -> TaskSpec | None:
 
 
 def _own(source: Source) -> TaskSpec | None:
-    """The task that a set names, where it is one of otpr's: reading a set never runs the code it names."""
+    """The task that a set names, if it is a named task; reading a set never runs code that it names."""
     if source.task_id is None or is_user_task(source.task_id):
         return None
     return {task.id: task for task in list_tasks()}.get(source.task_id)
@@ -142,7 +142,7 @@ def _open(
 
 
 def _recognised(path: Path) -> Format:
-    """The format by what is in the file or the folder, whatever its name."""
+    """The format according to the content of the file or folder, regardless of its name."""
     check_readable(path)
     if is_experience(path):
         return "otpr"
@@ -171,24 +171,24 @@ def convert(
     check: bool = True,
     overwrite: bool = False,
 ) -> Tally:
-    """Bring a data set into ours, an episode at a time; whole, or nothing is written.
+    """Convert a data set to otpr's format, one episode at a time. The result is written atomically.
 
     Args:
         source: an open data set.
-        out: the folder to make.
+        out: the folder to create.
         task: the otpr task it belongs to, as it was given to `open_source`; None: the one the file names, if
             any.
-        rules: what the user decides about success, rewards, the range of actions and bad episodes.
-        accept: names of differences from the task that do not matter; see `otpr.data.agreement`.
-        check: compare the episodes with resets and replays of the task (`otpr.data.overlap`).
-        overwrite: replace a data set that is already at `out`.
+        rules: the user's decisions on success, rewards, the range of actions and bad episodes.
+        accept: names of accepted differences from the task; see `otpr.data.agreement`.
+        check: whether to compare the episodes with resets and replays of the task (`otpr.data.overlap`).
+        overwrite: whether to replace an existing data set at `out`.
 
     Returns:
-        What was done to the episodes.
+        A tally of the changes to the episodes.
 
     Raises:
-        OtprError: the set does not agree with the task, or an episode cannot be trained on; it names the
-            differences, or the file and the place.
+        OtprError: the set does not agree with the task, or an episode cannot be trained on; the message names
+            the differences, or the file and the place.
     """
     out, rules = Path(out), rules or Rules()
     check_free(out, overwrite)
@@ -209,7 +209,7 @@ def convert(
     evidence = survey(source)
     action_dim = evidence.dims[1]
     if not action_dim:
-        next(source.episodes(), None)  # raises what is wrong with the first one, if there is one
+        next(source.episodes(), None)  # raises an error of the first episode, if there is one
         raise OtprError(f"{source.path}: holds no episodes; at least one is needed.")
     stored, given = _stored_bounds(source), rules.bounds(action_dim)
     mapped, told = _mapped(source, stored, given, accept)
@@ -244,7 +244,7 @@ def convert(
 
 
 def _stored_bounds(source: Source) -> Bounds | None:
-    """What the set states of its actions: of one of ours in its spec."""
+    """The action bounds that the set states; those of otpr's sets are in the spec."""
     if source.own_spec is None:
         return source.bounds
     own = source.own_spec
@@ -254,10 +254,10 @@ def _stored_bounds(source: Source) -> Bounds | None:
 def _mapped(
     source: Source, stored: Bounds | None, given: Bounds | None, accept: tuple[str, ...]
 ) -> tuple[Bounds | None, list[str]]:
-    """What becomes [-1, 1], None where the actions lie there already; and what the user accepted of it.
+    """The bounds that become [-1, 1], or None if actions are there already; and the accepted differences.
 
     Raises:
-        OtprError: the user gives other bounds than those that the set states.
+        OtprError: the user gives bounds that differ from those of the set.
     """
     told: list[str] = []
     if stored is not None and given is not None:
@@ -274,7 +274,7 @@ def _mapped(
 def _side(
     source: Source, evidence: Evidence, bounds: Bounds | None, action_range: Callable[[], Bounds]
 ) -> Side:
-    """What the converted set will say of itself: a vector, images, and the bounds of the user or the set."""
+    """The self-description of the converted set: a vector, images, and the user's or the set's bounds."""
     own = source.spec(evidence.dims[1])
     vector = {STATE: Entry((source.observation_dim,), evidence.dtype)} if source.observation_dim else {}
     spec = Spec(
@@ -283,13 +283,13 @@ def _side(
         control_rate=own.control_rate,
     )
     meaning = dataclasses.replace(source.meaning, bounds_stated=bounds is not None)
-    # the task that another format names is what its environment is taken for: that one is compared
+    # the task named by another format is inferred from its environment, which is compared instead
     task = source.task_id if source.own_meaning is not None else None
     return Side(str(source.path), spec, task, meaning, action_range)
 
 
 def _range(source: Source) -> Callable[[], Bounds]:
-    """Reads all actions and tells the least and the greatest of each dimension, as they are stored."""
+    """A function that reads all actions and returns the minimum and maximum of each dimension."""
 
     def read() -> Bounds:
         low, high = np.inf, -np.inf
@@ -314,7 +314,7 @@ def _episodes(
     known: TaskSpec | None,
     sample: Sample,
 ) -> Iterator[Episode]:
-    """The episodes by the rules, at least one; errors say which options help."""
+    """The episodes by the rules, at least one; errors name options that help."""
     try:
         task = task or source.task_id
         for episode in follow(source, rules, tally, task=task, bounds=bounds, evidence=evidence):
@@ -335,7 +335,7 @@ def _episodes(
 
 
 def _range_error(source: Source, error: ActionRangeError, task: TaskSpec | None) -> OtprError:
-    """Where actions leave the range, the range of the whole set, and what may be the reason."""
+    """The error for actions outside their range, with the range of the whole set and a possible reason."""
     whole = shown(_range(source)())
     own = (
         "in the environment's own units: give its own bounds, one number or one a dimension, with "

@@ -1,24 +1,24 @@
-"""What was done to the episodes of a data set that was brought in, told to the user with counts."""
+"""Counts of the changes to the episodes of a converted data set, reported to the user."""
 
 from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field, fields
 
-# Bad episodes that are told with their reason; the others are counted.
+# Number of bad episodes that are reported with their reason; the others are only counted.
 _TOLD = 20
 PLAIN = ("success", "infos/success", "next.success")
-"""Fields that are read for success without a word, as their name says it."""
+"""Fields that are read as success without a note, because their names are clear."""
 
 
 @dataclass
 class Tally:
-    """What was done to the episodes, to be told to the user; counts of episodes unless named otherwise."""
+    """Changes to the episodes for a report to the user; counts are of episodes unless stated otherwise."""
 
     episodes: int = 0
     steps: int = 0
     successes: int = 0
-    told_by: Counter[str] = field(default_factory=Counter[str])  # what told success
+    told_by: Counter[str] = field(default_factory=Counter[str])  # the fields that determined success
     assumed: int = 0
     unknown: str = ""  # why success had to be assumed
     assumption: str = ""  # the option that did, or had nothing to do
@@ -52,7 +52,7 @@ class Tally:
             self.reasons.append(reason)
 
     def add(self, other: Tally) -> None:
-        """Take in what was done to one more episode."""
+        """Add the changes to one more episode."""
         for entry in fields(self):
             mine, theirs = getattr(self, entry.name), getattr(other, entry.name)
             if isinstance(mine, str):
@@ -62,7 +62,7 @@ class Tally:
                 setattr(self, entry.name, mine)
 
     def lines(self) -> list[str]:
-        """A sentence for each thing that was done."""
+        """A sentence for each kind of change."""
         lines = [
             f"success of {_counted(count, 'episode')} told by {by}"
             for by, count in self.told_by.items()

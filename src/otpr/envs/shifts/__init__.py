@@ -1,7 +1,7 @@
-"""Distribution shifts: what is different, by how much, from the task that a policy was trained on.
+"""Distribution shifts: named differences from the task that a policy was trained on, in levels.
 
-A shift has a name and a level. This module says what there is; `otpr.envs.shifts.shifted` puts shifts around
-a simulator, which is never edited. docs/shifts.md defines each in physical units.
+This module defines the shifts and their levels. `otpr.envs.shifts.shifted` wraps a simulator, which is not
+edited. docs/shifts.md defines each shift in physical units.
 """
 
 from __future__ import annotations
@@ -12,20 +12,20 @@ from collections.abc import Sequence
 from otpr.errors import OtprError, unknown_name
 
 RANDOM = "random"
-"""The shift that is another one in each episode."""
+"""The shift that varies from episode to episode."""
 
 LEVELS = (1, 2, 3)
 
 
 @dataclasses.dataclass(frozen=True)
 class Definition:
-    """What a shift does.
+    """The definition of a shift.
 
     Attributes:
-        amounts: by how much, at the levels 1, 2 and 3.
-        unit: what `amounts` are, put behind one of them to be read.
-        text: what is different.
-        images: whether only what cameras show is different.
+        amounts: the amounts at levels 1, 2 and 3.
+        unit: the unit of `amounts`, as text that follows a number.
+        text: a description of the difference.
+        images: whether the shift only changes camera images.
     """
 
     amounts: tuple[float, float, float]
@@ -63,8 +63,8 @@ class Shift:
     """A shift at a level.
 
     Attributes:
-        name: one of `SHIFTS`, or `"random"`: in each episode none or one of those that the task can have.
-        level: 1, 2 or 3; of `"random"` the highest that is drawn.
+        name: one of `SHIFTS`, or `"random"`: in each episode none or one of the task's possible shifts.
+        level: 1, 2 or 3; for `"random"` the highest level that is drawn.
 
     Raises:
         OtprError: there is no such shift or level.
@@ -74,7 +74,7 @@ class Shift:
     level: int
 
     def __post_init__(self) -> None:
-        """Refuse what is no shift."""
+        """Check name and level."""
         if self.name not in SHIFTS and self.name != RANDOM:
             raise unknown_name("shift", self.name, [*SHIFTS, RANDOM])
         if self.level not in LEVELS:
@@ -82,10 +82,10 @@ class Shift:
 
     @classmethod
     def parse(cls, text: str) -> Shift:
-        """From `"NAME:LEVEL"`, e.g. `"push:2"`; `"random"` alone is `"random:3"`.
+        """Parse `"NAME:LEVEL"`, e.g. `"push:2"`; `"random"` alone is `"random:3"`.
 
         Raises:
-            OtprError: it is written otherwise, or there is no such shift or level.
+            OtprError: the text has another form, or there is no such shift or level.
         """
         name, colon, level = text.partition(":")
         if name == RANDOM and not colon:
@@ -95,25 +95,25 @@ class Shift:
                 f"A shift is written NAME:LEVEL, the level 1, 2 or 3, e.g. 'push:2'; given {text!r}."
             )
         if not colon:
-            Shift(name, 1)  # a name that is misspelt comes first
+            Shift(name, 1)  # reports a misspelt name first
             raise OtprError(f"The shift {text!r} needs a level, 1, 2 or 3, e.g. '{text}:2'.")
         return cls(name, int(level))
 
     @property
     def amount(self) -> float:
-        """By how much, in the unit of its definition."""
+        """The amount in the unit of its definition."""
         return SHIFTS[self.name].amounts[self.level - 1]
 
     def __str__(self) -> str:
-        """As `parse` reads it."""
+        """The shift in the form that `parse` reads."""
         return f"{self.name}:{self.level}"
 
 
 def parse_all(texts: Sequence[str]) -> tuple[Shift, ...]:
-    """As a command is told: each of another name.
+    """Parse the shifts of a command, each with a different name.
 
     Raises:
-        OtprError: one cannot be read; one name stands twice; or "random" stands beside others.
+        OtprError: a shift cannot be parsed, a name is given twice, or "random" is combined with others.
     """
     shifts = tuple(Shift.parse(text) for text in texts)
     names = [shift.name for shift in shifts]

@@ -1,4 +1,4 @@
-"""What a shift does in one environment, and the shifts of actions."""
+"""The interface of a shift's effect on one environment, and the shifts of actions."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from otpr.envs.task_env import Observation, Simulator
 
 @dataclass(frozen=True)
 class Place:
-    """Where a shift acts.
+    """The environment that a shift acts on.
 
     Attributes:
-        task: its name, for errors.
+        task: the task's name, for errors.
         simulator: the simulator, unshifted.
-        geometry: where positions stand in its observation; None where nobody says it.
+        geometry: the positions in its observation; None: unknown.
         action_dim: length of an action.
-        episode_limit: steps of an episode.
+        episode_limit: largest number of steps in an episode.
     """
 
     task: str
@@ -32,14 +32,14 @@ class Place:
 
 
 class Effect:
-    """A shift in one environment. All that it draws comes from the generator of the present episode.
+    """A shift in one environment. All draws come from the generator of the current episode.
 
     Args:
-        place: where it acts.
-        amount: by how much, in the unit of its definition.
+        place: the environment.
+        amount: the amount in the unit of the shift's definition.
 
     Raises:
-        OtprError: this task cannot be shifted so; the message says why.
+        OtprError: the task does not support this shift; the message says why.
     """
 
     def __init__(self, place: Place, amount: float):
@@ -48,27 +48,27 @@ class Effect:
         self.rng = np.random.default_rng(0)
 
     def begin(self, rng: np.random.Generator) -> None:
-        """Before the simulator is reset."""
+        """Called before the simulator is reset."""
         self.rng = rng
 
     def started(self, observation: Observation) -> Observation:
-        """After the simulator was reset: may let it act, and returns what it shows then."""
+        """Called after the simulator was reset; may step it, and returns the resulting observation."""
         return observation
 
     def act(self, action: NDArray[np.float32]) -> NDArray[np.float32]:
-        """The action that is executed in place of this one; called once a step, before it."""
+        """The action to execute in place of the given one; called once before each step."""
         return action
 
     def see(self, observation: Observation) -> Observation:
-        """What is observed in place of this; called once for each observation of an episode, in order."""
+        """The observation in place of the given one; called once for each observation, in order."""
         return observation
 
     def end(self) -> None:
-        """Undo what `begin` has done to the simulator's model or reset. Called before the next episode."""
+        """Undo the changes of `begin` to the simulator's model or reset; called before the next episode."""
 
 
 class ActionNoise(Effect):
-    """Gaussian noise of standard deviation `amount`, where actions lie in [-1, 1]; clipped to that."""
+    """Adds Gaussian noise of standard deviation `amount` to actions in [-1, 1], and clips them."""
 
     def act(self, action: NDArray[np.float32]) -> NDArray[np.float32]:
         """See `Effect.act`."""
@@ -77,7 +77,7 @@ class ActionNoise(Effect):
 
 
 class Gain(Effect):
-    """Actions times `amount`."""
+    """Multiplies actions by `amount`."""
 
     def act(self, action: NDArray[np.float32]) -> NDArray[np.float32]:
         """See `Effect.act`."""
@@ -85,7 +85,7 @@ class Gain(Effect):
 
 
 class Latency(Effect):
-    """Actions `amount` steps late; the first steps of an episode execute zeros, the middle of the bounds."""
+    """Delays actions by `amount` steps; until then zeros, the middle of the bounds, are executed."""
 
     def begin(self, rng: np.random.Generator) -> None:
         """See `Effect.begin`."""

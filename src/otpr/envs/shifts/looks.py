@@ -1,4 +1,4 @@
-"""Shifts of what cameras show."""
+"""Shifts of camera images."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from otpr.envs.shifts.physics import OfModel
 
 
 class CameraMoved(OfModel):
-    """Each camera stands `amount` metres from where it stood, in a direction drawn for it, not turned."""
+    """Displaces each camera by `amount` metres in a random direction, without rotating it."""
 
     names = ("cam_pos",)
 
@@ -21,7 +21,7 @@ class CameraMoved(OfModel):
 
 
 class Light(OfModel):
-    """All lights times `amount`, that of the viewer's headlight too."""
+    """Multiplies all lights, including the viewer's headlight, by `amount`."""
 
     names = ("light_ambient", "light_diffuse", "light_specular")
 
@@ -43,7 +43,7 @@ class Light(OfModel):
 
 
 class Texture(OfModel):
-    """Each surface is tinted: its colour moved by `amount` towards one that is drawn for it."""
+    """Tints each surface: moves its colour by the share `amount` towards a random one."""
 
     names = ("geom_rgba", "mat_rgba")
 

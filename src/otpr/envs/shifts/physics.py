@@ -1,4 +1,4 @@
-"""Shifts of what bodies are and of where they are put, in any simulator that is made with MuJoCo."""
+"""Shifts of the properties and positions of bodies, in any simulator based on MuJoCo."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from otpr.errors import OtprError
 mujoco: Any = _mujoco  # its functions come out of a compiled module that type checkers cannot see into
 
 PUT_AWAY = 5.0
-"""Metres from the world's origin: an object that is further is not part of the scene."""
+"""Metres from the world's origin beyond which an object is not part of the scene."""
 
 _TOUCH = -0.002
-"""Metres: bodies that are pushed may overlap others by so much, which contacts undo."""
+"""Largest overlap of a pushed body with others, in metres; contacts resolve it."""
 
 
 def scene_of(place: Place) -> Scene:
     """The MuJoCo model and data of a simulator.
 
     Raises:
-        OtprError: it has none.
+        OtprError: the simulator has none.
     """
     offered = getattr(place.simulator, "scene", None)
     if offered is None:
@@ -34,7 +34,7 @@ def scene_of(place: Place) -> Scene:
 
 
 def robot_trees(model: Any) -> set[int]:
-    """The roots of the kinematic trees that are driven: by an actuator, or by a weld to a mocap body."""
+    """The roots of the kinematic trees that an actuator or a weld to a mocap body drives."""
     roots: set[int] = set()
     for actuator in range(model.nu):
         kind, target = model.actuator_trntype[actuator], model.actuator_trnid[actuator, 0]
@@ -59,16 +59,16 @@ def robot_trees(model: Any) -> set[int]:
 
 
 def object_joints(model: Any) -> list[int]:
-    """The joints of what moves and is not driven."""
+    """The joints of movable bodies that are not driven."""
     robots = robot_trees(model)
     return [j for j in range(model.njnt) if int(model.body_rootid[model.jnt_bodyid[j]]) not in robots]
 
 
 class OfModel(Effect, abc.ABC):
-    """Changes arrays of the model for an episode, and puts them back."""
+    """Changes arrays of the model for an episode and restores them."""
 
     names: tuple[str, ...]
-    """The arrays that are changed."""
+    """The names of the changed arrays."""
 
     def __init__(self, place: Place, amount: float):
         super().__init__(place, amount)
@@ -95,7 +95,7 @@ class OfModel(Effect, abc.ABC):
 
 
 class Friction(OfModel):
-    """All friction coefficients times `amount`; that of a contact is the larger one of its two geoms."""
+    """Multiplies all friction coefficients by `amount`. A contact uses the larger one of its two geoms."""
 
     names = ("geom_friction", "pair_friction")
 
@@ -106,7 +106,7 @@ class Friction(OfModel):
 
 
 class Mass(OfModel):
-    """Mass and inertia times `amount` of all that moves and is no robot."""
+    """Multiplies mass and inertia of all movable bodies except robots by `amount`."""
 
     names = ("body_mass", "body_inertia")
 
@@ -131,15 +131,15 @@ class Mass(OfModel):
             self._derive(self._model)
 
     def _derive(self, model: Any) -> None:
-        # What MuJoCo precomputes of masses. The state that it uses for that is not the simulation's.
+        # Recompute what MuJoCo derives from masses, in a separate state.
         mujoco.mj_setConst(model, mujoco.MjData(model))
 
 
 class Push(Effect):
-    """A free object is displaced by `amount` metres along the table, once, between 5 and 30% of the episode.
+    """Displaces a free object by `amount` metres along the table, once, at 5 to 30% of the episode.
 
-    The object is drawn among those in the scene, and so are step and direction; a direction in which it
-    would go into something else is turned by an eighth of a circle until it does not.
+    Object, step and direction are random. A direction in which the object would collide is turned by an
+    eighth of a circle until it does not.
     """
 
     def __init__(self, place: Place, amount: float):
@@ -196,7 +196,7 @@ class Push(Effect):
 
 
 def _deepest(model: Any, data: Any, root: int) -> float:
-    """The least distance of a contact between a tree and the rest, in metres; negative: they overlap."""
+    """The smallest contact distance between a tree and other bodies, in metres; negative for overlap."""
     depths = [
         data.contact.dist[contact]
         for contact in range(data.ncon)

@@ -1,4 +1,4 @@
-"""Shifts of what is measured: positions in the observation."""
+"""Shifts of measured positions in the observation."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from otpr.spec import STATE
 
 
 class _OfPositions(Effect, abc.ABC):
-    """Adds to the columns of positions; where an observation repeats the one before, to both alike."""
+    """Adds an error to the columns of positions, consistently if an observation repeats the previous one."""
 
     def __init__(self, place: Place, amount: float):
         super().__init__(place, amount)
@@ -37,7 +37,7 @@ class _OfPositions(Effect, abc.ABC):
 
     @abc.abstractmethod
     def error(self) -> NDArray[np.float64]:
-        """What is added to the positions of the next observation, in the observation's unit."""
+        """The error of the positions in the next observation, in the observation's unit."""
 
     def see(self, observation: Observation) -> Observation:
         """See `Effect.see`."""
@@ -48,7 +48,7 @@ class _OfPositions(Effect, abc.ABC):
     def _off(self, vector: NDArray[np.floating]) -> NDArray[np.floating]:
         vector = vector.copy()
         error = self.error()
-        # an object that is not there has the position 0, exactly
+        # a missing object has position 0 exactly
         there = vector[self._columns] != 0
         vector[self._columns] += error * there
         if self._lag:
@@ -60,7 +60,7 @@ class _OfPositions(Effect, abc.ABC):
 
 
 class SensorNoise(_OfPositions):
-    """Gaussian noise of standard deviation `amount` metres on each coordinate, fresh at each step."""
+    """Adds Gaussian noise of standard deviation `amount` metres to each coordinate at each step."""
 
     def error(self) -> NDArray[np.float64]:
         """See `_OfPositions.error`."""
@@ -68,7 +68,7 @@ class SensorNoise(_OfPositions):
 
 
 class SensorOffset(_OfPositions):
-    """Each coordinate reads `amount` metres too high or too low, the same all through an episode."""
+    """Shifts each coordinate by plus or minus `amount` metres, constant within an episode."""
 
     def begin(self, rng: np.random.Generator) -> None:
         """See `Effect.begin`."""

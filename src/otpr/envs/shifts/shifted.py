@@ -1,4 +1,4 @@
-"""A simulator with shifts around it."""
+"""A simulator wrapped by shifts."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ EFFECTS: dict[str, type[Effect]] = {
     "light": Light,
     "texture": Texture,
 }
-"""What each shift does."""
+"""The effect of each shift."""
 
 
 def possible(place: Place, *, images: bool) -> list[str]:
-    """The shifts that a task can have; those of images only where there are any."""
+    """The shifts that a task supports; those of images only with `images`."""
     names: list[str] = []
     for name, definition in SHIFTS.items():
         if definition.images and not images:
@@ -50,23 +50,23 @@ def possible(place: Place, *, images: bool) -> list[str]:
 
 
 class Shifted:
-    """A `Simulator` around another one, in which something is different.
+    """A `Simulator` that wraps another one and applies shifts.
 
-    What an episode draws depends on its seed and on the names of the shifts alone, so that an episode and
-    its unshifted twin begin alike, and levels of one shift differ in nothing but their amount.
+    The random numbers of an episode only depend on its seed and on the names of the shifts. An episode and
+    its unshifted counterpart therefore start alike, and levels of one shift only differ in their amount.
 
     Args:
-        place: the simulator and what is known of its task.
-        shifts: what is different; the shifts of one environment act in the order of `SHIFTS`.
-        images: whether cameras are looked through.
+        place: the simulator and facts about its task.
+        shifts: the shifts, which act in the order of `SHIFTS`.
+        images: whether camera images are observed.
 
     Raises:
-        OtprError: the task cannot be shifted so.
+        OtprError: the task does not support a shift.
     """
 
     def __init__(self, place: Place, shifts: Sequence[Shift], *, images: bool):
         self._simulator = place.simulator
-        self._drawn: dict[str, list[Effect]] = {}  # what "random" draws from, by level
+        self._drawn: dict[str, list[Effect]] = {}  # the effects that "random" draws from, by level
         self._fixed: list[tuple[str, Effect]] = []
         order = list(SHIFTS)
         for shift in sorted(shifts, key=lambda one: order.index(one.name) if one.name in order else 0):
@@ -95,7 +95,7 @@ class Shifted:
         return self._seen(observation)
 
     def _draw(self, seed: int) -> list[tuple[str, Effect]]:
-        """Nothing, or one of the shifts at one of the levels, each as likely as nothing."""
+        """The effects of an episode of "random": none, or one shift at one level, all equally likely."""
         rng, names = _generator(seed, RANDOM), sorted(self._drawn)
         which = int(rng.integers(len(names) + 1)) if names else 0
         if which == 0:
@@ -125,7 +125,7 @@ class Shifted:
         return self._simulator.render()
 
     def close(self) -> None:
-        """See `Simulator.close`; the simulator is as it was."""
+        """See `Simulator.close`. The simulator's model is restored first."""
         self._end()
         self._simulator.close()
 

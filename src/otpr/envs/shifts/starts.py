@@ -1,4 +1,4 @@
-"""Shifts of where an episode starts."""
+"""Shifts of an episode's initial state."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from otpr.errors import OtprError
 
 @runtime_checkable
 class Widened(Protocol):
-    """A simulator whose region of initial conditions can be made wider."""
+    """A simulator whose region of initial conditions can be widened."""
 
     def widened(self, factor: float) -> AbstractContextManager[None]:
-        """Within this, resets draw from a region so many times as wide, outside the usual one."""
+        """A context in which resets draw from a region `factor` times as wide, outside the usual one."""
         ...
 
 
 class ObjectStart(Effect):
-    """Objects and goals are drawn from a region `amount` times as wide, outside that of training."""
+    """Draws objects and goals from a region `amount` times as wide, outside that of training."""
 
     def __init__(self, place: Place, amount: float):
         super().__init__(place, amount)
@@ -50,19 +50,19 @@ class ObjectStart(Effect):
 
 
 class RobotStart(Effect):
-    """The hand starts `amount` metres from where it would, in a direction that does not lead down.
+    """Moves the hand's initial position by `amount` metres in a random direction that is not downward.
 
-    It is driven there by actions before the episode starts, its gripper open.
+    Actions drive it there with an open gripper before the episode starts.
     """
 
     STEPS = 80
-    """At most so many actions."""
+    """The largest number of actions for the motion."""
 
     NEAR = 0.003
-    """Metres: so near counts as arrived."""
+    """Distance in metres at which the position counts as reached."""
 
     GAIN = 0.3
-    """Share of the way that is asked for in one step: arms lag behind what they are asked for."""
+    """Share of the remaining distance requested in one step, because arms lag behind their targets."""
 
     def __init__(self, place: Place, amount: float):
         super().__init__(place, amount)

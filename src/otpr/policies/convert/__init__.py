@@ -1,1 +1,1 @@
-"""Policies of other libraries: read as ours, and written back."""
+"""Conversion of policies from other libraries, and export to them."""

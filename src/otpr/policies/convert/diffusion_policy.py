@@ -1,8 +1,9 @@
-"""A policy of diffusion_policy (Chi et al., 2023) as a policy of ours: the same actions from the same noise.
+"""Import of policies of diffusion_policy (Chi et al., 2023): the same noise gives the same actions.
 
-Supported are the U-Nets for low-dimensional observations and for images beside them ("hybrid"), conditioned
-by the observations as a whole (`obs_as_global_cond`). Of the state of a hybrid policy, the vectors come first
-here and then the images in alphabetical order, so that columns of the weights are put in that order.
+The U-Nets for low-dimensional observations, and those for additional images ("hybrid"), are supported if the
+observations are a global condition (`obs_as_global_cond`). In otpr, the state of a hybrid policy begins with
+the vectors, followed by the images in alphabetical order. The columns of the weights are permuted
+accordingly.
 """
 
 from __future__ import annotations
@@ -63,7 +64,7 @@ _SCHEDULERS: dict[str, Sampler] = {
 }
 
 KEYPOINTS = 32
-"""Of the spatial softmax; a camera has twice as many features."""
+"""Number of keypoints of the spatial softmax; a camera has twice as many features."""
 
 
 def import_diffusion_policy(
@@ -72,14 +73,14 @@ def import_diffusion_policy(
     """Build a policy from a converted checkpoint.
 
     Args:
-        file: what errors name.
-        content: of it, as `otpr.policies.convert.torch_file.read_torch` reads it.
-        bounds: as of `otpr.policies.convert.lerobot.import_lerobot`.
-        control_rate: likewise.
+        file: the checkpoint's path, for errors.
+        content: the file's content, from `otpr.policies.convert.torch_file.read_torch`.
+        bounds: as in `otpr.policies.convert.lerobot.import_lerobot`.
+        control_rate: as in `import_lerobot`.
 
     Raises:
-        OtprError: it is none, or something in it is damaged, missing or not supported; or as of
-            `import_lerobot`.
+        OtprError: the file is not a converted checkpoint, or something in it is damaged, missing or not
+            supported; or as in `import_lerobot`.
     """
     settings, weights = opened(file, content)
     policy = settings.part("policy")
@@ -106,14 +107,14 @@ def _planned(
     bounds: Bounds | None,
     rate: float | None,
 ) -> tuple[Spec, Range]:
-    """The spec; and the range of the actions that it was trained on."""
+    """The spec, and the range of the actions that the policy was trained on."""
     observation: dict[str, Entry] = {}
     if entries.vectors:
         observation[STATE] = Entry((sum(entries.vectors.values()),))
     for name, (channels, height, width) in entries.images.items():
         observation[camera(name)] = Entry((height, width, channels), "uint8", "image")
     seen, execute, horizon = (policy.count(x) for x in ("n_obs_steps", "n_action_steps", "horizon"))
-    # what is executed begins with the last observation, or after it
+    # execution begins at the last observation or after it
     offset = seen - 1 if hybrid or policy.flag("oa_step_convention", False) else seen
     if not hybrid and policy.flag("pred_action_steps_only", False):
         horizon, offset = execute, 0
@@ -170,12 +171,12 @@ def _encoder(file: Path, policy: Settings, entries: Entries, weights: Weights, s
 
 
 _RESNET_PARTS = (("backbone.nets.", "backbone."), ("pool.", "pool."), ("nets.3.", "out."))
-"""Where robomimic keeps the parts of its image network, and LeRobot its own; `nets.0` and `nets.1` are the
-first two once more."""
+"""Names of the parts of robomimic's image network, and LeRobot's names for them. `nets.0` and `nets.1` are
+copies of the first two."""
 
 
 def _resnet_weights(file: Path, camera: str, weights: Weights) -> dict[str, NDArray[Any]]:
-    """The weights of a camera's network by LeRobot's names."""
+    """The weights of a camera's network under LeRobot's names."""
     own = under(f"obs_encoder.obs_nets.{camera}.", weights)
     temperature = own.pop("pool.temperature", np.ones(1))
     if not (temperature == 1).all():
@@ -243,11 +244,11 @@ def _generator(
 
 
 _UNET_NAMES = {".blocks.0.block.": ".conv1.block.", ".blocks.1.block.": ".conv2.block.", ".2.conv.": ".2."}
-"""Parts of the names of weights, with those that LeRobot has in their place."""
+"""Parts of weights' names, and LeRobot's names for them."""
 
 
 def _sampled(policy: Settings, unet: UNet, low: Any, high: Any) -> Diffusion:
-    """The generator, sampled as the policy's scheduler of diffusers does it."""
+    """The generator with the sampler of the policy's diffusers scheduler."""
     scheduler = policy.part("noise_scheduler")
     sampler = _SCHEDULERS[scheduler.one_of("_target_", tuple(_SCHEDULERS))]
     levels = scheduler.count("num_train_timesteps", 1000)

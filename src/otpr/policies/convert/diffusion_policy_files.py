@@ -1,6 +1,6 @@
-"""What a converted checkpoint of diffusion_policy says, checked before anything is built of it.
+"""The content of a converted diffusion_policy checkpoint, checked before anything is built from it.
 
-It is what `diffusion_policy_to_otpr.py` writes: settings as JSON in a text, and weights by name.
+`diffusion_policy_to_otpr.py` writes such files: settings as JSON in a string, and weights by name.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from otpr.spec import STATE, Parts
 Weights = Mapping[str, NDArray[Any]]
 
 SCRIPT = Path(diffusion_policy_to_otpr.__file__)
-"""What converts a checkpoint, on the machine where it was trained."""
+"""The script that converts a checkpoint on the machine where it was trained."""
 
 ADVICE = (
     "Checkpoints of diffusion_policy are pickles of its own objects. Convert yours where it was trained, in "
@@ -33,7 +33,7 @@ ADVICE = (
 
 
 def is_converted(content: Any) -> bool:
-    """Whether the content of a PyTorch file is what the script writes."""
+    """Whether the script wrote this content of a PyTorch file."""
     return isinstance(content, dict) and cast(dict[str, Any], content).get("format") == FORMAT
 
 
@@ -41,7 +41,7 @@ def opened(file: Path, content: Any) -> tuple[Settings, Weights]:
     """The settings and the weights of a converted checkpoint.
 
     Raises:
-        OtprError: it is none, or weights are not finite.
+        OtprError: the file is not a converted checkpoint, or weights are not finite.
     """
     if not is_converted(content):
         raise OtprError(f"{file} is no converted checkpoint of diffusion_policy. {ADVICE}")
@@ -59,20 +59,20 @@ def opened(file: Path, content: Any) -> tuple[Settings, Weights]:
 
 
 class Entries(NamedTuple):
-    """What a policy sees, by diffusion_policy's names and in its order."""
+    """The entries of a policy's observation under diffusion_policy's names and in its order."""
 
     vectors: dict[str, int]  # lengths
     images: dict[str, tuple[int, int, int]]  # (channels, height, width)
-    order: tuple[str, ...]  # of all of them
+    order: tuple[str, ...]  # of all entries
 
     @property
     def parts(self) -> Parts:
-        """What the entry "state" is made of, where it is known."""
+        """The parts of the entry "state", where they are known."""
         return tuple(self.vectors.items()) if list(self.vectors) != ["obs"] else ()
 
 
 def observation_of(file: Path, policy: Settings, hybrid: bool) -> tuple[Entries, int]:
-    """The observation and the dimensions of the actions."""
+    """The entries of the observation and the number of action dimensions."""
     if not hybrid:
         return Entries({"obs": policy.count("obs_dim")}, {}, ("obs",)), policy.count("action_dim")
     meta = policy.part("shape_meta")
@@ -103,12 +103,12 @@ def observation_of(file: Path, policy: Settings, hybrid: bool) -> tuple[Entries,
 
 
 def camera(key: str) -> str:
-    """The name of the observation entry of an image, which is that of the camera."""
+    """The observation entry's name for an image: the camera's name."""
     return key.removesuffix("_image")
 
 
 def normalization(file: Path, weights: Weights, name: str, size: int) -> tuple[NDArray[Any], NDArray[Any]]:
-    """Scale and offset of an entry: what the network sees is x * scale + offset."""
+    """Scale and offset of an entry; the network sees x * scale + offset."""
     scale, offset = (_parameter(file, weights, f"{name}.{part}", size) for part in ("scale", "offset"))
     if not (scale > 0).all():
         raise OtprError(f"{file}: normalizer.params_dict.{name}.scale has numbers that are not above 0.")
@@ -116,7 +116,7 @@ def normalization(file: Path, weights: Weights, name: str, size: int) -> tuple[N
 
 
 def statistic(file: Path, weights: Weights, name: str, which: str, size: int) -> NDArray[np.float32]:
-    """A statistic, such as "min", of the entry over the data that the policy was trained on."""
+    """A statistic, such as "min", of an entry over the policy's training data."""
     return _parameter(file, weights, f"{name}.input_stats.{which}", size)
 
 
@@ -131,7 +131,7 @@ def _parameter(file: Path, weights: Weights, name: str, size: int) -> NDArray[np
 
 
 def check_names(file: Path, entries: Entries, weights: Weights) -> None:
-    """Refuse arrays that nothing was made of."""
+    """Refuse arrays that were not used."""
     nets = tuple(f"obs_encoder.obs_nets.{name}." for name in entries.images)
     normalizers = tuple(f"normalizer.params_dict.{name}." for name in (*entries.order, "action"))
     for name in sorted(weights):

@@ -2,10 +2,10 @@
 
     python diffusion_policy_to_otpr.py CHECKPOINT.ckpt policy.pt [--weights model]
 
-Run it where the policy was trained: in diffusion_policy's environment and in its folder, since a checkpoint
-is a pickle of that project's objects, and loading one runs whatever it says. Only convert checkpoints that
-you trust. The file that is written holds tensors and texts alone. This script stands by itself and needs no
-otpr; it runs with Python 3.8 and PyTorch 1.12, and later versions.
+Run it where the policy was trained, in diffusion_policy's environment and in its folder. A checkpoint is a
+pickle of that project's objects, and loading it can run arbitrary code, so only convert checkpoints that you
+trust. The output holds only tensors and strings. The script does not need otpr; it runs with Python 3.8,
+PyTorch 1.12 and later versions.
 """
 
 # pyright: basic, reportMissingImports=false
@@ -18,7 +18,7 @@ FORMAT = "otpr/diffusion-policy/1"
 
 
 def main() -> None:
-    """Read, and write what of it is the policy."""
+    """Read a checkpoint and write the policy's part of it."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("checkpoint", help="file that diffusion_policy's training wrote, *.ckpt")
     parser.add_argument("out", help="file to write, *.pt")
@@ -34,7 +34,7 @@ def main() -> None:
     from omegaconf import OmegaConf
 
     OmegaConf.register_new_resolver("eval", eval, replace=True)  # as diffusion_policy does
-    # PyTorch 2.6 and later ask for it by name
+    # required since PyTorch 2.6
     newer = {} if torch.__version__.startswith("1.") else {"weights_only": False}
     with open(arguments.checkpoint, "rb") as stream:
         payload = torch.load(stream, map_location="cpu", pickle_module=dill, **newer)

@@ -1,8 +1,8 @@
-"""A pre-trained policy of DPPO (Ren et al., 2024) as a policy of ours: the same actions from the same noise.
+"""Import of pre-trained policies of DPPO (Ren et al., 2024): the same noise gives the same actions.
 
-Three files make such a policy: `state_EPOCH.pt` with the weights, the configuration of the run that wrote it,
-or of its evaluation, and the normalisation of the data that it was trained on, `normalization.npz`. Read are
-policies of states, with DPPO's MLP or its U-Net, as `DiffusionEval` samples them.
+A policy consists of three files: `state_EPOCH.pt` with the weights, the configuration of the run that wrote
+it or of its evaluation, and `normalization.npz` with the normalisation of the training data. Policies that
+observe states, with DPPO's MLP or U-Net, are supported, and are sampled as in `DiffusionEval`.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ from otpr.policies.policy import Policy
 from otpr.spec import STATE, Entry, Spec
 
 LEAST_STD = 1e-3
-"""The smallest standard deviation that DPPO draws a step with, but for the last, which draws none."""
+"""The smallest standard deviation of a denoising step in DPPO. The last step draws no noise."""
 
 _MODELS = tuple(
     f"model.diffusion.{name}"
@@ -63,14 +63,14 @@ def import_dppo(
     """Build a policy from DPPO's files.
 
     Args:
-        file: that of the weights.
-        content: of it, as `otpr.policies.convert.torch_file.read_torch` reads it.
-        files: the others.
-        bounds: as of `otpr.policies.convert.lerobot.import_lerobot`.
-        control_rate: likewise.
+        file: the path of the weights.
+        content: the file's content, from `otpr.policies.convert.torch_file.read_torch`.
+        files: the paths of the other files.
+        bounds: as in `otpr.policies.convert.lerobot.import_lerobot`.
+        control_rate: as in `import_lerobot`.
 
     Raises:
-        OtprError: a file is none of DPPO's, or something is damaged, missing or not supported; or as of
+        OtprError: a file is not from DPPO, or something is damaged, missing or not supported; or as in
             `import_lerobot`.
     """
     weights, which = weights_of(file, content, files.weights)
@@ -90,7 +90,7 @@ def import_dppo(
         check_unit(file, trained)
     spec = planned(
         file,
-        # DPPO normalises in float64, before PyTorch sees anything
+        # DPPO normalises in float64, before it converts to PyTorch
         {STATE: Entry((seen,), "float64")},
         dim,
         bounds,
@@ -189,7 +189,7 @@ def _unet(given: Settings, state_dim: int, spec: Spec) -> UNet:
         (spec.horizon, spec.action_dim),
         down_dims=tuple(width * times for times in given.counts("dim_mults", (1, 2, 4, 8))),
         kernel_size=given.count("kernel_size", 5),
-        # without them nothing is normalised; and the last convolution has as many
+        # without groups nothing is normalised; the last convolution has the same number
         groups=given.one_of("n_groups", (LAST_GROUPS,), None),
         step_dim=given.count("diffusion_step_embed_dim", 32),
         scale_modulation=given.flag("cond_predict_scale", False),
@@ -203,11 +203,11 @@ _UNET_NAMES = {
     "time_mlp.": "diffusion_step_encoder.",
     ".blocks.0.block.": ".conv1.block.",
     ".blocks.1.block.": ".conv2.block.",
-    # between a convolution and its normalisation, and after it, stand layers that only turn axes
+    # layers that only permute axes stand around each normalisation
     ".block.2.": ".block.1.",
     ".2.conv.": ".2.",
 }
-"""Parts of the names of weights, with those that LeRobot has in their place."""
+"""Parts of weights' names, and LeRobot's names for them."""
 
 
 # ----------------------------------------------------------------------------------------------- the sampling
@@ -264,7 +264,7 @@ def _optional(model: Settings, name: str, default: float | None) -> float | None
 
 
 def _check_deviations(model: Settings, diffusion: Diffusion) -> None:
-    """Refuse a schedule some of whose steps DPPO would draw with more noise than they have."""
+    """Refuse a schedule with steps whose noise is below DPPO's smallest standard deviation."""
     _, level, after = (np.asarray(x, np.float64) for x in diffusion.visited)
     std = np.sqrt((1 - after) / (1 - level) * (1 - level / after))[:-1]
     if diffusion.sampler == "ddpm" and (std < LEAST_STD).any():

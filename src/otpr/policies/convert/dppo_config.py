@@ -1,8 +1,8 @@
-"""The configuration of a run of DPPO: hydra's YAML, of which the values alone are read.
+"""The configuration of a run of DPPO: Hydra's YAML, of which only values are read.
 
-`${name}` and `${group.name}` stand for other entries, and `${eval:'23 * 2'}` for a product. In DPPO any
-Python may stand there; here only products of whole numbers are computed, and nothing is run. What stands for
-the environment of the shell or for the time is left as it is, and refused where it is needed.
+`${name}` and `${group.name}` refer to other entries, and `${eval:'23 * 2'}` is a product. DPPO allows any
+Python expression there; this module only computes products of whole numbers and runs no code. References to
+environment variables or the time are kept as text, and refused if a value is needed.
 """
 
 from __future__ import annotations
@@ -21,23 +21,23 @@ from otpr.policies.convert.settings import NEEDED, Settings
 from otpr.storage import DamagedFile, check_regular
 
 LIMIT = 2**20
-"""Bytes of the largest configuration that is read; DPPO's have about 2,000."""
+"""The largest configuration that is read, in bytes; DPPO's have about 2,000."""
 
 _REFERENCE = re.compile(r"\$\{([A-Za-z_][\w.]*)\}")
 _PRODUCT = re.compile(r"\$\{eval:\s*'?\s*(\d+(?:\s*\*\s*\d+)*)\s*'?\s*\}")
 _NUMBER = re.compile(r"[-+]?\d+(?:\.\d*)?[eE][-+]?\d+")
-"""What YAML 1.1 takes for a text and hydra for a number: 1e-4."""
+"""Numbers such as 1e-4, which are strings in YAML 1.1 and numbers in Hydra."""
 
 _DEEPEST = 8
-"""References to references that are followed."""
+"""The largest depth of nested references."""
 
 
 def read_config(file: Path) -> Settings:
-    """The entries of a configuration, references followed.
+    """The entries of a configuration; their references are resolved on access.
 
     Raises:
-        OtprError: PyYAML is not installed, or an entry refers to one that is not there.
-        DamagedFile: the file is missing, too large, or no YAML of an object.
+        OtprError: PyYAML is not installed, or an entry refers to a missing one.
+        DamagedFile: the file is missing, too large, or not a YAML mapping.
     """
     if importlib.util.find_spec("yaml") is None:
         raise OtprError("DPPO's configurations are YAML, which needs an extra: pip install 'otpr[dppo]'")
@@ -47,7 +47,7 @@ def read_config(file: Path) -> Settings:
         with open(file, "rb") as stream:
             if os.fstat(stream.fileno()).st_size > LIMIT:
                 raise ValueError(f"it has more than {LIMIT:,} bytes")
-            # of plain values only, whatever tags it has
+            # plain values only, whatever tags the file has
             whole = yaml.safe_load(stream.read(LIMIT).decode())
         if not isinstance(whole, dict):
             raise ValueError("it is no object")
@@ -57,7 +57,7 @@ def read_config(file: Path) -> Settings:
 
 
 class Resolved(Settings):
-    """Settings whose references are followed when they are asked for."""
+    """Settings whose references are resolved on access."""
 
     def __init__(self, place: str, given: Any, root: Mapping[str, Any]):
         super().__init__(place, given)

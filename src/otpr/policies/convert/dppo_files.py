@@ -1,4 +1,4 @@
-"""The files of a policy of DPPO, beside its configuration (`dppo_config`)."""
+"""The files of a DPPO policy other than its configuration (`dppo_config`)."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ Weights = Mapping[str, NDArray[Any]]
 Which = Literal["auto", "ema", "model"]
 
 NORMALIZATION_LIMIT = 2**20
-"""Bytes that the normalisation may unpack to."""
+"""The largest uncompressed size of the normalisation, in bytes."""
 
 
 class Files(NamedTuple):
-    """Where the parts of a policy lie, beside its weights.
+    """The paths of a policy's files other than its weights, and options.
 
     Attributes:
-        config: its configuration; None: `.hydra/config.yaml` of the run.
+        config: the configuration; None: `.hydra/config.yaml` of the run.
         normalization: the normalisation; None: `normalization.npz` beside the weights.
-        weights: those of the moving average, or those trained; "auto": those of the average, where there are.
-        execute: how many actions are executed; None: `act_steps` of the configuration.
+        weights: "ema" for the moving average, "model" for the trained weights; "auto" prefers the average.
+        execute: number of executed actions; None: `act_steps` of the configuration.
     """
 
     config: Path | None = None
@@ -37,12 +37,12 @@ class Files(NamedTuple):
 
 
 def is_dppo(content: Any) -> bool:
-    """Whether the content of a PyTorch file looks like weights of DPPO."""
+    """Whether the content of a PyTorch file looks like DPPO's weights."""
     return isinstance(content, dict) and isinstance(cast(dict[str, Any], content).get("model"), dict)
 
 
 def weights_of(file: Path, content: Any, wanted: Which) -> tuple[Weights, str]:
-    """The network's weights by DPPO's names, and which they are: "ema" or "model"."""
+    """The network's weights under DPPO's names, and their kind: "ema" or "model"."""
     if not is_dppo(content):
         raise OtprError(f"{file} holds no weights of DPPO, which are named 'model'.")
     which = wanted if wanted != "auto" else ("ema" if "ema" in content else "model")
@@ -66,7 +66,7 @@ def config_file(file: Path, files: Files) -> Path:
     """The configuration that belongs to the weights."""
     if files.config is not None:
         return files.config
-    # a run has checkpoint/state_EPOCH.pt and .hydra/config.yaml
+    # a run contains checkpoint/state_EPOCH.pt and .hydra/config.yaml
     run = file.absolute().parent.parent / ".hydra" / "config.yaml"
     if not run.is_file():
         raise OtprError(
@@ -79,7 +79,7 @@ def config_file(file: Path, files: Files) -> Path:
 def normalization(
     file: Path, files: Files, sizes: Mapping[str, int]
 ) -> tuple[dict[str, NDArray[np.float64]], dict[str, NDArray[np.float64]]]:
-    """The least and the greatest numbers of the observation and the action."""
+    """The minima and maxima of the observation and of the action."""
     where = files.normalization or file.absolute().parent / "normalization.npz"
     if files.normalization is None and not where.is_file():
         raise OtprError(

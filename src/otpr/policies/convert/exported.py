@@ -1,4 +1,4 @@
-"""What an export writes: a folder of files, whole or not at all."""
+"""The files of an export, written as a folder atomically."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from otpr.errors import OtprError
 
 
 class Exported(NamedTuple):
-    """The content of a folder, by the names of its files; and what to know of it, a sentence each."""
+    """The content of each file of a folder by name, and notes for the user, one sentence each."""
 
     files: dict[str, bytes]
     notes: list[str]
 
 
 def write_files(exported: Exported, out: Path) -> None:
-    """Write them into a new folder, whole or not at all.
+    """Write the files into a new folder atomically.
 
     Raises:
-        OtprError: there is something at `out`, or it cannot be written.
+        OtprError: `out` exists already, or cannot be written.
     """
     if out.exists():
         raise OtprError(f"{out} exists; give the name of a new folder with --out.")

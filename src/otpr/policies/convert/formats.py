@@ -1,4 +1,4 @@
-"""Which library a policy comes from, and what reads it."""
+"""Detection of the library that a policy comes from, and import by its reader."""
 
 from __future__ import annotations
 
@@ -25,18 +25,18 @@ def import_policy(
     control_rate: float | None = None,
     files: Files | None = None,
 ) -> Imported:
-    """Read a policy of another library.
+    """Import a policy of another library.
 
     Args:
-        path: a folder of LeRobot's, a converted checkpoint of diffusion_policy, or weights of DPPO.
-        format: which of them; None: as what is there says.
-        bounds: as of `otpr.policies.convert.lerobot.import_lerobot`.
-        control_rate: likewise.
-        files: of DPPO, where the other files are.
+        path: a LeRobot folder, a converted checkpoint of diffusion_policy, or DPPO's weights.
+        format: the format; None: detected from the files.
+        bounds: as in `otpr.policies.convert.lerobot.import_lerobot`.
+        control_rate: as in `import_lerobot`.
+        files: for DPPO, the paths of the other files.
 
     Raises:
-        OtprError: it is none of these, or another than the format given; files are given of another than
-            DPPO's; or as of the function that reads the format.
+        OtprError: the policy has none of these formats or not the given one, `files` is given for another
+            format than DPPO's, or as in the function that reads the format.
     """
     if format == "lerobot" or (format is None and path.is_dir()):
         _check_files(path, "lerobot", files)

@@ -1,4 +1,4 @@
-"""What every policy of another library is made of on its way to ours: bounds, plans, orders of numbers."""
+"""Helpers shared by all importers: action bounds, plans, and permutations of features."""
 
 from __future__ import annotations
 
@@ -19,25 +19,25 @@ from otpr.spec import Entry, Parts, Spec
 Bounds = tuple[Sequence[float], Sequence[float]]
 
 PREDICTIONS: dict[str, Prediction] = {"epsilon": "noise", "sample": "sample"}
-"""What a network predicts, by diffusers' names."""
+"""The quantities that a network may predict, by diffusers' names."""
 
 
 class Imported(NamedTuple):
-    """A policy, and what is known of its observation beside its spec."""
+    """An imported policy, and information on its observation that is not in the spec."""
 
     policy: Policy
-    parts: Parts  # what the entry "state" is made of
-    notes: tuple[str, ...]  # what is to be known of it, a sentence each
+    parts: Parts  # of the entry "state"
+    notes: tuple[str, ...]  # for the user, one sentence each
 
 
 class Range(NamedTuple):
-    """The least and the greatest number of each dimension of the actions that a policy was trained on."""
+    """The minimum and maximum of each dimension of the actions that a policy was trained on."""
 
     least: NDArray[Any] | None
     greatest: NDArray[Any] | None
 
     def listed(self) -> str:
-        """Both in words; nothing where they are not known."""
+        """Both in words; empty if they are unknown."""
         if self.least is None or self.greatest is None:
             return ""
         return f"from {listed(self.least)} to {listed(self.greatest)}"
@@ -60,17 +60,17 @@ def planned(
     """The spec of an imported policy.
 
     Args:
-        path: what errors name.
-        entries: its observation.
-        dim: dimensions of its actions.
-        bounds: what -1 and 1 of ours stand for; one number stands for all dimensions, as in `otpr data
-            convert`. None: for themselves.
-        rate: actions in a second.
-        called: what the other library calls the numbers of the plan, for errors.
+        path: the policy's path, for errors.
+        entries: the entries of the observation.
+        dim: number of action dimensions.
+        bounds: the actions that -1 and 1 represent in otpr, one number for each dimension or one for all, as
+            in `otpr data convert`. None: -1 and 1.
+        rate: actions per second, in Hz.
+        called: the other library's names for the numbers of the plan, for errors.
         plan: `history`, `horizon`, `execute` and `offset`.
 
     Raises:
-        OtprError: the bounds have another number of dimensions, or there is no such plan.
+        OtprError: the bounds have another number of dimensions, or the plan is not valid.
     """
     low, high = (tuple(end) * (dim if len(end) == 1 else 1) for end in bounds or ((-1.0,), (1.0,)))
     if len(low) != dim or len(high) != dim:
@@ -84,7 +84,7 @@ def planned(
 
 
 def check_unit(path: Path, trained: Range) -> None:
-    """Refuse to take -1 and 1 for the bounds of actions that leave them, or that say nothing."""
+    """Check that actions stay within [-1, 1]; refuse a policy with a larger or unknown range."""
     least, greatest = trained
     if least is None or greatest is None or (least < -1 - 1e-6).any() or (greatest > 1 + 1e-6).any():
         said = f": {trained.listed()}" if trained.listed() else ""
@@ -96,7 +96,7 @@ def check_unit(path: Path, trained: Range) -> None:
 
 
 def beyond(trained: Range, spec: Spec) -> tuple[str, ...]:
-    """Whether the actions that a policy was trained on leave its bounds, a sentence."""
+    """A note, if the actions that a policy was trained on exceed its bounds."""
     least, greatest = trained
     if least is None or greatest is None:
         return ()
@@ -113,12 +113,12 @@ def beyond(trained: Range, spec: Spec) -> tuple[str, ...]:
 
 
 def ends(low: NDArray[Any], high: NDArray[Any], spec: Spec) -> tuple[Any, Any]:
-    """What -1 and 1 of a network stand for, as `Diffusion.low` and `high`; None: for themselves.
+    """The actions that -1 and 1 of a network represent, for `Diffusion.low` and `high`; None: -1 and 1.
 
     Args:
-        low: the action, in its own units, that -1 stands for.
-        high: the one that 1 stands for.
-        spec: with the bounds of our actions.
+        low: the action, in its own units, that -1 represents.
+        high: the action that 1 represents.
+        spec: has the bounds of otpr's actions.
     """
     least, greatest = np.asarray(spec.action_low), np.asarray(spec.action_high)
     units = [2 * (end.astype(np.float64) - least) / (greatest - least) - 1 for end in (low, high)]
@@ -130,12 +130,12 @@ def ends(low: NDArray[Any], high: NDArray[Any], spec: Spec) -> tuple[Any, Any]:
 
 
 def state_order(sizes: Mapping[str, int], ours: Sequence[str], history: int) -> NDArray[np.int64]:
-    """Where each number of our state lies in another library's.
+    """The index of each number of otpr's state in another library's state.
 
     Args:
-        sizes: how many numbers each part of one step has, in the other library's order.
-        ours: the parts in our order.
-        history: how many steps follow one another.
+        sizes: the length of each part of one step, in the other library's order.
+        ours: the parts in otpr's order.
+        history: number of steps in a state.
     """
     starts = dict(zip(sizes, np.cumsum([0, *sizes.values()]).tolist(), strict=False))
     step = np.concatenate([starts[name] + np.arange(sizes[name]) for name in ours])
@@ -145,7 +145,7 @@ def state_order(sizes: Mapping[str, int], ours: Sequence[str], history: int) -> 
 def with_columns(
     arrays: Mapping[str, NDArray[Any]], order: NDArray[np.int64], step_dim: int
 ) -> dict[str, NDArray[Any]]:
-    """The weights of a U-Net whose state's numbers are put in another order; what does not fit stays."""
+    """Permute the state's columns in a U-Net's weights; arrays of another shape are left unchanged."""
     columns = np.concatenate([np.arange(step_dim), step_dim + order])
     return {
         name: x[:, columns]
@@ -156,12 +156,12 @@ def with_columns(
 
 
 def under(prefix: str, arrays: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
-    """The arrays whose names begin so, without the beginning."""
+    """The arrays whose names begin with `prefix`, with the prefix removed."""
     return {name.removeprefix(prefix): x for name, x in arrays.items() if name.startswith(prefix)}
 
 
 def renamed(arrays: Mapping[str, NDArray[Any]], names: Mapping[str, str]) -> dict[str, NDArray[Any]]:
-    """The arrays with parts of their names replaced, in the order given."""
+    """The arrays with parts of their names replaced, in the given order."""
     found: dict[str, NDArray[Any]] = {}
     for name, array in arrays.items():
         for theirs, ours in names.items():
@@ -171,6 +171,6 @@ def renamed(arrays: Mapping[str, NDArray[Any]], names: Mapping[str, str]) -> dic
 
 
 def check_finite(file: Path, name: str, array: Any) -> None:
-    """Refuse what are no weights, and weights with NaN or infinity."""
+    """Check that an array consists of finite weights."""
     if not isinstance(array, np.ndarray) or not np.isfinite(array.astype(np.float32)).all():
         raise OtprError(f"{file}: {name} is not finite, or no weights.")

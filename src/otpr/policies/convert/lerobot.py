@@ -1,9 +1,9 @@
-"""A LeRobot `DiffusionPolicy` as a policy of ours: the same actions from the same noise.
+"""Import of LeRobot's `DiffusionPolicy`: the same noise gives the same actions.
 
-LeRobot's network sees, step after step, the state, the features of each image in the order of the files, and
-the state of the environment. Ours sees the vectors first, then the images in alphabetical order, so that the
-columns of the weights that take them are put in that order. Plans are what the network has them in; what -1
-and 1 stand for there, by the statistics of the actions, is told by the generator (`Diffusion.low`).
+LeRobot's network sees, for each step, the state, the features of each image in the order of the files, and
+the state of the environment. In otpr, the vectors come first, followed by the images in alphabetical order,
+and the columns of the weights are permuted accordingly. The network's plans stay in its own units; the
+generator (`Diffusion.low`) records the actions that -1 and 1 represent, from the statistics of the actions.
 """
 
 from __future__ import annotations
@@ -46,17 +46,17 @@ from otpr.spec import STATE, Entry, Spec
 
 
 def import_lerobot(path: Path, bounds: Bounds | None = None, control_rate: float | None = None) -> Imported:
-    """Read a policy's folder.
+    """Import a policy from its folder.
 
     Args:
         path: the folder with `config.json`, or a checkpoint of LeRobot's training.
-        bounds: the lower and the upper ends of the actions, in the units that LeRobot's policy gives them in,
-            one number a dimension: what -1 and 1 of ours stand for. None: they are -1 and 1.
-        control_rate: actions in a second, in Hz; None where unknown.
+        bounds: the lower and upper bounds of the actions in the units of LeRobot's policy, one number for
+            each dimension: the actions that -1 and 1 represent in otpr. None: -1 and 1.
+        control_rate: actions per second, in Hz; None where unknown.
 
     Raises:
-        OtprError: it is no such policy, or something in it is damaged, missing or not supported; or the
-            bounds have another number of dimensions, or None are given and the actions leave [-1, 1].
+        OtprError: the folder holds no such policy; something in it is damaged, missing or not supported; the
+            bounds have another number of dimensions; or no bounds are given and the actions leave [-1, 1].
     """
     found = read_files(path)
     vectors = [name for name in STATE_PARTS if name in found.inputs]
@@ -115,14 +115,14 @@ def _range(action: Feature) -> Range:
 
 
 def _normalizer(features: Sequence[Feature]) -> Normalizer:
-    """Of the vectors side by side: (x - mean) / scale + shift, as each is normalised."""
+    """The normaliser of the concatenated vectors: (x - mean) / scale + shift."""
     parts = [_affine(feature) for feature in features]
     mean, scale, shift = (jnp.asarray(np.concatenate(part)) for part in zip(*parts, strict=True))
     return Normalizer(mean, scale, shift=shift, limit=None)
 
 
 def _affine(feature: Feature) -> tuple[NDArray[np.float32], ...]:
-    """Mean, scale and shift of one feature, computed in float32 as LeRobot does."""
+    """Mean, scale and shift of one feature, computed in float32 as in LeRobot."""
     zeros = np.zeros(feature.shape[0], np.float32)
     if feature.mode == "MEAN_STD":
         return feature.statistics["mean"], feature.statistics["std"] + np.float32(EPS), zeros
@@ -134,7 +134,7 @@ def _affine(feature: Feature) -> tuple[NDArray[np.float32], ...]:
 
 
 def _vision(path: Path, found: Found, keys: list[str], vectors: VectorEncoder) -> VisionEncoder:
-    """The encoder; where one network sees images that are normalised unlike, each has a copy of it."""
+    """The encoder. If one network sees images with different normalisations, each image has a copy of it."""
     settings = found.settings
     colours = {key: _colours(path, key, found.inputs[key]) for key in keys}
     separate = settings["use_separate_rgb_encoder_per_camera"]
@@ -165,7 +165,7 @@ def _vision(path: Path, found: Found, keys: list[str], vectors: VectorEncoder) -
 
 
 def _colours(path: Path, key: str, feature: Feature) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """What is subtracted of each channel, and what it is divided by."""
+    """Mean and divisor of each channel."""
     mean, scale, shift = (part.astype(np.float64) for part in _affine(feature))
     # (x - mean) / scale + shift = (x - (mean - scale * shift)) / scale
     if not (scale > 10 * EPS).all():
@@ -229,7 +229,7 @@ def _keypoint_features(found: Found) -> int:
 
 
 def _ends(path: Path, action: Feature, spec: Spec) -> tuple[Any, Any]:
-    """What -1 and 1 of LeRobot's network stand for, as `Diffusion.low` and `high`; None: for themselves."""
+    """The actions that -1 and 1 of LeRobot's network represent; None: -1 and 1."""
     if action.mode == "MIN_MAX":
         low, high = action.statistics["min"], action.statistics["max"]
     elif action.mode == "MEAN_STD":
@@ -248,14 +248,14 @@ def _ends(path: Path, action: Feature, spec: Spec) -> tuple[Any, Any]:
 def features_order(
     inputs: dict[str, Feature], vectors: Sequence[str], keys: Sequence[str], per_image: int, history: int
 ) -> NDArray[np.int64]:
-    """Where each number of our state lies in LeRobot's.
+    """The index of each number of otpr's state in LeRobot's state.
 
     Args:
-        inputs: the features by LeRobot's names.
-        vectors: those of `STATE_PARTS` that are there.
+        inputs: the features under LeRobot's names.
+        vectors: the members of `STATE_PARTS` that the policy has.
         keys: the images in LeRobot's order.
-        per_image: features of an image.
-        history: how many steps follow one another.
+        per_image: number of features of an image.
+        history: number of steps in a state.
     """
     sizes = {name: inputs[name].shape[0] for name in vectors} | dict.fromkeys(keys, per_image)
     theirs = [name for name in (STATE_PARTS[0], *keys, STATE_PARTS[1]) if name in sizes]

@@ -1,4 +1,4 @@
-"""A policy of ours as a folder that LeRobot's `DiffusionPolicy.from_pretrained` and its processors load."""
+"""Export of a policy as a folder that LeRobot's `DiffusionPolicy.from_pretrained` and processors load."""
 
 from __future__ import annotations
 
@@ -29,23 +29,24 @@ from otpr.spec import STATE, Spec
 Weights = dict[str, NDArray[Any]]
 
 WRITTEN_FOR = "0.4.4"
-"""The version of LeRobot whose files these are."""
+"""The version of LeRobot whose file layout is written."""
 
 
 def export_lerobot(
     policy: Policy, *, state_length: int | None = None, image_keys: Sequence[str] = ()
 ) -> Exported:
-    """The files of a policy.
+    """The files of a policy in LeRobot's layout.
 
     Args:
-        policy: a diffusion policy with a U-Net, whose plans begin `history - 1` steps before the present.
-        state_length: how many numbers of the observation's vector are LeRobot's `observation.state`, the rest
-            being `observation.environment_state`; None: all, which LeRobot takes where there are images.
-        image_keys: LeRobot's names of the images in alphabetical order of ours; none: `observation.images.`
-            before our names.
+        policy: a diffusion policy with a U-Net, whose plans begin `history - 1` steps before the current one.
+        state_length: length of the part of the observation's vector that becomes LeRobot's
+            `observation.state`; the rest becomes `observation.environment_state`. None: all of it, which
+            LeRobot accepts if there are images.
+        image_keys: LeRobot's names for the images, in alphabetical order of otpr's names; empty: otpr's names
+            with `observation.images.` in front.
 
     Raises:
-        OtprError: LeRobot's policy cannot be what this one is; the message says in what.
+        OtprError: LeRobot's policy class cannot represent this policy; the message names the reason.
     """
     notes: list[str] = []
     choosing, policy = policy, original(policy.single())
@@ -198,7 +199,7 @@ def _modes(features: Sequence[Feature]) -> dict[str, str]:
 def _inputs(
     policy: Policy, state_length: int | None, image_keys: Sequence[str], notes: list[str]
 ) -> dict[str, Feature]:
-    """The features that LeRobot's policy sees, the images in alphabetical order of our names."""
+    """The features that LeRobot's policy sees; images are in alphabetical order of otpr's names."""
     spec, encoder = policy.spec, policy.encoder
     vectors = encoder.vectors if isinstance(encoder, VisionEncoder) else encoder
     names = sorted(spec.images)
@@ -307,7 +308,7 @@ def _vision_weights(vision: VisionEncoder, keys: Sequence[str], spec: Spec) -> W
 
 
 def keypoint_grid(network: ResNet18, shape: tuple[int, ...]) -> NDArray[np.float32]:
-    """The places that LeRobot's spatial softmax averages over, which it stores: (rows * columns, 2)."""
+    """The grid of LeRobot's spatial softmax, which its files contain: (rows * columns, 2)."""
     rows, columns = (-(-size // 32) for size in network.crop_shape or shape[:2])
     x, y = np.meshgrid(np.linspace(-1, 1, columns), np.linspace(-1, 1, rows))
     return np.stack([x.ravel(), y.ravel()], axis=1).astype(np.float32)
@@ -317,7 +318,7 @@ def keypoint_grid(network: ResNet18, shape: tuple[int, ...]) -> NDArray[np.float
 
 
 def _processors(inputs: Mapping[str, Feature], action: Feature) -> dict[str, bytes]:
-    """The pipelines before and after the policy, and the statistics of each."""
+    """The pre- and post-processing pipelines, and the statistics of each."""
     before, after = {**inputs, "action": action}, {"action": action}
     device = {"registry_name": "device_processor", "config": {"device": "cpu", "float_dtype": None}}
     normalize = _step("policy_preprocessor", 3, "normalizer_processor", before)

@@ -1,10 +1,10 @@
-"""The files of a LeRobot `DiffusionPolicy`, checked before anything is built of them.
+"""The files of a LeRobot `DiffusionPolicy`, checked before anything is built from them.
 
-Layouts, the oldest first, by huggingface/lerobot's releases:
+Layouts in the releases of huggingface/lerobot, the oldest first:
 
 1. `config.json` with `input_shapes` and `input_normalization_modes`; statistics among the weights.
 2. `config.json` with `input_features` and `normalization_mapping`; statistics among the weights.
-3. The same, and `policy_preprocessor.json` and `policy_postprocessor.json`, whose steps have the statistics.
+3. As 2, with `policy_preprocessor.json` and `policy_postprocessor.json`, whose steps hold the statistics.
 """
 
 from __future__ import annotations
@@ -56,10 +56,10 @@ DEFAULTS: dict[str, Any] = {
     "clip_sample_range": 1.0,
     "num_inference_steps": None,
 }
-"""The settings that say what the policy computes, with what a file means that leaves them out."""
+"""The settings that determine what the policy computes, with their defaults."""
 
 _NEEDED = ("n_obs_steps", "horizon", "n_action_steps", "down_dims", "num_train_timesteps", "beta_schedule")
-"""Settings that every file has."""
+"""Settings without a default, which every file must have."""
 
 _ONLY_TRAINING = frozenset(
     [
@@ -93,18 +93,19 @@ _ONLY_TRAINING = frozenset(
         "output_normalization_modes",
     ]
 )
-"""Entries of config.json that are read elsewhere, or do not change what a trained policy computes."""
+"""Entries of config.json that are read elsewhere or do not change what a trained policy computes."""
 
 
 @dataclass(frozen=True)
 class Found:
-    """What the files of a policy say.
+    """The content of a policy's files.
 
     Attributes:
-        settings: those of `DEFAULTS`.
-        inputs: by LeRobot's names, in the order of the files, which is that of images in the network.
-        action: the output.
-        weights: by name, without statistics.
+        settings: the settings in `DEFAULTS`.
+        inputs: the features under LeRobot's names, in the order of the files, which is the order of images in
+            the network.
+        action: the output feature.
+        weights: the weights by name, without statistics.
     """
 
     settings: dict[str, Any]
@@ -114,12 +115,12 @@ class Found:
 
 
 def is_lerobot_policy(path: Path) -> bool:
-    """Whether a folder looks like a policy of LeRobot, or holds one as its training writes them."""
+    """Whether a folder looks like a LeRobot policy or a checkpoint of LeRobot's training."""
     return (folder_of(path) / "config.json").is_file()
 
 
 def folder_of(path: Path) -> Path:
-    """The policy's own folder: the one given, or `pretrained_model` in a checkpoint of LeRobot."""
+    """The policy's own folder: `path`, or `pretrained_model` in a checkpoint of LeRobot."""
     inner = path / "pretrained_model"
     return inner if not (path / "config.json").is_file() and (inner / "config.json").is_file() else path
 
@@ -128,8 +129,8 @@ def read_files(path: Path) -> Found:
     """Read a policy's files.
 
     Raises:
-        OtprError: it is no policy of LeRobot or of another type; a file is damaged; or an entry is missing,
-            impossible or not supported. The message names it.
+        OtprError: the folder holds no LeRobot policy or one of another type; a file is damaged; or an entry
+            is missing, invalid or not supported. The message names it.
     """
     folder = folder_of(path)
     if not (folder / "config.json").is_file():

@@ -1,4 +1,4 @@
-"""How a LeRobot policy normalises what it sees and does: its statistics, wherever its files have them."""
+"""The normalisation of a LeRobot policy's inputs and actions, read from wherever its files store it."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from otpr.trees import read_arrays
 Array = NDArray[np.float32]
 
 EPS = 1e-8
-"""What LeRobot adds to deviations, and takes for a range of 0."""
+"""The number that LeRobot adds to standard deviations, and uses in place of a range of 0."""
 
 MODES = {"MIN_MAX": ("min", "max"), "MEAN_STD": ("mean", "std"), "IDENTITY": ()}
-"""The ways to normalise that are read, with the statistics of each."""
+"""The supported kinds of normalisation, with the statistics of each."""
 
 
 @dataclass(frozen=True)
@@ -29,10 +29,10 @@ class Feature:
 
     Attributes:
         type: STATE, ENV, VISUAL or ACTION.
-        shape: of one; of images (channels, height, width).
-        mode: how it is normalised, a key of `MODES`.
-        statistics: by name, each (length,), of images (channels,): those of its mode, and others that the
-            files have.
+        shape: of one sample; (channels, height, width) for images.
+        mode: the kind of normalisation, a key of `MODES`.
+        statistics: by name, each (length,), or (channels,) for images: those of the mode, and others in the
+            files.
     """
 
     type: str
@@ -42,10 +42,10 @@ class Feature:
 
 
 def json_object(file: Path) -> dict[str, Any]:
-    """A JSON document that is an object.
+    """Read a JSON document that is an object.
 
     Raises:
-        DamagedFile: it is none.
+        DamagedFile: the document is not an object.
     """
     document = read_json(file)
     if not isinstance(document, dict):
@@ -59,14 +59,14 @@ OLD_STATISTICS = ("normalize_inputs", "normalize_targets", "unnormalize_outputs"
 def with_old(
     folder: Path, name: str, feature: Feature, arrays: Mapping[str, NDArray[Any]], group: str
 ) -> Feature:
-    """The feature with its statistics from among the weights: layouts 1 and 2."""
+    """The feature with its statistics from the weights (layouts 1 and 2)."""
     prefix = f"{group}.buffer_{name.replace('.', '_')}."
     found = {key.removeprefix(prefix): x for key, x in arrays.items() if key.startswith(prefix)}
     return _complete(f"{folder / 'model.safetensors'}: {prefix}", name, feature, found)
 
 
 def _complete(place: str, name: str, feature: Feature, found: Mapping[str, NDArray[Any]]) -> Feature:
-    """The feature with its statistics, each of which must be there, finite and of its length."""
+    """The feature with its statistics, each of which must be present, finite and of the right length."""
     for statistic in MODES[feature.mode]:
         if statistic not in found:
             raise OtprError(
@@ -86,7 +86,7 @@ def _complete(place: str, name: str, feature: Feature, found: Mapping[str, NDArr
 
 @dataclass(frozen=True)
 class Pipeline:
-    """The step of a processor that normalises: layout 3."""
+    """The normalising step of a processor (layout 3)."""
 
     file: Path
     modes: Mapping[str, Any]
@@ -94,7 +94,7 @@ class Pipeline:
 
     @classmethod
     def read(cls, file: Path) -> Pipeline:
-        """The step, where all others change nothing."""
+        """Read the step from a file in which all other steps change nothing."""
         found: list[Pipeline] = []
         steps = json_object(file).get("steps")
         for i, step in enumerate(cast("list[Any]", steps if isinstance(steps, list) else [])):
@@ -135,7 +135,7 @@ class Pipeline:
         return cls(file.with_name(state), cast(dict[str, Any], modes), read_arrays(file.with_name(state)))
 
     def normalized(self, name: str, feature: Feature) -> Feature:
-        """The feature as this step normalises it."""
+        """The feature with this step's normalisation."""
         mode = self.modes.get(feature.type, "IDENTITY")
         if mode not in MODES:
             raise OtprError(

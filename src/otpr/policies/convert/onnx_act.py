@@ -1,12 +1,12 @@
-"""Act with the policy in this folder, exported by otpr: numpy and onnxruntime are all that is needed.
+"""Act with the policy in this folder, which otpr exported. Only numpy and onnxruntime are needed.
 
     from act import Policy
 
     policy = Policy()
     actions = policy.act({"state": observation}, seed=0)
 
-`spec.json` says what an observation has, how many actions are returned, and in which bounds they are. This
-file may be copied and changed as you like.
+`spec.json` describes the observation, the number of returned actions and their bounds. You may copy and
+change this file freely.
 """
 
 # pyright: basic, reportMissingImports=false
@@ -18,15 +18,15 @@ import numpy as np
 import onnxruntime
 
 NOISE = "noise/"
-"""How the names of inputs begin that are drawn here."""
+"""Prefix of the names of inputs that are drawn here."""
 
 
 class Policy:
     """A policy in `policy.onnx`.
 
     Args:
-        folder: in which it lies; left out, that of this file.
-        threads: how many cores it may use; 0: as onnxruntime chooses.
+        folder: the folder of `policy.onnx`; by default the folder of this file.
+        threads: number of cores to use; 0 lets onnxruntime choose.
     """
 
     def __init__(self, folder: str | Path | None = None, threads: int = 0):
@@ -40,9 +40,9 @@ class Policy:
         """The actions to execute for one observation, (execute, action_dim), in the environment's own units.
 
         Args:
-            observation: raw, by entry name, of the shapes and types of the inputs in `spec.json`; where the
-                policy sees one observation, its axis may be left out.
-            seed: of the draw; another seed draws other actions.
+            observation: raw, by entry name, with the shapes and types of the inputs in `spec.json`. The axis
+                of the history may be left out if its length is 1.
+            seed: seed of the draw; the same seed gives the same actions.
         """
         random = np.random.default_rng(seed)
         given = dict(observation)
@@ -51,6 +51,6 @@ class Policy:
                 draw = random.gumbel if entry.name == f"{NOISE}choice" else random.standard_normal
                 given[entry.name] = draw(size=entry.shape).astype(np.float32)
             elif entry.shape[0] == 1 and np.ndim(given[entry.name]) == len(entry.shape) - 1:
-                given[entry.name] = np.asarray(given[entry.name])[None]  # the only one of its history
+                given[entry.name] = np.asarray(given[entry.name])[None]  # a history of length 1
         (actions,) = self.session.run(["actions"], given)
         return np.asarray(actions)

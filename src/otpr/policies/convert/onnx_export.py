@@ -1,10 +1,10 @@
-"""A policy as an ONNX model with everything inside: encoder, generator, chooser, units.
+"""Export of a policy as one ONNX model with encoder, generator, chooser and units.
 
-Inputs are the entries of an observation, raw, and the noise that the policy is driven by, so that the model
-itself is a function: `noise/start`, (candidates, horizon, action_dim), and where the sampler draws at every
-step `noise/steps`, one such array a step, of normal noise; `noise/choice`, (candidates,), of Gumbel's
-distribution, where there is a chooser. The output `actions` is what is executed, (execute, action_dim), in
-the environment's own units.
+The inputs are the raw entries of an observation and the policy's noise, so that the model is deterministic:
+`noise/start`, (candidates, horizon, action_dim), standard normal; `noise/steps`, one such array for each
+step, if the sampler draws at every step; and `noise/choice`, (candidates,), standard Gumbel, if there is a
+chooser. The output `actions` holds the actions to execute, (execute, action_dim), in the environment's own
+units.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ from otpr.policies.generators import NoiseDriven
 from otpr.policies.policy import Policy
 
 OPSET = 21
-"""The version of ONNX's operators that the model is of: onnxruntime 1.20 and later run it."""
+"""The ONNX operator set of the model; onnxruntime 1.20 and later run it."""
 
 TOLERANCE = 1e-4
-"""How far the model's actions may be from the policy's, in units of [-1, 1], for an export to be written."""
+"""The largest difference between the model's and the policy's actions, in units of [-1, 1]."""
 
 _START, _STEPS, _CHOICE = "noise/start", "noise/steps", "noise/choice"
 _LARGEST = float(np.finfo(np.float32).max)
@@ -43,13 +43,13 @@ Inputs = dict[str, jax.ShapeDtypeStruct]
 
 
 def export_onnx(policy: Policy) -> Exported:
-    """The files of a policy: `policy.onnx`, `spec.json`, and `act.py`, which runs it without otpr and JAX.
+    """The files of an export: `policy.onnx`, `spec.json`, and `act.py`, which runs without otpr and JAX.
 
-    The model is run here and compared with the policy before anything is given out.
+    The function runs the model and compares it with the policy before it returns.
 
     Raises:
-        OtprError: the extra is not installed; the policy only answers, or needs something that ONNX or the
-            converter does not have; or the model's actions are others.
+        OtprError: the extra is not installed; the policy is external, or needs something that ONNX or the
+            converter lacks; or the model's actions differ from the policy's.
     """
     generator = policy.generator
     if not isinstance(generator, NoiseDriven):
@@ -59,7 +59,7 @@ def export_onnx(policy: Policy) -> Exported:
         )
     jax2onnx = _library("jax2onnx")
     inputs = _inputs(policy, generator)
-    # as primitives: jax2onnx replaces Equinox's layers by its own while it traces, some of other shapes
+    # as primitives: jax2onnx replaces Equinox's layers by its own, some with other shapes
     traced = jax.make_jaxpr(_function(policy, generator, list(inputs)))(*inputs.values())
     try:
         model = jax2onnx.to_onnx(
@@ -89,7 +89,7 @@ def export_onnx(policy: Policy) -> Exported:
 
 
 def _library(name: str) -> Any:
-    """One of those of the extra."""
+    """Import a library of the extra."""
     if missing := [x for x in ("jax2onnx", "onnx", "onnxruntime") if importlib.util.find_spec(x) is None]:
         raise OtprError(
             f"Exporting to ONNX needs {missing[0]}, of an extra: pip install 'otpr[onnx]'. Running an "
@@ -99,7 +99,7 @@ def _library(name: str) -> Any:
 
 
 def _inputs(policy: Policy, generator: NoiseDriven) -> Inputs:
-    """What the function takes, by name: observations as `Encoder.on_device` gives them, then the noise."""
+    """The function's inputs by name: observations as from `Encoder.on_device`, then the noise."""
     spec = policy.spec
     zeros = {
         name: np.zeros((spec.history, *entry.shape), entry.dtype) for name, entry in spec.observation.items()
@@ -116,7 +116,7 @@ def _inputs(policy: Policy, generator: NoiseDriven) -> Inputs:
 
 
 def _function(policy: Policy, generator: NoiseDriven, names: list[str]) -> Any:
-    """What the model computes, of its inputs in their order."""
+    """The function that the model computes, of its inputs in order."""
     low, high = (np.asarray(end, np.float32) for end in (policy.spec.action_low, policy.spec.action_high))
     own = (low == -1) & (high == 1)
 
@@ -138,9 +138,9 @@ def _function(policy: Policy, generator: NoiseDriven, names: list[str]) -> Any:
 
 
 def _without_shapes(graph: Any) -> None:
-    """Leave the shapes of what lies between inputs and outputs to whoever runs the model.
+    """Remove the shapes of intermediate results.
 
-    The converter states some of them wrongly, and onnxruntime refuses a model that contradicts itself.
+    The converter states some of them wrongly, and onnxruntime refuses inconsistent models.
     """
     del graph.value_info[:]
     for node in graph.node:
@@ -157,7 +157,7 @@ def _wide(policy: Policy) -> list[str]:
 
 
 def _take_float64(model: Any, policy: Policy) -> None:
-    """Let the model take entries of float64 as they are, and split them as `VectorEncoder.on_device` does."""
+    """Let the model take float64 entries and split them as `VectorEncoder.on_device` does."""
     onnx = _library("onnx")
     graph = model.graph
     nodes: list[Any] = []
@@ -198,7 +198,7 @@ def _take_float64(model: Any, policy: Policy) -> None:
 
 
 def _compare(policy: Policy, generator: NoiseDriven, inputs: Inputs, content: bytes) -> None:
-    """Refuse a model whose actions are not the policy's, for a few observations and draws."""
+    """Check the model's actions against the policy's for a few observations and draws."""
     onnxruntime = _library("onnxruntime")
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3  # errors
@@ -220,7 +220,7 @@ def _compare(policy: Policy, generator: NoiseDriven, inputs: Inputs, content: by
 
 
 def _drawn(policy: Policy, inputs: Inputs, random: np.random.Generator) -> dict[str, NDArray[Any]]:
-    """Observations and noise."""
+    """Random observations and noise."""
     given: dict[str, NDArray[Any]] = {}
     for name, entry in policy.spec.observation.items():
         shape = (policy.spec.history, *entry.shape)
@@ -234,7 +234,7 @@ def _drawn(policy: Policy, inputs: Inputs, random: np.random.Generator) -> dict[
 
 
 def _described(policy: Policy, inputs: Inputs) -> dict[str, Any]:
-    """What `spec.json` says: the policy's spec, and the model's inputs by name."""
+    """The content of `spec.json`: the policy's spec, and the model's inputs by name."""
     wide = _wide(policy)
     return {
         "otpr": importlib.metadata.version("otpr"),

@@ -1,4 +1,4 @@
-"""Settings of another library's policy: each is asked for by name, and what nobody asked for is refused."""
+"""Settings of another library's policy, read by name; settings that are never read are refused."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from typing import Any, cast
 from otpr.errors import OtprError
 
 NEEDED: Any = object()
-"""In the place of a default: there is none."""
+"""Marks a setting without a default."""
 
 
 class Settings:
-    """An object of a configuration.
+    """An object within a configuration.
 
     Args:
-        place: the file and the entries that lead to it, for errors: "policy.pt: policy.".
+        place: the file and the path to the object, for errors: "policy.pt: policy.".
         given: the object.
 
     Raises:
-        OtprError: by each method, where an entry is missing and has no default, or is something else than
-            asked for; the message names it.
+        OtprError: in each method, if an entry is missing and has no default, or has another type or value
+            than requested; the message names it.
     """
 
     def __init__(self, place: str, given: Any):
@@ -32,7 +32,7 @@ class Settings:
         self.asked: set[str] = set()
 
     def get(self, name: str, default: Any = NEEDED) -> Any:
-        """An entry, whatever it is."""
+        """Read an entry of any type."""
         self.asked.add(name)
         if name in self.given:
             return self.given[name]
@@ -41,17 +41,17 @@ class Settings:
         return default
 
     def part(self, name: str) -> Settings:
-        """An object within this one."""
+        """Read an object within this one."""
         return Settings(f"{self.place}{name}.", self.get(name))
 
     def count(self, name: str, default: Any = NEEDED, least: int = 1) -> int:
-        """A whole number."""
+        """Read a whole number."""
         value = self.get(name, default)
         self._check(name, value, _is_count(value, least), f"a whole number of at least {least}")
         return value
 
     def counts(self, name: str, default: Any = NEEDED) -> tuple[int, ...]:
-        """A list of whole numbers, one at least."""
+        """Read a non-empty list of whole numbers."""
         value = self.get(name, default)
         fits = isinstance(value, list | tuple) and bool(cast("list[Any]", value))
         fits = fits and all(_is_count(x, 1) for x in value)
@@ -59,22 +59,22 @@ class Settings:
         return tuple(value)
 
     def number(self, name: str, default: Any = NEEDED) -> float:
-        """A finite number above 0."""
+        """Read a finite number above 0."""
         value = self.get(name, default)
         fits = type(value) in (int, float) and math.isfinite(value) and value > 0
         self._check(name, value, fits, "a number above 0")
         return float(value)
 
     def flag(self, name: str, default: Any = NEEDED) -> bool:
-        """True or false."""
+        """Read true or false."""
         value = self.get(name, default)
         self._check(name, value, isinstance(value, bool), "true or false")
         return value
 
     def one_of(self, name: str, known: Sequence[Any], default: Any = NEEDED) -> Any:
-        """One of several values."""
+        """Read one of several values."""
         value = self.get(name, default)
-        # by type too: 1 is not true
+        # types are compared too: 1 is not true
         fits = any(value == x and type(value) is type(x) for x in known)
         self._check(
             name, value, fits, f"one of {', '.join(map(repr, known))}" if known[1:] else repr(known[0])
@@ -82,14 +82,14 @@ class Settings:
         return value
 
     def ignore(self, *names: str) -> None:
-        """Entries that do not change what the policy computes."""
+        """Skip entries that do not change what the policy computes."""
         self.asked.update(names)
 
     def done(self) -> None:
-        """Refuse what was not asked for.
+        """Refuse entries that were not read.
 
         Raises:
-            OtprError: names the first entry.
+            OtprError: there are such entries; the message names the first.
         """
         if odd := sorted(name for name in self.given if name not in self.asked):
             raise OtprError(

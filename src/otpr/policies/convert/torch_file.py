@@ -1,10 +1,10 @@
-"""Files of `torch.save`, read without PyTorch and without running any of them.
+"""Files of `torch.save`, read without PyTorch and without executing code.
 
-Such a file is a zip archive: `data.pkl`, a pickle of nested containers in which tensors are views of
-storages, and a record with the bytes of each storage. A pickle is a program that may call anything. Here its
-operations are taken one by one (`pickletools` only splits them), and nothing is called: of the operations
-those are known that build containers, numbers and texts, and of the names that it may look up those of
-tensors and storages. https://docs.pytorch.org/docs/stable/notes/serialization.html describes the archive.
+Such a file is a zip archive of `data.pkl`, a pickle of nested containers in which tensors are views of
+storages, and a record with the bytes of each storage. A pickle is a program that can call any function. This
+module interprets the operations itself (`pickletools` only splits them) and calls nothing: it supports the
+operations that build containers, numbers and strings, and the names of tensors and storages.
+https://docs.pytorch.org/docs/stable/notes/serialization.html describes the archive.
 """
 
 from __future__ import annotations
@@ -26,7 +26,8 @@ from otpr.errors import OtprError
 from otpr.storage import DamagedFile, check_regular
 
 PICKLE_LIMIT = 2**22
-"""Bytes of the largest pickle that is read: some 25,000 tensors. Its values take at most 60 times as many."""
+"""The largest pickle that is read, in bytes: some 25,000 tensors. Its values take at most 60 times as
+much."""
 
 _MOST_RECORDS = 100_000
 
@@ -42,7 +43,7 @@ _STORAGES: Mapping[str, Any] = {
     "ByteStorage": np.uint8,
     "BoolStorage": np.bool_,
 }
-"""The types of numbers, by their names in the module `torch`."""
+"""NumPy types by the names of storages in the module `torch`."""
 
 _TENSOR = "torch._utils._rebuild_tensor_v2"
 _PARAMETER = "torch._utils._rebuild_parameter"
@@ -51,14 +52,14 @@ _KNOWN = frozenset([_TENSOR, _PARAMETER, _DICT, *(f"torch.{name}" for name in _S
 """The names that a pickle may look up. None of them is imported or called."""
 
 LEGACY = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
-"""How files of PyTorch before 1.6 begin: a pickled number, and no archive."""
+"""The first bytes of files of PyTorch before 1.6: a pickled number instead of an archive."""
 
 
 class RefusedPickle(OtprError):  # noqa: N818 - it says what was found
     """The pickle in a file uses something beyond tensors and containers.
 
     Attributes:
-        used: what it uses: a name with its module, or an operation.
+        used: the refused operation, or the name with its module.
     """
 
     def __init__(self, file: Path, used: str):
@@ -78,17 +79,17 @@ class _Global:
 
 @dataclasses.dataclass(frozen=True)
 class _Storage:
-    """The numbers that tensors are views of."""
+    """The data that tensors are views of."""
 
     numbers: NDArray[Any]
 
 
 class _Mark:
-    """What the operation MARK puts on the stack."""
+    """The object that the operation MARK puts on the stack."""
 
 
 def is_torch_file(file: Path) -> bool:
-    """Whether a file looks like one of `torch.save`, of whatever version, whole or not."""
+    """Whether a file looks like a file of `torch.save` of any version, even if damaged."""
     try:
         check_regular(file)
         with open(file, "rb") as stream:
@@ -105,15 +106,15 @@ def _pickle_of(archive: zipfile.ZipFile) -> str | None:
 
 
 def read_torch(file: str | os.PathLike[str]) -> Any:
-    """What `torch.save` wrote: dictionaries, lists, tuples, numbers, texts, and NumPy arrays for tensors.
+    """The content of a file: dictionaries, lists, tuples, numbers, strings, and NumPy arrays for tensors.
 
-    An array may be a view that shares its memory with others. No more memory is taken than the file has
-    bytes, beside what `PICKLE_LIMIT` allows.
+    An array may be a view that shares its memory with others. Memory use is bounded by the file's size and
+    `PICKLE_LIMIT`.
 
     Raises:
-        RefusedPickle: it holds something else, which is named.
-        OtprError: it is of a version of PyTorch before 1.6, or of a machine with big-endian numbers.
-        DamagedFile: the file is missing, is none of `torch.save`, or not as it wrote it.
+        RefusedPickle: the file holds something else; the message names it.
+        OtprError: the file is from PyTorch before 1.6 or from a big-endian machine.
+        DamagedFile: the file is missing, damaged, or not from `torch.save`.
     """
     file = Path(file)
     check_regular(file)
@@ -126,7 +127,7 @@ def read_torch(file: str | os.PathLike[str]) -> Any:
                 )
             with zipfile.ZipFile(stream) as archive:
                 return _read(file, archive, os.fstat(stream.fileno()).st_size)
-    # what the zip reader and `pickletools` raise on damaged bytes; IndexError and KeyError: operations that
+    # the zip reader and `pickletools` raise these on damaged bytes; IndexError and KeyError: operations that
     # find nothing on the stack or in the memo; AttributeError: an operation that pickletools does not know
     except (
         OSError,
@@ -164,7 +165,7 @@ def _read(file: Path, archive: zipfile.ZipFile, size: int) -> Any:
 
 
 class _Program:
-    """A pickle, whose operations build values and call nothing."""
+    """An interpreter of pickles that builds values and calls nothing."""
 
     def __init__(self, file: Path, archive: zipfile.ZipFile, folder: str):
         self.file, self.archive, self.folder = file, archive, folder
@@ -173,7 +174,7 @@ class _Program:
         self.storages: dict[str, tuple[str, _Storage]] = {}
 
     def run(self, content: bytes) -> Any:
-        """The value that it ends with."""
+        """Run a pickle and return its result."""
         for operation, argument, _ in pickletools.genops(content):
             if operation.name == "STOP":
                 break
@@ -221,14 +222,14 @@ class _Program:
                 function, arguments = self._pop(2)
                 stack.append(self._built(function, arguments))
             case "BUILD":
-                # a state dict has its modules' versions, `_metadata`, as an attribute: not needed
+                # the attribute `_metadata` of a state dict, its modules' versions, is not needed
                 stack.pop()
                 self._top(dict)
             case _:
                 raise RefusedPickle(self.file, f"the operation {name}")
 
     def _pop(self, n: int) -> list[Any]:
-        """The last values, in their order."""
+        """Pop the last n values, in order."""
         if len(self.stack) < n:
             raise ValueError("an operation of its pickle finds too little on the stack")
         taken = self.stack[-n:]
@@ -236,7 +237,7 @@ class _Program:
         return taken
 
     def _to_mark(self) -> list[Any]:
-        """The values since the last mark, in their order."""
+        """Pop the values since the last mark, in order."""
         for i in range(len(self.stack) - 1, -1, -1):
             if isinstance(self.stack[i], _Mark):
                 taken = self.stack[i + 1 :]
@@ -251,7 +252,7 @@ class _Program:
 
     @staticmethod
     def _set(entries: dict[Any, Any], pairs: list[Any]) -> None:
-        # texts, and numbers whose hashes differ: others could keep a dictionary busy for hours
+        # only strings and numbers with distinct hashes: colliding keys could keep a dictionary busy for hours
         for key in pairs[::2]:
             if type(key) is not str and not (type(key) is int and abs(key) < 2**31):
                 raise ValueError("a dictionary has a key that is neither a text nor a small number")
@@ -263,7 +264,7 @@ class _Program:
         return _Global(name)
 
     def _built(self, function: Any, arguments: Any) -> Any:
-        """What would be the result of calling a name."""
+        """The value that stands for a call of a name."""
         if not isinstance(function, _Global) or not isinstance(arguments, tuple):
             raise ValueError("it calls something that is no name")
         given = cast(tuple[Any, ...], arguments)
@@ -276,13 +277,13 @@ class _Program:
         raise ValueError(f"{function.name} is called with something else than PyTorch gives it")
 
     def _storage(self, identity: Any) -> _Storage:
-        """The numbers that a persistent identity ('storage', type, key, device, count) stands for."""
+        """The storage with a persistent identity ('storage', type, key, device, count)."""
         kind, number_type, key, _, count = identity
         if kind != "storage" or not isinstance(number_type, _Global) or not isinstance(key, str):
             raise ValueError("a storage is not as PyTorch writes it")
         name = number_type.name.removeprefix("torch.")
         if key not in self.storages:
-            # by the names of records, none of which is a path
+            # looked up among the names of records, none of which is used as a path
             content = self.archive.read(f"{self.folder}data/{key}")
             self.storages[key] = name, _Storage(np.frombuffer(content, _STORAGES[name]))
         known, storage = self.storages[key]
@@ -292,7 +293,7 @@ class _Program:
 
 
 def _view(storage: Any, offset: Any, shape: Any, strides: Any) -> NDArray[Any]:
-    """A tensor as a view of its storage, which it may not leave."""
+    """A tensor as a view within the bounds of its storage."""
     if not isinstance(storage, _Storage):
         raise ValueError("a tensor has no storage")
     numbers = [offset, *shape, *strides]
