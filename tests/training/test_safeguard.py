@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
+import numpy as np
 import pytest
 from scipy import integrate, stats
 
@@ -21,7 +22,7 @@ from otpr.training.evaluate import ACTION_SEED
 from otpr.training.loop import LoopConfig, Progression
 from otpr.training.rollout import Rollout, run_episodes
 from otpr.training.run_directory import read_rows
-from otpr.training.safeguard import Evidence, Outcomes
+from otpr.training.safeguard import Arm, Evidence, Outcomes
 from tiny import (
     AGENT,
     LOOP,
@@ -42,9 +43,13 @@ SHORT = Setup(TASK, episode_limit=24)
 # ---------------------------------------------------------------------------- the evidence
 
 
+ARMS: list[Arm] = ["learnt", "single"]
+
+
+@pytest.mark.parametrize("arm", ["learnt", "single"])
 @pytest.mark.parametrize(("base", "learnt"), [((3, 7), (8, 2)), ((20, 30), (2, 6)), ((0, 24), (0.7, 4.9))])
 def test_better_is_the_integral_over_both_distributions(
-    base: tuple[float, float], learnt: tuple[float, float]
+    base: tuple[float, float], learnt: tuple[float, float], arm: Arm
 ):
     a, b = base[0] + 1, base[1] + 1
     c, d = learnt[0] + 2 * a / (a + b), learnt[1] + 2 * b / (a + b)
@@ -54,27 +59,52 @@ def test_better_is_the_integral_over_both_distributions(
 
     # the density may have a pole at 0, which quadrature must be told of
     expected, _ = integrate.quad(below, 0, 1, points=[1e-9, 1e-6, 1e-3, 0.1], limit=500)
-    assert Evidence(Outcomes(*base), Outcomes(*learnt)).better() == pytest.approx(expected, abs=2e-3)
+    evidence = dataclasses.replace(Evidence(Outcomes(*base)), **{arm: Outcomes(*learnt)})
+    assert evidence.better(arm) == pytest.approx(expected, abs=2e-3)
 
 
-def test_rounds_are_given_as_likely_as_the_learnt_policy_is_better():
+def test_rounds_are_given_as_likely_as_an_arm_is_the_best():
     evidence = Evidence(Outcomes(8, 12), Outcomes(5, 5))
-    share = sum(evidence.favours_learnt([0, i]) for i in range(4000)) / 4000
-    assert share == pytest.approx(evidence.better(), abs=0.025)
-    assert evidence.favours_learnt([3, 8]) == evidence.favours_learnt([3, 8])
+    share = sum(evidence.drawn(["learnt"], [0, i]) == "learnt" for i in range(4000)) / 4000
+    assert share == pytest.approx(evidence.better("learnt"), abs=0.025)
+    assert evidence.drawn(ARMS, [3, 8]) == evidence.drawn(ARMS, [3, 8])
+
+    # of three, by many draws of the distributions themselves
+    evidence = Evidence(Outcomes(8, 12), Outcomes(5, 5), Outcomes(6, 4))
+    rate = 9 / 22
+    rng = np.random.default_rng(0)
+    rates = [
+        rng.beta(9, 13, 100_000),
+        rng.beta(5 + 2 * rate, 5 + 2 * (1 - rate), 100_000),
+        rng.beta(6 + 2 * rate, 4 + 2 * (1 - rate), 100_000),
+    ]
+    expected = np.bincount(np.argmax(rates, axis=0)) / 100_000
+    drawn = [evidence.drawn(ARMS, [0, i]) for i in range(4000)]
+    for arm, share in zip(["base", *ARMS], expected, strict=True):
+        assert drawn.count(arm) / 4000 == pytest.approx(share, abs=0.025)
+
+
+def test_the_best_arm_is_deployed_if_it_is_likely_enough_to_be_better():
+    evidence = Evidence(Outcomes(10, 20), Outcomes(6, 2), Outcomes(8, 0))
+    assert evidence.better("single") > evidence.better("learnt") > 0.9
+    assert evidence.deployed(ARMS, 0.9) == "single"
+    assert evidence.deployed(["learnt"], 0.9) == "learnt"
+    assert dataclasses.replace(evidence, single=Outcomes(0, 8)).deployed(ARMS, 0.9) == "learnt"
+    assert evidence.deployed(ARMS, 0.9999999) == "base"
 
 
 def test_nothing_known_of_what_was_learnt_speaks_neither_for_nor_against_it():
     for base in (Outcomes(1, 30), Outcomes(15, 15), Outcomes(30, 1)):
-        assert 0.2 < Evidence(base, Outcomes()).better() < 0.8
+        assert 0.2 < Evidence(base).better("learnt") < 0.8
 
 
-def test_outcomes_of_the_learnt_policy_fade_and_those_of_the_base_do_not():
-    evidence = Evidence(Outcomes(), Outcomes()).after_base([True, False]).after_learnt([True] * 8)
+def test_outcomes_of_what_was_learnt_fade_and_those_of_the_base_do_not():
+    evidence = Evidence().after("base", [True, False]).after("learnt", [True] * 8)
     assert evidence == Evidence(Outcomes(1, 1), Outcomes(8, 0))
-    evidence = evidence.after_base([False]).after_learnt([False])
+    evidence = evidence.after("base", [False]).after("single", [False] * 3).after("learnt", [False])
     assert evidence.base == Outcomes(1, 2)
-    assert evidence.learnt == pytest.approx(Outcomes(8 * 0.49, 1))
+    assert evidence.learnt == pytest.approx(Outcomes(8 * 0.343, 1))
+    assert evidence.single == pytest.approx(Outcomes(0, 3 * 0.7))
 
 
 # ---------------------------------------------------------------------------- the run
@@ -121,10 +151,14 @@ def test_a_policy_that_fails_where_the_base_does_not_is_not_deployed(tmp_path: P
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
     assert summary["deployed"] == "pre-trained"
     assert summary["final_success"] == summary["base_success"]
-    acts = [row["safeguard/learnt_acts"] for row in read_rows(tmp_path / "run") if "safeguard/better" in row]
+    acts = [
+        row["safeguard/learnt_acts"]
+        for row in read_rows(tmp_path / "run")
+        if "safeguard/learnt_better" in row
+    ]
     # it is tried, and then hardly ever again
     assert 0 < sum(acts) < 0.5 * len(acts)
-    assert job.at.evidence.better() < 0.5
+    assert job.at.evidence.better("learnt") < 0.5
     # what was learnt is kept for going on, whatever is deployed
     assert job.at.updates > 1_000
 
@@ -134,8 +168,12 @@ def test_a_policy_that_succeeds_is_deployed_and_collects(tmp_path: Path, env: Ch
     job = run_guarded(tmp_path / "run", env, learnt_succeeds=True)
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
     assert summary["deployed"] == "fine-tuned"
-    assert job.at.evidence.better() > 0.9
-    acts = [row["safeguard/learnt_acts"] for row in read_rows(tmp_path / "run") if "safeguard/better" in row]
+    assert job.at.evidence.better("learnt") > 0.9
+    acts = [
+        row["safeguard/learnt_acts"]
+        for row in read_rows(tmp_path / "run")
+        if "safeguard/learnt_better" in row
+    ]
     assert sum(acts[len(acts) // 2 :]) >= 0.7 * len(acts[len(acts) // 2 :])
 
 
@@ -160,7 +198,7 @@ def test_a_guarded_run_resumes_bit_for_bit(tmp_path: Path, env: ChunkedVectorEnv
 def test_a_run_without_it_is_configured_as_before_there_was_one():
     assert "safeguard" not in LoopConfig().record()
     assert LoopConfig(safeguard=0.9).record()["safeguard"] == 0.9
-    assert Progression.of({"env_steps": 3}).evidence == Evidence(Outcomes(), Outcomes())
+    assert Progression.of({"env_steps": 3}).evidence == Evidence()
 
 
 @pytest.mark.parametrize("value", [1.0, -0.1])

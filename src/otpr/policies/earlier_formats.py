@@ -123,7 +123,7 @@ def _eighth(document: Document) -> Document:
 
 
 def _ninth(document: Document) -> Document:
-    """A document of format 8 as one of format 9, but for the number."""
+    """Convert a document of format 8 to format 9, except for its format number."""
     generator = dict(document["generator"])
     if generator.get("kind") in ("diffusion", "dppo/tuned-diffusion"):
         generator |= {"renormalized": False, "state_limit": None}

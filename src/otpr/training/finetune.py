@@ -44,8 +44,9 @@ from otpr.training.learning import encode_anew, end_round, learn_round, take_blo
 from otpr.training.loop import LoopConfig, Progression, next_block, next_step
 from otpr.training.progress import Progress
 from otpr.training.rollout import acts_alike
-from otpr.training.rounds import Rounds, check_rounds
+from otpr.training.rounds import Rounds, arms, check_rounds
 from otpr.training.run_directory import RunDirectory
+from otpr.training.safeguard import NAMES, Arm
 from otpr.training.stopping import Abandoned, StopRequest
 from otpr.training.versions import code_version
 from otpr.training.workers import Workers
@@ -202,7 +203,7 @@ class FineTuning:
     def _collect(self, progress: Progress) -> None:
         """Collect one round of episodes, which is written to disk before the agent learns from it."""
         at, n, config = self.at, self.loop.num_envs, self.agent.config
-        rollout, learnt_acts, late = self._rounds.take(at, self.agent)
+        rollout, arm, late = self._rounds.take(at, self.agent)
         by_encoder = functools.partial(encode, self._encoder)
         collected = [Collected.of(episode, by_encoder) for episode in rollout.episodes]
         learnt = {}
@@ -223,9 +224,8 @@ class FineTuning:
         outcomes = [episode.success for episode in rollout.episodes]
         at.recent = (at.recent + outcomes)[-RECENT:]
         if self.loop.safeguard:
-            evidence = at.evidence
-            at.evidence = evidence.after_learnt(outcomes) if learnt_acts else evidence.after_base(outcomes)
-            learnt |= {"safeguard/learnt_acts": float(learnt_acts), "safeguard/better": at.evidence.better()}
+            at.evidence = at.evidence.after(arm, outcomes)
+            learnt |= at.evidence.metrics(self._arms, arm)
         self._rounds.ask_ahead(at, self.agent)  # before learning, so that they run in parallel
         self._log(
             {
@@ -243,7 +243,15 @@ class FineTuning:
 
     def _deployed(self) -> Policy:
         """The policy that is evaluated and saved."""
-        return on_first(self.agent.deployed()) if self.at.deploys_learnt(self.loop) else self.base.single()
+        arm = self.at.deployed(self.loop, self._arms)
+        if arm == "base":
+            return self.base.single()
+        deployed = self.agent.deployed()
+        return on_first(deployed.single() if arm == "single" else deployed)
+
+    @property
+    def _arms(self) -> list[Arm]:
+        return arms(self.agent)
 
     def _learn_round(self, learner: OnPolicyAgent, data: Round) -> dict[str, float]:
         """Let an on-policy algorithm learn from the round's episodes, and return its metrics."""
@@ -325,8 +333,8 @@ class FineTuning:
         name = "deployed" if single is None else f"single sample {single.success_rate:.0%}, deployed"
         if first:
             name = "base policy" if self._from_base else "first policy"
-        elif not self.at.deploys_learnt(self.loop):
-            name = f"pre-trained policy (what was learnt is better with {at.evidence.better():.0%})"
+        elif self.loop.safeguard and (arm := at.deployed(loop, self._arms)) != "learnt":
+            name = f"{name}: {NAMES[arm]} policy"
         progress.message(f"{at.env_steps:>7,} steps: {name} {chosen}")
 
     # -------------------------------------------------------------------------------------------- the record
@@ -373,7 +381,7 @@ class FineTuning:
             "execute": self.experience.store.spec.execute,
             "observation": self.base.spec.to_json()["observation"],
             "encoder": encoder,
-            **self.at.outcome(self.loop, self.agent.config.algorithm),
+            **self.at.outcome(self.loop, self.agent.config.algorithm, self._arms),
             "code_version": code_version(),
         }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 import tyro
@@ -10,7 +11,7 @@ import tyro
 from otpr.agents.parts.agent import AgentConfig
 from otpr.errors import OtprError, check_at_least
 from otpr.training.evaluate import Evaluation
-from otpr.training.safeguard import Evidence, Outcomes
+from otpr.training.safeguard import NAMES, Arm, Evidence, Outcomes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,8 +49,8 @@ class LoopConfig:
     env_timeout: float = 60.0
     # end the run once more than half of the critics' values are beyond what the rewards allow
     stop_on_divergence: bool = False
-    # deploy what was learnt only while it succeeds more often than the pre-trained policy with this
-    # probability, by training episodes of both (docs/safeguard.md); 0: always
+    # deploy the fine-tuned policy, or one sample of it, only while that succeeds more often than the
+    # pre-trained policy with this probability, by training episodes (docs/safeguard.md); 0: always
     safeguard: float = 0.0
 
     def __post_init__(self):
@@ -112,23 +113,26 @@ class Progression:
     mean_return_single: float | None = None
     own: dict[str, float] = dataclasses.field(default_factory=dict)  # the algorithm's own last metrics
     encoded_at: int = 0  # gradient steps after which states were encoded last, by an encoder that is trained
-    base_outcomes: list[float] = dataclasses.field(default_factory=list)  # what the safeguard knows of the
-    learnt_outcomes: list[float] = dataclasses.field(default_factory=list)  # two policies, as `Outcomes`
+    base_outcomes: list[float] = dataclasses.field(default_factory=list)  # the safeguard's evidence, as
+    learnt_outcomes: list[float] = dataclasses.field(default_factory=list)  # `Outcomes` of each arm
+    single_outcomes: list[float] = dataclasses.field(default_factory=list)
     files: int = 0  # of experience, in the run directory
     files_digest: str = ""  # of them all
 
     @property
     def evidence(self) -> Evidence:
         """The safeguard's evidence."""
-        return Evidence(Outcomes(*self.base_outcomes), Outcomes(*self.learnt_outcomes))
+        of_each = (self.base_outcomes, self.learnt_outcomes, self.single_outcomes)
+        return Evidence(*(Outcomes(*outcomes) for outcomes in of_each))
 
     @evidence.setter
     def evidence(self, evidence: Evidence) -> None:
         self.base_outcomes, self.learnt_outcomes = [*evidence.base], [*evidence.learnt]
+        self.single_outcomes = [*evidence.single]
 
-    def deploys_learnt(self, loop: LoopConfig) -> bool:
-        """Whether the fine-tuned policy is deployed instead of the pre-trained one."""
-        return not loop.safeguard or self.evidence.better() >= loop.safeguard
+    def deployed(self, loop: LoopConfig, arms: Sequence[Arm]) -> Arm:
+        """The arm that is deployed; the fine-tuned policy where there is no safeguard."""
+        return self.evidence.deployed(arms, loop.safeguard) if loop.safeguard else "learnt"
 
     def evaluated(self, chosen: Evaluation, single: Evaluation | None, *, first: bool) -> None:
         """Record an evaluation of the deployed policy and, if there is one, of a single sample."""
@@ -139,11 +143,10 @@ class Progression:
         if first:
             self.base_success, self.base_return = chosen.success_rate, chosen.mean_return
 
-    def outcome(self, loop: LoopConfig, algorithm: str) -> dict[str, Any]:
+    def outcome(self, loop: LoopConfig, algorithm: str, arms: Sequence[Arm]) -> dict[str, Any]:
         """The results of the run for summary.json, with the algorithm's own entries under its name."""
-        deployed = "fine-tuned" if self.deploys_learnt(loop) else "pre-trained"
         return {
-            **({"deployed": deployed} if loop.safeguard else {}),
+            **({"deployed": NAMES[self.deployed(loop, arms)]} if loop.safeguard else {}),
             "base_success": self.base_success,
             "final_success": self.success,
             "final_success_single": self.success_single,

@@ -12,6 +12,7 @@ from otpr.errors import OtprError
 from otpr.policies.policy import Policy
 from otpr.training.loop import LoopConfig, Progression
 from otpr.training.rollout import Rollout
+from otpr.training.safeguard import Arm
 from otpr.training.stopping import StopRequest
 from otpr.training.workers import Pending, Workers
 
@@ -20,7 +21,7 @@ class Collection(NamedTuple):
     """A round that was collected."""
 
     rollout: Rollout
-    learnt_acts: bool  # whether by what was learnt, and not by the pre-trained policy
+    arm: Arm  # who collected it
     late: dict[str, float]  # how far behind the policy was, by metric name; empty where it cannot be
 
 
@@ -30,7 +31,7 @@ class _Asked(NamedTuple):
     pending: Pending
     round: int  # the one that was collected when they were asked for
     updates: int  # gradient steps of the policy that runs them
-    learnt_acts: bool
+    arm: Arm
 
 
 class Rounds:
@@ -62,7 +63,7 @@ class Rounds:
                 "rollout/rounds_late": number - asked.round,
                 "rollout/updates_late": at.updates - asked.updates,
             }
-        return Collection(rollout, asked.learnt_acts, late)
+        return Collection(rollout, asked.arm, late)
 
     def ask_ahead(self, at: Progression, agent: Agent) -> None:
         """Request the rounds that may run while the agent learns from the last one."""
@@ -84,19 +85,28 @@ class Rounds:
             number: of the round that is being collected.
             first: number of the first episode asked for.
         """
-        explorer, learnt_acts = self._explorer(at, agent, first)
+        explorer, arm = self._explorer(at, agent, first)
         self._stop.do(self._workers.prepare, explorer)
         seeds = [training_seed(self._seed, first + i) for i in range(self._loop.num_envs)]
         pending = self._workers.start(explorer, seeds, action_seed=self._seed)
-        self._asked.append(_Asked(pending, number, at.updates, learnt_acts))
+        self._asked.append(_Asked(pending, number, at.updates, arm))
 
-    def _explorer(self, at: Progression, agent: Agent, first: int) -> tuple[Policy, bool]:
-        """The policy that collects a round, and whether it is the fine-tuned one."""
+    def _explorer(self, at: Progression, agent: Agent, first: int) -> tuple[Policy, Arm]:
+        """The policy that collects a round, and which arm of the safeguard it is."""
+        exploring = agent.exploring()
         if not at.updates:  # untrained critics choose no better than chance
-            return on_first(agent.exploring().single()), False
-        if self._loop.safeguard and not at.evidence.favours_learnt([self._seed, first]):
-            return self._base.single(), False
-        return on_first(agent.exploring()), True
+            return on_first(exploring.single()), "base"
+        arm: Arm = "learnt"
+        if self._loop.safeguard:
+            arm = at.evidence.drawn(arms(agent), [self._seed, first])
+        if arm == "base":
+            return self._base.single(), arm
+        return on_first(exploring.single() if arm == "single" else exploring), arm
+
+
+def arms(agent: Agent) -> list[Arm]:
+    """The arms of the safeguard beside "base": "single" is one of them if the fine-tuned policy chooses."""
+    return ["learnt", "single"] if agent.deployed().chooser is not None else ["learnt"]
 
 
 def check_rounds(loop: LoopConfig, agent: Agent, workers: Workers, *, from_base: bool) -> None:

@@ -1,17 +1,18 @@
-"""Whether a fine-tuned policy may take the place of the pre-trained one.
+"""Whether a fine-tuned policy may take the place of the pre-trained one, and whether it chooses.
 
 Untrained critics can choose worse than chance, and the fine-tuned policy then causes failures that the
-pre-trained one would not. Each of the two policies therefore collects whole rounds of episodes, and their
-outcomes decide which one is deployed. A policy collects a round with the probability that it is the better
-one (Thompson sampling): a failing fine-tuned policy rarely runs, and a successful one soon collects every
-round.
+pre-trained one would not. Later, one sample of a policy may succeed more often than the sample that its
+critics choose. The pre-trained policy, the fine-tuned policy and one sample of it therefore collect whole
+rounds of episodes, and their outcomes decide which one is deployed. A policy collects a round with the
+probability that it is the best one (Thompson sampling): a failing policy rarely runs, and a successful one
+soon collects every round.
 """
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 from scipy.stats import beta
@@ -20,7 +21,16 @@ FADES = 0.7
 """Discount per round of the fine-tuned policy's outcomes, because the policy changes."""
 
 PRIOR = 2.0
-"""Weight of the fine-tuned policy's prior, in episodes at the pre-trained policy's success rate."""
+"""Weight of the fine-tuned policy's priors, in episodes at the pre-trained policy's success rate."""
+
+Arm = Literal["base", "learnt", "single"]
+"""Who collects a round: the pre-trained policy, the fine-tuned policy, or one sample of the latter.
+
+A fine-tuned policy that draws one sample anyway is "learnt".
+"""
+
+NAMES: dict[Arm, str] = {"base": "pre-trained", "learnt": "fine-tuned", "single": "fine-tuned, one sample"}
+"""The arms in summary.json and in what is printed."""
 
 
 class Outcomes(NamedTuple):
@@ -34,47 +44,67 @@ class Outcomes(NamedTuple):
         wins = sum(outcomes)
         return Outcomes(self.successes + wins, self.failures + len(outcomes) - wins)
 
+    def faded(self) -> Outcomes:
+        """The counts a round later, where the policy has changed."""
+        return Outcomes(FADES * self.successes, FADES * self.failures)
+
+
+NONE = Outcomes()
+
 
 @dataclasses.dataclass(frozen=True)
 class Evidence:
-    """The evidence of training episodes on both policies.
+    """The evidence of training episodes on all arms.
 
-    The success rate of either has a beta distribution: the pre-trained policy's by its outcomes and a uniform
-    prior, the fine-tuned one's by its outcomes and a prior of `PRIOR` episodes as the pre-trained one's.
+    Each success rate has a beta distribution: the pre-trained policy's by its outcomes and a uniform prior,
+    the others' by their outcomes and a prior of `PRIOR` episodes at the pre-trained policy's success rate.
 
     Args:
         base: outcomes of the pre-trained policy, which does not change.
         learnt: discounted outcomes of the fine-tuned policy.
+        single: discounted outcomes of one sample of it.
     """
 
-    base: Outcomes
-    learnt: Outcomes
+    base: Outcomes = NONE
+    learnt: Outcomes = NONE
+    single: Outcomes = NONE
 
-    def after_base(self, outcomes: Sequence[bool]) -> Evidence:
-        """The evidence after a round of the pre-trained policy."""
-        return Evidence(self.base.and_also(outcomes), self._faded())
+    def after(self, arm: Arm, outcomes: Sequence[bool]) -> Evidence:
+        """The evidence after a round of an arm."""
+        faded = Evidence(self.base, self.learnt.faded(), self.single.faded())
+        return dataclasses.replace(faded, **{arm: getattr(faded, arm).and_also(outcomes)})
 
-    def after_learnt(self, outcomes: Sequence[bool]) -> Evidence:
-        """The evidence after a round of the fine-tuned policy."""
-        return Evidence(self.base, self._faded().and_also(outcomes))
-
-    def _faded(self) -> Outcomes:
-        return Outcomes(FADES * self.learnt.successes, FADES * self.learnt.failures)
-
-    def better(self) -> float:
-        """The probability that the fine-tuned policy succeeds more often than the pre-trained one."""
-        (a, b), (c, d) = self._parameters()
+    def better(self, arm: Arm) -> float:
+        """The probability that an arm succeeds more often than the pre-trained policy."""
+        (a, b), (c, d) = self._parameters("base"), self._parameters(arm)
         # midpoint rule over 2,000 quantiles of one distribution
         at = (np.arange(2_000) + 0.5) / 2_000
         return float(beta.sf(beta.ppf(at, a, b), c, d).mean())
 
-    def favours_learnt(self, seed: Sequence[int]) -> bool:
-        """A random draw that is True with probability `better`."""
-        (a, b), (c, d) = self._parameters()
-        random = np.random.default_rng(seed)
-        return bool(random.beta(c, d) > random.beta(a, b))
+    def metrics(self, arms: Sequence[Arm], acted: Arm) -> dict[str, float]:
+        """Who collected the round, and how likely each arm is better than the pre-trained policy."""
+        acts = {f"safeguard/{arm}_acts": float(arm == acted) for arm in arms}
+        return acts | {f"safeguard/{arm}_better": self.better(arm) for arm in arms}
 
-    def _parameters(self) -> tuple[tuple[float, float], tuple[float, float]]:
+    def drawn(self, arms: Sequence[Arm], seed: Sequence[int]) -> Arm:
+        """One of the arms or "base", each with the probability that it succeeds most often."""
+        random = np.random.default_rng(seed)
+        of_all: list[Arm] = ["base", *arms]
+        return of_all[int(np.argmax([random.beta(*self._parameters(arm)) for arm in of_all]))]
+
+    def deployed(self, arms: Sequence[Arm], least: float) -> Arm:
+        """The arm to deploy, or "base".
+
+        Args:
+            arms: the arms beside "base".
+            least: the probability of being better than "base" that an arm needs.
+        """
+        best = max(arms, key=self.better)
+        return best if self.better(best) >= least else "base"
+
+    def _parameters(self, arm: Arm) -> tuple[float, float]:
         a, b = self.base.successes + 1, self.base.failures + 1
-        rate = a / (a + b)
-        return (a, b), (self.learnt.successes + PRIOR * rate, self.learnt.failures + PRIOR * (1 - rate))
+        if arm == "base":
+            return a, b
+        rate, outcomes = a / (a + b), getattr(self, arm)
+        return outcomes.successes + PRIOR * rate, outcomes.failures + PRIOR * (1 - rate)
