@@ -142,6 +142,7 @@ class TestFQL:
         assert float(last["q"]) > of_the_data + 0.3
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("n", "chunk_length"), [(30, 1), (32, 4)])
 def test_subjects_learn_from_transitions_without_a_future(n: int, chunk_length: int):
     data = experience(TINY, n, chunk_length)
@@ -198,6 +199,7 @@ class TestRelease:
         assert error(400) < 0.2 < 0.5 < before
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("method", ["ddpm", "ddim", "dpm++", "sde-dpm++"])
 def test_the_loop_acts_as_the_policy(method):
     policy = default_agent(TINY, 2, 5).deployed().with_sampler(method, 4)

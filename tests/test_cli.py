@@ -176,6 +176,7 @@ def test_evaluation_of_saved_policies_is_that_in_memory_and_differs_from_the_bas
     )
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("arguments", "sampler", "steps"),
     [

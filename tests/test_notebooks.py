@@ -35,6 +35,7 @@ def test_a_notebook_is_plain_python_of_format_4_and_small(notebook: Path) -> Non
         compile(source, str(notebook), "exec")  # no magic commands
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("place")
 def test_the_notebook_of_transport_runs() -> None:
     run = executed(NOTEBOOKS / "transport.ipynb")

@@ -101,6 +101,7 @@ def critics_of(agent: Any) -> Any:
     return agent.critics if hasattr(agent, "critics") else agent.trained_value
 
 
+@pytest.mark.long
 def test_critics_learn_from_what_was_executed_and_the_policy_from_whole_plans(drawn):
     agent, _, batch = drawn
     update, execute = eqx.filter_jit(type(agent).update), agent.deployed().spec.execute
@@ -120,6 +121,7 @@ def test_critics_learn_from_what_was_executed_and_the_policy_from_whole_plans(dr
         assert not reference.same(critics_of(other), critics_of(updated))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("algorithm", algorithm_names())
 def test_policies_act_on_two_observations_and_come_back_from_disk(algorithm: str, tmp_path: Path):
     agent = small.created(config_of(algorithm))

@@ -76,6 +76,7 @@ def test_success_is_never_surer_than_wilsons_interval_of_one_evaluation(spread: 
     assert success(FinalRates([0.4], 50), spread)[1:] == pytest.approx(wilson_interval(20, 50))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("seeds", [2, 3])
 @pytest.mark.parametrize("share", [0.02, 0.1])
 def test_success_covers_the_truth_where_others_do_not(seeds: int, share: float):

@@ -297,6 +297,7 @@ def test_a_server_that_was_started_anew_is_found_again(served: tuple[Server, Ser
     third.stop()
 
 
+@pytest.mark.long
 def test_a_served_policy_is_the_base_of_a_run(
     served: tuple[Server, Service], demonstrations: str, tmp_path: Path
 ):

@@ -265,6 +265,7 @@ def pixels(path: Path) -> np.ndarray:
         return np.array(picture.convert("RGB"))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("channels", [1, 3, 4])
 def test_the_picture_has_a_strip_of_each_camera(tmp_path: Path, channels: int) -> None:
     """Eight frames from the first to the last of three episodes, in their own colours."""

@@ -40,6 +40,7 @@ def drawn(schedule: NoiseSchedule, given: Noise, *, prediction: Any, **options: 
     )
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("scheduler", ["DDPM", "DDIM"])
 @pytest.mark.parametrize("betas", BETAS)
 def test_samples_from_the_same_noise_are_those_of_diffusers(scheduler: str, betas: Any) -> None:

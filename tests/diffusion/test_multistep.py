@@ -147,6 +147,7 @@ def test_order_of_convergence(name: str, method, order: int) -> None:
     assert np.log2(few / many) == pytest.approx(order, abs=0.3)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("levels", [10, 20])
 @pytest.mark.parametrize("steps", [3, 4, 5, 7, 10])
 def test_nearer_to_the_flow_than_ddim(levels: int, steps: int) -> None:
@@ -159,6 +160,7 @@ def test_nearer_to_the_flow_than_ddim(levels: int, steps: int) -> None:
     np.testing.assert_array_less(solver, ddim)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("levels", [10, 50])
 @pytest.mark.parametrize("steps", [5, 7, 10])
 def test_widths_nearer_to_the_data_than_those_of_ddpm(levels: int, steps: int) -> None:

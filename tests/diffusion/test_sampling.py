@@ -234,6 +234,7 @@ def mixture_cdf(x):
     return sum(w * stats.norm.cdf(x, c, s) for w, c, s in zip(WEIGHTS, CENTRES, WIDTHS, strict=True))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("method", METHODS)
 def test_recovers_two_modes(method) -> None:
     schedule, n = NoiseSchedule.cosine(1000), 5000

@@ -88,6 +88,7 @@ def check_dimensions(env) -> None:
     assert env.metadata["render_fps"] == pytest.approx(1 / env.simulator.env._control_timestep)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("task_id", SOME_TASKS)
 def test_dimensions_agree_with_the_catalog(env_of, task_id: str) -> None:
     with warnings.catch_warnings():

@@ -357,6 +357,7 @@ env.close()
 """
 
 
+@pytest.mark.long
 def test_picture_is_upright() -> None:
     try:
         import mujoco.egl  # noqa: F401

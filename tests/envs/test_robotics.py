@@ -183,6 +183,7 @@ def test_actions_are_clipped(task_id: str) -> None:
     assert np.abs(observation - reached[0]).max() > 1e-3
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("task_id", SOME_TASKS)
 def test_processes_give_the_same_as_this_process(task_id: str) -> None:
     generator = np.random.default_rng(5)

@@ -230,6 +230,7 @@ def test_file_that_does_not_fit_is_refused(damage: str, learner: Any, tmp_path: 
 # --------------------------------------------------------------------------------- divergence of critics
 
 
+@pytest.mark.long
 def test_share_beyond_the_bounds_is_reported_and_stops_the_run_if_wanted(
     learner: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

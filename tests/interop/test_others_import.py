@@ -176,6 +176,7 @@ def test_what_is_not_supported_in_a_policy_of_diffusion_policy_is_named(
 HYBRID = ("policy", "shape_meta", "obs")
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("change", "message"),
     [

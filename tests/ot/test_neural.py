@@ -65,6 +65,7 @@ def fitted(method: str):
 
 @pytest.mark.parametrize("method", ["regression", "ascent"])
 class TestEitherMethod:
+    @pytest.mark.long
     def test_stops_when_pairs_it_never_saw_are_content(self, method: str) -> None:
         solution = fitted(method)
         assert solution.converged and 0 < solution.passes < 20 and solution.unsolved == 0

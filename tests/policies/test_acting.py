@@ -56,6 +56,7 @@ def drawn(acting_policy: Policy, observation: np.ndarray, seed: int, count: int)
 # ------------------------------------------------------------------------------------- a budget of time
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("budget", "slices"),
     # a slice takes 0.1 s: one always, another where it would end in time, three at the most

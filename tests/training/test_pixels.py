@@ -161,6 +161,7 @@ def test_algorithms_learn_from_images(base: Policy, tmp_path: Path, algorithm: s
     assert_same_arrays(arrays(job.agent.deployed().encoder), arrays(base.encoder))
 
 
+@pytest.mark.long
 def test_collected_frames_are_those_of_the_decisions(base: Policy, tmp_path: Path) -> None:
     job = sit(tmp_path / "run", base, "idql")
     own = list(read_experience(tmp_path / "run" / "experience"))

@@ -228,6 +228,7 @@ def test_a_set_of_much_weight_is_imitated(tmp_path: Path, episodes: list[Episode
     assert size_of_actions((100.0, 1.0)) < 0.5 * size_of_actions((1.0, 100.0))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("history", "knows"), [(1, False), (2, True)])
 def test_a_history_shows_what_one_observation_does_not(tmp_path: Path, history: int, knows: bool):
     """The expert answers with the observation before the present one."""

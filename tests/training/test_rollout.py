@@ -129,6 +129,7 @@ def test_policies_act_alike_where_their_plans_agree():
     assert not acts_alike(policy(), policy(execute=4), 2)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("steps", "waits"), [(1, False), (4, False), (2, True)])
 def test_a_plan_that_takes_time_is_executed_from_where_it_arrives(steps: int, waits: bool):
     """Against a schedule by time: each plan replaces what lies `steps` actions after its observation."""

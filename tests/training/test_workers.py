@@ -68,6 +68,7 @@ def expected(one: WorkerPool) -> Rollout:
     return rollout
 
 
+@pytest.mark.long
 def test_episodes_are_those_of_environments_in_lockstep(expected: Rollout):
     assert [episode.seed for episode in expected.episodes] == SEEDS
     assert expected.decisions == 3 * len(SEEDS)
@@ -170,6 +171,7 @@ def test_environments_that_have_never_worked_end_it_at_once(tmp_path: Path, monk
         run(workers, SEEDS)
 
 
+@pytest.mark.long
 def test_environments_that_keep_breaking_end_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     inject(monkeypatch, tmp_path, *({"kind": "raise", "seed": seed, "step": 1} for seed in SEEDS[4:]))
     monkeypatch.setattr("otpr.envs.breakages.RESTARTS", 2)
@@ -277,6 +279,7 @@ def test_an_asynchronous_run_acts_by_the_policy_of_the_round_before(tmp_path: Pa
     assert_same_arrays(arrays(jobs["late"].experience), arrays(jobs["still"].experience))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("algorithm", "workers", "message"),
     [
@@ -354,6 +357,7 @@ def test_runs_that_nobody_placed_act_where_it_is_faster(monkeypatch: pytest.Monk
     assert chosen() is Lockstep
 
 
+@pytest.mark.long
 def test_weights_that_are_no_numbers_never_reach_an_environment(one: WorkerPool):
     import equinox as eqx
 

@@ -84,6 +84,7 @@ def test_every_preset_learns_finite_numbers_and_changes_the_policy(preset, exper
     assert not reference.same(agent.actor.policy.generator, tuned.actor.policy.generator)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("warm", [True, False])
 def test_warm_potentials_go_on_and_cold_ones_are_made_anew(warm, experience):
     """With steps that move nothing, whatever differs after a round was made anew."""
@@ -214,6 +215,7 @@ def test_where_every_compatibility_is_zero_pairs_are_taken_as_they_come(trained,
     assert len({state.tobytes() for state in np.asarray(pairs.states)}) > 0.7 * len(known)
 
 
+@pytest.mark.long
 def test_where_every_compatibility_is_zero_the_product_measure_leaves_the_demonstrations(seen):
     agent = with_potentials(small.fresh(dataclasses.replace(SMALL, pairing="product")), u=-1e3)
     begun = BEGIN(agent, seen)
@@ -297,6 +299,7 @@ def test_the_critic_learns_what_was_achieved_and_bootstraps_time_outs_only():
     assert value_of_first(0.0, bound=True) == pytest.approx(0.7, abs=0.05)  # but 0.7 was achieved from there
 
 
+@pytest.mark.long
 def test_a_block_without_compatibility_is_imitated_and_the_metric_says_so(experience):
     agent = bandit.new_agent(CONFIG)
     tuned, _ = agent.end_round(experience)

@@ -64,6 +64,7 @@ def blocks(text: str) -> list[list[tuple[str, str]]]:
     return found
 
 
+@pytest.mark.long
 def test_every_command_prints_what_the_page_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     prepare(tmp_path)
     monkeypatch.chdir(tmp_path)

@@ -579,6 +579,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[str, fl
     return {name: (*found, root / name) for name, found in json.loads(result.stdout).items()}
 
 
+@pytest.mark.long
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="the peak is read from /proc")
 @pytest.mark.parametrize("name", CASES)
 def test_refused_without_memory(results: dict[str, tuple[str, float, Path]], name: str) -> None:
