@@ -66,6 +66,7 @@ def transitions_in(batch: Any) -> list[Transitions]:
     return [leaf for leaf in leaves if isinstance(leaf, Transitions)]
 
 
+@pytest.mark.long
 def test_a_batch_is_gathered_from_episodes_as_a_loop_over_them_does(drawn):
     agent, seen, batch = drawn
     spec, gamma = agent.config.acting_spec(small.BASE.spec), agent.config.gamma

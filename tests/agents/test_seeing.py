@@ -242,6 +242,7 @@ def slowly(*names: str) -> list[Any]:
     return [pytest.param(name, marks=pytest.mark.slow) for name in names]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("algorithm", ["otpr", *slowly("idql", "dql", "qsm", "fql", "dawr")])
 def test_the_gradient_is_that_of_the_losses_written_out(algorithm: str) -> None:
     agent, batch = seeing(algorithm, "critics")

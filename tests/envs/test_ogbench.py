@@ -100,7 +100,9 @@ def test_dimensions_agree_with_the_catalog(env_of, task_id: str) -> None:
     ("task_id", "number"), [("cube-single", 2), ("scene-task5", 5), ("puzzle-3x3-task4", 4)]
 )
 def test_it_is_the_package_s_task_of_that_number(env_of, task_id: str, number: int) -> None:
-    assert env_of(f"ogbench/{task_id}").simulator.env.cur_task_id == number
+    env = env_of(f"ogbench/{task_id}")
+    env.reset(seed=0)
+    assert env.simulator.env.cur_task_id == number
 
 
 def simulator_state(env, seed: int) -> np.ndarray:

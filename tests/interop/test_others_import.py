@@ -35,6 +35,7 @@ def theirs(case: Case) -> np.ndarray:
     return read_npz(FIXTURES / case.name / "expected.npz")["actions"]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", [pytest.param(name, marks=SLOW.get(name, ())) for name in BY_NAME])
 def test_actions_are_those_of_the_library(name: str, tmp_path: Path) -> None:
     case = BY_NAME[name]

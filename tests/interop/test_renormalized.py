@@ -46,6 +46,7 @@ def rows(policy: Policy, scale: float = 1.0) -> dict[str, np.ndarray]:
     return {STATE: (scale * drawn).astype(policy.spec.observation[STATE].dtype)}
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", [pytest.param(name, marks=SLOW.get(name, ())) for name in LEROBOT])
 def test_lerobots_policies_act_as_before_and_go_back(name: str, tmp_path: Path) -> None:
     case = LEROBOT[name]
@@ -74,6 +75,7 @@ def test_lerobots_policies_act_as_before_and_go_back(name: str, tmp_path: Path) 
     np.testing.assert_allclose(lerobot_ours.actions(again, case), expected, atol=1e-4)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", [pytest.param(name, marks=SLOW.get(name, ())) for name in OTHERS])
 def test_policies_of_others_act_as_before(name: str, tmp_path: Path) -> None:
     case = OTHERS[name]

@@ -285,6 +285,7 @@ def text_of(value: object) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("algorithm", "preset"), PRESETS)
 def test_every_preset_builds_and_its_policy_acts(algorithm: str, preset: str):
     config = small(algorithm, preset)
