@@ -45,7 +45,7 @@ def renormalized(policy: Policy, rows: Mapping[str, NDArray[Any]], resolution: f
         rows: its vector entries, each (n, o), raw.
         resolution: deviations that count as none; see `otpr.policies.encoder.varies`.
     """
-    theirs, diffusion, history = _vectors(policy), policy.diffusion, policy.spec.history
+    theirs = _vectors(policy)
     assert theirs is not None and policy.chooser is None
     limit = next(iter(theirs.normalizers.values())).limit
     fitted = VectorEncoder.fit(vector_part(policy.spec), rows, resolution)
@@ -55,15 +55,11 @@ def renormalized(policy: Policy, rows: Mapping[str, NDArray[Any]], resolution: f
     assert limit is None or not images, "features of images are not clipped"
     parts.append((np.zeros(images), np.ones(images), np.zeros(images)))
     mean, scale, shift = (
-        jnp.asarray(np.tile(np.concatenate(part), history), jnp.float32) for part in zip(*parts, strict=True)
+        jnp.asarray(np.tile(np.concatenate(part), policy.spec.history), jnp.float32)
+        for part in zip(*parts, strict=True)
     )
     states = Normalizer(mean, scale, shift=shift, limit=limit)
-    encoder = VectorEncoder(ours)
-    return dataclasses.replace(
-        policy,
-        encoder=dataclasses.replace(policy.encoder, vectors=encoder) if images else encoder,
-        generator=dataclasses.replace(diffusion, states=states),
-    )
+    return _with(policy, VectorEncoder(ours), states)
 
 
 def original(policy: Policy) -> Policy:
@@ -91,13 +87,7 @@ def original(policy: Policy) -> Policy:
         found[name] = Normalizer(
             jnp.asarray(high), jnp.asarray(scale * then[1], jnp.float32), rest, shift, diffusion.states.limit
         )
-    encoder = VectorEncoder(found)
-    seeing = isinstance(policy.encoder, VisionEncoder)
-    return dataclasses.replace(
-        policy,
-        encoder=dataclasses.replace(policy.encoder, vectors=encoder) if seeing else encoder,
-        generator=dataclasses.replace(diffusion, states=None),
-    )
+    return _with(policy, VectorEncoder(found), None)
 
 
 def _vectors(policy: Policy) -> VectorEncoder | None:
@@ -105,6 +95,13 @@ def _vectors(policy: Policy) -> VectorEncoder | None:
     if isinstance(encoder, VisionEncoder):
         return encoder.vectors
     return encoder if isinstance(encoder, VectorEncoder) else None
+
+
+def _with(policy: Policy, vectors: VectorEncoder, states: Normalizer | None) -> Policy:
+    """The policy with another encoder of its vectors, and what normalises states for its network."""
+    seeing, diffusion = policy.encoder, dataclasses.replace(policy.diffusion, states=states)
+    encoder = dataclasses.replace(seeing, vectors=vectors) if isinstance(seeing, VisionEncoder) else vectors
+    return dataclasses.replace(policy, encoder=encoder, generator=diffusion)
 
 
 def _from(ours: Normalizer, theirs: Normalizer) -> tuple[NDArray[np.float64], ...]:
