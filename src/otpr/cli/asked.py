@@ -21,6 +21,7 @@ from otpr.policies.asked import Asked, Desk, Source
 from otpr.policies.encoder import VectorEncoder
 from otpr.policies.policy import Policy
 from otpr.spec import Spec, zeros
+from otpr.training.imitation import vectors_of
 
 TIMEOUT = 30.0
 """Default time limit of an answer, in seconds."""
@@ -168,11 +169,7 @@ def asked_policy(offer: Offer, setup: Setup, episodes: list[Episode], execute: i
             horizon,
             said or horizon,
         )
-    rows = {
-        name: np.concatenate([episode.observations[name] for episode in episodes])
-        for name in spec.observation
-    }
-    encoder = VectorEncoder.fit(spec, rows, known.resolution)
+    encoder = VectorEncoder.fit(spec, vectors_of(episodes, spec), known.resolution)
     base = Policy(encoder, Asked(Desk(offer.source, spec, offer.name)), None, spec)
     return base if execute is None else base.executing(execute)
 
