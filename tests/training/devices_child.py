@@ -19,6 +19,7 @@ import jax
 import numpy as np
 
 from otpr.agents import agent_class, agent_config
+from otpr.agents.parts.seeing import EncoderConfig
 from otpr.data.experience import Collected, Experience
 from otpr.data.row_sets import BLOCK
 from otpr.data.store import _insert
@@ -29,7 +30,8 @@ from otpr.training.learning import beyond_bound, end_round, take_block, update_b
 from otpr.trees import arrays_of, to_bytes
 from tests.faults import small
 from tests.faults.faulty_envs import LIMIT
-from tiny import AGENT, dying_after
+from tests.training import pixels
+from tiny import AGENT, dying_after, sitting
 
 COUNTS = {"otpr": (1, 2, 4, 8), "idql": (1, 4)}
 ROOM = 3001
@@ -131,6 +133,21 @@ def runs(folder: Path) -> dict[str, Any]:
     return {name: small.rows(folder / name) for name in ("one", "four", "resumed")}
 
 
+def seeing_runs(folder: Path) -> dict[str, Any]:
+    """A run whose encoder of images learns with the policy and the critics, on one device and on four."""
+    shown = pixels.demonstrations()
+    base = pixels.imitated(folder / "seeing", pixels.CONFIG, shown)
+    encoder, agent = EncoderConfig("both", random_shift=2), pixels.settings("otpr")
+    loop = pixels.LOOP
+    found = {}
+    for name, devices in (("seeing-one", 1), ("seeing-four", 4)):
+        with ChunkedVectorEnv(pixels.TASK, loop.num_envs, base.spec.execute, processes=False) as env:
+            options: dict[str, Any] = {"agent": agent, "encoder": encoder, "loop": loop, "devices": devices}
+            sitting(folder / name, base, shown, env, **options)
+        found[name] = small.rows(folder / name)
+    return found
+
+
 def main() -> None:
     folder, told = Path(sys.argv[1]), dict[str, Any]()
     for algorithm, counts in COUNTS.items():
@@ -148,7 +165,7 @@ def main() -> None:
             }
             if count > 1 and algorithm == "otpr":
                 told[f"{algorithm}-{count}"]["columns"] = compiled(agent, experience)
-    told["runs"] = runs(folder)
+    told["runs"] = runs(folder) | seeing_runs(folder)
     print(json.dumps(told))
 
 

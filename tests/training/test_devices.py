@@ -77,10 +77,15 @@ def test_no_device_ever_has_a_whole_column_of_the_store(child: Child, count: int
     assert {name.partition("[")[0] for name in columns["share"]} == {"f32", "s32", "pred"}
 
 
-@pytest.mark.parametrize("name", ["four", "resumed"])
-def test_a_run_is_that_of_one_device_also_when_it_goes_on_with_another_number(child: Child, name: str):
-    one, other = child.told["runs"]["one"], child.told["runs"][name]
-    assert len(one) > 20
+@pytest.mark.parametrize(
+    ("first", "name", "rows"),
+    [("one", "four", 20), ("one", "resumed", 20), ("seeing-one", "seeing-four", 10)],
+)
+def test_a_run_is_that_of_one_device_also_when_it_goes_on_with_another_number(
+    child: Child, first: str, name: str, rows: int
+):
+    one, other = child.told["runs"][first], child.told["runs"][name]
+    assert len(one) > rows
     assert [row.keys() for row in other] == [row.keys() for row in one]
     for given, expected in zip(other, one, strict=True):
         assert given == pytest.approx(expected, rel=1e-3, abs=1e-4)

@@ -4,7 +4,7 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import jax.numpy as jnp
 import numpy as np
@@ -21,10 +21,10 @@ from otpr.training.faults import NotFiniteError
 from otpr.training.local_workers import LocalCrew
 from otpr.training.loop import LoopConfig
 from otpr.training.placement import Placement
-from otpr.training.ray_workers import RayCrew
+from otpr.training.ray_workers import STARTS, RayCrew, RayWorker, Shared
 from otpr.training.rollout import Rollout
 from otpr.training.stopping import Abandoned
-from otpr.training.workers import Lockstep, Worker, WorkerPool, Workers
+from otpr.training.workers import Lockstep, Wave, Worker, WorkerPool, Workers
 from tests.faults import small
 from tests.faults.small import TASK, inject, rows
 from tiny import arrays, assert_same_arrays, chooser, policy
@@ -162,6 +162,38 @@ def test_an_actor_that_dies_costs_its_episodes_and_is_replaced(
         Rollout(sorted(both, key=lambda episode: episode.seed), {}, 0, {}),
         expected._replace(decisions=0, sums={}),
     )
+
+
+@pytest.mark.long
+def test_an_actor_that_dies_before_it_has_started_costs_nothing(expected: Rollout, ray_here: None):
+    import ray
+
+    with ray_pool(2) as workers:
+        # as on a machine that is gone, which Ray notices seconds later
+        ray.kill(cast(RayWorker, workers._workers[0])._actor)
+        assert_same(run(workers, SEEDS), expected)
+        assert workers.replaced == 0
+
+
+@pytest.mark.long
+def test_an_actor_that_never_starts_is_given_up(ray_here: None):
+    import ray
+
+    class Gone:
+        def __init__(self) -> None:
+            os._exit(1)
+
+    starts = 0
+
+    def start() -> Any:
+        nonlocal starts
+        starts += 1
+        return ray.remote(num_cpus=1, max_restarts=0)(Gone).remote()
+
+    worker = RayWorker(ray, start, "point")
+    with pytest.raises(BrokenEnvironmentError, match="point: the worker died"):
+        worker.run(Shared(0, ray.put(None)), Wave((1,), 0, None))
+    assert starts == STARTS
 
 
 @pytest.mark.long

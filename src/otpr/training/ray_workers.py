@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import threading
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from otpr.cluster import import_path
@@ -12,6 +14,12 @@ from otpr.policies.packed import PackedPolicy
 from otpr.training.episode_runner import EpisodeRunner, worker_env
 from otpr.training.rollout import Rollout
 from otpr.training.workers import Wave
+
+STARTS = 4
+"""How often a worker is started that dies before it has started.
+
+Ray notices that a machine is gone seconds later, and until then it may place new actors there.
+"""
 
 
 class Shared(NamedTuple):
@@ -40,7 +48,7 @@ class RayCrew:
 
     def hire(self) -> RayWorker:
         """See `Crew.hire`."""
-        return RayWorker(self._ray, self._actor.remote(*self._arguments), self._setup.task)
+        return RayWorker(self._ray, lambda: self._actor.remote(*self._arguments), self._setup.task)
 
     def share(self, policy: PackedPolicy) -> Shared:
         """Put the policy into the object store, from which each machine fetches it once."""
@@ -53,13 +61,16 @@ class RayCrew:
 class RayWorker:
     """An `EpisodeRunner` that is an actor of Ray."""
 
-    def __init__(self, ray: Any, actor: Any, task_id: str):
-        self._ray, self._actor, self._task_id = ray, actor, task_id
+    def __init__(self, ray: Any, start: Callable[[], Any], task_id: str):
+        self._ray, self._start, self._task_id = ray, start, task_id
+        self._actor, self._has_started = start(), False
+        self._lock, self._killed = threading.Lock(), False
 
     def run(self, policy: Shared, wave: Wave) -> Rollout:
         """See `Worker.run`."""
         errors = self._ray.exceptions
         try:
+            self._wait_for_start()
             return self._ray.get(self._actor.run.remote(policy.number, policy.reference, wave))
         except errors.RayTaskError as error:
             if isinstance(error.cause, OtprError):
@@ -68,8 +79,23 @@ class RayWorker:
         except errors.RayActorError as error:
             raise BrokenEnvironmentError(f"{self._task_id}: the worker died. {error}") from error
 
+    def _wait_for_start(self) -> None:
+        """Wait until the actor has started; an actor that dies before, without an error, is started again."""
+        for left in reversed(range(0 if self._has_started else STARTS)):
+            try:
+                self._ray.get(self._actor.__ray_ready__.remote())
+                self._has_started = True
+                return
+            except self._ray.exceptions.RayActorError as error:
+                with self._lock:
+                    if self._killed or error.actor_init_failed or not left:
+                        raise
+                    self._actor = self._start()
+
     def kill(self) -> None:
         """See `Worker.kill`."""
-        self._ray.kill(self._actor)
+        with self._lock:
+            self._killed = True
+            self._ray.kill(self._actor)
 
     close = kill
