@@ -8,45 +8,60 @@ from pathlib import Path
 from otpr.policies.loading import load_policy
 from otpr_bench.bases import Base
 from otpr_bench.jobs import Job
-from otpr_bench.shifts import EXPERT, Subject, cells, expert_outcomes, measure, policy_outcomes
+from otpr_bench.shifts import (
+    EXPERT,
+    Subject,
+    cells,
+    measure,
+    read_shift_rows,
+    run_expert,
+    runs_policy,
+    solvable,
+)
 from otpr_bench.suites import BenchTask
 
 EXPERT_EPISODES = 50
+
+SINGLE_TOO = ("otpr",)
+"""Algorithms of which one sample is measured beside the choice: those that train it for success too."""
 
 
 def measure_experts(tasks: Iterable[BenchTask], levels: Sequence[int], path: Path) -> None:
     """Measure the scripted expert of each task under every shift; see `measure`."""
     experts = [
-        Subject(task.id, EXPERT, "", 0, EXPERT, task.recipe.episode_limit, expert_outcomes) for task in tasks
+        Subject(task.id, EXPERT, "", 0, EXPERT, task.recipe.episode_limit, run_expert) for task in tasks
     ]
     measure(experts, cells(levels=levels), EXPERT_EPISODES, path, _say)
 
 
 def measure_runs(runs: Sequence[tuple[Job, Base, Path]], levels: Sequence[int], path: Path) -> None:
-    """Measure the experts of the runs' tasks, and the runs' policies with and without a choice.
+    """Measure the experts of the runs' tasks, and then the runs' policies as deployed.
 
-    Each policy has as many episodes as the last evaluation of its run; the experts come first.
+    Each policy has as many episodes as the last evaluation of its run, under the shifts that the expert can
+    cope with.
     """
     tasks = {job.task.id: job.task for job, _, _ in runs}
     measure_experts(tasks.values(), levels, path)
+    left = solvable(read_shift_rows(path)) if tasks else set()
     for job, _, directory in runs:
-        policy = load_policy(directory)
-        kinds = [("one sample", policy.single())]
-        if policy.chooser is not None:
-            kinds.append(("chosen", policy))
+        task, policy = job.task, load_policy(directory)
+        kinds = [("one sample" if policy.chooser is None else "chosen", policy)]
+        if policy.chooser is not None and job.variant.algorithm in SINGLE_TOO:
+            kinds.append(("one sample", policy.single()))
         subjects = [
             Subject(
-                job.task.id,
+                task.id,
                 job.variant.algorithm,
                 job.variant.settings,
                 job.seed,
                 kind,
-                job.task.recipe.episode_limit,
-                policy_outcomes(variant),
+                task.recipe.episode_limit,
+                runs_policy(acting),
             )
-            for kind, variant in kinds
+            for kind, acting in kinds
         ]
-        measure(subjects, cells(levels=levels), job.task.budget.final_eval_episodes, path, _say)
+        shifts = [shift for shift in cells(levels=levels) if (task.id, shift.name, shift.level) in left]
+        measure(subjects, shifts, task.budget.final_eval_episodes, path, _say)
 
 
 def _say(text: str) -> None:

@@ -1,18 +1,19 @@
 """Success under distribution shifts: of experts, of base policies and of fine-tuned policies.
 
 Every episode is paired with an unshifted one with the same start. A shift at a level counts as solvable on a
-task if the scripted expert retains four fifths of its nominal success; other shifts are measured but left out
-of means. docs/shifts.md defines the shifts, docs/results.md has the results.
+task if the scripted expert retains four fifths of its nominal success; policies are measured under these shifts
+alone. docs/shifts.md defines the shifts, docs/robustness.md has the results.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import io
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+from otpr.agents.otpr.compatibility import ZERO
 from otpr.data.seeds import evaluation_seed
 from otpr.envs import ChunkedVectorEnv, Setup, make_env, make_expert
 from otpr.envs.shifts import LEVELS, SHIFTS, Shift
@@ -22,6 +23,7 @@ from otpr.storage import write_bytes, writing
 from otpr.training.evaluate import evaluate
 from otpr.training.workers import Lockstep
 from otpr_bench.results import load_pyarrow
+from otpr_bench.watching import SPREAD, watched
 
 EXPERT = "expert"
 SOLVABLE = 0.8
@@ -43,6 +45,8 @@ class ShiftRow:
     success: float  # share of the episodes that succeeded
     nominal_success: float  # of the paired unshifted episodes
     outcomes: str  # "1" for each episode that succeeded, "0" for others, in the order of the conditions
+    zero_compatibility: float | None = None  # OTPR's choice: share of decisions at which every H was zero
+    spread: float | None = None  # OTPR's choice: see `otpr_bench.watching`
 
     @property
     def cell(self) -> tuple[str, str, str, int, str, str, int, int]:
@@ -51,9 +55,16 @@ class ShiftRow:
         return (*who, self.shift, self.level, self.episodes)
 
 
+class Measured(NamedTuple):
+    """The outcomes of episodes in the order of the conditions, and metrics of the choice by name."""
+
+    outcomes: Sequence[bool]
+    metrics: Mapping[str, float] = {}
+
+
 @dataclasses.dataclass(frozen=True)
 class Subject:
-    """A measured policy or expert; `run` returns the outcomes of a number of episodes of a setup."""
+    """A measured policy or expert; `run` runs a number of episodes of a setup."""
 
     task: str
     algorithm: str
@@ -61,11 +72,11 @@ class Subject:
     seed: int
     policy: str
     episode_limit: int | None
-    run: Callable[[Setup, int], Sequence[bool]]
+    run: Callable[[Setup, int], Measured]
 
 
-def expert_outcomes(setup: Setup, episodes: int) -> list[bool]:
-    """Whether the scripted expert succeeds from each of the first held-out initial conditions."""
+def run_expert(setup: Setup, episodes: int) -> Measured:
+    """Run the scripted expert from each of the first held-out initial conditions."""
     env = make_env(setup)
     expert = make_expert(setup.task, env)
     outcomes: list[bool] = []
@@ -78,16 +89,18 @@ def expert_outcomes(setup: Setup, episodes: int) -> list[bool]:
                 break
         outcomes.append(bool(info["success"]))
     env.close()
-    return outcomes
+    return Measured(outcomes)
 
 
-def policy_outcomes(policy: Policy) -> Callable[[Setup, int], Sequence[bool]]:
-    """A function that returns the outcomes of a policy's episodes."""
+def runs_policy(policy: Policy) -> Callable[[Setup, int], Measured]:
+    """A function that runs episodes of a policy; OTPR's choice is watched."""
+    acting = watched(policy)
 
-    def run(setup: Setup, episodes: int) -> Sequence[bool]:
+    def run(setup: Setup, episodes: int) -> Measured:
         execute, history = policy.spec.execute, policy.spec.history
         with ChunkedVectorEnv(setup, min(8, episodes), execute, processes=True, history=history) as env:
-            return evaluate(policy, Lockstep(env), episodes).outcomes
+            evaluation = evaluate(acting, Lockstep(env), episodes)
+        return Measured(evaluation.outcomes, evaluation.metrics)
 
     return run
 
@@ -118,28 +131,29 @@ def measure(
         nominal: float | None = None
         usual = Setup(subject.task, subject.episode_limit)
         for shift in (None, *shifts):
-            row = _row(subject, shift, episodes, "0" * episodes, nominal or 0.0)
+            row = _row(subject, shift, episodes, Measured([False] * episodes), nominal or 0.0)
             if row.cell in done:
                 nominal = done[row.cell].success if shift is None else nominal
                 continue
             setup = usual if shift is None else dataclasses.replace(usual, shifts=(shift,))
             try:
-                outcomes = subject.run(setup, episodes)
+                measured = subject.run(setup, episodes)
             except OtprError as error:
                 if shift is None:
                     raise
                 say(f"{shift} on {subject.task} is left out. {error}")
                 continue
-            text = "".join("1" if outcome else "0" for outcome in outcomes)
             if nominal is None:
-                nominal = sum(outcomes) / episodes
-            row = _row(subject, shift, episodes, text, nominal)
+                nominal = sum(measured.outcomes) / episodes
+            row = _row(subject, shift, episodes, measured, nominal)
             add_shift_rows(path, [row])
             who = f"{subject.algorithm} ({subject.policy}), seed {subject.seed}"
             say(f"{subject.task}, {shift or 'nominal'}, {who}: {row.success:.0%} of {episodes}")
 
 
-def _row(subject: Subject, shift: Shift | None, episodes: int, outcomes: str, nominal: float) -> ShiftRow:
+def _row(
+    subject: Subject, shift: Shift | None, episodes: int, measured: Measured, nominal: float
+) -> ShiftRow:
     return ShiftRow(
         task=subject.task,
         algorithm=subject.algorithm,
@@ -149,9 +163,11 @@ def _row(subject: Subject, shift: Shift | None, episodes: int, outcomes: str, no
         shift="" if shift is None else shift.name,
         level=0 if shift is None else shift.level,
         episodes=episodes,
-        success=outcomes.count("1") / episodes,
+        success=sum(measured.outcomes) / episodes,
         nominal_success=nominal,
-        outcomes=outcomes,
+        outcomes="".join("1" if outcome else "0" for outcome in measured.outcomes),
+        zero_compatibility=measured.metrics.get(ZERO),
+        spread=measured.metrics.get(SPREAD),
     )
 
 

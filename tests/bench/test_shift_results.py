@@ -6,18 +6,20 @@ from pathlib import Path
 
 import pytest
 
+from otpr.agents.otpr.compatibility import ZERO
 from otpr.envs import Setup
 from otpr.envs.shifts import Shift
 from otpr.errors import OtprError
 from otpr_bench.shift_tables import expert_table, kept, policy_table
 from otpr_bench.shifts import (
     EXPERT,
+    Measured,
     ShiftRow,
     Subject,
     cells,
-    expert_outcomes,
     measure,
     read_shift_rows,
+    run_expert,
     solvable,
 )
 
@@ -30,13 +32,13 @@ class Fake:
     def __init__(self, **successes: int):
         self.successes, self.asked = successes, []
 
-    def __call__(self, setup: Setup, episodes: int) -> list[bool]:
+    def __call__(self, setup: Setup, episodes: int) -> Measured:
         name = str(setup.shifts[0]) if setup.shifts else "nominal"
         self.asked.append(name)
         if name == "mass:1":
             raise OtprError("reach has no object.")
         count = self.successes.get(name.replace(":", "_"), 10)
-        return [index < count for index in range(episodes)]
+        return Measured([index < count for index in range(episodes)], {ZERO: 0.25} if count < 10 else {})
 
 
 def subject(run: Fake, algorithm: str = EXPERT) -> Subject:
@@ -54,13 +56,14 @@ def test_each_cell_is_measured_once_beside_the_nominal_one(tmp_path: Path) -> No
     assert rows.keys() == {("", 0), ("gain", 1), ("latency", 2)}
     assert rows["gain", 1].outcomes == "1111110000"
     assert (rows["gain", 1].success, rows["gain", 1].nominal_success) == (0.6, 1.0)
+    assert (rows["gain", 1].zero_compatibility, rows["", 0].zero_compatibility) == (0.25, None)
     assert any("mass:1 on metaworld/reach-v3 is left out. reach has no object." in line for line in told)
 
 
 def test_a_stop_in_the_middle_loses_one_cell(tmp_path: Path) -> None:
     path, run = tmp_path / "results.parquet", Fake()
 
-    def stopping(setup: Setup, episodes: int) -> list[bool]:
+    def stopping(setup: Setup, episodes: int) -> Measured:
         if setup.shifts and setup.shifts[0].name == "latency":
             raise KeyboardInterrupt
         return run(setup, episodes)
@@ -100,8 +103,8 @@ def test_another_file_is_refused(tmp_path: Path) -> None:
 
 
 def test_the_expert_reaches_with_a_smaller_gain_and_not_within_three_steps() -> None:
-    assert expert_outcomes(Setup(TASK, shifts=(Shift("gain", 1),)), 2) == [True, True]
-    assert expert_outcomes(Setup(TASK, 3), 2) == [False, False]
+    assert run_expert(Setup(TASK, shifts=(Shift("gain", 1),)), 2).outcomes == [True, True]
+    assert run_expert(Setup(TASK, 3), 2).outcomes == [False, False]
 
 
 def made(algorithm: str, policy: str, seed: int, shift: str, outcomes: str, level: int = 2) -> ShiftRow:
