@@ -14,8 +14,6 @@ import argparse
 import dataclasses
 import itertools
 import json
-import subprocess
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -23,6 +21,7 @@ from typing import Any
 import numpy as np
 from scipy.stats import fisher_exact
 
+from benchmarks.runs import run_to_end
 from otpr.storage import read_json, write_json
 from otpr.training.run_directory import read_rows
 from otpr_bench.bases import Base, load_base, make_base
@@ -60,11 +59,7 @@ def make(task: BenchTask, seed: int, least: float, folder: Path) -> None:
     (job,) = make_jobs(suite, [Variant("otpr")], [seed])
     run = folder / "safeguard" / name
     arguments = [*job.arguments(run, base), *(["--safeguard", str(least)] if least else [])]
-    arguments += ["--resume"] if run.exists() else []
-    run.parent.mkdir(parents=True, exist_ok=True)
-    with open(run.with_suffix(".log"), "a") as log:
-        command = [Path(sys.executable).with_name("otpr"), *arguments]
-        subprocess.run(command, check=True, stdout=log, stderr=subprocess.STDOUT)
+    run_to_end(arguments, run)
     rows = [{key: row[key] for key in KEPT if key in row} for row in read_rows(run)]
     found = {
         "task": task.id,
@@ -128,8 +123,8 @@ def is_below(success: float, base: float, episodes: int = 100) -> bool:
     """Whether a success rate is below the base's by more than noise: Fisher's exact test, one-sided, 5%."""
     wins, of_base = round(success * episodes), round(base * episodes)
     counts = [[wins, episodes - wins], [of_base, episodes - of_base]]
-    _, probability = fisher_exact(counts, alternative="less")
-    return probability < 0.05
+    result: Any = fisher_exact(counts, alternative="less")
+    return bool(result.pvalue < 0.05)
 
 
 def main() -> None:

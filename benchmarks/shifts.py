@@ -4,9 +4,10 @@
     python -m benchmarks.shifts TASK ...        of these tasks
     python -m benchmarks.shifts --only-tables   of the rows that are there
 
-Rows are kept in results/shifts/policies.parquet, with those that `otpr bench --suite shifts` measures of
-policies. What is there is not measured again. The experts' table goes into docs/shifts.md, and its heat map
-into docs/shifts.png.
+Rows are kept in results/shifts/policies.parquet, with those that `otpr bench --suite shifts` and
+`python -m benchmarks.adaptation` measure of policies. What is there is not measured again. The experts'
+table goes into docs/shifts.md with its heat map, docs/shifts.png; the tables of policies go into
+docs/robustness.md.
 """
 
 from __future__ import annotations
@@ -26,13 +27,21 @@ from PIL import Image
 from otpr.envs.shifts import LEVELS, SHIFTS
 from otpr_bench.markdown import markdown, update_page
 from otpr_bench.shift_runs import measure_experts
-from otpr_bench.shift_tables import expert_table, policy_table
+from otpr_bench.shift_tables import (
+    adaptation_table,
+    cell_table,
+    expert_table,
+    knowledge_table,
+    policy_table,
+)
 from otpr_bench.shifts import EXPERT, ShiftRow, read_shift_rows, solvable
 from otpr_bench.suites import BENCH_SUITES, SHIFTED, BenchTask, Budget, Recipe
+from otpr_bench.tables import Table
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "results" / "shifts" / "policies.parquet"
 PAGE = ROOT / "docs" / "shifts.md"
+RESULTS_PAGE = ROOT / "docs" / "robustness.md"
 PICTURE = ROOT / "docs" / "shifts.png"
 
 
@@ -52,9 +61,22 @@ def main() -> None:
     update_page(PAGE, {"shifts:experts": f"{markdown(experts)}\n\n{experts.note}"})
     draw_experts(rows, PICTURE)
     print(markdown(experts))
+    texts = {f"shifts:{name}": text for name, text in tables_of_policies(rows).items()}
+    update_page(RESULTS_PAGE, texts)
+    for name, text in texts.items():
+        print(f"\n{name}\n\n{text}")
+
+
+def tables_of_policies(rows: Sequence[ShiftRow]) -> dict[str, str]:
+    """The Markdown of the tables of docs/robustness.md by name, such as `peg-insert-side-v3:level-2`."""
+    found: dict[str, Table] = {}
     for task in sorted({row.task for row in rows if row.algorithm != EXPERT}):
-        for level in (1, 2, 3):
-            print(f"\n{task}, level {level}\n\n{markdown(policy_table(rows, task, level))}")
+        short = task.partition("/")[2]
+        found |= {f"{short}:level-{level}": policy_table(rows, task, level) for level in (1, 2)}
+        found[f"{short}:cells"] = cell_table(rows, task)
+        found[f"{short}:knowledge"] = knowledge_table(rows, task)
+        found[f"{short}:adaptation"] = adaptation_table(rows, task)
+    return {name: f"{markdown(table)}\n\n{table.note}" for name, table in found.items() if table.rows}
 
 
 def draw_experts(rows: Sequence[ShiftRow], path: Path) -> None:

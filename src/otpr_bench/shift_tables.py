@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from otpr.envs.shifts import LEVELS, SHIFTS
+from otpr.envs.shifts import LEVELS, RANDOM, SHIFTS
 from otpr.training.intervals import Interval
 from otpr_bench.shifts import EXPERT, ShiftRow, solvable
 from otpr_bench.tables import Table
@@ -100,27 +100,36 @@ def _drawn(found: Sequence[_Pair], rng: np.random.Generator) -> list[_Pair]:
     return again
 
 
+def policies_of(rows: Iterable[ShiftRow], task: str) -> dict[str, list[ShiftRow]]:
+    """The cells of each policy on a task by its name, such as `otpr, chosen`; the base (`bc`) comes first."""
+    found: dict[str, list[ShiftRow]] = {}
+    for row in rows:
+        if row.task == task and row.algorithm != EXPERT:
+            name = "base" if row.algorithm == "bc" else row.algorithm
+            name += "" if row.preset == "default" else f":{row.preset}"
+            # the others have one kind of policy each
+            name += f", {row.policy}" if row.algorithm == "otpr" else ""
+            name += f", trained with {row.trained}" if row.trained else ""
+            found.setdefault(name, []).append(row)
+    return dict(sorted(found.items(), key=lambda item: (item[0] != "base", item[0])))
+
+
 def policy_table(rows: Sequence[ShiftRow], task: str, level: int) -> Table:
     """Retention of each policy on a task at a level."""
     left = solvable(rows)
-    groups: dict[tuple[str, str, str], list[ShiftRow]] = {}
-    for row in rows:
-        if row.task == task and row.algorithm != EXPERT:
-            groups.setdefault((row.algorithm, row.preset, row.policy), []).append(row)
     lines: list[tuple[str, ...]] = []
-    for (algorithm, preset, policy), mine in sorted(groups.items()):
+    whole = [row for row in rows if not row.trained or row.trained.startswith(RANDOM)]
+    for name, mine in policies_of(whole, task).items():
         nominal = [row.success for row in mine if not row.shift]
-        name = algorithm if preset == "default" else f"{algorithm}:{preset}"
         measured = kept(mine, left, level)
         seeds = str(len(nominal))
         if measured is None:
-            lines.append((name, policy, seeds, f"{np.mean(nominal):.0%}", "-", "-", "-"))
+            lines.append((name, seeds, f"{np.mean(nominal):.0%}", "-", "-", "-"))
             continue
         low, high = measured.interval
         lines.append(
             (
                 name,
-                policy,
                 seeds,
                 f"{np.mean(nominal):.0%}",
                 f"{measured.success:.0%}",
@@ -129,7 +138,97 @@ def policy_table(rows: Sequence[ShiftRow], task: str, level: int) -> Table:
             )
         )
     return Table(
-        ("algorithm", "policy", "seeds", "nominal", "shifted", "retention", "worst shift (kept)"),
+        ("policy", "seeds", "nominal", "shifted", "retention", "worst shift (kept)"),
         tuple(lines),
         f"{task}, level {level}: means over the shifts that the expert can cope with.",
     )
+
+
+def cell_table(rows: Sequence[ShiftRow], task: str) -> Table:
+    """Success of each policy under each shift that the expert can cope with: means over seeds."""
+    policies = policies_of([row for row in rows if not row.trained], task)
+    means = {
+        name: {key: _mean(found) for key, found in _by_shift(mine).items()} for name, mine in policies.items()
+    }
+    keys = [("", 0), *((name, level) for name in SHIFTS for level in LEVELS)]
+    lines = [
+        (
+            f"{name}:{level}" if name else "nominal",
+            *(f"{of[name, level]:.0%}" if (name, level) in of else "-" for of in means.values()),
+        )
+        for name, level in keys
+        if any((name, level) in of for of in means.values())
+    ]
+    return Table(("shift", *means), tuple(lines), "Mean success over seeds, 100 episodes of each.")
+
+
+def knowledge_table(rows: Sequence[ShiftRow], task: str) -> Table:
+    """What choosing adds under each shift, and whether H and the critics tell that it is one."""
+    mine = [row for row in rows if (row.task, row.algorithm, row.trained) == (task, "otpr", "")]
+    chosen = _by_shift(row for row in mine if row.policy == "chosen")
+    single = _by_shift(row for row in mine if row.policy == "one sample")
+    lines = [
+        (
+            f"{name}:{level}" if name else "nominal",
+            f"{_mean(found):.0%}",
+            _gain(found, single[name, level]),
+            f"{np.mean([row.zero_compatibility or 0.0 for row in found]):.1%}",
+            f"{np.mean([row.spread or 0.0 for row in found]):.2f}",
+        )
+        for (name, level), found in sorted(chosen.items(), key=lambda item: (item[0][0] != "", item[0]))
+        if (name, level) in single
+    ]
+    header = ("shift", "chosen", "more than one sample", "decisions without a positive H", "spread of Q")
+    return Table(header, tuple(lines), "Means over seeds. The spread is in deviations of Q over the replay.")
+
+
+def adaptation_table(rows: Sequence[ShiftRow], task: str) -> Table:
+    """Success under a shift before and after fine-tuning with it, and how much of the loss is regained."""
+    mine = [row for row in rows if row.task == task and row.algorithm != EXPERT]
+    deployed = [row for row in mine if row.algorithm != "otpr" or row.policy == "chosen"]
+    nominal = [row for row in deployed if row.algorithm == "otpr" and not row.trained]
+    before = _by_shift(nominal)
+    lines: list[tuple[str, ...]] = []
+    for (algorithm, trained), found in _by_training(deployed).items():
+        shift, _, start = trained.partition(" from ")
+        name, _, level = shift.partition(":")
+        own, key = _by_shift(found), (name, int(level))
+        if key not in before or key not in own:  # not all is measured yet
+            continue
+        shifted, after, usual = _mean(before[key]), _mean(own[key]), _mean(own["", 0])
+        lost = _mean(before["", 0]) - shifted
+        regained = f"{(after - shifted) / lost:.0%}" if lost >= 0.05 else "-"
+        seeds = str(len({row.seed for row in found}))
+        cells = (f"{shifted:.0%}", f"{after:.0%}", regained, f"{usual:.0%}")
+        lines.append((shift, algorithm, start or "base", seeds, *cells))
+    header = ("shift", "algorithm", "from", "seeds", "otpr, trained nominally", "trained with it", "regained")
+    note = (
+        "Success under the shift, as deployed. Regained: what training with the shift adds, over what the "
+        "shift takes from OTPR's policy that was trained nominally; -: it takes less than 5 points."
+    )
+    return Table((*header, "nominal success"), tuple(sorted(lines)), note)
+
+
+def _by_shift(rows: Iterable[ShiftRow]) -> dict[tuple[str, int], list[ShiftRow]]:
+    found: dict[tuple[str, int], list[ShiftRow]] = {}
+    for row in rows:
+        found.setdefault((row.shift, row.level), []).append(row)
+    return found
+
+
+def _by_training(rows: Iterable[ShiftRow]) -> dict[tuple[str, str], list[ShiftRow]]:
+    """The cells of policies that were trained with one shift, by algorithm and training."""
+    found: dict[tuple[str, str], list[ShiftRow]] = {}
+    for row in rows:
+        if row.trained and not row.trained.startswith(RANDOM):
+            found.setdefault((row.algorithm, row.trained), []).append(row)
+    return found
+
+
+def _gain(chosen: Sequence[ShiftRow], single: Sequence[ShiftRow]) -> str:
+    """The difference of the mean success rates in points."""
+    return f"{100 * (_mean(chosen) - _mean(single)):+.0f}"
+
+
+def _mean(rows: Sequence[ShiftRow]) -> float:
+    return float(np.mean([row.success for row in rows]))

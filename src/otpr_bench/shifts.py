@@ -1,8 +1,8 @@
 """Success under distribution shifts: of experts, of base policies and of fine-tuned policies.
 
 Every episode is paired with an unshifted one with the same start. A shift at a level counts as solvable on a
-task if the scripted expert retains four fifths of its nominal success; policies are measured under these shifts
-alone. docs/shifts.md defines the shifts, docs/robustness.md has the results.
+task if the scripted expert retains four fifths of its nominal success; policies are measured under these
+shifts alone. docs/shifts.md defines the shifts, docs/robustness.md has the results.
 """
 
 from __future__ import annotations
@@ -47,11 +47,12 @@ class ShiftRow:
     outcomes: str  # "1" for each episode that succeeded, "0" for others, in the order of the conditions
     zero_compatibility: float | None = None  # OTPR's choice: share of decisions at which every H was zero
     spread: float | None = None  # OTPR's choice: see `otpr_bench.watching`
+    trained: str = ""  # the shift in which it was fine-tuned, and from what, if not nominally
 
     @property
-    def cell(self) -> tuple[str, str, str, int, str, str, int, int]:
+    def cell(self) -> tuple[str, str, str, int, str, str, str, int, int]:
         """The identity of the row's cell."""
-        who = (self.task, self.algorithm, self.preset, self.seed, self.policy)
+        who = (self.task, self.algorithm, self.preset, self.seed, self.policy, self.trained)
         return (*who, self.shift, self.level, self.episodes)
 
 
@@ -73,6 +74,7 @@ class Subject:
     policy: str
     episode_limit: int | None
     run: Callable[[Setup, int], Measured]
+    trained: str = ""  # as in `ShiftRow`
 
 
 def run_expert(setup: Setup, episodes: int) -> Measured:
@@ -168,6 +170,7 @@ def _row(
         outcomes="".join("1" if outcome else "0" for outcome in measured.outcomes),
         zero_compatibility=measured.metrics.get(ZERO),
         spread=measured.metrics.get(SPREAD),
+        trained=subject.trained,
     )
 
 

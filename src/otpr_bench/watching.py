@@ -13,8 +13,8 @@ from otpr.policies.choosers import Chooser, Metrics
 from otpr.policies.policy import Policy
 
 SPREAD = "spread"
-"""Name of the metric: the standard deviation of Q over the critics, in units of the cost's scale (the standard
-deviation of Q over the replay), as a mean over the candidates of a decision."""
+"""Name of the metric: the standard deviation of Q over the critics, in units of the cost's scale (the
+standard deviation of Q over the replay), as a mean over the candidates of a decision."""
 
 
 class Watching(Chooser):

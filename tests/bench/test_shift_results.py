@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,15 @@ from otpr.agents.otpr.compatibility import ZERO
 from otpr.envs import Setup
 from otpr.envs.shifts import Shift
 from otpr.errors import OtprError
-from otpr_bench.shift_tables import expert_table, kept, policy_table
+from otpr_bench.shift_tables import (
+    adaptation_table,
+    cell_table,
+    expert_table,
+    kept,
+    knowledge_table,
+    policies_of,
+    policy_table,
+)
 from otpr_bench.shifts import (
     EXPERT,
     Measured,
@@ -145,7 +154,7 @@ def test_retention_is_over_solvable_shifts_with_its_worst() -> None:
 def test_nothing_is_kept_of_nothing() -> None:
     never = [made("otpr", "chosen", 0, "", "0" * 10), made("otpr", "chosen", 0, "gain", "0" * 10)]
     assert kept(never, solvable(ROWS), 2) is None
-    assert policy_table([*ROWS[:4], *never], TASK, 2).rows == (("otpr", "chosen", "1", "0%", "-", "-", "-"),)
+    assert policy_table([*ROWS[:4], *never], TASK, 2).rows == (("otpr, chosen", "1", "0%", "-", "-", "-"),)
 
 
 def test_tables_of_experts_mark_what_is_too_hard_and_what_is_not_there() -> None:
@@ -159,5 +168,41 @@ def test_tables_of_experts_mark_what_is_too_hard_and_what_is_not_there() -> None
 
 def test_tables_of_policies_name_the_worst_shift() -> None:
     (line,) = policy_table(ROWS, TASK, 2).rows
-    assert line[:5] == ("otpr", "chosen", "2", "60%", "45%")
-    assert line[5].startswith("75% [") and line[6] == "gain (50%)"
+    assert line[:4] == ("otpr, chosen", "2", "60%", "45%")
+    assert line[4].startswith("75% [") and line[5] == "gain (50%)"
+
+
+def test_cells_are_means_over_seeds_with_the_base_first() -> None:
+    base = [made("bc", "one sample", 0, "", "1" * 3 + "0" * 7), made("bc", "one sample", 0, "gain", "0" * 10)]
+    rows = [*ROWS, *base, dataclasses.replace(ROWS[5], trained="gain:2")]
+    table = cell_table(rows, TASK)
+    assert table.header == ("shift", "base", "otpr, chosen")
+    lines = {line[0]: line[1:] for line in table.rows}
+    assert lines["nominal"] == ("30%", "60%")
+    assert lines["gain:2"] == ("0%", "30%")
+    assert lines["push:2"] == ("-", "60%")
+    assert list(policies_of(rows, TASK)) == ["base", "otpr, chosen", "otpr, chosen, trained with gain:2"]
+
+
+def test_what_choosing_adds_is_beside_what_it_knows() -> None:
+    def known(row: ShiftRow, zero: float) -> ShiftRow:
+        return dataclasses.replace(row, zero_compatibility=zero, spread=10 * zero)
+
+    rows = [known(row, 0.1 * (1 + row.seed)) for row in ROWS if row.algorithm == "otpr"]
+    single = [made("otpr", "one sample", seed, "gain", "1" * 5 + "0" * 5) for seed in (0, 1)]
+    (line,) = knowledge_table([*rows, *single], TASK).rows
+    assert line == ("gain:2", "30%", "-20", "15.0%", "1.50")
+
+
+def test_regained_is_over_what_the_shift_took() -> None:
+    adapted = [
+        dataclasses.replace(made("otpr", "chosen", 0, "gain", "1" * 5 + "0" * 5), trained="gain:2"),
+        dataclasses.replace(made("otpr", "chosen", 0, "", "1" * 7 + "0" * 3), trained="gain:2"),
+        dataclasses.replace(made("idql", "chosen", 0, "push", "1" * 10), trained="push:2 from fine-tuned"),
+        dataclasses.replace(made("idql", "chosen", 0, "", "1" * 10), trained="push:2 from fine-tuned"),
+        dataclasses.replace(made("idql", "chosen", 0, "", "1" * 10), trained="mass:2"),  # half measured
+    ]
+    # trained nominally: 60% without the shift, 30% with gain:2, 60% with push:2, which takes nothing
+    first, second = adaptation_table([*ROWS, *adapted], TASK).rows
+    assert first == ("gain:2", "otpr", "base", "1", "30%", "50%", "67%", "70%")
+    assert second[:3] == ("push:2", "idql", "fine-tuned") and second[5:7] == ("100%", "-")
