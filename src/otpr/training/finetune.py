@@ -11,7 +11,7 @@ import contextlib
 import dataclasses
 import functools
 import time
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Sequence
 from typing import Any
 
 import jax
@@ -42,6 +42,7 @@ from otpr.training.faults import (
 from otpr.training.gathered import Gathered
 from otpr.training.learning import encode_anew, end_round, learn_round, take_block
 from otpr.training.loop import LoopConfig, Progression, next_block, next_step
+from otpr.training.metric_rows import mean, of_collection, of_evaluation
 from otpr.training.progress import Progress
 from otpr.training.rollout import acts_alike
 from otpr.training.rounds import Rounds, arms, check_rounds
@@ -158,7 +159,7 @@ class FineTuning:
                 self.at.seconds += time.monotonic() - started
                 done = min(self.at.env_steps, loop.env_steps) - min(before, loop.env_steps)
                 if done:
-                    progress.advance(done, success=_mean(self.at.recent))
+                    progress.advance(done, success=mean(self.at.recent))
                 if stop.requested or self.at.env_steps - self.at.checkpointed_at >= loop.checkpoint_every:
                     self.save()
                     stop.leave_if_requested(f"fine-tuning stopped at {self.at.env_steps:,} environment steps")
@@ -227,19 +228,7 @@ class FineTuning:
             at.evidence = at.evidence.after(arm, outcomes)
             learnt |= at.evidence.metrics(self._arms, arm)
         self._rounds.ask_ahead(at, self.agent)  # before learning, so that they run in parallel
-        self._log(
-            {
-                "rollout/episodes": at.episodes,
-                "rollout/broken_episodes": at.broken_episodes,
-                "rollout/success_rate": _mean(outcomes),
-                "rollout/success_rate_recent": _mean(at.recent),
-                "rollout/return": _mean([episode.total_reward for episode in rollout.episodes]),
-                "rollout/length": _mean([len(episode) for episode in rollout.episodes]),
-                **late,
-                **_named(rollout.metrics, "rollout"),
-                **learnt,
-            }
-        )
+        self._log({**of_collection(at, rollout), **late, **learnt})
 
     def _deployed(self) -> Policy:
         """The policy that is evaluated and saved."""
@@ -317,19 +306,7 @@ class FineTuning:
         both = deployed.chooser is not None and (loop.single == "always" or (loop.single == "end" and last))
         chosen, single = evaluate_both(deployed, self.workers, episodes, single=both, stop=self._stop)
         at.evaluated(chosen, single, first=first)
-        self._log(
-            {
-                "eval/success_rate": chosen.success_rate,
-                "eval/success_rate_single": at.success_single,
-                "eval/return": at.mean_return,
-                "eval/return_single": at.mean_return_single,
-                "eval/episodes": episodes,
-                "eval/execute": chosen.execute,
-                "eval/length": chosen.mean_length,
-                **_named(chosen.metrics, "eval"),
-                "eval/seconds": time.monotonic() - started,
-            }
-        )
+        self._log({**of_evaluation(at, chosen), "eval/seconds": time.monotonic() - started})
         name = "deployed" if single is None else f"single sample {single.success_rate:.0%}, deployed"
         if first:
             name = "base policy" if self._from_base else "first policy"
@@ -384,13 +361,3 @@ class FineTuning:
             **self.at.outcome(self.loop, self.agent.config.algorithm, self._arms),
             "code_version": code_version(),
         }
-
-
-def _named(metrics: Mapping[str, float], stage: str) -> dict[str, float]:
-    """A chooser's metrics under names with the stage, so that each name denotes one series."""
-    return {f"{name}/{stage}": value for name, value in metrics.items()}
-
-
-def _mean(values: Sequence[float]) -> float | None:
-    """The mean, or None for a round in which all episodes failed."""
-    return sum(values) / len(values) if values else None
