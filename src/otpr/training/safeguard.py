@@ -4,8 +4,8 @@ Untrained critics can choose worse than chance, and the fine-tuned policy then c
 pre-trained one would not. Later, one sample of a policy may succeed more often than the sample that its
 critics choose. The pre-trained policy, the fine-tuned policy and one sample of it therefore collect whole
 rounds of episodes, and their outcomes decide which one is deployed. A policy collects a round with the
-probability that it is the best one (Thompson sampling): a failing policy rarely runs, and a successful one
-soon collects every round.
+probability that it is the best one (Thompson sampling), where the fine-tuned policy gets the benefit of the
+doubt: an algorithm learns most from the outcomes of what it does. To be deployed it has to be shown better.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ FADES = 0.7
 """Discount per round of the fine-tuned policy's outcomes, because the policy changes."""
 
 PRIOR = 2.0
-"""Weight of the fine-tuned policy's priors, in episodes at the pre-trained policy's success rate."""
+"""Weight of the fine-tuned policy's priors, in episodes: at the pre-trained policy's success rate for what is
+deployed, and successes for who collects."""
 
 Arm = Literal["base", "learnt", "single"]
 """Who collects a round: the pre-trained policy, the fine-tuned policy, or one sample of the latter.
@@ -57,7 +58,8 @@ class Evidence:
     """The evidence of training episodes on all arms.
 
     Each success rate has a beta distribution: the pre-trained policy's by its outcomes and a uniform prior,
-    the others' by their outcomes and a prior of `PRIOR` episodes at the pre-trained policy's success rate.
+    the others' by their outcomes and a prior of `PRIOR` episodes at the pre-trained policy's success rate
+    (`drawn` has another one for "learnt").
 
     Args:
         base: outcomes of the pre-trained policy, which does not change.
@@ -87,10 +89,15 @@ class Evidence:
         return acts | {f"safeguard/{arm}_better": self.better(arm) for arm in arms}
 
     def drawn(self, arms: Sequence[Arm], seed: Sequence[int]) -> Arm:
-        """One of the arms or "base", each with the probability that it succeeds most often."""
+        """One of the arms or "base", each with the probability that it succeeds most often.
+
+        The prior of "learnt" is here a uniform one and `PRIOR` successes.
+        """
         random = np.random.default_rng(seed)
-        of_all: list[Arm] = ["base", *arms]
-        return of_all[int(np.argmax([random.beta(*self._parameters(arm)) for arm in of_all]))]
+        parameters = {arm: self._parameters(arm) for arm in ("base", *arms)}
+        parameters["learnt"] = (1 + PRIOR + self.learnt.successes, 1 + self.learnt.failures)
+        rates = {arm: random.beta(*both) for arm, both in parameters.items()}
+        return max(rates, key=lambda arm: rates[arm])
 
     def deployed(self, arms: Sequence[Arm], least: float) -> Arm:
         """The arm to deploy, or "base".
