@@ -1,4 +1,4 @@
-"""The environment: otpr's own task, so that a seed is the same initial condition in both."""
+"""The environment as LeRobot takes it; `peg_task.py` beside this folder has it as otpr does."""
 
 from __future__ import annotations
 
@@ -11,14 +11,12 @@ from gymnasium.spaces import Box, Dict
 from lerobot.configs.types import FeatureType, PolicyFeature
 from lerobot.envs.configs import EnvConfig
 from numpy.typing import NDArray
+from peg_task import HAND, KEPT, LIMIT, PegTask
 
-from otpr.envs import make_env, task_spec
 from otpr.envs.cameras import Camera, Eyes
 
-TASK = "metaworld/peg-insert-side-v3"
-HAND = 4
-"""Of the 39 numbers of an observation these are the hand's position and opening: the robot's own state."""
-SPEC = task_spec(TASK)
+ACTION = 4
+REST = len(KEPT) - HAND
 FILMED = Camera("corner2", 128, 128)
 
 
@@ -28,26 +26,24 @@ class Peg(gymnasium.Env[dict[str, NDArray[np.float32]], NDArray[np.float32]]):
     metadata = {"render_modes": ["rgb_array"], "render_fps": 80}  # noqa: RUF012 - as gymnasium declares it
 
     def __init__(self, render_mode: str | None = None):
-        self._task = make_env(TASK)
+        self._task = PegTask()
         # LeRobot's evaluation films ten episodes at every step: without shadows that takes a thirtieth
-        self._eyes = Eyes(self._task.simulator.scene, [FILMED]) if render_mode else None
+        self._eyes = Eyes(self._task.task.simulator.scene, [FILMED]) if render_mode else None
         self.render_mode = render_mode
         self.action_space = self._task.action_space
-        rest = SPEC.spec.observation["state"].shape[0] - HAND
         self.observation_space = Dict(
             agent_pos=Box(-np.inf, np.inf, (HAND,), np.float32),
-            environment_state=Box(-np.inf, np.inf, (rest,), np.float32),
+            environment_state=Box(-np.inf, np.inf, (REST,), np.float32),
         )
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> Any:
         """See `gymnasium.Env.reset`; without a seed, a random one."""
         super().reset(seed=seed)
-        drawn = int(self.np_random.integers(2**31)) if seed is None else seed
-        return _named(self._task.reset(seed=drawn)[0]), {"is_success": False}
+        return _named(self._task.reset(seed=seed)[0]), {"is_success": False}
 
     def step(self, action: NDArray[np.floating]) -> Any:
         """See `gymnasium.Env.step`."""
-        observation, reward, terminated, truncated, info = self._task.step(np.clip(action, -1, 1))
+        observation, reward, terminated, truncated, info = self._task.step(action)
         return _named(observation), reward, terminated, truncated, {"is_success": bool(info["success"])}
 
     def render(self) -> Any:
@@ -61,8 +57,7 @@ class Peg(gymnasium.Env[dict[str, NDArray[np.float32]], NDArray[np.float32]]):
         self._task.close()
 
 
-def _named(observation: NDArray[Any]) -> dict[str, NDArray[np.float32]]:
-    state = np.asarray(observation, np.float32)
+def _named(state: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
     return {"agent_pos": state[:HAND], "environment_state": state[HAND:]}
 
 
@@ -73,14 +68,12 @@ class PegConfig(EnvConfig):
 
     task: str | None = "PegInsertSide-v0"
     fps: int = 80
-    episode_length: int = SPEC.required_limit()
+    episode_length: int = LIMIT
     features: dict[str, PolicyFeature] = dataclasses.field(
         default_factory=lambda: {
-            "action": PolicyFeature(FeatureType.ACTION, (SPEC.spec.action_dim,)),
+            "action": PolicyFeature(FeatureType.ACTION, (ACTION,)),
             "agent_pos": PolicyFeature(FeatureType.STATE, (HAND,)),
-            "environment_state": PolicyFeature(
-                FeatureType.ENV, (SPEC.spec.observation["state"].shape[0] - HAND,)
-            ),
+            "environment_state": PolicyFeature(FeatureType.ENV, (REST,)),
         }
     )
     features_map: dict[str, str] = dataclasses.field(

@@ -10,8 +10,9 @@ from pathlib import Path
 
 import numpy as np
 from lerobot.datasets.lerobot_dataset import LeRobotDataset
+from peg_task import HAND, TASK, kept
 
-from lerobot_peg.environment import HAND, SPEC, TASK, PegConfig
+from lerobot_peg.environment import ACTION, REST, PegConfig
 from otpr.data.collect import collect
 
 
@@ -19,13 +20,11 @@ def main() -> None:
     """Collect and write."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--episodes", type=int, default=10)
-    parser.add_argument("--noise", type=float, default=0.7)
+    parser.add_argument("--episodes", type=int, default=25)
+    parser.add_argument("--noise", type=float, default=0.4)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
-    size = SPEC.spec.observation["state"].shape[0]
-    vectors = {"observation.state": HAND, "observation.environment_state": size - HAND}
-    vectors["action"] = SPEC.spec.action_dim
+    vectors = {"observation.state": HAND, "observation.environment_state": REST, "action": ACTION}
     features = {
         **{name: {"dtype": "float32", "shape": (length,), "names": None} for name, length in vectors.items()},
         "next.reward": {"dtype": "float32", "shape": (1,), "names": None},
@@ -36,7 +35,7 @@ def main() -> None:
     )
     episodes = collect(TASK, episodes=options.episodes, noise=options.noise, seed=options.seed)
     for episode in episodes:
-        states = episode.observations["state"].astype(np.float32)
+        states = kept(episode.observations["state"])
         for t, action in enumerate(episode.actions):
             last = t + 1 == len(episode)
             frame = {

@@ -1,6 +1,7 @@
 """A policy of LeRobot behind openpi's protocol, in PyTorch: `python -m lerobot_peg.serve FOLDER --port 8100`.
 
-A request has `observation/state`, all 39 numbers, and the reply has the next `actions`. Each stands alone.
+A request has `observation/state`, the numbers that `peg_task` keeps, and the reply has the next `actions`.
+Each stands alone.
 """
 
 from __future__ import annotations
@@ -13,9 +14,8 @@ import numpy as np
 import torch
 from lerobot.policies.diffusion.modeling_diffusion import DiffusionPolicy
 from lerobot.policies.factory import make_pre_post_processors
+from peg_task import HAND
 from websockets.sync.server import ServerConnection, serve
-
-from lerobot_peg.environment import HAND
 
 
 def array(found: dict[Any, Any]) -> Any:
