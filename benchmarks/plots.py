@@ -1,7 +1,8 @@
-"""`python -m benchmarks.plots`: docs/keypoints.png and docs/suites.png, of tables of single runs.
+"""`python -m benchmarks.plots`: the figures of tables of single runs, in docs.
 
-They show the raw summaries in results/, with Wilson's interval of each evaluation. The figures of benchmarks
-are drawn by `make results`.
+keypoints.png, suites.png and pixels.png show the raw summaries in results/, with Wilson's interval of each
+evaluation; throughput.png shows results/scale/workers.json. The figures of benchmarks are drawn by `make
+results`.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
+from benchmarks.slow_env import SECONDS
 from otpr.training.intervals import wilson_interval
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -25,12 +27,23 @@ SHOWN = (
 )
 """What is drawn of a summary: its entry, words, colour and marker."""
 
+CURVES = {
+    ("local", "collecting"): ("workers, collecting", "#0072B2", "o-"),
+    ("local", "async"): ("workers, learner meanwhile", "#0072B2", "s--"),
+    ("local", "sync"): ("workers, learner after each round", "#0072B2", "D:"),
+    ("ray", "collecting"): ("Ray's actors, collecting", "#D55E00", "o-"),
+    ("ray", "async"): ("Ray's actors, learner meanwhile", "#D55E00", "s--"),
+}
+"""What is drawn of a row of throughput: words, colour and line by kind of workers and mode."""
+
 
 def main() -> None:
-    """Draw both."""
-    for name, runs in {"keypoints": keypoints(), "suites": suites()}.items():
-        file = ROOT / "docs" / f"{name}.png"
-        draw(runs, file)
+    """Draw all."""
+    files = {name: ROOT / "docs" / f"{name}.png" for name in ("keypoints", "suites", "pixels", "throughput")}
+    for name, runs in {"keypoints": keypoints(), "suites": suites(), "pixels": pixels()}.items():
+        draw(runs, files[name])
+    draw_throughput(throughput(), files["throughput"])
+    for file in files.values():
         print(f"{file.relative_to(ROOT)} ({file.stat().st_size / 1000:.0f} kB)")
 
 
@@ -45,6 +58,44 @@ def suites() -> dict[str, Mapping[str, Any]]:
     """The runs of one task of each of several simulators, of docs/results.md."""
     runs = [json.loads(file.read_text()) for file in sorted((ROOT / "results" / "suites").glob("*.json"))]
     return {run["task"]: run for run in runs}
+
+
+def pixels() -> dict[str, Mapping[str, Any]]:
+    """The runs from images and three demonstrations, of docs/results.md, by task and seed."""
+    files = sorted((ROOT / "results" / "pixels").glob("*-3-seed*.json"))
+    runs = [json.loads(file.read_text()) for file in files]
+    return {f"{run['task'].partition('/')[2]}, seed {run['seed']}": run for run in runs}
+
+
+def throughput() -> list[dict[str, Any]]:
+    """The rows of `python -m benchmarks.scale`."""
+    return json.loads((ROOT / "results" / "scale" / "workers.json").read_text())["rows"]
+
+
+def draw_throughput(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
+    """Steps a second over the number of workers, beside what waiting alone would allow, as a PNG file.
+
+    Args:
+        rows: as `python -m benchmarks.scale` writes them.
+        path: of the picture.
+    """
+    figure = Figure(figsize=(6.4, 3.6), dpi=110, layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots()
+    counts = sorted({row["workers"] for row in rows})
+    axes.plot(counts, [count / SECONDS for count in counts], color="#6B6B6B", ls=":", label="decisions free")
+    for (kind, mode), (words, colour, line) in CURVES.items():
+        some = [row for row in rows if (row["kind"], row["mode"]) == (kind, mode)]
+        places = [row["workers"] for row in some]
+        axes.plot(places, [row["steps_per_second"] for row in some], line, color=colour, label=words, ms=4)
+    axes.set_xscale("log", base=2)
+    axes.set_yscale("log")
+    axes.set_xticks(counts, [str(count) for count in counts])
+    axes.set_xlabel("workers")
+    axes.set_ylabel("steps a second")
+    axes.grid(alpha=0.3)
+    axes.legend(loc="upper left", bbox_to_anchor=(1, 1), frameon=False, fontsize=8)
+    figure.savefig(path)
 
 
 def draw(runs: Mapping[str, Mapping[str, Any]], path: Path) -> None:

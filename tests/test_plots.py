@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from benchmarks.plots import draw, keypoints, suites
+from benchmarks.plots import draw, draw_throughput, keypoints, pixels, suites, throughput
 from benchmarks.shifts import RESULTS, draw_experts
 from otpr_bench.shifts import EXPERT, read_shift_rows
 
@@ -14,16 +14,20 @@ ROOT = Path(__file__).resolve().parents[1]
 def test_the_runs_are_those_of_the_tables() -> None:
     assert list(keypoints()) == ["no mask", "all", "change-points", "diverse", "every-kth", "top-q"]
     assert len(suites()) >= 3
-    assert {run["eval_episodes"] for run in [*keypoints().values(), *suites().values()]} == {100}
+    runs = [*keypoints().values(), *suites().values(), *pixels().values()]
+    assert {run["eval_episodes"] for run in runs} == {100}
+    assert {row["workers"] for row in throughput()} >= {1, 2, 4, 8, 16, 32, 64}
 
 
 def test_the_pictures_are_drawn_and_shown(tmp_path: Path) -> None:
     draw(suites(), tmp_path / "suites.png")
-    for file in (tmp_path / "suites.png", ROOT / "docs" / "suites.png", ROOT / "docs" / "keypoints.png"):
+    draw_throughput(throughput(), tmp_path / "throughput.png")
+    shown = {"suites": "results", "pixels": "results", "keypoints": "keypoints", "throughput": "scale"}
+    for file in (*tmp_path.glob("*.png"), *(ROOT / "docs" / f"{name}.png" for name in shown)):
         assert file.read_bytes().startswith(b"\x89PNG")
         assert 5_000 < file.stat().st_size < 100_000
-    assert "](suites.png)" in (ROOT / "docs" / "results.md").read_text()
-    assert "](keypoints.png)" in (ROOT / "docs" / "keypoints.md").read_text()
+    for name, page in shown.items():
+        assert f"]({name}.png)" in (ROOT / "docs" / f"{page}.md").read_text()
 
 
 def test_the_experts_success_under_shifts_is_drawn_and_shown(tmp_path: Path) -> None:
