@@ -32,7 +32,7 @@ from otpr_bench.suites import BENCH_SUITES, BenchSuite, BenchTask, Budget
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "results" / "safeguard"
 PAGE = ROOT / "docs" / "safeguard.md"
-LEAST = 0.9
+LEAST = 0.75
 """The probability of `--safeguard`."""
 
 ENOUGH = 0.75
