@@ -93,10 +93,19 @@ def test_rounds_are_given_as_likely_as_an_arm_is_the_best():
 def test_the_best_arm_is_deployed_if_it_is_likely_enough_to_be_better():
     evidence = Evidence(Outcomes(10, 20), Outcomes(6, 2), Outcomes(8, 0))
     assert evidence.better("single") > evidence.better("learnt") > 0.9
-    assert evidence.deployed(ARMS, 0.9) == "single"
-    assert evidence.deployed(["learnt"], 0.9) == "learnt"
-    assert dataclasses.replace(evidence, single=Outcomes(0, 8)).deployed(ARMS, 0.9) == "learnt"
-    assert evidence.deployed(ARMS, 0.9999999) == "base"
+    assert evidence.deployed(ARMS, 0.9, "base") == "single"
+    assert evidence.deployed(["learnt"], 0.9, "base") == "learnt"
+    assert dataclasses.replace(evidence, single=Outcomes(0, 8)).deployed(ARMS, 0.9, "base") == "learnt"
+    assert evidence.deployed(ARMS, 0.9999999, "base") == "base"
+
+
+def test_what_is_deployed_stays_while_it_is_more_probably_better_than_not():
+    doubtful = Evidence(Outcomes(10, 20), Outcomes(5, 5), Outcomes(3, 4))
+    assert 0.9 > doubtful.better("learnt") > doubtful.better("single") > 0.5
+    assert [doubtful.deployed(ARMS, 0.9, now) for now in ("base", "learnt", "single")] == ["base", *ARMS]
+    failed = Evidence(Outcomes(10, 20), Outcomes(1, 6), Outcomes(1, 6))
+    assert failed.better("learnt") < 0.5
+    assert {failed.deployed(ARMS, 0.9, now) for now in ("base", "learnt", "single")} == {"base"}
 
 
 def test_what_was_learnt_collects_the_first_rounds_and_leaves_them_where_it_fails():
@@ -206,7 +215,7 @@ def test_a_guarded_run_resumes_bit_for_bit(tmp_path: Path, env: ChunkedVectorEnv
     with dying_after("row", 9):
         run_guarded(tmp_path / "run", env, learnt_succeeds=True, env_steps=1_000)
     job = run_guarded(tmp_path / "run", env, learnt_succeeds=True, env_steps=1_000, resume=True)
-    assert job.at.evidence == whole.at.evidence
+    assert (job.at.evidence, job.at.guarded) == (whole.at.evidence, whole.at.guarded)
     assert_same_arrays(weights(tmp_path / "run" / "policy"), weights(tmp_path / "whole" / "policy"))
 
 

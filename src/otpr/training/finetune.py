@@ -225,14 +225,14 @@ class FineTuning:
         outcomes = [episode.success for episode in rollout.episodes]
         at.recent = (at.recent + outcomes)[-RECENT:]
         if self.loop.safeguard:
-            at.evidence = at.evidence.after(arm, outcomes)
+            at.judged(self.loop, self._arms, arm, outcomes)
             learnt |= at.evidence.metrics(self._arms, arm)
         self._rounds.ask_ahead(at, self.agent)  # before learning, so that they run in parallel
         self._log({**of_collection(at, rollout), **late, **learnt})
 
     def _deployed(self) -> Policy:
         """The policy that is evaluated and saved."""
-        arm = self.at.deployed(self.loop, self._arms)
+        arm = self.at.deployed(self.loop)
         if arm == "base":
             return self.base.single()
         deployed = self.agent.deployed()
@@ -310,7 +310,7 @@ class FineTuning:
         name = "deployed" if single is None else f"single sample {single.success_rate:.0%}, deployed"
         if first:
             name = "base policy" if self._from_base else "first policy"
-        elif self.loop.safeguard and (arm := at.deployed(loop, self._arms)) != "learnt":
+        elif self.loop.safeguard and (arm := at.deployed(loop)) != "learnt":
             name = f"{name}: {NAMES[arm]} policy"
         progress.message(f"{at.env_steps:>7,} steps: {name} {chosen}")
 
@@ -358,6 +358,6 @@ class FineTuning:
             "execute": self.experience.store.spec.execute,
             "observation": self.base.spec.to_json()["observation"],
             "encoder": encoder,
-            **self.at.outcome(self.loop, self.agent.config.algorithm, self._arms),
+            **self.at.outcome(self.loop, self.agent.config.algorithm),
             "code_version": code_version(),
         }

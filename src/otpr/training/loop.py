@@ -116,6 +116,7 @@ class Progression:
     base_outcomes: list[float] = dataclasses.field(default_factory=list)  # the safeguard's evidence, as
     learnt_outcomes: list[float] = dataclasses.field(default_factory=list)  # `Outcomes` of each arm
     single_outcomes: list[float] = dataclasses.field(default_factory=list)
+    guarded: Arm = "base"  # what the safeguard deploys
     files: int = 0  # of experience, in the run directory
     files_digest: str = ""  # of them all
 
@@ -130,9 +131,14 @@ class Progression:
         self.base_outcomes, self.learnt_outcomes = [*evidence.base], [*evidence.learnt]
         self.single_outcomes = [*evidence.single]
 
-    def deployed(self, loop: LoopConfig, arms: Sequence[Arm]) -> Arm:
+    def deployed(self, loop: LoopConfig) -> Arm:
         """The arm that is deployed; the fine-tuned policy where there is no safeguard."""
-        return self.evidence.deployed(arms, loop.safeguard) if loop.safeguard else "learnt"
+        return self.guarded if loop.safeguard else "learnt"
+
+    def judged(self, loop: LoopConfig, arms: Sequence[Arm], acted: Arm, outcomes: Sequence[bool]) -> None:
+        """Take in the outcomes of a round of an arm, and decide what is deployed."""
+        self.evidence = self.evidence.after(acted, outcomes)
+        self.guarded = self.evidence.deployed(arms, loop.safeguard, self.guarded)
 
     def evaluated(self, chosen: Evaluation, single: Evaluation | None, *, first: bool) -> None:
         """Record an evaluation of the deployed policy and, if there is one, of a single sample."""
@@ -143,10 +149,10 @@ class Progression:
         if first:
             self.base_success, self.base_return = chosen.success_rate, chosen.mean_return
 
-    def outcome(self, loop: LoopConfig, algorithm: str, arms: Sequence[Arm]) -> dict[str, Any]:
+    def outcome(self, loop: LoopConfig, algorithm: str) -> dict[str, Any]:
         """The results of the run for summary.json, with the algorithm's own entries under its name."""
         return {
-            **({"deployed": NAMES[self.deployed(loop, arms)]} if loop.safeguard else {}),
+            **({"deployed": NAMES[self.deployed(loop)]} if loop.safeguard else {}),
             "base_success": self.base_success,
             "final_success": self.success,
             "final_success_single": self.success_single,

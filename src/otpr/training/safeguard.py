@@ -99,15 +99,18 @@ class Evidence:
         rates = {arm: random.beta(*both) for arm, both in parameters.items()}
         return max(rates, key=lambda arm: rates[arm])
 
-    def deployed(self, arms: Sequence[Arm], least: float) -> Arm:
+    def deployed(self, arms: Sequence[Arm], least: float, now: Arm) -> Arm:
         """The arm to deploy, or "base".
 
         Args:
             arms: the arms beside "base".
             least: the probability of being better than "base" that an arm needs.
+            now: the arm that is deployed, which stays while it is more probably better than not.
         """
         best = max(arms, key=self.better)
-        return best if self.better(best) >= least else "base"
+        if self.better(best) >= least:
+            return best
+        return now if now in arms and self.better(now) >= 0.5 else "base"
 
     def _parameters(self, arm: Arm) -> tuple[float, float]:
         a, b = self.base.successes + 1, self.base.failures + 1
