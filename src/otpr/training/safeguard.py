@@ -94,10 +94,11 @@ class Evidence:
         The prior of "learnt" is here a uniform one and `PRIOR` successes.
         """
         random = np.random.default_rng(seed)
-        parameters = {arm: self._parameters(arm) for arm in ("base", *arms)}
+        of_all: list[Arm] = ["base", *arms]
+        parameters = {arm: self._parameters(arm) for arm in of_all}
         parameters["learnt"] = (1 + PRIOR + self.learnt.successes, 1 + self.learnt.failures)
-        rates = {arm: random.beta(*both) for arm, both in parameters.items()}
-        return max(rates, key=lambda arm: rates[arm])
+        rates = [random.beta(*parameters[arm]) for arm in of_all]
+        return of_all[int(np.argmax(rates))]
 
     def deployed(self, arms: Sequence[Arm], least: float, now: Arm) -> Arm:
         """The arm to deploy, or "base".
