@@ -35,7 +35,7 @@ _OPENING = 0.07  # how wide a thing may be that the fingers are to reach around
 _KNOB = 0.04  # how wide a knob may be
 _IN_THE_WAY = 0.1  # how near another thing's middle has to be
 _TRAVEL = 0.2  # how high above where it was and will be a thing is carried
-_ASIDE = {"in": 0.02, "on": 0.04}  # how far from the middle two things stand that share a place
+_ASIDE = {"in": 0.02, "on": 0.055}  # how far from the middle two things stand that share a place
 _DROP = 0.02  # from how high above the place it is let go
 
 
