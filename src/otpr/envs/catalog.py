@@ -98,7 +98,7 @@ _LIBERO = {
 }
 
 
-_LIBERO_LONG_EXPERTS = (0, 2, 4, 6, 7)
+_LIBERO_LONG_EXPERTS = (0, 1, 2, 3, 4, 6, 7, 8)
 """The tasks of LIBERO-Long that the expert solves."""
 
 

@@ -35,7 +35,7 @@ _OPENING = 0.07  # how wide a thing may be that the fingers are to reach around
 _KNOB = 0.04  # how wide a knob may be
 _IN_THE_WAY = 0.1  # how near another thing's middle has to be
 _TRAVEL = 0.2  # how high above where it was and will be a thing is carried
-_ASIDE = {"in": 0.02, "on": 0.04}  # how far from the middle two things stand that share a place
+_ASIDE = {"in": 0.02, "on": 0.055}  # how far from the middle two things stand that share a place
 _DROP = 0.02  # from how high above the place it is let go
 
 
@@ -53,6 +53,8 @@ class Things:
     def __init__(self, env: Any):
         self.env = env
         self._model, self._data = env.sim.model._model, env.sim.data._data
+        self._roots = self._model.body_rootid[self._model.geom_bodyid]
+        self._collides = (self._model.geom_contype | self._model.geom_conaffinity) != 0
 
     def place(self, name: str) -> Vector:
         """Position of an object's body, or of a region's site."""
@@ -70,41 +72,30 @@ class Things:
 
     def box(self, name: str) -> tuple[Vector, Vector]:
         """The corners of the axis-aligned box around an object, relative to its body."""
-        return self._around(
-            self._geoms(self._model.body_rootid[self.env.obj_body_id[name]]), self.place(name)
-        )
+        low, high = self._boxes(self._roots == self._model.body_rootid[self.env.obj_body_id[name]])
+        return low.min(axis=0) - self.place(name), high.max(axis=0) - self.place(name)
 
     def knob(self, name: str) -> tuple[Vector, Vector] | None:
         """The corners of the box around a knob on top of an object, relative to its body; or None."""
-        boxes = [
-            self._around([geom], self.place(name))
-            for geom in self._geoms(self._model.body_rootid[self.env.obj_body_id[name]])
-        ]
-        low, high = max(boxes, key=lambda box: box[1][2])
+        lows, highs = self._boxes(self._roots == self._model.body_rootid[self.env.obj_body_id[name]])
+        top = int(highs[:, 2].argmax())
+        low, high = lows[top] - self.place(name), highs[top] - self.place(name)
         central = np.linalg.norm((low + high)[:2] / 2) < 0.02
         return (low, high) if central and (high - low)[:2].min() < _KNOB else None
 
     def part(self, name: str) -> tuple[Vector, Vector]:
         """The corners of the box around one body, in the world."""
-        body = self._model.body(name).id
-        geoms = [g for g in range(self._model.ngeom) if self._model.geom_bodyid[g] == body]
-        return self._around([g for g in geoms if self._collides(g)], np.zeros(3))
+        low, high = self._boxes(self._model.geom_bodyid == self._model.body(name).id)
+        return low.min(axis=0), high.max(axis=0)
 
-    def _geoms(self, root: int) -> list[int]:
-        roots = self._model.body_rootid[self._model.geom_bodyid]
-        return [int(g) for g in np.flatnonzero(roots == root) if self._collides(int(g))]
-
-    def _collides(self, geom: int) -> bool:
-        return bool(self._model.geom_contype[geom] or self._model.geom_conaffinity[geom])
-
-    def _around(self, geoms: list[int], origin: Vector) -> tuple[Vector, Vector]:
-        low, high = np.full(3, np.inf), np.full(3, -np.inf)
-        for geom in geoms:
-            turn = self._data.geom_xmat[geom].reshape(3, 3)
-            centre = self._data.geom_xpos[geom] + turn @ self._model.geom_aabb[geom][:3] - origin
-            extent = np.abs(turn) @ self._model.geom_aabb[geom][3:]
-            low, high = np.minimum(low, centre - extent), np.maximum(high, centre + extent)
-        return low, high
+    def _boxes(self, chosen: NDArray[np.bool_]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """The corners of the axis-aligned boxes, (n, 3) each, around those of these geoms that collide."""
+        geoms = np.flatnonzero(chosen & self._collides)
+        turn = self._data.geom_xmat[geoms].reshape(-1, 3, 3)
+        middle, half = self._model.geom_aabb[geoms].reshape(-1, 2, 3, 1).swapaxes(0, 1)
+        centre = self._data.geom_xpos[geoms] + (turn @ middle)[..., 0]
+        extent = (np.abs(turn) @ half)[..., 0]
+        return centre - extent, centre + extent
 
 
 def grasp_of(
