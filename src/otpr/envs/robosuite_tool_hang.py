@@ -23,9 +23,11 @@ _GRIP = 0.034  # metres, from the frame's corner down its rod to the middle of i
 _HOLE = np.array([0.0, 0.045, 0.155])  # metres, the rim of the stand's hole, from the middle of its base
 _BOTTOM = -0.15  # of the hole, from its rim
 _FRAME_LEAN, _TOOL_LEAN = np.radians(30), np.radians(20)  # of the hand, from the vertical, in grasping
-_TILTS = np.radians([0, 30, 60])  # of the tool's handle below the horizontal, while the ring goes over the post
-_INWARDS = np.array([1.0, 3.5, 8.5]) / 1000  # of the bar's end is the ring's centre then, metres,
-_UPWARDS = np.array([9.0, 4.5, -0.5]) / 1000  # and so far above its axis: all gaps are 2 mm or more
+# The ring's path over the post, on which all gaps are 2 mm: for the tilt of the handle below the horizontal,
+# how far the ring's centre is inwards of the bar's end, and how far above the bar's axis, metres.
+_TILTS = np.radians([0, 30, 60])
+_INWARDS = np.array([1.0, 3.5, 8.5]) / 1000
+_UPWARDS = np.array([9.0, 4.5, -0.5]) / 1000
 
 
 def tool_hang(scene: Scene) -> Plan:
@@ -60,7 +62,6 @@ def _insert(scene: Scene) -> Plan:
 
     if not (yield from _grasp(scene, grip, hand_turn)):
         return
-    start = scene.hand
     yield from _carry(scene, frame, at(0.06), within=0.003, angle=0.03, steps=120)
     yield from _carry(scene, frame, at(_BOTTOM), within=0.006, angle=0.1, steps=60)
     yield from scene.hold(OPEN, 6)
@@ -81,7 +82,7 @@ def _hang(scene: Scene) -> Plan:
         return _leaning(tool()[1][:, 1], tool()[1][:, 0], _TOOL_LEAN)
 
     def at(tilt: float, height: float = 0.0) -> Callable[[], Pose]:
-        """The handle pointing away from the bar's end and `tilt` downwards; the ring `height` above the path."""
+        """The handle pointing away from the bar and `tilt` downwards; the ring `height` above its path."""
 
         def pose() -> Pose:
             end = scene.site("frame_hang_site")
@@ -151,7 +152,7 @@ def _carry(
 
 
 def _leaning(closing: Vector, towards: Vector, angle: float) -> Matrix:
-    """The hand's orientation: pointing down, but `angle` towards a direction; fingers closing along another."""
+    """A hand that points down, but leans `angle` towards a direction, with fingers closing along another."""
     closing = _unit(closing * [1, 1, 0])
     pointing = _unit(np.sin(angle) * _unit(towards * [1, 1, 0]) - np.cos(angle) * up(1.0))
     return np.stack([np.cross(closing, pointing), closing, pointing], axis=1)
