@@ -295,7 +295,7 @@ def test_the_expert_of_tool_hang_inserts_the_frame_and_then_hangs_the_tool() -> 
     expert = make_expert("robosuite/tool-hang", env)
     observation, _ = env.reset(seed=evaluation_seed(0))
     expert.reset()
-    tool = observation[37:40]
+    tool = observation[37:39]
     inserted = None
     for step in range(700):
         action = expert.act(observation)
@@ -304,7 +304,7 @@ def test_the_expert_of_tool_hang_inserts_the_frame_and_then_hangs_the_tool() -> 
         observation, _, terminated, _, _ = env.step(action)
         if inserted is None and observation[-2] == 1:
             inserted = step
-            np.testing.assert_allclose(observation[37:40], tool, atol=0.01)  # it has not been touched
+            np.testing.assert_allclose(observation[37:39], tool, atol=0.01)  # it has not been touched
         if terminated:
             break
     env.close()

@@ -43,7 +43,7 @@ def _insert(scene: Scene) -> Plan:
         return scene.site("frame_tip_site"), rotation(scene.observation[26:30])
 
     def grip() -> Vector:
-        return scene.observation[23:26] - _GRIP * frame()[1][:, 2]
+        return scene.observation[23:26].astype(np.float64) - _GRIP * frame()[1][:, 2]
 
     def hand_turn() -> Matrix:
         # The opposite side of the rod would need more of the last joint than it can turn.
@@ -54,7 +54,7 @@ def _insert(scene: Scene) -> Plan:
 
         def pose() -> Pose:
             stand = rotation(scene.observation[12:16])
-            rim = scene.observation[9:12] + stand @ _HOLE
+            rim = scene.observation[9:12].astype(np.float64) + stand @ _HOLE
             # a target just below the tip keeps the descent slow
             return rim + up(max(height, (frame()[0] - rim)[2] - 0.025)), stand @ about_z(np.pi)
 
