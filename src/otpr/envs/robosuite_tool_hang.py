@@ -87,7 +87,7 @@ def _hang(scene: Scene) -> Plan:
         def pose() -> Pose:
             end = scene.site("frame_hang_site")
             inwards = _unit((scene.site("frame_intersection_site") - end) * [1, 1, 0])
-            handle = -np.cos(tilt) * inwards - np.sin(tilt) * up(1.0)
+            handle = -float(np.cos(tilt)) * inwards - float(np.sin(tilt)) * up(1.0)
             side = np.cross(inwards, up(1.0))
             place = end + np.interp(tilt, _TILTS, _INWARDS) * inwards
             place += up(np.interp(tilt, _TILTS, _UPWARDS) + height)
