@@ -252,7 +252,14 @@ def test_experts_solve_lift_and_can(lift, can) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("task_id", "least"), [(LIFT, 49), (CAN, 48), ("robosuite/square", 46), ("robosuite/transport", 40)]
+    ("task_id", "least"),
+    [
+        (LIFT, 49),
+        (CAN, 48),
+        ("robosuite/square", 46),
+        ("robosuite/transport", 40),
+        ("robosuite/tool-hang", 46),
+    ],
 )
 def test_experts_solve_nearly_all_of_fifty_episodes(task_id: str, least: int) -> None:
     env = make_env(task_id)
@@ -280,6 +287,31 @@ def test_the_arms_of_transport_first_clear_their_bins_at_the_same_time() -> None
     assert group.lid_handle_pos[2] < 0.84
     assert np.linalg.norm(group.payload_pos[:2] - lid[:2]) < 0.05
     env.close()
+
+
+@pytest.mark.long
+def test_the_expert_of_tool_hang_inserts_the_frame_and_then_hangs_the_tool() -> None:
+    env = make_env("robosuite/tool-hang")
+    expert = make_expert("robosuite/tool-hang", env)
+    observation, _ = env.reset(seed=evaluation_seed(0))
+    expert.reset()
+    tool = observation[37:39]
+    inserted = None
+    for step in range(700):
+        action = expert.act(observation)
+        assert action.shape == (7,)
+        assert np.abs(action).max() <= 1.0
+        observation, _, terminated, _, _ = env.step(action)
+        if inserted is None and observation[-2] == 1:
+            inserted = step
+            np.testing.assert_allclose(observation[37:39], tool, atol=0.01)  # it has not been touched
+        if terminated:
+            break
+    env.close()
+    assert inserted is not None and inserted < 250
+    assert terminated
+    np.testing.assert_array_equal(observation[-2:], [1, 1])
+    assert observation[39] > 0.9  # the tool hangs above the table
 
 
 def test_an_expert_that_let_the_cube_slip_takes_it_once_more(lift) -> None:

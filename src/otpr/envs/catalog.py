@@ -301,7 +301,7 @@ SUITES: dict[str, Suite] = {
             "can": _robosuite("PickPlaceCan", 14, 400, expert=True),
             "square": _robosuite("NutAssemblySquare", 14, 400, expert=True),
             "transport": _robosuite("TwoArmTransport", 41, 700, expert=True, arms=2),
-            "tool-hang": _robosuite("ToolHang", 44, 700, expert=False),
+            "tool-hang": _robosuite("ToolHang", 44, 700, expert=True),
         },
         facts={"simulator": "robosuite", "controller": OSC_POSE, "object": FORMER},
     ),

@@ -21,6 +21,7 @@ from otpr.envs.robosuite_motions import (
     nearest,
     up,
 )
+from otpr.envs.robosuite_tool_hang import tool_hang
 from otpr.envs.robosuite_transport import transport
 
 
@@ -113,6 +114,7 @@ _ATTEMPTS: dict[str, Callable[..., Plan]] = {
     "can": can,
     "square": square,
     "transport": transport,
+    "tool-hang": tool_hang,
 }
 """Plans by the task's name: each takes the scene of each arm and yields the actions of all arms."""
 
