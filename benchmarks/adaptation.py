@@ -29,7 +29,8 @@ from otpr_bench.bases import Base
 from otpr_bench.execution import found_base
 from otpr_bench.jobs import Job, make_jobs, parse_variants
 from otpr_bench.records import is_finished
-from otpr_bench.shifts import Subject, cells, measure, read_shift_rows, runs_policy, solvable
+from otpr_bench.shift_runs import measure_policy
+from otpr_bench.shifts import cells, read_shift_rows, solvable
 from otpr_bench.snapshots import Place
 from otpr_bench.suites import SHIFTED, named_suite
 
@@ -89,20 +90,7 @@ class Run:
 
     def measure(self, shifts: Sequence[Shift]) -> None:
         """Measure the final policy as deployed, with these shifts and without one."""
-        task, policy = self.job.task, load_policy(self.directory)
-        subject = Subject(
-            task.id,
-            self.job.variant.algorithm,
-            self.job.variant.settings,
-            self.job.seed,
-            "one sample" if policy.chooser is None else "chosen",
-            task.recipe.episode_limit,
-            runs_policy(policy),
-            self.trained,
-        )
-        measure(
-            [subject], shifts, task.budget.final_eval_episodes, RESULTS, lambda text: print(text, flush=True)
-        )
+        measure_policy(self.job, load_policy(self.directory), shifts, RESULTS, self.trained)
 
 
 def runs_of(

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from otpr.envs.shifts import Shift
 from otpr.policies.loading import load_policy
+from otpr.policies.policy import Policy
 from otpr_bench.bases import Base
 from otpr_bench.jobs import Job
 from otpr_bench.shifts import (
@@ -44,24 +46,29 @@ def measure_runs(runs: Sequence[tuple[Job, Base, Path]], levels: Sequence[int], 
     measure_experts(tasks.values(), levels, path)
     left = solvable(read_shift_rows(path)) if tasks else set()
     for job, _, directory in runs:
-        task, policy = job.task, load_policy(directory)
-        kinds = [("one sample" if policy.chooser is None else "chosen", policy)]
+        policy = load_policy(directory)
+        policies = [policy]
         if policy.chooser is not None and job.variant.algorithm in SINGLE_TOO:
-            kinds.append(("one sample", policy.single()))
-        subjects = [
-            Subject(
-                task.id,
-                job.variant.algorithm,
-                job.variant.settings,
-                job.seed,
-                kind,
-                task.recipe.episode_limit,
-                runs_policy(acting),
-            )
-            for kind, acting in kinds
-        ]
-        shifts = [shift for shift in cells(levels=levels) if (task.id, shift.name, shift.level) in left]
-        measure(subjects, shifts, task.budget.final_eval_episodes, path, _say)
+            policies.append(policy.single())
+        shifts = [shift for shift in cells(levels=levels) if (job.task.id, shift.name, shift.level) in left]
+        for acting in policies:
+            measure_policy(job, acting, shifts, path)
+
+
+def measure_policy(job: Job, policy: Policy, shifts: Sequence[Shift], path: Path, trained: str = "") -> None:
+    """Measure a policy of a run with these shifts and without one; `trained` as in `ShiftRow`."""
+    task = job.task
+    subject = Subject(
+        task.id,
+        job.variant.algorithm,
+        job.variant.settings,
+        job.seed,
+        "one sample" if policy.chooser is None else "chosen",
+        task.recipe.episode_limit,
+        runs_policy(policy),
+        trained,
+    )
+    measure([subject], shifts, task.budget.final_eval_episodes, path, _say)
 
 
 def _say(text: str) -> None:
