@@ -24,9 +24,11 @@ from scipy.stats import fisher_exact
 from benchmarks.runs import run_to_end
 from otpr.storage import read_json, write_json
 from otpr.training.run_directory import read_rows
-from otpr_bench.bases import Base, load_base, make_base
+from otpr_bench.bases import Base, make_base
+from otpr_bench.execution import found_base
 from otpr_bench.jobs import Variant, make_jobs, plain_name
 from otpr_bench.markdown import update_page
+from otpr_bench.snapshots import Place
 from otpr_bench.suites import BENCH_SUITES, BenchSuite, BenchTask, Budget
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -77,11 +79,11 @@ def make(task: BenchTask, seed: int, least: float, folder: Path) -> None:
 
 def base_of(task: BenchTask, folder: Path) -> Base:
     """The task's base of the arena, made here if it is not there."""
-    place = folder / "bases" / plain_name(task.id)
-    base = load_base(place, task.id, task.recipe)
+    place = Place(folder)
+    base = found_base(task, place)
     if base is None:
-        make_base(place, task.id, task.recipe)
-        base = load_base(place, task.id, task.recipe)
+        make_base(place.base(task.id), task.id, task.recipe)
+        base = found_base(task, place)
     assert base is not None
     return base
 
@@ -96,7 +98,11 @@ def table(runs: Sequence[dict[str, Any]]) -> str:
     for task, least in sorted({(run["task"], run["safeguard"]) for run in runs}):
         some = [run for run in runs if (run["task"], run["safeguard"]) == (task, least)]
         curves = [evaluations(run) for run in some]
-        below = sum(is_below(success, run["base"]) for run in some for _, success in evaluations(run))
+        below = sum(
+            is_below(success, run["base"])
+            for run, curve in zip(some, curves, strict=True)
+            for _, success in curve
+        )
         reached = [next((f"{at:,}" for at, success in curve if success >= ENOUGH), "-") for curve in curves]
         cells = [
             task,
