@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import functools
 import math
-import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from otpr.cluster import import_path
+from otpr.envs.env_process import threads
 from otpr.errors import OtprError
 from otpr.training.lock import RunLock
 from otpr.training.stopping import StopRequest
@@ -220,15 +220,7 @@ class Queue:
 
 def _options(cpus: float, gpus: float, fresh: bool) -> dict[str, Any]:
     """Ray's options for a task."""
-    threads = max(1, math.floor(cpus))
-    flags = [os.environ.get("XLA_FLAGS", ""), f"intra_op_parallelism_threads={threads}"]
-    flags += ["--xla_cpu_multi_thread_eigen=false"] if threads == 1 else []
-    env = {
-        **import_path(),
-        "OMP_NUM_THREADS": str(threads),
-        "OPENBLAS_NUM_THREADS": str(threads),
-        "XLA_FLAGS": " ".join(flags).strip(),
-    }
+    env = {**import_path(), **threads(max(1, math.floor(cpus)))}
     if not gpus:
         env["JAX_PLATFORMS"] = "cpu"
     elif gpus < 1:  # several share one, and JAX would allocate three quarters of it each
@@ -300,8 +292,8 @@ class _Tasks:
             # without folders and addresses from Ray's message, because results are kept in the repository
             return Failure(f"{type(error.cause).__name__}: {error.cause}", died=False)
         except errors.RayError as error:
-            why = f"the process or its machine died {ATTEMPTS + 1} times ({type(error).__name__})"
-            return Failure(why, died=True)
+            why = f"the process or its machine died {ATTEMPTS + 1} times ({type(error).__name__}); "
+            return Failure(f"{why}what it wrote is in the folder `logs` of --out", died=True)
 
     def end(self) -> list[Any]:
         """End the remaining tasks, which can continue from their last checkpoints, and return their items."""

@@ -299,7 +299,8 @@ def test_a_run_whose_process_is_killed_each_time_has_failed(bench, ray_here):
     bench.behaviour = {"0": "die"}
     assert bench.run(seeds="0..1", on=ray)
     (failed,) = bench.rows(seed=0)
-    assert failed.error == "the process or its machine died 3 times (WorkerCrashedError)"
+    why = "the process or its machine died 3 times (WorkerCrashedError)"
+    assert failed.error == f"{why}; what it wrote is in the folder `logs` of --out"
     assert (failed.env_steps, failed.execute, failed.machine) == (500, None, "unknown")
     assert bench.rows(seed=1)[-1].success == 1.0
     # three times on its way there, and three times without coming any further

@@ -13,8 +13,8 @@ from otpr.training.versions import software_versions
 
 VARIABLES = (
     "CUDA_VISIBLE_DEVICES", "JAX_COMPILATION_CACHE_DIR", "JAX_ENABLE_X64", "JAX_PLATFORMS",
-    "MUJOCO_EGL_DEVICE_ID", "MUJOCO_GL", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "PYTHONPATH", "TMPDIR",
-    "XLA_FLAGS",
+    "MUJOCO_EGL_DEVICE_ID", "MUJOCO_GL", "NPROC", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "PYTHONPATH",
+    "TMPDIR", "XLA_FLAGS",
 )  # fmt: skip
 """Environment variables that affect otpr. None of them is secret."""
 

@@ -11,8 +11,13 @@ from otpr.errors import OtprError
 SLOWER_START = 10
 """Time limit for creation and reset of environments, relative to that for a decision's actions."""
 
-ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
-"""Simulators are single-threaded, and a BLAS thread pool per process would only cost memory."""
+
+def threads(number: int) -> dict[str, str]:
+    """Environment variables that limit a process to so many threads of computation, JAX's on a CPU included.
+
+    XLA has no flag for its own threads: it takes as many as NPROC says, else one for each core.
+    """
+    return dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NPROC"), str(number))
 
 
 class EnvProcess(ServedProcess):
@@ -36,7 +41,7 @@ class EnvProcess(ServedProcess):
             (setup, num_envs, execute, history),
             task_id=setup.task,
             who="the simulator's process",
-            env=ONE_THREAD,
+            env=threads(1),  # simulators use one, and more would only cost memory
         )
 
     def patience(self, method: str) -> float:

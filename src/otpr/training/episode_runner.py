@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import signal
 import traceback
 from collections.abc import Generator
 
 from otpr.envs import ChunkedVectorEnv, Setup
-from otpr.envs.env_process import ONE_THREAD, SLOWER_START
+from otpr.envs.env_process import SLOWER_START, threads
 from otpr.envs.worker import what_raised
 from otpr.errors import OtprError
 from otpr.policies.packed import PackedPolicy, unpack
@@ -22,9 +21,7 @@ from otpr.training.workers import Wave
 
 def worker_env() -> dict[str, str]:
     """Environment variables of a worker's process: one thread, and no accelerator, which the learner uses."""
-    flags = [os.environ.get("XLA_FLAGS", ""), "--xla_cpu_multi_thread_eigen=false"]
-    flags.append("intra_op_parallelism_threads=1")
-    return {**ONE_THREAD, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": " ".join(flags).strip()}
+    return {**threads(1), "JAX_PLATFORMS": "cpu"}
 
 
 class EpisodeRunner:
