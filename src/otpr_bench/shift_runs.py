@@ -40,12 +40,17 @@ def measure_runs(runs: Sequence[tuple[Job, Base, Path]], levels: Sequence[int], 
     """Measure the experts of the runs' tasks, and then the runs' policies as deployed.
 
     Each policy has as many episodes as the last evaluation of its run, under the shifts that the expert can
-    cope with.
+    cope with. The base, which is the policy of each run of "bc", is measured once.
     """
     tasks = {job.task.id: job.task for job, _, _ in runs}
     measure_experts(tasks.values(), levels, path)
     left = solvable(read_shift_rows(path)) if tasks else set()
-    for job, _, directory in runs:
+    bases: set[str] = set()
+    for job, base, directory in runs:
+        if job.variant.algorithm == "bc":
+            if base.hash in bases:
+                continue
+            bases.add(base.hash)
         policy = load_policy(directory)
         policies = [policy]
         if policy.chooser is not None and job.variant.algorithm in SINGLE_TOO:

@@ -11,6 +11,9 @@ from otpr.agents.otpr.compatibility import ZERO
 from otpr.envs import Setup
 from otpr.envs.shifts import Shift
 from otpr.errors import OtprError
+from otpr_bench import shift_runs
+from otpr_bench.bases import Base
+from otpr_bench.jobs import Job, Variant
 from otpr_bench.shift_tables import (
     adaptation_table,
     cell_table,
@@ -25,12 +28,15 @@ from otpr_bench.shifts import (
     Measured,
     ShiftRow,
     Subject,
+    add_shift_rows,
     cells,
     measure,
     read_shift_rows,
     run_expert,
     solvable,
 )
+from otpr_bench.suites import BENCH_SUITES
+from tiny import policy
 
 TASK = "metaworld/reach-v3"
 
@@ -206,3 +212,25 @@ def test_regained_is_over_what_the_shift_took() -> None:
     first, second = adaptation_table([*ROWS, *adapted], TASK).rows
     assert first == ("gain:2", "otpr", "base", "1", "30%", "50%", "67%", "70%")
     assert second[:3] == ("push:2", "idql", "fine-tuned") and second[5:7] == ("100%", "-")
+
+
+def test_the_base_is_measured_once_and_other_policies_with_each_seed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, task = tmp_path / "shifts.parquet", BENCH_SUITES["shifts"][0]
+    add_shift_rows(path, [dataclasses.replace(made(EXPERT, EXPERT, 0, "gain", "1" * 10), task=task.id)])
+    base = Base(task.id, tmp_path / "data", tmp_path / "policy", 0.3, 100, 4, "0" * 12)
+    asked: list[tuple[str, int, str, int]] = []
+
+    def measured(subjects: list[Subject], shifts: list[Shift], episodes: int, *_: object) -> None:
+        (one,) = subjects
+        if one.algorithm != EXPERT:
+            assert shifts == [Shift("gain", 2)]
+            asked.append((one.algorithm, one.seed, one.policy, episodes))
+
+    monkeypatch.setattr(shift_runs, "measure", measured)
+    monkeypatch.setattr(shift_runs, "load_policy", lambda _: policy())
+    jobs = [Job("shifts", task, Variant(name), seed, "1") for name in ("bc", "idql") for seed in (0, 1)]
+    shift_runs.measure_runs([(job, base, tmp_path) for job in jobs], [2], path)
+    who = [("bc", 0), ("idql", 0), ("idql", 1)]
+    assert asked == [(*each, "one sample", task.budget.final_eval_episodes) for each in who]

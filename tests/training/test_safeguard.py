@@ -61,6 +61,7 @@ def test_better_is_the_integral_over_both_distributions(
     expected, _ = integrate.quad(below, 0, 1, points=[1e-9, 1e-6, 1e-3, 0.1], limit=500)
     evidence = dataclasses.replace(Evidence(Outcomes(*base)), **{arm: Outcomes(*learnt)})
     assert evidence.better(arm) == pytest.approx(expected, abs=2e-3)
+    assert evidence.better("base", than=arm) == pytest.approx(1 - expected, abs=2e-3)
 
 
 def test_rounds_are_given_as_likely_as_an_arm_is_the_best():
@@ -90,13 +91,21 @@ def test_rounds_are_given_as_likely_as_an_arm_is_the_best():
         assert drawn.count(arm) / 4000 == pytest.approx(share, abs=0.025)
 
 
-def test_the_best_arm_is_deployed_if_it_is_likely_enough_to_be_better():
+def test_an_arm_is_deployed_if_it_is_likely_enough_to_be_better():
     evidence = Evidence(Outcomes(10, 20), Outcomes(6, 2), Outcomes(8, 0))
     assert evidence.better("single") > evidence.better("learnt") > 0.9
-    assert evidence.deployed(ARMS, 0.9, "base") == "single"
     assert evidence.deployed(["learnt"], 0.9, "base") == "learnt"
     assert dataclasses.replace(evidence, single=Outcomes(0, 8)).deployed(ARMS, 0.9, "base") == "learnt"
+    assert dataclasses.replace(evidence, learnt=Outcomes(0, 8)).deployed(ARMS, 0.9, "learnt") == "single"
     assert evidence.deployed(ARMS, 0.9999999, "base") == "base"
+
+
+@pytest.mark.parametrize("now", ["base", "learnt", "single"])
+def test_one_sample_takes_the_place_of_the_choice_only_if_it_is_likely_enough_to_be_better_still(now: Arm):
+    evidence = Evidence(Outcomes(10, 20), Outcomes(6, 2), Outcomes(8, 0))
+    assert 0.85 < evidence.better("single", than="learnt") < 0.9
+    assert evidence.deployed(ARMS, 0.85, now) == "single"
+    assert evidence.deployed(ARMS, 0.9, now) == "learnt"
 
 
 def test_what_is_deployed_stays_while_it_is_more_probably_better_than_not():

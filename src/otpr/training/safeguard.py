@@ -76,9 +76,9 @@ class Evidence:
         faded = Evidence(self.base, self.learnt.faded(), self.single.faded())
         return dataclasses.replace(faded, **{arm: getattr(faded, arm).and_also(outcomes)})
 
-    def better(self, arm: Arm) -> float:
-        """The probability that an arm succeeds more often than the pre-trained policy."""
-        (a, b), (c, d) = self._parameters("base"), self._parameters(arm)
+    def better(self, arm: Arm, than: Arm = "base") -> float:
+        """The probability that an arm succeeds more often than another one."""
+        (a, b), (c, d) = self._parameters(than), self._parameters(arm)
         # midpoint rule over 2,000 quantiles of one distribution
         at = (np.arange(2_000) + 0.5) / 2_000
         return float(beta.sf(beta.ppf(at, a, b), c, d).mean())
@@ -103,15 +103,19 @@ class Evidence:
     def deployed(self, arms: Sequence[Arm], least: float, now: Arm) -> Arm:
         """The arm to deploy, or "base".
 
+        Of several arms that qualify, a later one is deployed only if it is better than the one before it.
+
         Args:
             arms: the arms beside "base".
-            least: the probability of being better than "base" that an arm needs.
-            now: the arm that is deployed, which stays while it is more probably better than not.
+            least: the probability of being better that an arm needs.
+            now: the arm that is deployed, which stays while it is more probably better than "base" than not.
         """
-        best = max(arms, key=self.better)
-        if self.better(best) >= least:
-            return best
-        return now if now in arms and self.better(now) >= 0.5 else "base"
+        chosen: Arm = now if now in arms and self.better(now) >= 0.5 else "base"
+        qualified = [arm for arm in arms if self.better(arm) >= least]
+        for i, arm in enumerate(qualified):
+            if i == 0 or self.better(arm, than=chosen) >= least:
+                chosen = arm
+        return chosen
 
     def _parameters(self, arm: Arm) -> tuple[float, float]:
         a, b = self.base.successes + 1, self.base.failures + 1
