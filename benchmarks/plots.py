@@ -1,8 +1,9 @@
 """`python -m benchmarks.plots`: the figures of tables of single runs, in docs.
 
-keypoints.png, suites.png and pixels.png show the raw summaries in results/, with Wilson's interval of each
-evaluation; throughput.png shows results/scale/workers.json. The figures of benchmarks are drawn by `make
-results`.
+keypoints.png, suites.png, pixels.png and compatibility.png show the raw summaries in results/, with Wilson's
+interval of each evaluation; throughput.png shows results/scale/workers.json, and safeguard.png the
+evaluations in results/safeguard. The figures of benchmarks are drawn by `make results`, those of shifts by
+`python -m benchmarks.shifts`.
 """
 
 from __future__ import annotations
@@ -12,11 +13,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
+from benchmarks.safeguard import RESULTS as SAFEGUARD_RESULTS
+from benchmarks.safeguard import evaluations
 from benchmarks.slow_env import SECONDS
+from otpr.storage import read_json
 from otpr.training.intervals import wilson_interval
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -39,11 +44,17 @@ CURVES = {
 
 def main() -> None:
     """Draw all."""
-    files = {name: ROOT / "docs" / f"{name}.png" for name in ("keypoints", "suites", "pixels", "throughput")}
-    for name, runs in {"keypoints": keypoints(), "suites": suites(), "pixels": pixels()}.items():
-        draw(runs, files[name])
-    draw_throughput(throughput(), files["throughput"])
-    for file in files.values():
+    drawn = {
+        "keypoints": lambda file: draw(keypoints(), file),
+        "suites": lambda file: draw(suites(), file),
+        "pixels": lambda file: draw(pixels(), file),
+        "compatibility": lambda file: draw(compatibility(), file),
+        "throughput": lambda file: draw_throughput(throughput(), file),
+        "safeguard": lambda file: draw_safeguard(safeguarded(), file),
+    }
+    for name, write in drawn.items():
+        file = ROOT / "docs" / f"{name}.png"
+        write(file)
         print(f"{file.relative_to(ROOT)} ({file.stat().st_size / 1000:.0f} kB)")
 
 
@@ -65,6 +76,21 @@ def pixels() -> dict[str, Mapping[str, Any]]:
     files = sorted((ROOT / "results" / "pixels").glob("*-3-seed*.json"))
     runs = [json.loads(file.read_text()) for file in files]
     return {f"{run['task'].partition('/')[2]}, seed {run['seed']}": run for run in runs}
+
+
+def compatibility() -> dict[str, Mapping[str, Any]]:
+    """The runs with and without compatibility, of docs/results.md, by seed."""
+    folders = {"": "peg-insert-side/default-", ", without": "without-compatibility/"}
+    return {
+        f"seed {seed}{words}": json.loads((ROOT / "results" / f"{folder}seed{seed}.json").read_text())
+        for seed in range(3)
+        for words, folder in folders.items()
+    }
+
+
+def safeguarded() -> list[dict[str, Any]]:
+    """The runs of `python -m benchmarks.safeguard`."""
+    return [read_json(file) for file in sorted(SAFEGUARD_RESULTS.glob("*.json"))]
 
 
 def throughput() -> list[dict[str, Any]]:
@@ -95,6 +121,34 @@ def draw_throughput(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
     axes.set_ylabel("steps a second")
     axes.grid(alpha=0.3)
     axes.legend(loc="upper left", bbox_to_anchor=(1, 1), frameon=False, fontsize=8)
+    figure.savefig(path)
+
+
+def draw_safeguard(runs: Sequence[Mapping[str, Any]], path: Path) -> None:
+    """Success of what was deployed over steps, with and without the safeguard, a panel for each task, as PNG.
+
+    Args:
+        runs: as `python -m benchmarks.safeguard` keeps them.
+        path: of the picture.
+    """
+    tasks = sorted({run["task"] for run in runs})
+    figure = Figure(figsize=(3.0 * len(tasks), 3.0), dpi=110, layout="constrained")
+    FigureCanvasAgg(figure)
+    for axes, task in zip(figure.subplots(1, len(tasks), sharey=True, squeeze=False)[0], tasks, strict=True):
+        mine = [run for run in runs if run["task"] == task]
+        axes.axhline(np.mean([run["base"] for run in mine]), color="#6B6B6B", ls=":", label="pre-trained")
+        for least, colour, words in ((0, "#D55E00", "without"), (1, "#0072B2", "with the safeguard")):
+            some = [evaluations(run) for run in mine if bool(run["safeguard"]) == bool(least)]
+            for i, curve in enumerate(some):
+                axes.plot(*zip(*curve, strict=True), color=colour, lw=1.2, label="" if i else words)
+        axes.set_title(task.partition("/")[2], fontsize=9)
+        axes.set_xlabel("environment steps")
+        axes.xaxis.set_major_formatter(lambda steps, _: f"{steps / 1000:g}k")
+        axes.set_ylim(0, 1)
+        axes.yaxis.set_major_formatter(PercentFormatter(1))
+        axes.grid(alpha=0.3)
+    figure.axes[0].set_ylabel("success of 100 episodes")
+    figure.axes[0].legend(frameon=False, fontsize=8, loc="lower right")
     figure.savefig(path)
 
 

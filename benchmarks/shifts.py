@@ -7,7 +7,7 @@
 Rows are kept in results/shifts/policies.parquet, with those that `otpr bench --suite shifts` and
 `python -m benchmarks.adaptation` measure of policies. What is there is not measured again. The experts'
 table goes into docs/shifts.md with its heat map, docs/shifts.png; the tables of policies go into
-docs/robustness.md.
+docs/robustness.md with theirs, docs/robustness.png.
 """
 
 from __future__ import annotations
@@ -32,6 +32,8 @@ from otpr_bench.shift_tables import (
     cell_table,
     expert_table,
     knowledge_table,
+    mean_success,
+    policies_of,
     policy_table,
 )
 from otpr_bench.shifts import EXPERT, ShiftRow, read_shift_rows, solvable
@@ -43,6 +45,7 @@ RESULTS = ROOT / "results" / "shifts" / "policies.parquet"
 PAGE = ROOT / "docs" / "shifts.md"
 RESULTS_PAGE = ROOT / "docs" / "robustness.md"
 PICTURE = ROOT / "docs" / "shifts.png"
+RESULTS_PICTURE = ROOT / "docs" / "robustness.png"
 
 
 def main() -> None:
@@ -63,6 +66,8 @@ def main() -> None:
     print(markdown(experts))
     texts = {f"shifts:{name}": text for name, text in tables_of_policies(rows).items()}
     update_page(RESULTS_PAGE, texts)
+    if texts:
+        draw_policies(rows, RESULTS_PICTURE)
     for name, text in texts.items():
         print(f"\n{name}\n\n{text}")
 
@@ -117,6 +122,63 @@ def draw_experts(rows: Sequence[ShiftRow], path: Path) -> None:
     bar = figure.colorbar(colours, ax=list(panels), format=PercentFormatter(1.0), pad=0.02)
     bar.set_label("success of the expert", fontsize=8)
     bar.ax.tick_params(labelsize=8)
+    _save(canvas, path)
+
+
+def draw_policies(rows: Sequence[ShiftRow], path: Path) -> None:
+    """What each nominally trained policy keeps of its success, as a PNG: a panel for each task.
+
+    Shifts and levels are in rows, as far as the expert can cope with them, and policies in columns. The
+    colour is the success under the shift over the nominal one, as means over seeds. Cells that were not
+    measured are blank.
+
+    Args:
+        rows: the measured cells of experts and policies.
+        path: the picture's path.
+    """
+    nominally = [row for row in rows if row.algorithm != EXPERT and not row.trained]
+    left = solvable(rows)
+    policies = {
+        task: {name: mean_success(mine) for name, mine in policies_of(nominally, task).items()}
+        for task in sorted({row.task for row in nominally})
+    }
+    keys = {
+        task: [
+            (name, level)
+            for name in SHIFTS
+            for level in LEVELS
+            if (task, name, level) in left and any((name, level) in of for of in found.values())
+        ]
+        for task, found in policies.items()
+    }
+    heights = [1.2 + 0.25 * len(keys[task]) for task in policies]
+    width = max(len(found) for found in policies.values())
+    figure = Figure(figsize=(2.4 + 0.95 * width, sum(heights)), dpi=110, layout="constrained")
+    canvas = FigureCanvasAgg(figure)
+    panels = figure.subplots(len(policies), 1, squeeze=False, height_ratios=heights)[:, 0]
+    colours = ScalarMappable(Normalize(0.0, 1.0), "cividis")
+    for axes, (task, found) in zip(panels, policies.items(), strict=True):
+        kept = [[of.get(key, np.nan) / (of["", 0] or np.nan) for of in found.values()] for key in keys[task]]
+        axes.imshow(kept, cmap=colours.cmap, norm=colours.norm, aspect="auto")
+        for height, key in enumerate(keys[task]):
+            for place, of in enumerate(found.values()):
+                if key in of:
+                    colour = "white" if kept[height][place] < 0.5 else "black"
+                    axes.text(
+                        place, height, f"{of[key]:.0%}", color=colour, ha="center", va="center", fontsize=7
+                    )
+        axes.set_title(task.partition("/")[2], fontsize=9)
+        words = [name.replace(", ", "\n") + f"\nnominal {of['', 0]:.0%}" for name, of in found.items()]
+        axes.set_xticks(range(len(words)), words)
+        axes.set_yticks(range(len(keys[task])), [f"{name}:{level}" for name, level in keys[task]])
+        axes.tick_params(length=0, labelsize=7)
+    bar = figure.colorbar(colours, ax=list(panels), format=PercentFormatter(1.0), pad=0.02)
+    bar.set_label("share of the nominal success", fontsize=8)
+    bar.ax.tick_params(labelsize=8)
+    _save(canvas, path)
+
+
+def _save(canvas: FigureCanvasAgg, path: Path) -> None:
     canvas.draw()
     # a palette takes a third of the bytes
     Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB").quantize(64).save(path, optimize=True)

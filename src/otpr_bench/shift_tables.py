@@ -147,9 +147,7 @@ def policy_table(rows: Sequence[ShiftRow], task: str, level: int) -> Table:
 def cell_table(rows: Sequence[ShiftRow], task: str) -> Table:
     """Success of each policy under each shift that the expert can cope with: means over seeds."""
     policies = policies_of([row for row in rows if not row.trained], task)
-    means = {
-        name: {key: _mean(found) for key, found in _by_shift(mine).items()} for name, mine in policies.items()
-    }
+    means = {name: mean_success(mine) for name, mine in policies.items()}
     keys = [("", 0), *((name, level) for name in SHIFTS for level in LEVELS)]
     lines = [
         (
@@ -207,6 +205,11 @@ def adaptation_table(rows: Sequence[ShiftRow], task: str) -> Table:
         "shift takes from OTPR's policy that was trained nominally; -: it takes less than 5 points."
     )
     return Table((*header, "nominal success"), tuple(sorted(lines)), note)
+
+
+def mean_success(rows: Iterable[ShiftRow]) -> dict[tuple[str, int], float]:
+    """Mean success over seeds by shift and level; ("", 0) is the nominal task."""
+    return {key: _mean(found) for key, found in _by_shift(rows).items()}
 
 
 def _by_shift(rows: Iterable[ShiftRow]) -> dict[tuple[str, int], list[ShiftRow]]:
