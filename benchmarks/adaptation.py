@@ -29,8 +29,8 @@ from otpr_bench.bases import Base
 from otpr_bench.execution import found_base
 from otpr_bench.jobs import Job, make_jobs, parse_variants
 from otpr_bench.records import is_finished
-from otpr_bench.shift_runs import measure_policy
-from otpr_bench.shifts import cells, read_shift_rows, solvable
+from otpr_bench.shift_runs import policy_cells
+from otpr_bench.shifts import all_shifts, measure, read_shift_rows, solvable
 from otpr_bench.snapshots import Place
 from otpr_bench.suites import SHIFTED, named_suite
 
@@ -90,7 +90,8 @@ class Run:
 
     def measure(self, shifts: Sequence[Shift]) -> None:
         """Measure the final policy as deployed, with these shifts and without one."""
-        measure_policy(self.job, load_policy(self.directory), shifts, RESULTS, self.trained)
+        cells = policy_cells(self.job, load_policy(self.directory), shifts, self.trained)
+        measure(cells, RESULTS, lambda text: print(text, flush=True))
 
 
 def runs_of(
@@ -136,7 +137,7 @@ def main() -> None:
         if options.random:
             left = solvable(read_shift_rows(RESULTS))
             run.measure(
-                [each for each in cells(levels=(1, 2)) if (options.task, each.name, each.level) in left]
+                [each for each in all_shifts(levels=(1, 2)) if (options.task, each.name, each.level) in left]
             )
         else:
             run.measure([Shift.parse(run.shift)])

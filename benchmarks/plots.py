@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.ticker import PercentFormatter
+from matplotlib.ticker import EngFormatter, PercentFormatter
 
 from benchmarks.safeguard import RESULTS as SAFEGUARD_RESULTS
 from benchmarks.safeguard import evaluations
@@ -44,17 +44,18 @@ CURVES = {
 
 def main() -> None:
     """Draw all."""
-    drawn = {
-        "keypoints": lambda file: draw(keypoints(), file),
-        "suites": lambda file: draw(suites(), file),
-        "pixels": lambda file: draw(pixels(), file),
-        "compatibility": lambda file: draw(compatibility(), file),
-        "throughput": lambda file: draw_throughput(throughput(), file),
-        "safeguard": lambda file: draw_safeguard(safeguarded(), file),
+    docs = ROOT / "docs"
+    runs = {
+        "keypoints": keypoints(),
+        "suites": suites(),
+        "pixels": pixels(),
+        "compatibility": compatibility(),
     }
-    for name, write in drawn.items():
-        file = ROOT / "docs" / f"{name}.png"
-        write(file)
+    for name, some in runs.items():
+        draw(some, docs / f"{name}.png")
+    draw_throughput(throughput(), docs / "throughput.png")
+    draw_safeguard(safeguarded(), docs / "safeguard.png")
+    for file in [docs / f"{name}.png" for name in (*runs, "throughput", "safeguard")]:
         print(f"{file.relative_to(ROOT)} ({file.stat().st_size / 1000:.0f} kB)")
 
 
@@ -124,7 +125,7 @@ def draw_throughput(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
     figure.savefig(path)
 
 
-def draw_safeguard(runs: Sequence[Mapping[str, Any]], path: Path) -> None:
+def draw_safeguard(runs: Sequence[dict[str, Any]], path: Path) -> None:
     """Success of what was deployed over steps, with and without the safeguard, a panel for each task, as PNG.
 
     Args:
@@ -143,7 +144,7 @@ def draw_safeguard(runs: Sequence[Mapping[str, Any]], path: Path) -> None:
                 axes.plot(*zip(*curve, strict=True), color=colour, lw=1.2, label="" if i else words)
         axes.set_title(task.partition("/")[2], fontsize=9)
         axes.set_xlabel("environment steps")
-        axes.xaxis.set_major_formatter(lambda steps, _: f"{steps / 1000:g}k")
+        axes.xaxis.set_major_formatter(EngFormatter(sep=""))
         axes.set_ylim(0, 1)
         axes.yaxis.set_major_formatter(PercentFormatter(1))
         axes.grid(alpha=0.3)

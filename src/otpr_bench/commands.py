@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 import shlex
 import sys
@@ -100,6 +101,9 @@ class Bench:
             queue.side_by_side = max(1, int(self._side_by_side(ray)))
             _show(queue.plan())
             complete = queue.run(ray)
+            if complete and suite.name == SHIFTED:
+                of_all = functools.partial(queue.cells, ray)
+                complete = measure_runs(queue.finished(), self.levels, self.shift_results, of_all)
         self._conclude(queue, complete, suite, results)
 
     def _side_by_side(self, ray: Any) -> float:
@@ -116,10 +120,8 @@ class Bench:
             print(f"{len(failed)} runs failed; --retry-failed begins them anew:")
             for row in failed:
                 print(f"  {row.algorithm}:{row.preset} on {row.task}, seed {row.seed}: {row.error}")
-        if suite.name == SHIFTED and complete:
-            measure_runs(queue.finished(), self.levels, self.shift_results)
         if not complete:
-            print(f"Some runs are left. Continue with:\n  {shlex.join(['otpr', *sys.argv[1:]])}")
+            print(f"Something is left to do. Continue with:\n  {shlex.join(['otpr', *sys.argv[1:]])}")
 
     def _suite(self) -> BenchSuite:
         if self.suite == OPEN:

@@ -9,12 +9,10 @@ from __future__ import annotations
 import functools
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from otpr.cluster import import_path
-from otpr.envs.env_process import threads
 from otpr.errors import OtprError
 from otpr.training.lock import RunLock
 from otpr.training.stopping import StopRequest
@@ -22,15 +20,13 @@ from otpr_bench.bases import Base
 from otpr_bench.execution import Command, Outcome, carry_out, found_base, make_base, otpr_command
 from otpr_bench.jobs import Job
 from otpr_bench.plan import Plan, State, durations
+from otpr_bench.ray_tasks import Failure, Tasks, task_options
 from otpr_bench.records import UNKNOWN, failed_row, is_finished, machine, progress
 from otpr_bench.results import Row, add_rows, read_results
+from otpr_bench.shifts import Carried, Cell, carry_out_cell
 from otpr_bench.snapshots import Place
 from otpr_bench.suites import BenchTask
 
-ATTEMPTS = 2
-"""Number of restarts without progress of a run whose process or machine died."""
-
-_LOOK = 0.2  # seconds between two checks for a stop
 _say = functools.partial(print, flush=True)  # flushed, because users follow the log
 
 
@@ -73,7 +69,7 @@ class Queue:
     ) -> None:
         self._jobs, self._results, self._command = list(jobs), results, command
         self._place = Place(folder.resolve(), storage, max(1, math.floor(cpus)))
-        self._options = _options(cpus, gpus, fresh)
+        self._options = task_options(cpus, gpus, fresh)
         self._budget, self._grace, self._end = budget, grace, math.inf
         self._machine = machine()
         self._rows: list[Row] = read_results(results) if results.exists() else []
@@ -130,7 +126,7 @@ class Queue:
         self._place.folder.mkdir(parents=True, exist_ok=True)
         lock = RunLock.take(self._place.folder)
         self._end = time.monotonic() + self._budget
-        tasks = _Tasks(ray, self._options)
+        tasks = Tasks(ray, self._options)
         try:
             with self._stop:
                 for task in self._tasks.values():
@@ -139,7 +135,10 @@ class Queue:
                         tasks.submit(task, make_base, task, self._place, self._command)
                 for job, _, _ in self._placed():
                     self._submit(job, tasks)
-                for item, came in tasks.ended(self._is_over, self._grace):
+                for item, result in tasks.ended(self._is_over, self._grace):
+                    came: Came = _STOPPED if result is None else result
+                    if isinstance(came, Failure) and came.died:
+                        came = Failure(f"{came.why}; what it wrote is in the folder `logs` of --out", True)
                     if isinstance(item, _Started):
                         self._take_run(item, came, tasks)
                     else:
@@ -151,7 +150,7 @@ class Queue:
             raise OtprError("\n".join(self._base_errors))
         return not self.plan().left
 
-    def _submit(self, job: Job, tasks: _Tasks) -> None:
+    def _submit(self, job: Job, tasks: Tasks) -> None:
         base = self._bases[job.task.id]
         key, directory = job.key(base), job.directory(self._place.folder, base)
         if self._recorded(job, base) in (None, "to do"):
@@ -160,7 +159,7 @@ class Queue:
                 _Started(job, progress(directory)[0]), carry_out, job, failed, self._place, self._command
             )
 
-    def _take_base(self, task: BenchTask, came: Came, tasks: _Tasks) -> None:
+    def _take_base(self, task: BenchTask, came: Came, tasks: Tasks) -> None:
         """Handle the result of making a base, and start the runs that wait for it."""
         why = came.why if isinstance(came, Failure) else came.failed
         base = None if why else found_base(task, self._place)
@@ -178,7 +177,7 @@ class Queue:
                 if job.task.id == task.id and not self._is_over():
                     self._submit(job, tasks)
 
-    def _take_run(self, run: _Started, came: Came, tasks: _Tasks) -> None:
+    def _take_run(self, run: _Started, came: Came, tasks: Tasks) -> None:
         """Record the result of a run, unless it was postponed."""
         job, base = run.job, self._bases[run.job.task.id]
         directory = job.directory(self._place.folder, base)
@@ -193,6 +192,23 @@ class Queue:
             _say(f"{job}: {'stopped' if isinstance(came, Failure) else came.left}.")
         else:
             self._record(job, base, came.rows)
+
+    def cells(self, ray: Any, cells: Sequence[Cell]) -> Iterator[tuple[Cell, Carried]]:
+        """Carry out cells of the suite `shifts` as tasks, until the queue is to stop; see `run`.
+
+        Yields:
+            The cells as they end, each with what came out, or the reason why nothing did.
+        """
+        tasks = Tasks(ray, {key: x for key, x in self._options.items() if key != "max_calls"})
+        try:
+            with self._stop:
+                for cell in cells:
+                    tasks.submit(cell, carry_out_cell, cell)
+                for cell, came in tasks.ended(self._is_over, self._grace):
+                    if came is not None:
+                        yield cell, came.why if isinstance(came, Failure) else came
+        finally:
+            tasks.end()
 
     def _is_over(self) -> bool:
         """Whether to stop: because of a signal or the end of the budget."""
@@ -218,20 +234,10 @@ class Queue:
         _say(f"{job}: {words}. {self.plan().forecast()}")
 
 
-def _options(cpus: float, gpus: float, fresh: bool) -> dict[str, Any]:
-    """Ray's options for a task."""
-    env = {**import_path(), **threads(max(1, math.floor(cpus)))}
-    if not gpus:
-        env["JAX_PLATFORMS"] = "cpu"
-    elif gpus < 1:  # several share one, and JAX would allocate three quarters of it each
-        env["XLA_PYTHON_CLIENT_MEM_FRACTION"] = f"{0.9 * gpus:.3f}"
-    return {
-        "num_cpus": cpus,
-        "num_gpus": gpus,
-        "max_retries": ATTEMPTS,
-        "runtime_env": {"env_vars": env},
-        **({"max_calls": 1} if fresh else {}),
-    }
+Came = Outcome | Failure
+"""The result of a task."""
+
+_STOPPED = Outcome(left="stopped")
 
 
 class _Started(NamedTuple):
@@ -239,66 +245,3 @@ class _Started(NamedTuple):
 
     job: Job
     steps: int
-
-
-class Failure(NamedTuple):
-    """Why a task returned nothing."""
-
-    why: str
-    died: bool  # whether its process or machine died
-
-
-Came = Outcome | Failure
-"""The result of a task."""
-
-_STOPPED = Outcome(left="stopped")
-
-
-class _Tasks:
-    """Pending Ray tasks, each for an item."""
-
-    def __init__(self, ray: Any, options: dict[str, Any]):
-        self._ray, self._options = ray, options
-        self._items: dict[Any, Any] = {}
-
-    def submit(self, item: Any, work: Callable[..., Outcome], *arguments: Any) -> None:
-        """Submit a task."""
-        self._items[self._ray.remote(**self._options)(work).remote(*arguments)] = item
-
-    def ended(self, is_over: Callable[[], bool], grace: float) -> Iterator[tuple[Any, Came]]:
-        """Yield the items of tasks as they end, including tasks submitted meanwhile, with their results.
-
-        When `is_over` is true, the remaining tasks are asked to stop, and are ended after the grace period.
-        """
-        asked = math.inf
-        while self._items:
-            ready, _ = self._ray.wait(list(self._items), num_returns=1, timeout=_LOOK)
-            for reference in ready:
-                yield self._items.pop(reference), self._came(reference)
-            if is_over() and math.isinf(asked):
-                asked = time.monotonic()
-                for reference in self._items:
-                    self._ray.cancel(reference, force=False)
-            if time.monotonic() - asked > grace:
-                yield from [(item, _STOPPED) for item in self.end()]
-
-    def _came(self, reference: Any) -> Came:
-        errors = self._ray.exceptions
-        try:
-            return self._ray.get(reference)
-        except errors.TaskCancelledError:
-            return _STOPPED
-        except errors.RayTaskError as error:
-            # without folders and addresses from Ray's message, because results are kept in the repository
-            return Failure(f"{type(error.cause).__name__}: {error.cause}", died=False)
-        except errors.RayError as error:
-            why = f"the process or its machine died {ATTEMPTS + 1} times ({type(error).__name__}); "
-            return Failure(f"{why}what it wrote is in the folder `logs` of --out", died=True)
-
-    def end(self) -> list[Any]:
-        """End the remaining tasks, which can continue from their last checkpoints, and return their items."""
-        for reference in self._items:
-            self._ray.cancel(reference, force=True)
-        items = list(self._items.values())
-        self._items.clear()
-        return items

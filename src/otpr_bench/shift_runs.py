@@ -12,8 +12,12 @@ from otpr_bench.bases import Base
 from otpr_bench.jobs import Job
 from otpr_bench.shifts import (
     EXPERT,
+    CarriedOut,
+    Cell,
     Subject,
-    cells,
+    all_shifts,
+    cells_of,
+    in_order,
     measure,
     read_shift_rows,
     run_expert,
@@ -28,23 +32,38 @@ SINGLE_TOO = ("otpr",)
 """Algorithms of which one sample is measured beside the choice: those that train it for success too."""
 
 
-def measure_experts(tasks: Iterable[BenchTask], levels: Sequence[int], path: Path) -> None:
+def measure_experts(
+    tasks: Iterable[BenchTask], levels: Sequence[int], path: Path, carried_out: CarriedOut = in_order
+) -> bool:
     """Measure the scripted expert of each task under every shift; see `measure`."""
     experts = [
         Subject(task.id, EXPERT, "", 0, EXPERT, task.recipe.episode_limit, run_expert) for task in tasks
     ]
-    measure(experts, cells(levels=levels), EXPERT_EPISODES, path, _say)
+    cells = [
+        cell for expert in experts for cell in cells_of(expert, all_shifts(levels=levels), EXPERT_EPISODES)
+    ]
+    return measure(cells, path, _say, carried_out)
 
 
-def measure_runs(runs: Sequence[tuple[Job, Base, Path]], levels: Sequence[int], path: Path) -> None:
+def measure_runs(
+    runs: Sequence[tuple[Job, Base, Path]],
+    levels: Sequence[int],
+    path: Path,
+    carried_out: CarriedOut = in_order,
+) -> bool:
     """Measure the experts of the runs' tasks, and then the runs' policies as deployed.
 
     Each policy has as many episodes as the last evaluation of its run, under the shifts that the expert can
     cope with. The base, which is the policy of each run of "bc", is measured once.
+
+    Returns:
+        Whether all was carried out; see `measure`.
     """
     tasks = {job.task.id: job.task for job, _, _ in runs}
-    measure_experts(tasks.values(), levels, path)
+    if not measure_experts(tasks.values(), levels, path, carried_out):
+        return False
     left = solvable(read_shift_rows(path)) if tasks else set()
+    cells: list[Cell] = []
     bases: set[str] = set()
     for job, base, directory in runs:
         if job.variant.algorithm == "bc":
@@ -55,13 +74,15 @@ def measure_runs(runs: Sequence[tuple[Job, Base, Path]], levels: Sequence[int], 
         policies = [policy]
         if policy.chooser is not None and job.variant.algorithm in SINGLE_TOO:
             policies.append(policy.single())
-        shifts = [shift for shift in cells(levels=levels) if (job.task.id, shift.name, shift.level) in left]
-        for acting in policies:
-            measure_policy(job, acting, shifts, path)
+        shifts = [
+            shift for shift in all_shifts(levels=levels) if (job.task.id, shift.name, shift.level) in left
+        ]
+        cells += [cell for acting in policies for cell in policy_cells(job, acting, shifts)]
+    return measure(cells, path, _say, carried_out)
 
 
-def measure_policy(job: Job, policy: Policy, shifts: Sequence[Shift], path: Path, trained: str = "") -> None:
-    """Measure a policy of a run with these shifts and without one; `trained` as in `ShiftRow`."""
+def policy_cells(job: Job, policy: Policy, shifts: Sequence[Shift], trained: str = "") -> list[Cell]:
+    """The cells of a policy of a run; `trained` as in `ShiftRow`."""
     task = job.task
     subject = Subject(
         task.id,
@@ -73,7 +94,7 @@ def measure_policy(job: Job, policy: Policy, shifts: Sequence[Shift], path: Path
         runs_policy(policy),
         trained,
     )
-    measure([subject], shifts, task.budget.final_eval_episodes, path, _say)
+    return cells_of(subject, shifts, task.budget.final_eval_episodes)
 
 
 def _say(text: str) -> None:

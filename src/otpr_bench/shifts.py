@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import io
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,6 +18,7 @@ from otpr.data.seeds import evaluation_seed
 from otpr.envs import ChunkedVectorEnv, Setup, make_env, make_expert
 from otpr.envs.shifts import LEVELS, SHIFTS, Shift
 from otpr.errors import OtprError
+from otpr.policies.packed import pack, unpack
 from otpr.policies.policy import Policy
 from otpr.storage import write_bytes, writing
 from otpr.training.evaluate import evaluate
@@ -95,11 +96,12 @@ def run_expert(setup: Setup, episodes: int) -> Measured:
 
 
 def runs_policy(policy: Policy) -> Callable[[Setup, int], Measured]:
-    """A function that runs episodes of a policy; OTPR's choice is watched."""
-    acting = watched(policy)
+    """A function that runs episodes of a policy, in this or another process; OTPR's choice is watched."""
+    packed = pack(policy)
 
     def run(setup: Setup, episodes: int) -> Measured:
-        execute, history = policy.spec.execute, policy.spec.history
+        acting = watched(unpack(packed))
+        execute, history = acting.spec.execute, acting.spec.history
         with ChunkedVectorEnv(setup, min(8, episodes), execute, processes=True, history=history) as env:
             evaluation = evaluate(acting, Lockstep(env), episodes)
         return Measured(evaluation.outcomes, evaluation.metrics)
@@ -107,55 +109,99 @@ def runs_policy(policy: Policy) -> Callable[[Setup, int], Measured]:
     return run
 
 
-def cells(names: Iterable[str] = SHIFTS, levels: Iterable[int] = LEVELS) -> list[Shift]:
+def all_shifts(names: Iterable[str] = SHIFTS, levels: Iterable[int] = LEVELS) -> list[Shift]:
     """The shifts to measure, without those of images."""
     return [Shift(name, level) for name in names if not SHIFTS[name].images for level in levels]
 
 
+class Cell(NamedTuple):
+    """Episodes of a subject under a shift; None is the nominal task."""
+
+    subject: Subject
+    shift: Shift | None
+    episodes: int  # >= 1
+
+
+def cells_of(subject: Subject, shifts: Sequence[Shift], episodes: int) -> list[Cell]:
+    """The cells of a subject, the nominal one first."""
+    return [Cell(subject, shift, episodes) for shift in (None, *shifts)]
+
+
+Carried = Measured | str
+"""What came out of a cell, or why nothing did."""
+
+
+def carry_out_cell(cell: Cell) -> Carried:
+    """Run the episodes of a cell, unless its task does not support the shift."""
+    subject = cell.subject
+    shifts = () if cell.shift is None else (cell.shift,)
+    try:
+        return subject.run(Setup(subject.task, subject.episode_limit, shifts=shifts), cell.episodes)
+    except OtprError as error:
+        if cell.shift is None:
+            raise
+        return str(error)
+
+
+CarriedOut = Callable[[Sequence[Cell]], Iterable[tuple[Cell, Carried]]]
+"""Carries out cells, in any order; it may end before all are done."""
+
+
+def in_order(cells: Sequence[Cell]) -> Iterator[tuple[Cell, Carried]]:
+    """Carry out cells one after the other in this process."""
+    for cell in cells:
+        yield cell, carry_out_cell(cell)
+
+
 def measure(
-    subjects: Sequence[Subject],
-    shifts: Sequence[Shift],
-    episodes: int,
+    cells: Sequence[Cell],
     path: Path,
     say: Callable[[str], None],
-) -> None:
+    carried_out: CarriedOut = in_order,
+) -> bool:
     """Measure the missing cells. Each is written when it is finished, so that a stop loses at most one.
 
     Args:
-        subjects: the measured policies and experts.
-        shifts: the shifts; one that a task does not support is reported and left out.
-        episodes: number of episodes in each cell, >= 1.
+        cells: of each subject the nominal cell, which the others are compared with, and others.
         path: the Parquet file.
         say: called with a message for each cell.
+        carried_out: see `CarriedOut`.
+
+    Returns:
+        Whether all cells were carried out.
     """
     done = {row.cell: row for row in read_shift_rows(path)} if path.exists() else {}
-    for subject in subjects:
-        nominal: float | None = None
-        usual = Setup(subject.task, subject.episode_limit)
-        for shift in (None, *shifts):
-            row = _row(subject, shift, episodes, Measured([False] * episodes), nominal or 0.0)
-            if row.cell in done:
-                nominal = done[row.cell].success if shift is None else nominal
-                continue
-            setup = usual if shift is None else dataclasses.replace(usual, shifts=(shift,))
-            try:
-                measured = subject.run(setup, episodes)
-            except OtprError as error:
-                if shift is None:
-                    raise
-                say(f"{shift} on {subject.task} is left out. {error}")
-                continue
-            if nominal is None:
-                nominal = sum(measured.outcomes) / episodes
-            row = _row(subject, shift, episodes, measured, nominal)
-            add_shift_rows(path, [row])
-            who = f"{subject.algorithm} ({subject.policy}), seed {subject.seed}"
-            say(f"{subject.task}, {shift or 'nominal'}, {who}: {row.success:.0%} of {episodes}")
+    nominal: dict[Subject, float] = {}
+    left: list[Cell] = []
+    for cell in cells:
+        known = done.get(_row(cell, Measured(()), 0.0).cell)
+        if known is None:
+            left.append(cell)
+        elif cell.shift is None:
+            nominal[cell.subject] = known.success
+    waiting: list[tuple[Cell, Measured]] = []  # for the nominal success
+    count = 0
+    for cell, came in carried_out(left):
+        count += 1
+        if isinstance(came, str):
+            say(f"{cell.shift or 'nominal'} on {cell.subject.task} is left out. {came}")
+            continue
+        if cell.shift is None:
+            nominal[cell.subject] = sum(came.outcomes) / cell.episodes
+        waiting.append((cell, came))
+        rows = [_row(*each, nominal[each[0].subject]) for each in waiting if each[0].subject in nominal]
+        waiting = [each for each in waiting if each[0].subject not in nominal]
+        if rows:
+            add_shift_rows(path, rows)
+        for row in rows:
+            who = f"{row.algorithm} ({row.policy}), seed {row.seed}"
+            shift = f"{row.shift}:{row.level}" if row.shift else "nominal"
+            say(f"{row.task}, {shift}, {who}: {row.success:.0%} of {row.episodes}")
+    return count == len(left)
 
 
-def _row(
-    subject: Subject, shift: Shift | None, episodes: int, measured: Measured, nominal: float
-) -> ShiftRow:
+def _row(cell: Cell, measured: Measured, nominal: float) -> ShiftRow:
+    subject, shift = cell.subject, cell.shift
     return ShiftRow(
         task=subject.task,
         algorithm=subject.algorithm,
@@ -164,8 +210,8 @@ def _row(
         policy=subject.policy,
         shift="" if shift is None else shift.name,
         level=0 if shift is None else shift.level,
-        episodes=episodes,
-        success=sum(measured.outcomes) / episodes,
+        episodes=cell.episodes,
+        success=sum(measured.outcomes) / cell.episodes,
         nominal_success=nominal,
         outcomes="".join("1" if outcome else "0" for outcome in measured.outcomes),
         zero_compatibility=measured.metrics.get(ZERO),

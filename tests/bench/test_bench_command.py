@@ -83,7 +83,7 @@ def test_a_real_benchmark_is_stopped_gone_on_with_and_complete(place, monkeypatc
     small = ":".join(["otpr:default", *AGENT])
     arguments = ["bench", "--algorithms", f"{small},bc", "--seeds", "0"]
     assert main([*arguments, "--budget-minutes", "0.5"]) == 0
-    assert "Some runs are left. Continue with:" in capsys.readouterr().out
+    assert "Something is left to do. Continue with:" in capsys.readouterr().out
     assert main(arguments) == 0
     rows = read_results(place / "results" / "bench" / "smoke.parquet")
     steps = {(row.task, row.algorithm): [] for row in rows}

@@ -19,6 +19,7 @@ import pytest
 import ray
 from rich.console import Console
 
+from otpr.envs.shifts import Shift
 from otpr.errors import OtprError
 from otpr.training.lock import RunLock
 from otpr_bench import result_versions
@@ -28,8 +29,10 @@ from otpr_bench.plan import durations
 from otpr_bench.queue import Queue
 from otpr_bench.records import machine
 from otpr_bench.results import Row, add_rows, read_results
+from otpr_bench.shifts import Measured, Subject, cells_of, in_order, runs_policy
 from otpr_bench.snapshots import Place
 from otpr_bench.suites import Budget, Recipe, open_suite
+from tiny import policy
 
 PEG, PUSH = "metaworld/peg-insert-side-v3", "metaworld/push-v3"
 BUDGET = Budget(env_steps=1000, eval_every=200, eval_episodes=10, final_eval_episodes=10)
@@ -115,6 +118,34 @@ def bench(tmp_path: Path) -> Bench:
 
 def option(call: list[str], name: str) -> str:
     return call[call.index(name) + 1]
+
+
+# ---------------------------------------------------------------------- cells of the suite shifts
+
+
+@pytest.mark.long
+def test_cells_of_policies_are_measured_as_tasks_with_the_same_outcomes(bench, ray_here):
+    subject = Subject("metaworld/reach-v3", "bc", "", 0, "one sample", 40, runs_policy(policy()))
+    cells = cells_of(subject, [Shift("gain", 1), Shift("light", 1)], 4)
+    found = dict(bench.queue(cpus=ALL / 2).cells(ray, cells))
+    assert found == dict(in_order(cells))
+    assert isinstance(found[cells[0]], Measured) and isinstance(found[cells[2]], str)
+
+
+class Busy(Inline):
+    """In the place of a Ray that is busy: no task ends."""
+
+    def wait(self, references: list[Any], num_returns: int, timeout: float) -> tuple[list[Any], list[Any]]:
+        return [], references
+
+
+def test_cells_are_left_where_the_queue_is_to_stop(bench):
+    subject = Subject(PEG, "bc", "", 0, "one sample", None, lambda _, episodes: Measured([True] * episodes))
+    cells = cells_of(subject, [Shift("gain", 1), Shift("gain", 2)], 4)
+    assert [cell for cell, _ in bench.queue().cells(Inline(), cells)] == cells
+    queue = bench.queue()
+    queue._stop.requested = True
+    assert list(queue.cells(Busy(), cells)) == []
 
 
 # ------------------------------------------------------------------------------------------- runs and results

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -25,11 +26,15 @@ from otpr_bench.shift_tables import (
 )
 from otpr_bench.shifts import (
     EXPERT,
+    Carried,
+    Cell,
     Measured,
     ShiftRow,
     Subject,
     add_shift_rows,
-    cells,
+    all_shifts,
+    carry_out_cell,
+    cells_of,
     measure,
     read_shift_rows,
     run_expert,
@@ -56,7 +61,7 @@ class Fake:
         return Measured([index < count for index in range(episodes)], {ZERO: 0.25} if count < 10 else {})
 
 
-def subject(run: Fake, algorithm: str = EXPERT) -> Subject:
+def subject(run: Callable[[Setup, int], Measured], algorithm: str = EXPERT) -> Subject:
     return Subject(TASK, algorithm, "", 0, EXPERT, None, run)
 
 
@@ -64,8 +69,8 @@ def test_each_cell_is_measured_once_beside_the_nominal_one(tmp_path: Path) -> No
     told: list[str] = []
     path, run = tmp_path / "deep" / "results.parquet", Fake(gain_1=6, latency_2=8)
     shifts = [Shift("gain", 1), Shift("mass", 1), Shift("latency", 2)]
-    measure([subject(run)], shifts[:2], 10, path, told.append)
-    measure([subject(run)], shifts, 10, path, told.append)
+    assert measure(cells_of(subject(run), shifts[:2], 10), path, told.append)
+    assert measure(cells_of(subject(run), shifts, 10), path, told.append)
     assert run.asked == ["nominal", "gain:1", "mass:1", "mass:1", "latency:2"]
     rows = {(row.shift, row.level): row for row in read_shift_rows(path)}
     assert rows.keys() == {("", 0), ("gain", 1), ("latency", 2)}
@@ -85,10 +90,36 @@ def test_a_stop_in_the_middle_loses_one_cell(tmp_path: Path) -> None:
 
     shifts = [Shift("gain", 1), Shift("latency", 2)]
     with pytest.raises(KeyboardInterrupt):
-        measure([Subject(TASK, EXPERT, "", 0, EXPERT, None, stopping)], shifts, 10, path, print)
-    measure([subject(run)], shifts, 10, path, print)
+        measure(cells_of(subject(stopping), shifts, 10), path, print)
+    measure(cells_of(subject(run), shifts, 10), path, print)
     assert run.asked == ["nominal", "gain:1", "latency:2"]
     assert [row.nominal_success for row in read_shift_rows(path)] == [1.0] * 3
+
+
+def test_cells_may_end_in_any_order_and_wait_for_the_nominal_one(tmp_path: Path) -> None:
+    path, run = tmp_path / "results.parquet", Fake(nominal=8, gain_1=4)
+    both = [cells_of(subject(run, name), [Shift("gain", 1)], 10) for name in ("idql", "qc")]
+    counts: list[int] = []
+
+    def backwards(cells: Sequence[Cell]) -> Iterator[tuple[Cell, Carried]]:
+        for cell in reversed(cells):
+            yield cell, carry_out_cell(cell)
+            counts.append(len(read_shift_rows(path)) if path.exists() else 0)
+
+    assert measure([*both[0], *both[1]], path, print, backwards)
+    assert counts == [0, 2, 2, 4]
+    assert {(row.success, row.nominal_success) for row in read_shift_rows(path)} == {(0.4, 0.8), (0.8, 0.8)}
+
+
+def test_what_was_not_carried_out_is_left_for_the_next_time(tmp_path: Path) -> None:
+    path, run = tmp_path / "results.parquet", Fake()
+    cells = cells_of(subject(run), [Shift("gain", 1), Shift("gain", 2)], 10)
+    assert not measure(cells, path, print, lambda left: ((cell, carry_out_cell(cell)) for cell in left[:2]))
+    told: list[str] = []
+    assert measure(cells, path, told.append, lambda left: ((cell, "it died") for cell in left))
+    assert told == [f"gain:2 on {TASK} is left out. it died"]
+    assert measure(cells, path, print)
+    assert run.asked == ["nominal", "gain:1", "gain:2"]
 
 
 def test_solvable_is_where_the_expert_keeps_four_fifths() -> None:
@@ -105,8 +136,8 @@ def test_solvable_is_where_the_expert_keeps_four_fifths() -> None:
 
 
 def test_shifts_of_images_are_no_cells_of_the_state() -> None:
-    assert len(cells()) == 30
-    assert cells(["push", "light"], [2]) == [Shift("push", 2)]
+    assert len(all_shifts()) == 30
+    assert all_shifts(["push", "light"], [2]) == [Shift("push", 2)]
 
 
 def test_another_file_is_refused(tmp_path: Path) -> None:
@@ -222,11 +253,13 @@ def test_the_base_is_measured_once_and_other_policies_with_each_seed(
     base = Base(task.id, tmp_path / "data", tmp_path / "policy", 0.3, 100, 4, "0" * 12)
     asked: list[tuple[str, int, str, int]] = []
 
-    def measured(subjects: list[Subject], shifts: list[Shift], episodes: int, *_: object) -> None:
-        (one,) = subjects
-        if one.algorithm != EXPERT:
-            assert shifts == [Shift("gain", 2)]
-            asked.append((one.algorithm, one.seed, one.policy, episodes))
+    def measured(cells: list[Cell], *_: object) -> bool:
+        for cell in cells:
+            one = cell.subject
+            if one.algorithm != EXPERT and cell.shift is not None:
+                assert cell.shift == Shift("gain", 2)
+                asked.append((one.algorithm, one.seed, one.policy, cell.episodes))
+        return True
 
     monkeypatch.setattr(shift_runs, "measure", measured)
     monkeypatch.setattr(shift_runs, "load_policy", lambda _: policy())

@@ -10,7 +10,7 @@ import pytest
 
 from otpr.envs.env_process import threads
 from otpr.training.episode_runner import worker_env
-from otpr_bench.queue import _options  # pyright: ignore[reportPrivateUsage]
+from otpr_bench.ray_tasks import task_options
 
 COUNTING = """
 import os
@@ -38,5 +38,5 @@ def test_xla_computes_with_so_many_threads() -> None:
 @pytest.mark.skipif(sys.platform != "linux", reason="counts threads in /proc")
 def test_workers_and_runs_of_one_core_compute_with_one_thread() -> None:
     assert of_xla(worker_env()) == 1
-    assert of_xla(_options(1.5, 0.0, True)["runtime_env"]["env_vars"]) == 1
-    assert of_xla(_options(2.0, 0.0, True)["runtime_env"]["env_vars"]) == 2
+    assert of_xla(task_options(1.5, 0.0, True)["runtime_env"]["env_vars"]) == 1
+    assert of_xla(task_options(2.0, 0.0, True)["runtime_env"]["env_vars"]) == 2

@@ -110,10 +110,12 @@ class Evidence:
             least: the probability of being better that an arm needs.
             now: the arm that is deployed, which stays while it is more probably better than "base" than not.
         """
-        chosen: Arm = now if now in arms and self.better(now) >= 0.5 else "base"
-        qualified = [arm for arm in arms if self.better(arm) >= least]
-        for i, arm in enumerate(qualified):
-            if i == 0 or self.better(arm, than=chosen) >= least:
+        qualified: list[Arm] = [arm for arm in arms if self.better(arm) >= least]
+        if not qualified:
+            return now if now in arms and self.better(now) >= 0.5 else "base"
+        chosen = qualified[0]
+        for arm in qualified[1:]:
+            if self.better(arm, than=chosen) >= least:
                 chosen = arm
         return chosen
 
