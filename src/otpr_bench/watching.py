@@ -30,7 +30,7 @@ class Watching(Chooser):
 
     def scores(
         self, state: Float[Array, " s"], candidates: Float[Array, "N a"]
-    ) -> tuple[Float[Array, " N"], ...]:
+    ) -> tuple[Float[Array, "N ..."], ...]:
         """OTPR's scores, and the spread of each candidate."""
         states = jnp.broadcast_to(state, (candidates.shape[0], state.shape[0]))
         cost = self.inner.cost
@@ -38,11 +38,11 @@ class Watching(Chooser):
         return *self.inner.scores(state, candidates), spread
 
     def pick_by(
-        self, scores: tuple[Float[Array, " N"], ...], gumbel: Float[Array, " N"]
+        self, scores: tuple[Float[Array, "N ..."], ...], gumbel: Float[Array, " N"]
     ) -> tuple[Int[Array, ""], Metrics]:
         """OTPR's choice."""
         *own, spread = scores
-        row, metrics = self.inner.pick_by((own[0], own[1]), gumbel)
+        row, metrics = self.inner.pick_by(tuple(own), gumbel)
         return row, {**metrics, SPREAD: jnp.mean(spread)}
 
     def about(self) -> dict[str, Any]:

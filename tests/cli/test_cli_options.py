@@ -100,11 +100,15 @@ def test_settings_are_changed_by_options_and_by_set(
 
 def test_options_change_the_preset(parsed: list[Finetune]):
     assert (
-        main(["finetune", "--epsilon", "0.3", "--preset", "paper", "--greedy", "true", "--env-steps", "9000"])
+        main(
+            ["finetune", "--epsilon", "0.3", "--preset", "paper", "--rule", "highest", "--env-steps", "9000"]
+        )
         == 0
     )
     [command] = parsed
-    assert command.settings() == dataclasses.replace(agent_config("otpr", "paper"), epsilon=0.3, greedy=True)
+    assert command.settings() == dataclasses.replace(
+        agent_config("otpr", "paper"), epsilon=0.3, rule="highest"
+    )
     assert (command.algorithm, command.preset, command.config.env_steps) == ("otpr", "paper", 9000)
 
 
@@ -152,7 +156,7 @@ def test_what_makes_no_settings_is_refused_in_one_line(
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["--greedy", "maybe"], "'true'"),
+        (["--return-bound", "maybe"], "'true'"),
         (["--epsilon", "small"], "--epsilon"),
         (["--pairing", "x"], "product"),
     ],

@@ -256,7 +256,7 @@ def test_a_chooser_chooses_among_the_plans_of_any_proposer():
     observation = {"state": RNG.normal(size=(1, 39)).astype(np.float32)}
     found = act_within(chooses, observation, jax.random.key(0), 1e9, proposer=Fixed(chooses.spec, plans))
     assert any(np.array_equal(found, plan) for plan in plans)
-    greedy = chooses.choosing(dataclasses.replace(chooser(), greedy=True), 4)
+    greedy = chooses.choosing(dataclasses.replace(chooser(), rule="highest"), 4)
     found = act_within(greedy, observation, jax.random.key(0), 1e9, proposer=Fixed(greedy.spec, plans))
     assert greedy.chooser is not None
     excess, _ = greedy.chooser.scores(greedy.state(observation), greedy.chunks(jnp.asarray(plans)))

@@ -17,6 +17,7 @@ from test_policy import OBSERVATIONS, SMALL
 
 from otpr.errors import OtprError
 from otpr.policies import files as policy_files
+from otpr.policies.earlier_formats import modernized
 from otpr.policies.encoder import Normalizer, VectorEncoder
 from otpr.policies.loading import load_policy, policy_task
 from otpr.policies.policy import Policy
@@ -342,6 +343,25 @@ def test_part_of_the_document_that_is_no_object_is_refused(saved: Path, part: st
     for wrong in ([], "width", 7):
         (saved / "policy.json").write_text(json.dumps({**document, part: wrong}))
         assert refusal_of_forged(saved).startswith(f"{saved / 'policy.json'} is damaged (")
+
+
+def test_rule_of_the_choice_that_does_not_exist_is_refused(saved: Path):
+    document = json.loads((saved / "policy.json").read_text())
+    document["chooser"]["rule"] = "highst"
+    (saved / "policy.json").write_text(json.dumps(document))
+    assert refusal_of_forged(saved).startswith(f"{saved / 'policy.json'} is damaged (")
+
+
+@pytest.mark.parametrize(("greedy", "rule"), [(True, "highest"), (False, "draw"), (None, "draw"), (1, "")])
+def test_format_9_says_whether_the_choice_is_greedy(greedy: bool | None, rule: str):
+    chooser = {"kind": "otpr/compatibility", "epsilon": 0.1} | ({} if greedy is None else {"greedy": greedy})
+    document = {"format": 9, "chooser": chooser}
+    if not rule:
+        with pytest.raises(TypeError, match="greedy is 1"):
+            modernized(document)
+        return
+    assert modernized(document)["chooser"] == {"kind": "otpr/compatibility", "epsilon": 0.1, "rule": rule}
+    assert modernized({"format": 9, "chooser": None})["chooser"] is None
 
 
 @pytest.mark.parametrize("number", range(1, policy_files.FORMAT + 1))

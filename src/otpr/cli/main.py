@@ -141,7 +141,7 @@ _TYPES = tyro.constructors.ConstructorRegistry()
 def _truth(
     info: tyro.constructors.PrimitiveTypeInfo,
 ) -> tyro.constructors.PrimitiveConstructorSpec[bool] | None:
-    """Parse booleans of options that are not flags, as in `--greedy false` and `--set greedy=false`."""
+    """Parse booleans of options that are not flags, as in `--return-bound false`."""
     if info.type is not bool:
         return None
     return tyro.constructors.PrimitiveConstructorSpec(

@@ -174,7 +174,8 @@ def act_within(
     n = policy.candidates
     joined = [np.concatenate(field)[:n] for field in zip(*scores, strict=True)]
     # padded to one length, so that the choice compiles once; -infinity is never picked
-    padded = [np.pad(score, (0, n - len(score)), constant_values=-np.inf) for score in joined]
+    left = [((0, n - len(score)), *((0, 0) for _ in score.shape[1:])) for score in joined]
+    padded = [np.pad(score, room, constant_values=-np.inf) for score, room in zip(joined, left, strict=True)]
     chosen = int(_pick(policy.chooser, tuple(map(jnp.asarray, padded)), choose_key))
     return np.concatenate(plans)[chosen]
 
@@ -182,12 +183,12 @@ def act_within(
 @eqx.filter_jit
 def _scores(
     policy: Policy, chooser: Chooser, observation: Observations, plans: Float[Array, "n h a"]
-) -> tuple[Float[Array, " n"], ...]:
+) -> tuple[Float[Array, "n ..."], ...]:
     return chooser.scores(policy.state(observation), policy.chunks(plans))
 
 
 @eqx.filter_jit
-def _pick(chooser: Chooser, scores: tuple[Float[Array, " n"], ...], key: PRNGKeyArray) -> Int[Array, ""]:
+def _pick(chooser: Chooser, scores: tuple[Float[Array, "n ..."], ...], key: PRNGKeyArray) -> Int[Array, ""]:
     return chooser.pick(scores, key)[0]
 
 

@@ -42,18 +42,18 @@ class Chooser(eqx.Module):
     @abc.abstractmethod
     def scores(
         self, state: Float[Array, " s"], candidates: Float[Array, "N a"]
-    ) -> tuple[Float[Array, " N"], ...]:
+    ) -> tuple[Float[Array, "N ..."], ...]:
         """One or more scores for each candidate. A candidate with scores of -infinity is never picked."""
 
     def pick(
-        self, scores: tuple[Float[Array, " N"], ...], key: PRNGKeyArray
+        self, scores: tuple[Float[Array, "N ..."], ...], key: PRNGKeyArray
     ) -> tuple[Int[Array, ""], Metrics]:
         """The index of the picked candidate, and the metrics of the choice, the same at every call."""
         return self.pick_by(scores, jax.random.gumbel(key, scores[0].shape))
 
     @abc.abstractmethod
     def pick_by(
-        self, scores: tuple[Float[Array, " N"], ...], gumbel: Float[Array, " N"]
+        self, scores: tuple[Float[Array, "N ..."], ...], gumbel: Float[Array, " N"]
     ) -> tuple[Int[Array, ""], Metrics]:
         """`pick` with given noise from the standard Gumbel distribution.
 
@@ -116,12 +116,12 @@ class HighestQ(Chooser):
 
     def scores(
         self, state: Float[Array, " s"], candidates: Float[Array, "N a"]
-    ) -> tuple[Float[Array, " N"], ...]:
+    ) -> tuple[Float[Array, "N ..."], ...]:
         """Q of each candidate."""
         return (candidate_values(self.critic, state, candidates, self.reduction),)
 
     def pick_by(
-        self, scores: tuple[Float[Array, " N"], ...], gumbel: Float[Array, " N"]
+        self, scores: tuple[Float[Array, "N ..."], ...], gumbel: Float[Array, " N"]
     ) -> tuple[Int[Array, ""], Metrics]:
         """The first candidate with the highest Q. The choice is deterministic."""
         return jnp.argmax(scores[0]), {}
@@ -165,13 +165,13 @@ class ExpectileWeights(Chooser):
 
     def scores(
         self, state: Float[Array, " s"], candidates: Float[Array, "N a"]
-    ) -> tuple[Float[Array, " N"], ...]:
+    ) -> tuple[Float[Array, "N ..."], ...]:
         """Logarithms of the weights."""
         q = candidate_values(self.critic, state, candidates, "minimum")
         return (jnp.log(jnp.where(q < self.value(state), 1 - self.expectile, self.expectile)),)
 
     def pick_by(
-        self, scores: tuple[Float[Array, " N"], ...], gumbel: Float[Array, " N"]
+        self, scores: tuple[Float[Array, "N ..."], ...], gumbel: Float[Array, " N"]
     ) -> tuple[Int[Array, ""], Metrics]:
         """A candidate drawn with probability proportional to its weight."""
         return jnp.argmax(scores[0] + gumbel), {}

@@ -18,7 +18,8 @@ def modernized(document: Document) -> Document:
     Raises:
         ValueError, KeyError, TypeError: the document does not follow its format.
     """
-    for later, change in ((3, _third), (4, _fourth), (5, _fifth), (7, _seventh), (8, _eighth), (9, _ninth)):
+    changes = {3: _third, 4: _fourth, 5: _fifth, 7: _seventh, 8: _eighth, 9: _ninth, 10: _tenth}
+    for later, change in changes.items():
         if document["format"] < later:
             document = change(document)
     return document
@@ -128,6 +129,19 @@ def _ninth(document: Document) -> Document:
     if generator.get("kind") in ("diffusion", "dppo/tuned-diffusion"):
         generator |= {"renormalized": False, "state_limit": None}
     return {**document, "generator": generator}
+
+
+def _tenth(document: Document) -> Document:
+    """Convert a document of format 9 to format 10, except for its format number."""
+    chooser = document["chooser"]
+    if isinstance(chooser, dict) and chooser.get("kind") == _COMPATIBILITY:
+        chooser = dict(chooser)
+        # the first files do not say it; their policies drew
+        greedy = chooser.pop("greedy", False)
+        if not isinstance(greedy, bool):
+            raise TypeError(f"greedy is {greedy!r}, not true or false")
+        chooser["rule"] = "highest" if greedy else "draw"
+    return {**document, "chooser": chooser}
 
 
 _LENGTHS = ("observation_dim", "action_dim", "chunk_length")

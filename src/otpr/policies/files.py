@@ -32,14 +32,15 @@ from otpr.policies.vision import VisionEncoder
 from otpr.spec import Spec
 from otpr.storage import DamagedFile
 
-FORMAT = 9
+FORMAT = 10
 """Version of the files; it rises whenever older code cannot read new files.
 
 1 has no checksums. 2 has only diffusion policies with OTPR's chooser and names neither. 3 has no spec but the
 lengths of one observation vector, of an action and of a chunk that is executed whole, and its arrays are in
 `weights.npz`. 4 reads float64 entries of an observation as float32. 5 has neither images nor views. 6 has one
 kind of network, one noise schedule, plans in units of the actions, and one normalisation. 7 has neither
-limits of the noise nor the networks of DPPO. In 8 the network sees states as the encoder gives them.
+limits of the noise nor the networks of DPPO. In 8 the network sees states as the encoder gives them. In 9
+OTPR's chooser has two rules.
 """
 
 ENCODERS: dict[str, type[Encoder]] = {kind.kind: kind for kind in (VectorEncoder, VisionEncoder)}

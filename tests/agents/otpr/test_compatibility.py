@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from scipy.stats import chisquare
 
-from otpr.agents.otpr.compatibility import ZERO, Compatibility, TransportCost
+from otpr.agents.otpr.compatibility import ZERO, Compatibility, Rule, TransportCost, most_central
 from tiny import chooser
 
 STATES = jax.random.normal(jax.random.key(10), (7, 3))
@@ -137,9 +137,9 @@ def test_before_the_potentials_are_trained_idqls_weights_are_used():
     assert chisquare(counts).pvalue < 1e-6
 
 
-@pytest.mark.parametrize("greedy", [False, True])
-def test_where_every_compatibility_is_zero_the_nearest_to_it_is_taken_and_that_is_told(greedy: bool):
-    compatibility = dataclasses.replace(at_median_value(small(u=-1000.0), STATES[0], ACTIONS), greedy=greedy)
+@pytest.mark.parametrize("rule", ["draw", "highest"])
+def test_where_every_compatibility_is_zero_the_nearest_to_it_is_taken_and_that_is_told(rule: Rule):
+    compatibility = dataclasses.replace(at_median_value(small(u=-1000.0), STATES[0], ACTIONS), rule=rule)
     assert not np.asarray(compatibility(STATES, ACTIONS)).any()
     counts, none = draw(compatibility, STATES[0], ACTIONS, 100)
     assert none.all()
@@ -147,9 +147,30 @@ def test_where_every_compatibility_is_zero_the_nearest_to_it_is_taken_and_that_i
     assert counts[np.argmin(c)] == 100
 
 
-def test_greedy_takes_the_highest_compatibility():
-    compatibility = dataclasses.replace(small(u=0.5), greedy=True)
+def test_the_highest_compatibility_is_taken():
+    compatibility = dataclasses.replace(small(u=0.5), rule="highest")
     H = np.asarray(compatibility(jnp.broadcast_to(STATES[0], (7, 3)), 1.5 * ACTIONS))
     counts, none = draw(compatibility, STATES[0], 1.5 * ACTIONS, 100)
     assert counts[np.argmax(H)] == 100
     assert not none.any()
+
+
+@pytest.mark.parametrize("u", [0.5, -1000.0])
+def test_the_most_central_of_the_better_half_is_taken(u: float):
+    compatibility = dataclasses.replace(small(u=u), rule="central")
+    candidates = np.asarray(1.5 * ACTIONS)
+    excess = np.asarray(compatibility.scores(STATES[0], jnp.asarray(candidates))[0])
+    better = np.argsort(-excess)[: -(-len(candidates) // 2)]
+    sums = {int(i): sum(np.linalg.norm(candidates[i] - candidates[j]) for j in better) for i in better}
+    counts, none = draw(compatibility, STATES[0], jnp.asarray(candidates), 100)
+    assert counts[min(sums, key=lambda i: sums[i])] == 100
+    assert none.all() == (u < 0)
+
+
+def test_what_was_not_scored_is_neither_taken_nor_a_neighbour():
+    """Two candidates were scored of six: the others are padded with -infinity."""
+    candidates = np.full((6, 2), -np.inf, np.float32)
+    candidates[:2] = [[0.0, 0.0], [1.0, 1.0]]
+    scores = np.array([0.1, 0.2, *[-np.inf] * 4], np.float32)
+    assert int(most_central(jnp.asarray(candidates), jnp.asarray(scores))) in (0, 1)
+    assert int(most_central(jnp.asarray(candidates[:1]), jnp.asarray(scores[:1]))) == 0

@@ -22,7 +22,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from otpr.agents.otpr.batches import OTPRBatch, Pairs, draw_batch, draw_problem, draw_rows, target_measure
-from otpr.agents.otpr.compatibility import Compatibility, TransportCost
+from otpr.agents.otpr.compatibility import Compatibility, Rule, TransportCost
 from otpr.agents.otpr.config import PRESETS, OTPRConfig
 from otpr.agents.otpr.keypoint_strategies import keypoint_rows
 from otpr.agents.parts.actor_critic import Actor, ImplicitCritics
@@ -104,15 +104,15 @@ class OTPR(OffPolicyAgent):
     # --- acting
 
     def deployed(self) -> Policy:
-        """The policy that picks the most compatible of several samples, or draws one by compatibility."""
-        return self._choosing(self.config.greedy)
+        """The policy that picks one of several samples by compatibility and the configured rule."""
+        return self._choosing(self.config.rule)
 
     def exploring(self) -> Policy:
         """The policy that draws one of several samples by compatibility."""
-        return self._choosing(greedy=False)
+        return self._choosing("draw")
 
-    def _choosing(self, greedy: bool) -> Policy:
-        chooser = dataclasses.replace(self.compatibility(self.config.acting_guiding_share), greedy=greedy)
+    def _choosing(self, rule: Rule) -> Policy:
+        chooser = dataclasses.replace(self.compatibility(self.config.acting_guiding_share), rule=rule)
         return self.actor.policy.choosing(chooser, self.config.candidates)
 
     def compatibility(self, guiding_share: float) -> Compatibility:

@@ -7,7 +7,7 @@ evaluating H (candidate actions, replayed pairs), so that both use the same cost
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal, get_args
 
 import equinox as eqx
 import jax
@@ -74,6 +74,11 @@ class TransportCost(eqx.Module):
         return guiding_cost(*self._relations(states, actions))
 
 
+Rule = Literal["draw", "highest", "central"]
+"""How a candidate is picked by H: "draw" draws one with probability proportional to H (the paper), "highest"
+takes the one of the highest H, and "central" the medoid of the half with the highest H (`most_central`),
+because the highest of several estimates is often an outlier that is overestimated."""
+
 ZERO = "otpr/zero_compatibility"
 """Name of the metric: whether every candidate's H was zero."""
 
@@ -81,24 +86,28 @@ ZERO = "otpr/zero_compatibility"
 class Compatibility(Chooser):
     """H(s, a) = (u(s) + v(a) - c(s, a))_+ / (2 epsilon), and the choice among candidate actions by H.
 
-    A candidate is drawn with probability proportional to H or, if `greedy`, the one with the highest H is
-    taken. If every H is zero, the candidate with the highest u + v - c is taken, the first that a larger u(s)
-    would make compatible. Before the potentials are trained, IDQL's rule is used: weight 0.7 where Q > V, 0.3
-    elsewhere (Hansen-Estruch et al., 2023, with expectile 0.7).
+    A candidate is picked by its rule, see `Rule`. If every H is zero, the excess u + v - c takes its place:
+    the candidate with the highest one is the first that a larger u(s) would make compatible. Before the
+    potentials are trained, IDQL's rule is used: weight 0.7 where Q > V, 0.3 elsewhere (Hansen-Estruch et al.,
+    2023, with expectile 0.7).
     """
 
     cost: TransportCost
     potentials: Potentials
     trained: Bool[Array, ""]  # False until the potentials are trained
     epsilon: float = eqx.field(static=True)
-    greedy: bool = eqx.field(static=True, default=False)
+    rule: Rule = eqx.field(static=True, default="draw")
     kind: ClassVar[str] = "otpr/compatibility"
     entries: ClassVar[Mapping[str, Entry]] = {
         "alpha": "number",
         "temperature": "number",
         "epsilon": "number",
-        "greedy": "flag",
+        "rule": "name",
     }
+
+    def __check_init__(self):
+        if self.rule not in get_args(Rule):
+            raise ValueError(f"rule must be one of {get_args(Rule)}, got {self.rule!r}.")
 
     @property
     def chunk_dim(self) -> int:
@@ -122,8 +131,11 @@ class Compatibility(Chooser):
 
     def scores(
         self, state: Float[Array, " s"], candidates: Float[Array, "N a"]
-    ) -> tuple[Float[Array, " N"], ...]:
-        """The excess u + v - c (-infinity before training), and the logarithms of IDQL's weights."""
+    ) -> tuple[Float[Array, "N ..."], ...]:
+        """The excess u + v - c (-infinity before training) and the logarithms of IDQL's weights.
+
+        The rule "central" has the candidates themselves as a third score.
+        """
         # u, V and the critics' part of the state are computed once for all candidates
         states = state[None]
         q = self.cost.critic.pairwise_minimum(states, candidates)
@@ -131,19 +143,20 @@ class Compatibility(Chooser):
         cost = self.cost.mix(q, value, self.cost.pairwise_guide(states, candidates))[0]
         excess = self.potentials.u(states) + self.potentials.v(candidates) - cost
         idql = jnp.where(q[0] > value, 0.7, 0.3)
-        return jnp.where(self.trained, excess, -jnp.inf), jnp.log(idql)
+        where = (candidates,) if self.rule == "central" else ()
+        return jnp.where(self.trained, excess, -jnp.inf), jnp.log(idql), *where
 
     def pick_by(
-        self, scores: tuple[Float[Array, " N"], ...], gumbel: Float[Array, " N"]
+        self, scores: tuple[Float[Array, "N ..."], ...], gumbel: Float[Array, " N"]
     ) -> tuple[Int[Array, ""], Metrics]:
-        """The index of a candidate drawn by H, or with the highest H; and whether every H was zero."""
-        excess, by_idql = scores
-        highest = jnp.max(excess)
+        """The index of the candidate that the rule picks; and whether every H was zero."""
+        excess, by_idql, *where = scores
+        none = self.trained & (jnp.max(excess) <= 0)
         by_H = jnp.log(jnp.maximum(excess, 0.0))
         row = jnp.argmax(jnp.where(self.trained, by_H, by_idql) + gumbel)
-        none = self.trained & (highest <= 0)
-        takes_highest = none | (self.trained & self.greedy)
-        return jnp.where(takes_highest, jnp.argmax(excess), row), {ZERO: none.astype(jnp.float32)}
+        best = most_central(where[0], excess) if where else jnp.argmax(excess)
+        takes_best = none | (self.trained & (self.rule != "draw"))
+        return jnp.where(takes_best, best, row), {ZERO: none.astype(jnp.float32)}
 
     def about(self) -> dict[str, Any]:
         """The sizes of the networks, and the settings."""
@@ -159,7 +172,7 @@ class Compatibility(Chooser):
             "alpha": cost.alpha,
             "temperature": cost.temperature,
             "epsilon": self.epsilon,
-            "greedy": self.greedy,
+            "rule": self.rule,
         }
 
     @classmethod
@@ -177,5 +190,18 @@ class Compatibility(Chooser):
             temperature=about["temperature"],
         )
         potentials = Potentials(state_dim, chunk_dim, **about["potentials"], key=key)
-        # policies without this entry draw
-        return cls(cost, potentials, jnp.asarray(False), about["epsilon"], about.get("greedy", False))
+        return cls(cost, potentials, jnp.asarray(False), about["epsilon"], about["rule"])
+
+
+def most_central(candidates: Float[Array, "N a"], scores: Float[Array, " N"]) -> Int[Array, ""]:
+    """The index of the medoid of the better half: of least sum of distances to the others.
+
+    Args:
+        candidates: flattened chunks.
+        scores: the half with the highest ones counts, the larger half of an odd number; -infinity never does.
+    """
+    better = (scores >= jnp.sort(scores)[len(scores) // 2]) & jnp.isfinite(scores)
+    # what does not count may be infinite as well
+    there = jnp.where(better[:, None], candidates, 0.0)
+    distances = jnp.linalg.norm(there[:, None] - there[None], axis=-1)
+    return jnp.argmin(jnp.where(better, distances @ better, jnp.inf))

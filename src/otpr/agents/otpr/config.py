@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import ClassVar, Literal
 
+from otpr.agents.otpr.compatibility import Rule
 from otpr.agents.otpr.keypoint_strategies import KeypointStrategy
 from otpr.agents.parts.actor_critic import ActorConfig, CriticsConfig
 from otpr.agents.parts.settings import at_least_zero, count, positive, rate, share
@@ -37,8 +38,9 @@ class OTPRConfig(CriticsConfig, ActorConfig):
     # pairs that are drawn so before each block of gradient steps, whose batches come from them; of "product",
     # whose H costs their square, `ot_block`
     pairs: int = count(8192)
-    # whether the deployed policy takes the sampled chunk of the highest H, and does not draw one by H
-    greedy: bool = True
+    # how the deployed policy picks a sampled chunk: "draw" draws one by H, "highest" takes the one of the
+    # highest H, "central" the most central one of the half with the highest H
+    rule: Rule = "highest"
     # sampled chunks among which H chooses when acting
     candidates: int = count(16)
 
@@ -122,7 +124,7 @@ PRESETS: dict[str, OTPRConfig] = {
         guiding_share=0.5,
         acting_guiding_share=0.5,
         keypoint_share=0.1,
-        greedy=False,
+        rule="draw",
         candidates=10,
         potentials_method="ascent",
         potentials_passes=1,
@@ -138,7 +140,7 @@ PRESETS: dict[str, OTPRConfig] = {
         demonstration_share=0.0,
         pairing="imitation",
         target_measure="replay",
-        greedy=False,
+        rule="draw",
         candidates=10,
         epsilon=0.15,
         column_relaxation=0.0,
