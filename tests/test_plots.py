@@ -71,3 +71,4 @@ def test_what_policies_keep_under_shifts_is_drawn(tmp_path: Path) -> None:
     draw_policies([*experts, *policies], tmp_path / "robustness.png")
     assert (tmp_path / "robustness.png").read_bytes().startswith(b"\x89PNG")
     assert 5_000 < (tmp_path / "robustness.png").stat().st_size < 80_000
+    assert "](robustness.png)" in (ROOT / "docs" / "robustness.md").read_text()
