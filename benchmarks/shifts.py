@@ -13,6 +13,7 @@ docs/robustness.md with theirs, docs/robustness.png.
 from __future__ import annotations
 
 import argparse
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -168,7 +169,7 @@ def draw_policies(rows: Sequence[ShiftRow], path: Path) -> None:
                         place, height, f"{of[key]:.0%}", color=colour, ha="center", va="center", fontsize=7
                     )
         axes.set_title(task.partition("/")[2], fontsize=9)
-        words = [name.replace(", ", "\n") + f"\nnominal {of['', 0]:.0%}" for name, of in found.items()]
+        words = [f"{textwrap.fill(name, 14)}\nnominal {of['', 0]:.0%}" for name, of in found.items()]
         axes.set_xticks(range(len(words)), words)
         axes.set_yticks(range(len(keys[task])), [f"{name}:{level}" for name, level in keys[task]])
         axes.tick_params(length=0, labelsize=7)

@@ -106,7 +106,7 @@ def policies_of(rows: Iterable[ShiftRow], task: str) -> dict[str, list[ShiftRow]
     for row in rows:
         if row.task == task and row.algorithm != EXPERT:
             name = "base" if row.algorithm == "bc" else row.algorithm
-            name += "" if row.preset == "default" else f":{row.preset}"
+            name += "" if row.preset == "default" else f" {row.preset.removeprefix('default:')}"
             # the others have one kind of policy each
             name += f", {row.policy}" if row.algorithm == "otpr" else ""
             name += f", trained with {row.trained}" if row.trained else ""
@@ -161,8 +161,9 @@ def cell_table(rows: Sequence[ShiftRow], task: str) -> Table:
 
 
 def knowledge_table(rows: Sequence[ShiftRow], task: str) -> Table:
-    """What choosing adds under each shift, and whether H and the critics tell that it is one."""
-    mine = [row for row in rows if (row.task, row.algorithm, row.trained) == (task, "otpr", "")]
+    """What OTPR's choosing adds under each shift, and whether H and the critics tell that it is one."""
+    who = (task, "otpr", "default", "")
+    mine = [row for row in rows if (row.task, row.algorithm, row.preset, row.trained) == who]
     chosen = _by_shift(row for row in mine if row.policy == "chosen")
     single = _by_shift(row for row in mine if row.policy == "one sample")
     lines = [
@@ -182,7 +183,7 @@ def knowledge_table(rows: Sequence[ShiftRow], task: str) -> Table:
 
 def adaptation_table(rows: Sequence[ShiftRow], task: str) -> Table:
     """Success under a shift before and after fine-tuning with it, and how much of the loss is regained."""
-    mine = [row for row in rows if row.task == task and row.algorithm != EXPERT]
+    mine = [row for row in rows if (row.task, row.preset) == (task, "default") and row.algorithm != EXPERT]
     deployed = [row for row in mine if row.algorithm != "otpr" or row.policy == "chosen"]
     nominal = [row for row in deployed if row.algorithm == "otpr" and not row.trained]
     before = _by_shift(nominal)

@@ -221,6 +221,14 @@ def test_cells_are_means_over_seeds_with_the_base_first() -> None:
     assert list(policies_of(rows, TASK)) == ["base", "otpr, chosen", "otpr, chosen, trained with gain:2"]
 
 
+def test_other_settings_have_a_name_of_their_own_and_are_not_mixed_in() -> None:
+    central = [dataclasses.replace(row, preset="default:rule=central", success=1.0) for row in ROWS]
+    both = [*ROWS, *(row for row in central if row.algorithm == "otpr")]
+    assert "otpr rule=central, chosen" in policies_of(both, TASK)
+    assert knowledge_table(both, TASK) == knowledge_table(ROWS, TASK)
+    assert cell_table(both, TASK).header != cell_table(ROWS, TASK).header
+
+
 def test_what_choosing_adds_is_beside_what_it_knows() -> None:
     def known(row: ShiftRow, zero: float) -> ShiftRow:
         return dataclasses.replace(row, zero_compatibility=zero, spread=10 * zero)
