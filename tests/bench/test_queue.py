@@ -32,7 +32,6 @@ from otpr_bench.results import Row, add_rows, read_results
 from otpr_bench.shifts import Measured, Subject, cells_of, in_order, runs_policy
 from otpr_bench.snapshots import Place
 from otpr_bench.suites import Budget, Recipe, open_suite
-from tiny import policy
 
 PEG, PUSH = "metaworld/peg-insert-side-v3", "metaworld/push-v3"
 BUDGET = Budget(env_steps=1000, eval_every=200, eval_episodes=10, final_eval_episodes=10)
@@ -125,6 +124,9 @@ def option(call: list[str], name: str) -> str:
 
 @pytest.mark.long
 def test_cells_of_policies_are_measured_as_tasks_with_the_same_outcomes(bench, ray_here):
+    # here, because other tests import this module in processes that have no `tiny`
+    from tiny import policy
+
     subject = Subject("metaworld/reach-v3", "bc", "", 0, "one sample", 40, runs_policy(policy()))
     cells = cells_of(subject, [Shift("gain", 1), Shift("light", 1)], 4)
     found = dict(bench.queue(cpus=ALL / 2).cells(ray, cells))
