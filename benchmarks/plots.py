@@ -83,7 +83,7 @@ def compatibility() -> dict[str, Mapping[str, Any]]:
     """The runs with and without compatibility, of docs/results.md, by seed."""
     folders = {"": "peg-insert-side/default-", ", without": "without-compatibility/"}
     return {
-        f"seed {seed}{words}": json.loads((ROOT / "results" / f"{folder}seed{seed}.json").read_text())
+        f"seed {seed}{words}": read_json(ROOT / "results" / f"{folder}seed{seed}.json")
         for seed in range(3)
         for words, folder in folders.items()
     }

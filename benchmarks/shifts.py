@@ -20,6 +20,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.cm import ScalarMappable
+from matplotlib.colorbar import Colorbar
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
@@ -121,9 +122,7 @@ def draw_experts(rows: Sequence[ShiftRow], path: Path) -> None:
         axes.tick_params(length=0, labelsize=8)
     panels[0].set_yticks(range(len(names)), names)
     bar = figure.colorbar(colours, ax=list(panels), format=PercentFormatter(1.0), pad=0.02)
-    bar.set_label("success of the expert", fontsize=8)
-    bar.ax.tick_params(labelsize=8)
-    _save(canvas, path)
+    _finish(canvas, bar, "success of the expert", path)
 
 
 def draw_policies(rows: Sequence[ShiftRow], path: Path) -> None:
@@ -174,12 +173,13 @@ def draw_policies(rows: Sequence[ShiftRow], path: Path) -> None:
         axes.set_yticks(range(len(keys[task])), [f"{name}:{level}" for name, level in keys[task]])
         axes.tick_params(length=0, labelsize=7)
     bar = figure.colorbar(colours, ax=list(panels), format=PercentFormatter(1.0), pad=0.02)
-    bar.set_label("share of the nominal success", fontsize=8)
+    _finish(canvas, bar, "share of the nominal success", path)
+
+
+def _finish(canvas: FigureCanvasAgg, bar: Colorbar, label: str, path: Path) -> None:
+    """Label the scale of colours, and write the picture."""
+    bar.set_label(label, fontsize=8)
     bar.ax.tick_params(labelsize=8)
-    _save(canvas, path)
-
-
-def _save(canvas: FigureCanvasAgg, path: Path) -> None:
     canvas.draw()
     # a palette takes a third of the bytes
     Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB").quantize(64).save(path, optimize=True)

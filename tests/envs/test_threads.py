@@ -12,6 +12,8 @@ from otpr.envs.env_process import threads
 from otpr.training.episode_runner import worker_env
 from otpr_bench.ray_tasks import task_options
 
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="XLA's threads are counted in /proc")
+
 COUNTING = """
 import os
 import jax
@@ -30,12 +32,10 @@ def of_xla(env: dict[str, str]) -> int:
     return int(done.stdout)
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="counts threads in /proc")
 def test_xla_computes_with_so_many_threads() -> None:
     assert [of_xla(threads(number)) for number in (1, 3)] == [1, 3]
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="counts threads in /proc")
 def test_workers_and_runs_of_one_core_compute_with_one_thread() -> None:
     assert of_xla(worker_env()) == 1
     assert of_xla(task_options(1.5, 0.0, True)["runtime_env"]["env_vars"]) == 1
