@@ -9,6 +9,7 @@ from otpr_bench.figures import draw_all
 from otpr_bench.markdown import blocks, update_page
 from otpr_bench.results import Row, read_results
 from otpr_bench.study import Study, gather, method_name, newest
+from otpr_bench.suites import SHIFTED
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs" / "results.md"
@@ -28,9 +29,12 @@ def balanced(rows: Sequence[Row]) -> list[Row]:
 
 
 def studies() -> dict[str, Study]:
-    """The newest runs of each file of results, by its name: the suite's."""
+    """The newest runs of each file of results, by its name: the suite's.
+
+    The runs of the suite of shifts are those of docs/robustness.md.
+    """
     files = sorted((ROOT / "results" / "bench").glob("*.parquet"))
-    return {file.stem: gather(balanced(newest(read_results(file)))) for file in files}
+    return {file.stem: gather(balanced(newest(read_results(file)))) for file in files if file.stem != SHIFTED}
 
 
 def texts(found: Mapping[str, Study]) -> dict[str, str]:
