@@ -55,6 +55,8 @@ def row(**changes: Any) -> Row:
         "started": "2026-11-22T10:00:00+00:00",
         "packages": "jax 0.0.1, numpy 0.0.2",
         "execute": 4,
+        "mean_return": None,
+        "mean_return_single": None,
     }
     return Row(**{**fields, **changes})
 

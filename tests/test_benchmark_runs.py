@@ -46,7 +46,7 @@ def test_runs_with_shifts_need_the_base_of_the_suite(tmp_path: Path, monkeypatch
     task = BENCH_SUITES[SHIFTED][0]
     with pytest.raises(OtprError, match="otpr bench --suite shifts"):
         list(runs_of(task.id, "otpr", [0], ["gain:2"], tmp_path))
-    base = bases.Base(task.id, tmp_path / "data", tmp_path / "policy", 0.3, 100, 4, "0" * 12)
+    base = bases.Base(task.id, tmp_path / "data", tmp_path / "policy", 0.3, 100, 4, 0.3, "0" * 12)
     monkeypatch.setattr("benchmarks.adaptation.found_base", lambda *_: base)
     first, second = runs_of(task.id, "otpr,idql", [0], ["gain:2"], tmp_path)
     assert (first.trained, first.job.variant.algorithm) == ("gain:2", "otpr")

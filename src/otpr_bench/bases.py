@@ -31,6 +31,7 @@ class Base:
     success: float  # of the policy, in [0, 1], over the held-out episodes that runs are evaluated on
     episodes: int  # number of these episodes
     execute: int | None  # how many actions of a plan were executed in them; None if that was not recorded
+    mean_return: float | None  # undiscounted, of the same episodes; None if that was not recorded
     hash: str  # 12 hexadecimal digits that identify the demonstrations and the policy
 
     @property
@@ -60,6 +61,7 @@ def load_base(folder: Path, task: str, recipe: Recipe) -> Base | None:
         made, kept = {name: stored[name] for name in ("task", "recipe")}, dict[str, str](stored["files"])
         success, episodes = float(stored["success"]), int(stored["episodes"])
         execute = int(stored["execute"]) if "execute" in stored else None
+        mean_return = float(stored["mean_return"]) if "mean_return" in stored else None
     except (LookupError, TypeError, ValueError) as error:
         raise DamagedFile(file, error) from error
     if made != (wanted := _plan(task, recipe)):
@@ -77,7 +79,7 @@ def load_base(folder: Path, task: str, recipe: Recipe) -> Base | None:
         )
     digest = hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()[:12]
     data, policy = folder / "demonstrations", folder / "pretrain" / "policy"
-    return Base(task, data, policy, success, episodes, execute, digest)
+    return Base(task, data, policy, success, episodes, execute, mean_return, digest)
 
 
 def make_base(folder: Path, task: str, recipe: Recipe) -> None:
@@ -112,16 +114,20 @@ def make_base(folder: Path, task: str, recipe: Recipe) -> None:
         (pretrained / "policy",), task=task, episodes=recipe.base_episodes, episode_limit=recipe.episode_limit
     )
     (result,) = evaluation.results()
-    finish_base(folder, task, recipe, success=result["success_rate"], execute=result["execute"])
+    measured = {name: result[name] for name in ("mean_return", "execute")}
+    finish_base(folder, task, recipe, success=result["success_rate"], **measured)
 
 
-def finish_base(folder: Path, task: str, recipe: Recipe, *, success: float, execute: int) -> None:
+def finish_base(
+    folder: Path, task: str, recipe: Recipe, *, success: float, mean_return: float, execute: int
+) -> None:
     """Write `base.json` beside demonstrations and a policy that are complete.
 
-    The policy's `success`, in [0, 1], is over `recipe.base_episodes` episodes, with `execute` actions of each
-    plan executed.
+    The policy's `success`, in [0, 1], and its `mean_return` are over `recipe.base_episodes` episodes, with
+    `execute` actions of each plan executed.
     """
-    measured = {"success": success, "episodes": recipe.base_episodes, "execute": execute}
+    measured: dict[str, Any] = {"success": success, "mean_return": mean_return}
+    measured |= {"episodes": recipe.base_episodes, "execute": execute}
     write_json(folder / "base.json", _plan(task, recipe) | measured | {"files": _files(folder)})
 
 

@@ -24,11 +24,14 @@ def blocks(study: Study) -> dict[str, str]:
     found = {
         "tasks": tables.success_table(study),
         "choice": tables.choice_table(study),
+        "return": tables.return_table(study),
         "aggregate": tables.aggregate_table(study),
         "improvement": tables.improvement_table(study),
         "failures": tables.failure_table(study),
     }
     texts = {name: f"{markdown(table)}\n\n{table.note}" for name, table in found.items()}
+    if not found["return"].rows:
+        texts["return"] = "Every task pays 1 for success and nothing else."
     if not study.failures:
         texts["failures"] = "No run failed."
     texts["losses"] = "\n".join(f"- {line}" for line in tables.where_ours_loses(study))

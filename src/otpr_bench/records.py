@@ -8,6 +8,7 @@ import os
 import platform
 import re
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -39,15 +40,17 @@ def done_rows(job: Job, base: Base, run_dir: Path) -> list[Row]:
     except (LookupError, TypeError, ValueError) as error:
         raise DamagedFile(run_dir / "summary.json", error) from error
     row_of = _row_of(job, base, run_dir, status="done", error="", machine=machine())
-    measured = {"success": base.success, "success_single": base.success, "episodes": base.episodes}
-    rows = {0: row_of(env_steps=0, eval_at=0, wall_seconds=0.0, execute=base.execute, **measured)}
+    measured: dict[str, Any] = {"episodes": base.episodes, "execute": base.execute}
+    measured |= dict.fromkeys(("success", "success_single"), base.success)
+    measured |= dict.fromkeys(("mean_return", "mean_return_single"), base.mean_return)
+    rows = {0: row_of(env_steps=0, eval_at=0, wall_seconds=0.0, **measured)}
     end = job.task.budget.env_steps
     for metrics in read_rows(run_dir):
         if "eval/success_rate" not in metrics:
             continue
         try:
             steps = int(metrics["env_steps"])
-            single, execute = metrics.get("eval/success_rate_single"), metrics.get("eval/execute")
+            execute = metrics.get("eval/execute")
             row = row_of(
                 env_steps=steps,
                 # the last evaluation belongs to the end, however far the last round went beyond it
@@ -55,9 +58,11 @@ def done_rows(job: Job, base: Base, run_dir: Path) -> list[Row]:
                 # the metrics hold the time before the evaluation
                 wall_seconds=round(float(metrics["seconds"]) + float(metrics["eval/seconds"]), 1),
                 success=float(metrics["eval/success_rate"]),
-                success_single=None if single is None else float(single),
+                success_single=_number(metrics, "eval/success_rate_single"),
                 episodes=int(metrics["eval/episodes"]),
                 execute=None if execute is None else int(execute),
+                mean_return=_number(metrics, "eval/return"),
+                mean_return_single=_number(metrics, "eval/return_single"),
             )
         except (KeyError, TypeError, ValueError) as error:
             raise DamagedFile(run_dir / "metrics.jsonl", error) from error
@@ -76,7 +81,8 @@ def failed_row(job: Job, base: Base, run_dir: Path, error: str, on: str | None =
     """The only row of a run that failed with `error`, on this machine if `on` names no other."""
     steps, seconds = progress(run_dir)
     row_of = _row_of(job, base, run_dir, status="failed", error=error, machine=on or machine())
-    nothing = {"success": None, "success_single": None, "episodes": 0, "execute": None}
+    unknown = ("success", "success_single", "execute", "mean_return", "mean_return_single")
+    nothing = dict.fromkeys(unknown) | {"episodes": 0}
     return row_of(env_steps=steps, eval_at=_nominal(job, steps), wall_seconds=round(seconds, 1), **nothing)
 
 
@@ -120,6 +126,11 @@ def machine() -> str:
         names = re.findall(r"^model name\s*:\s*(.+)$", info.read_text(encoding="utf-8"), re.MULTILINE)
         model = names[0].strip() if names else model
     return f"{model}, {os.cpu_count()} cores"
+
+
+def _number(metrics: Mapping[str, Any], name: str) -> float | None:
+    value = metrics.get(name)
+    return None if value is None else float(value)
 
 
 def _nominal(job: Job, steps: int) -> int:

@@ -20,9 +20,9 @@ from typing import Any, Literal, TypeAlias
 from otpr.errors import OtprError
 from otpr.storage import write_bytes, writing
 
-SCHEMA = 3
-"""Number of the columns' meaning, kept in the file. Schema 2 had no `execute`; schema 1 had no `packages` and
-called the result version `code_version`."""
+SCHEMA = 4
+"""Number of the columns' meaning, kept in the file. Schema 3 had no mean returns, schema 2 no `execute`, and
+schema 1 had no `packages` and called the result version `code_version`."""
 
 RunKey: TypeAlias = tuple[str, str, str, str, int, str, str, str]
 
@@ -55,6 +55,10 @@ class Row:
     started: str  # when the run was first started, UTC, "YYYY-MM-DDTHH:MM:SS+00:00"
     packages: str  # names and versions of those that can change a number; empty in rows of schema 1
     execute: int | None  # how many actions of a plan were executed; None if it failed or in schemas 1 and 2
+    # mean over episodes of the undiscounted sum of rewards, of the policy as deployed and of one sample:
+    # subtasks completed in Franka Kitchen; None where the success is, and in schemas 1 to 3
+    mean_return: float | None
+    mean_return_single: float | None
 
     def __post_init__(self) -> None:
         """Check that a run can produce the values.
@@ -70,6 +74,8 @@ class Row:
             "episodes": self.episodes >= (0 if failed else 1),
             "wall_seconds": 0 <= self.wall_seconds < math.inf,
             "execute": self.execute is None or self.execute >= 1,
+            "mean_return": self.mean_return is None or (not failed and math.isfinite(self.mean_return)),
+            "mean_return_single": self.mean_return_single is None or math.isfinite(self.mean_return_single),
         } | {name: getattr(self, name) >= 0 for name in ("seed", "env_steps", "eval_at")}
         for name, holds in possible.items():
             if not holds:
@@ -170,8 +176,11 @@ def _as_current(table: Any, path: Path) -> Any:
         names = ["result_version" if name == "code_version" else name for name in table.column_names]
         table = table.rename_columns(names)
         table = table.append_column(wanted.field("packages"), pa.array([""] * len(table), pa.string()))
-    if int(stamp) < SCHEMA:
+    if int(stamp) < 3:
         table = table.append_column(wanted.field("execute"), pa.nulls(len(table), pa.int64()))
+    if int(stamp) < SCHEMA:
+        for name in ("mean_return", "mean_return_single"):
+            table = table.append_column(wanted.field(name), pa.nulls(len(table), pa.float64()))
     differing = sorted({field.name for field in set(table.schema) ^ set(wanted)})
     if differing:
         raise OtprError(f"{path} has other columns than results: {', '.join(differing)}. {_RESTORE}")

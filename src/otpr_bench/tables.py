@@ -64,6 +64,25 @@ def choice_table(study: Study) -> Table:
     return Table(("method", *study.tasks), tuple(rows), note)
 
 
+def return_table(study: Study) -> Table:
+    """Mean returns on the tasks that pay for more than success; without rows where there is no such task."""
+    told = [
+        task
+        for task in study.tasks
+        if any(
+            run.row.mean_return is not None and not math.isclose(run.row.mean_return, run.final)
+            for method in study.methods
+            for run in study.finished(method, task)
+        )
+    ]
+    rows = [(method, *(_return_cell(study, method, task) for task in told)) for method in study.methods]
+    note = (
+        "Undiscounted sum of an episode's rewards at the end, for example subtasks completed: mean over "
+        "episodes and seeds (each seed). Where a method chooses among candidates, that of one sample follows."
+    )
+    return Table(("method", *told), tuple(rows) if told else (), note)
+
+
 def aggregate_table(study: Study) -> Table:
     """Over all tasks: interquartile mean, area under the curve, steps to each threshold, minutes, runs."""
     header = ("method", "interquartile mean", "area under curve", *(f"steps to {t:.0%}" for t in THRESHOLDS))
@@ -157,6 +176,16 @@ def _choice_cell(study: Study, method: str, task: str) -> str:
         return ""
     single, final = map(fmean, zip(*pairs, strict=True))
     return f"{single:.0%} ({_whole(final - single, signed=True)})"
+
+
+def _return_cell(study: Study, method: str, task: str) -> str:
+    runs = study.finished(method, task)
+    chosen = [back for run in runs if (back := run.row.mean_return) is not None]
+    if not chosen:
+        return ""
+    single = [back for run in runs if (back := run.row.mean_return_single) is not None]
+    each = f"{fmean(chosen):.2f} ({', '.join(f'{back:.2f}' for back in chosen)})"
+    return f"{each}; {fmean(single):.2f}" if single and single != chosen else each
 
 
 def _aggregate_row(study: Study, method: str) -> tuple[str, ...]:

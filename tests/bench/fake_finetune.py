@@ -42,7 +42,10 @@ def base(folder: str, task: str, recipe: str, success: float | str) -> int:
         file = Path(folder, name)
         file.parent.mkdir(parents=True)
         file.write_bytes(f"{task} {recipe}".encode())
-    finish_base(Path(folder), task, Recipe(**json.loads(recipe)), success=float(success), execute=4)
+    success = float(success)
+    finish_base(
+        Path(folder), task, Recipe(**json.loads(recipe)), success=success, mean_return=2 * success, execute=4
+    )
     return 0
 
 
@@ -105,7 +108,7 @@ def steps(run: Path, options: dict[str, str], behaviour: str, stop: StopRequest)
         row = {"env_steps": done, "row": done // ROUND, "seconds": done / 100}
         if done % every == 0:
             row |= {"eval/success_rate": done / total, "eval/episodes": 10, "eval/seconds": 0.5}
-            row["eval/execute"] = 2
+            row |= {"eval/execute": 2, "eval/return": 2 * done / total}
             row["eval/success_rate_single"] = 0.25 if done == total else None
         with open(run / "metrics.jsonl", "a") as file:
             file.write(json.dumps(row) + "\n")

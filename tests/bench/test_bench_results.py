@@ -65,6 +65,8 @@ def test_one_process_adds_at_a_time_or_the_rows_of_another_would_be_lost(tmp_pat
         {"episodes": 0},
         {"wall_seconds": float("inf")},
         {"execute": 0},
+        {"mean_return": float("nan")},
+        {"mean_return_single": float("inf")},
     ],
 )
 def test_what_no_run_can_measure_is_no_row(changes):
@@ -98,6 +100,9 @@ def forged(file: Path, change: Any) -> None:
     pq.write_table(change(pq.read_table(file)), file)
 
 
+RETURNS = ["mean_return", "mean_return_single"]  # the columns that schema 4 brought
+
+
 def stamped(table: pa.Table, stamp: bytes) -> pa.Table:
     return table.replace_schema_metadata({b"otpr_results_schema": stamp})
 
@@ -105,7 +110,7 @@ def stamped(table: pa.Table, stamp: bytes) -> pa.Table:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda table: stamped(table, b"4"), "schema 4, and this otpr knows 3"),
+        (lambda table: stamped(table, b"5"), "schema 5, and this otpr knows 4"),
         (lambda table: stamped(table, b"many"), "states no schema"),
         (lambda table: table.replace_schema_metadata(None), "states no schema"),
         (lambda table: table.drop_columns(["machine"]), "other columns .*: machine"),
@@ -133,7 +138,7 @@ def test_rows_of_schema_1_keep_the_hash_that_identified_their_version(tmp_path):
     add_rows(file, [row(result_version="0123456789ab"), FAILED])
     table = pq.read_table(file)
     names = ["code_version" if name == "result_version" else name for name in table.column_names]
-    old_table = table.rename_columns(names).drop_columns(["packages", "execute"])
+    old_table = table.rename_columns(names).drop_columns(["packages", "execute", *RETURNS])
     pq.write_table(stamped(old_table, b"1"), file)
     first, *_ = old = read_results(file)
     assert (first.result_version, first.packages, first.execute) == ("0123456789ab", "", None)
@@ -144,8 +149,16 @@ def test_rows_of_schema_1_keep_the_hash_that_identified_their_version(tmp_path):
 def test_rows_of_schema_2_do_not_say_how_many_actions_were_executed(tmp_path):
     file = tmp_path / "results.parquet"
     add_rows(file, [row()])
-    pq.write_table(stamped(pq.read_table(file).drop_columns(["execute"]), b"2"), file)
+    pq.write_table(stamped(pq.read_table(file).drop_columns(["execute", *RETURNS]), b"2"), file)
     assert read_results(file) == [row(execute=None)]
+
+
+def test_rows_of_schema_3_have_no_mean_returns(tmp_path):
+    file = tmp_path / "results.parquet"
+    add_rows(file, [row(mean_return=2.5, mean_return_single=2.25)])
+    assert read_results(file) == [row(mean_return=2.5, mean_return_single=2.25)]
+    pq.write_table(stamped(pq.read_table(file).drop_columns(RETURNS), b"3"), file)
+    assert read_results(file) == [row()]
 
 
 def test_the_order_of_the_columns_does_not_matter(tmp_path):

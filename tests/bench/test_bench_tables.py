@@ -21,6 +21,7 @@ from otpr_bench.tables import (
     failure_table,
     improvement_table,
     points,
+    return_table,
     success_table,
     where_ours_loses,
 )
@@ -150,6 +151,26 @@ def test_what_choosing_adds_to_one_sample_is_of_the_last_evaluations_that_have_b
     table = choice_table(gather(rows))
     assert table.header == ("method", PEG, CAN)
     assert table.rows == (("otpr", "70% (+10)", ""), ("idql", "62% (-12)", ""))
+
+
+def test_returns_are_shown_where_a_task_pays_for_more_than_success():
+    kitchen = "kitchen/complete"
+    rows = []
+    for seed, back in enumerate((2.5, 3.0)):
+        first, last = run("otpr", [0.1, 0.4], task=kitchen, seed=seed)
+        rows += [first, dataclasses.replace(last, mean_return=back, mean_return_single=back - 0.5)]
+        first, last = run("dppo", [0.1, 0.2], task=kitchen, seed=seed)
+        rows += [first, dataclasses.replace(last, mean_return=1.5, mean_return_single=1.5)]
+        for method in ("otpr", "dppo"):
+            first, last = run(method, [0.1, 0.4], task=CAN, seed=seed)
+            rows += [first, dataclasses.replace(last, mean_return=0.4)]
+    table = return_table(gather(rows))
+    assert table.header == ("method", kitchen)
+    assert table.rows == (("otpr", "2.75 (2.50, 3.00); 2.25"), ("dppo", "1.50 (1.50, 1.50)"))
+    assert "2.75" in blocks(gather(rows))["arena-6:return"]
+    plain = [one for one in rows if one.task == CAN]
+    assert return_table(gather(plain)).rows == ()
+    assert blocks(gather(plain))["arena-6:return"] == "Every task pays 1 for success and nothing else."
 
 
 def test_aggregates_over_all_tasks():

@@ -11,7 +11,7 @@ from otpr_bench.jobs import Job, Variant, make_jobs, parse_seeds, parse_variants
 from otpr_bench.suites import BenchTask, Budget, Recipe, named_suite, open_suite
 
 PEG = "metaworld/peg-insert-side-v3"
-BASE = Base(PEG, Path("/data"), Path("/policy"), 0.3, 100, 4, "b" * 12)
+BASE = Base(PEG, Path("/data"), Path("/policy"), 0.3, 100, 4, 0.3, "b" * 12)
 
 
 @pytest.mark.parametrize(

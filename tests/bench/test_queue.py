@@ -171,6 +171,8 @@ def test_a_run_has_a_row_for_each_evaluation_and_one_for_the_base(bench):
     assert [row.success_single for row in rows] == [0.3, None, None, None, None, 0.25]
     assert [row.episodes for row in rows] == [100, 10, 10, 10, 10, 10]
     assert [row.execute for row in rows] == [4, 2, 2, 2, 2, 2]
+    assert [row.mean_return for row in rows] == [0.6, 0.4, 0.8, 1.2, 1.6, 2.0]
+    assert [row.mean_return_single for row in rows] == [0.6, None, None, None, None, None]
     assert [row.wall_seconds for row in rows] == [0, 2.5, 4.5, 6.5, 8.5, 10.5]  # the evaluation itself counts
     assert {row.status for row in rows} == {"done"}
     assert {(row.suite, row.result_version, row.error) for row in rows} == {("open", "1.1", "")}

@@ -258,7 +258,7 @@ def test_the_base_is_measured_once_and_other_policies_with_each_seed(
 ) -> None:
     path, task = tmp_path / "shifts.parquet", BENCH_SUITES["shifts"][0]
     add_shift_rows(path, [dataclasses.replace(made(EXPERT, EXPERT, 0, "gain", "1" * 10), task=task.id)])
-    base = Base(task.id, tmp_path / "data", tmp_path / "policy", 0.3, 100, 4, "0" * 12)
+    base = Base(task.id, tmp_path / "data", tmp_path / "policy", 0.3, 100, 4, 0.3, "0" * 12)
     asked: list[tuple[str, int, str, int]] = []
 
     def measured(cells: list[Cell], *_: object) -> bool:

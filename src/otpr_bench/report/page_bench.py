@@ -54,6 +54,7 @@ def bench_page(results: Path) -> str:
         unfinished=[task for task in study.tasks if task not in drawn],
         success=tables.success_table(study),
         choices=tables.choice_table(study),
+        returns=tables.return_table(study),
         means=_means(study) if everywhere else None,
         elsewhere=[method for method in study.methods if method not in everywhere],
         aggregates=tables.aggregate_table(study),
