@@ -117,6 +117,15 @@ def test_each_subtask_alone(subtask: str) -> None:
     env.close()
 
 
+def test_noise_does_not_loosen_the_grasp_of_the_microwave() -> None:
+    """At a tenth of full speed the fingers followed the noise of their action, and let go."""
+    simulator = KitchenSimulator(("microwave",), None)
+    env = TaskEnv(simulator, task_id="kitchen", spec=task_spec("kitchen/mixed").spec, episode_limit=120)
+    expert = KitchenExpert(("microwave",), simulator.env)
+    assert sum(episode(env, expert, seed, noise=0.1)[2] for seed in range(6)) >= 5
+    env.close()
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("task", TASKS)
 def test_fifty_held_out_conditions(task: str) -> None:

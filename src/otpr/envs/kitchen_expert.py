@@ -20,7 +20,8 @@ Vector = NDArray[np.float64]  # (3,), metres
 Matrix = NDArray[np.float64]  # (3, 3), a rotation: its columns are the hand's axes in the world frame
 Plan = Iterator[NDArray[np.float64]]  # yields actions, (9,); the scene is up to date whenever it goes on
 
-OPEN, CLOSED = 0.1, -0.1  # of the fingers: 0.2 m/s
+# of the fingers: as fast as they go, so that noise on an action does not loosen a grasp
+OPEN, CLOSED = 1.0, -1.0
 _ARM = 7  # joints
 _FULL = 2.0  # rad/s that an action of 1 asks for
 _TIP = 0.055  # metres from the grip site to the ends of the fingers
