@@ -159,10 +159,10 @@ def microwave(arm: Arm) -> Plan:
 
     def along() -> Vector:
         """The handle's position with the door slightly further open."""
-        return hinge + Rotation.from_rotvec([0.0, 0.0, -0.35]).apply(handle() - hinge) - 0.02 * forward
+        return hinge + Rotation.from_rotvec([0.0, 0.0, -0.35]).apply(handle() - hinge)
 
     yield from arm.go(lambda: handle() - 0.14 * forward, turn, OPEN, within=0.02)
-    yield from arm.go(lambda: handle() - 0.015 * forward, turn, OPEN, within=0.015)
+    yield from arm.go(handle, turn, OPEN, within=0.015)
     yield from arm.hold(CLOSED, 8)
     yield from arm.go(along, turn, CLOSED, until=lambda: arm.data.joint("microwave").qpos[0] < -0.65)
     yield from arm.hold(OPEN, 6)
