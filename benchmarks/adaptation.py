@@ -30,7 +30,7 @@ from otpr_bench.execution import found_base
 from otpr_bench.jobs import Job, make_jobs, parse_variants
 from otpr_bench.records import is_finished
 from otpr_bench.shift_runs import policy_cells
-from otpr_bench.shifts import all_shifts, measure, read_shift_rows, solvable
+from otpr_bench.shifts import measure, read_shift_rows, solvable_shifts
 from otpr_bench.snapshots import Place
 from otpr_bench.suites import SHIFTED, named_suite
 
@@ -135,10 +135,7 @@ def main() -> None:
     for run in runs_of(options.task, options.algorithms, options.seeds, shifts, options.folder):
         run.make()
         if options.random:
-            left = solvable(read_shift_rows(RESULTS))
-            run.measure(
-                [each for each in all_shifts(levels=(1, 2)) if (options.task, each.name, each.level) in left]
-            )
+            run.measure(solvable_shifts(read_shift_rows(RESULTS), options.task, (1, 2)))
         else:
             run.measure([Shift.parse(run.shift)])
 

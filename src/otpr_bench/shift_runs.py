@@ -22,7 +22,7 @@ from otpr_bench.shifts import (
     read_shift_rows,
     run_expert,
     runs_policy,
-    solvable,
+    solvable_shifts,
 )
 from otpr_bench.suites import BenchTask
 
@@ -62,7 +62,8 @@ def measure_runs(
     tasks = {job.task.id: job.task for job, _, _ in runs}
     if not measure_experts(tasks.values(), levels, path, carried_out):
         return False
-    left = solvable(read_shift_rows(path)) if tasks else set()
+    rows = read_shift_rows(path) if tasks else []
+    shifts = {task: solvable_shifts(rows, task, levels) for task in tasks}
     cells: list[Cell] = []
     bases: set[str] = set()
     for job, base, directory in runs:
@@ -74,10 +75,7 @@ def measure_runs(
         policies = [policy]
         if policy.chooser is not None and job.variant.algorithm in SINGLE_TOO:
             policies.append(policy.single())
-        shifts = [
-            shift for shift in all_shifts(levels=levels) if (job.task.id, shift.name, shift.level) in left
-        ]
-        cells += [cell for acting in policies for cell in policy_cells(job, acting, shifts)]
+        cells += [cell for acting in policies for cell in policy_cells(job, acting, shifts[job.task.id])]
     return measure(cells, path, _say, carried_out)
 
 

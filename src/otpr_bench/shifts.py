@@ -229,6 +229,12 @@ def solvable(rows: Iterable[ShiftRow]) -> set[tuple[str, str, int]]:
     }
 
 
+def solvable_shifts(rows: Iterable[ShiftRow], task: str, levels: Sequence[int]) -> list[Shift]:
+    """The shifts of a task at some levels that count as solvable, in the order of `all_shifts`."""
+    left = solvable(rows)
+    return [shift for shift in all_shifts(levels=levels) if (task, shift.name, shift.level) in left]
+
+
 def read_shift_rows(path: Path) -> list[ShiftRow]:
     """Read the rows of a file.
 
