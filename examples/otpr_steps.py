@@ -98,7 +98,7 @@ def draw(toy: Toy, file: Path) -> None:
         "1  The policy offers chunks of actions",
         "2  Q: how likely is success after each?",
         "3  H: which does the transport use here?",
-        "4  The highest H is executed",
+        "4  H decides which is executed",
     )
     for ax, title in zip(axes.flat, titles, strict=True):
         _table(ax, title)

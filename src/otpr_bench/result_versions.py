@@ -11,8 +11,11 @@ from importlib import metadata
 from otpr.envs.catalog import SUITES as SIMULATORS
 
 _ALGORITHMS: tuple[str, ...] = ("bc", "dawr", "dppo", "dql", "fql", "idql", "otpr", "qc", "qsm", "rlpd")
-ALGORITHM_VERSIONS: dict[str, int] = dict.fromkeys(_ALGORITHMS, 1)
-"""The result version of each algorithm; `| {"otpr": 2}` raises one. One that is not listed has version 1."""
+ALGORITHM_VERSIONS: dict[str, int] = dict.fromkeys(_ALGORITHMS, 1) | {"otpr": 2}
+"""The result version of each algorithm. One that is not listed has version 1.
+
+Version 2 of OTPR deploys the most central candidate of the better half, version 1 that of the highest H.
+"""
 
 SIMULATOR_VERSIONS = dict.fromkeys(SIMULATORS, 1)
 """The result version of the tasks of each simulator, by the part of a task's name before the slash."""

@@ -175,7 +175,7 @@ def test_a_run_has_a_row_for_each_evaluation_and_one_for_the_base(bench):
     assert [row.mean_return_single for row in rows] == [0.6, None, None, None, None, None]
     assert [row.wall_seconds for row in rows] == [0, 2.5, 4.5, 6.5, 8.5, 10.5]  # the evaluation itself counts
     assert {row.status for row in rows} == {"done"}
-    assert {(row.suite, row.result_version, row.error) for row in rows} == {("open", "1.1", "")}
+    assert {(row.suite, row.result_version, row.error) for row in rows} == {("open", "2.1", "")}
     assert len(rows[0].base) == len(rows[0].settings) == 12
 
 
@@ -195,15 +195,15 @@ def test_done_runs_are_skipped(bench):
 
 @pytest.mark.parametrize(
     ("versions", "name", "raised"),
-    [("ALGORITHM_VERSIONS", "otpr", "2.1"), ("SIMULATOR_VERSIONS", "metaworld", "1.2")],
+    [("ALGORITHM_VERSIONS", "otpr", "3.1"), ("SIMULATOR_VERSIONS", "metaworld", "2.2")],
 )
 def test_a_raised_result_version_runs_anew_and_keeps_the_old_rows(bench, monkeypatch, versions, name, raised):
     bench.run("otpr,bc")
     bench.calls()
-    monkeypatch.setitem(getattr(result_versions, versions), name, 2)
+    monkeypatch.setitem(getattr(result_versions, versions), name, int(raised[0 if name == "otpr" else -1]))
     bench.run("otpr,bc")
     found = [row.result_version for row in bench.rows() if (row.algorithm, row.eval_at) == ("otpr", 1000)]
-    assert found == ["1.1", raised]
+    assert found == ["2.1", raised]
     assert len(bench.calls()) == (1 if name == "otpr" else 2)
 
 
@@ -216,7 +216,7 @@ def test_rows_that_a_hash_identifies_are_another_version_of_their_method(bench):
     add_rows(bench.results, rows)
     bench.run()
     assert len(bench.calls()) == 1
-    assert {row.result_version for row in bench.rows()} == {"0123456789ab", "1.1"}
+    assert {row.result_version for row in bench.rows()} == {"0123456789ab", "2.1"}
 
 
 def test_other_packages_are_recorded_and_make_no_other_run(bench, monkeypatch):
@@ -350,7 +350,7 @@ def test_a_machine_with_another_version_runs_nothing(bench):
     assert queue.run(Inline())
     assert bench.calls() == []
     (failed,) = bench.rows()
-    assert "has result version 1.1 of otpr" in failed.error
+    assert "has result version 2.1 of otpr" in failed.error
 
 
 # ---------------------------------------------------------------------------------------- stopped and gone on

@@ -40,7 +40,7 @@ class OTPRConfig(CriticsConfig, ActorConfig):
     pairs: int = count(8192)
     # how the deployed policy picks a sampled chunk: "draw" draws one by H, "highest" takes the one of the
     # highest H, "central" the most central one of the half with the highest H
-    rule: Rule = "highest"
+    rule: Rule = "central"
     # sampled chunks among which H chooses when acting
     candidates: int = count(16)
 
