@@ -114,8 +114,8 @@ def make_base(folder: Path, task: str, recipe: Recipe) -> None:
         (pretrained / "policy",), task=task, episodes=recipe.base_episodes, episode_limit=recipe.episode_limit
     )
     (result,) = evaluation.results()
-    measured = {name: result[name] for name in ("mean_return", "execute")}
-    finish_base(folder, task, recipe, success=result["success_rate"], **measured)
+    success, mean_return = result["success_rate"], result["mean_return"]
+    finish_base(folder, task, recipe, success=success, mean_return=mean_return, execute=result["execute"])
 
 
 def finish_base(
@@ -126,8 +126,12 @@ def finish_base(
     The policy's `success`, in [0, 1], and its `mean_return` are over `recipe.base_episodes` episodes, with
     `execute` actions of each plan executed.
     """
-    measured: dict[str, Any] = {"success": success, "mean_return": mean_return}
-    measured |= {"episodes": recipe.base_episodes, "execute": execute}
+    measured: dict[str, Any] = {
+        "success": success,
+        "mean_return": mean_return,
+        "episodes": recipe.base_episodes,
+        "execute": execute,
+    }
     write_json(folder / "base.json", _plan(task, recipe) | measured | {"files": _files(folder)})
 
 

@@ -40,10 +40,18 @@ def done_rows(job: Job, base: Base, run_dir: Path) -> list[Row]:
     except (LookupError, TypeError, ValueError) as error:
         raise DamagedFile(run_dir / "summary.json", error) from error
     row_of = _row_of(job, base, run_dir, status="done", error="", machine=machine())
-    measured: dict[str, Any] = {"episodes": base.episodes, "execute": base.execute}
-    measured |= dict.fromkeys(("success", "success_single"), base.success)
-    measured |= dict.fromkeys(("mean_return", "mean_return_single"), base.mean_return)
-    rows = {0: row_of(env_steps=0, eval_at=0, wall_seconds=0.0, **measured)}
+    before = row_of(
+        env_steps=0,
+        eval_at=0,
+        wall_seconds=0.0,
+        success=base.success,
+        success_single=base.success,
+        episodes=base.episodes,
+        execute=base.execute,
+        mean_return=base.mean_return,
+        mean_return_single=base.mean_return,
+    )
+    rows = {0: before}
     end = job.task.budget.env_steps
     for metrics in read_rows(run_dir):
         if "eval/success_rate" not in metrics:

@@ -74,9 +74,11 @@ class Row:
             "episodes": self.episodes >= (0 if failed else 1),
             "wall_seconds": 0 <= self.wall_seconds < math.inf,
             "execute": self.execute is None or self.execute >= 1,
-            "mean_return": self.mean_return is None or (not failed and math.isfinite(self.mean_return)),
-            "mean_return_single": self.mean_return_single is None or math.isfinite(self.mean_return_single),
-        } | {name: getattr(self, name) >= 0 for name in ("seed", "env_steps", "eval_at")}
+        }
+        for name in ("mean_return", "mean_return_single"):
+            value = getattr(self, name)
+            possible[name] = value is None or (not failed and math.isfinite(value))
+        possible |= {name: getattr(self, name) >= 0 for name in ("seed", "env_steps", "eval_at")}
         for name, holds in possible.items():
             if not holds:
                 raise ValueError(f"{name} is {getattr(self, name)!r} (status {self.status!r})")
