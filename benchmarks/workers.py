@@ -25,14 +25,17 @@ from otpr.training.workers import Lockstep, WorkerPool
 
 
 class Alone:
-    """In a process like a worker's: the simulation of a wave of episodes alone, and its decisions alone."""
+    """In a process like a worker's: the simulation of a wave, its decisions, and both by turns."""
 
     def __init__(self, num_envs: int):
         self._num_envs = num_envs
         self._env = ChunkedVectorEnv(TASK, num_envs, CHUNK_LENGTH, processes=False)
 
-    def parts(self, packed: PackedPolicy, seeds: list[int], turns: int) -> tuple[float, float]:
-        """Median seconds of the environments replaying what the policy does, and of its decisions."""
+    def parts(self, packed: PackedPolicy, seeds: list[int], turns: int) -> tuple[float, float, float]:
+        """Median seconds of the environments replaying what the policy does, of its decisions, and of both.
+
+        The last takes longer than the sum, because each evicts what the other has in the core's caches.
+        """
         env, policy = self._env, unpack(packed)
         compile_acting(policy, env)
         recorded = run_episodes(env, policy, seeds, action_seed=0).episodes
@@ -47,8 +50,14 @@ class Alone:
         def simulate() -> None:
             replay(env, [*seeds, *idle], chunks)
 
-        times = medians(in_turns({"simulation": simulate, "decisions": decide}, turns))
-        return times["simulation"], times["decisions"]
+        def alternate() -> None:
+            env.reset([*seeds, *idle])
+            for chunk in chunks:
+                compile_acting(policy, env)
+                env.step(chunk)
+
+        times = medians(in_turns({"simulation": simulate, "decisions": decide, "by turns": alternate}, turns))
+        return times["simulation"], times["decisions"], times["by turns"]
 
 
 def workers(sizes: Sizes) -> list[Row]:
@@ -76,7 +85,7 @@ def workers(sizes: Sizes) -> list[Row]:
             steps = collect(pool)
             both = {"workers": lambda: collect(pool), "lockstep": lambda: collect(lockstep)}
             times = medians(in_turns(both, sizes.rollout_turns))
-            simulation, decisions = parts[name]
+            simulation, decisions, by_turns = parts[name]
             rows.append(
                 Row(
                     name,
@@ -84,22 +93,24 @@ def workers(sizes: Sizes) -> list[Row]:
                     "of the speed",
                     "(simulation + decisions, each alone, over the cores) / time taken by workers with the "
                     "policy within",
-                    {**times, "simulation": simulation, "decisions": decisions},
+                    {**times, "simulation": simulation, "decisions": decisions, "by turns": by_turns},
                     at_least=0.85,
                     note=f"{count} workers of {each} environments, {policy.candidates} candidates, "
-                    f"{steps / times['workers']:,.0f} steps/s, in lockstep {steps / times['lockstep']:,.0f}",
+                    f"{steps / times['workers']:,.0f} steps/s, in lockstep {steps / times['lockstep']:,.0f}; "
+                    f"{by_turns / cores / times['workers']:.2f} of the speed of one process that "
+                    "simulates and decides by turns",
                     details={"environment steps": steps, "cores": cores},
                 )
             )
     return rows
 
 
-def _parts(policy: Policy, seeds: list[int], each: int, turns: int) -> tuple[float, float]:
-    """Seconds on one core of the simulation and of the decisions of all episodes."""
+def _parts(policy: Policy, seeds: list[int], each: int, turns: int) -> tuple[float, float, float]:
+    """Seconds on one core of the simulation, of the decisions, and of both by turns, of all episodes."""
     alone = ServedProcess(
         "benchmarks.workers:Alone", (each,), task_id=TASK, who="the benchmark's process", env=worker_env()
     )
-    sums = [0.0, 0.0]
+    sums = [0.0, 0.0, 0.0]
     try:
         for start in range(0, len(seeds), each):
             alone.send("parts", pack(policy), seeds[start : start + each], turns)
@@ -107,4 +118,4 @@ def _parts(policy: Policy, seeds: list[int], each: int, turns: int) -> tuple[flo
                 sums[part] += seconds
     finally:
         alone.close()
-    return sums[0], sums[1]
+    return sums[0], sums[1], sums[2]
