@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from matplotlib.axes import Axes
@@ -21,6 +22,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from PIL import Image
 
+from otpr.agents.otpr.compatibility import most_central
 from otpr.ot import solve_discrete
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
@@ -41,12 +43,14 @@ class Toy(NamedTuple):
         chunks: (n, k, 4, 2), displacements; each state has k candidates.
         q: (n, n k), the value of each chunk, whosever candidate it is, in each state.
         H: (n, n k), their compatibility.
+        excess: (n, n k), what H is the positive part of, up to a factor.
     """
 
     states: NDArray[np.float64]
     chunks: NDArray[np.float64]
     q: NDArray[np.float64]
     H: NDArray[np.float64]
+    excess: NDArray[np.float64]
 
     def own(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
         """Of (n, n k) values those of each state's own candidates, (n, k)."""
@@ -55,8 +59,9 @@ class Toy(NamedTuple):
 
     @property
     def choice(self) -> NDArray[np.int64]:
-        """The candidate that each state executes: that of the highest H."""
-        return np.argmax(self.own(self.H), axis=1)
+        """The candidate that each state executes: the most central one of the better half."""
+        flat = self.chunks.reshape(*self.chunks.shape[:2], -1)
+        return np.asarray(jax.vmap(most_central)(jnp.asarray(flat), jnp.asarray(self.own(self.excess))))
 
 
 def paths(states: NDArray[np.float64], chunks: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -85,7 +90,8 @@ def solve(seed: int = 0) -> Toy:
     q = value(paths(states[:, None], chunks.reshape(1, -1, STEPS, 2)))
     cost = (q.max(axis=1, keepdims=True) - q) / q.std()
     solution = solve_discrete(jnp.asarray(cost), EPSILON, column_relaxation=RELAXATION)
-    return Toy(states, chunks, q, np.asarray(solution.compatibility, np.float64))
+    excess = solution.u[:, None] + solution.v[None] - cost
+    return Toy(states, chunks, q, *(np.asarray(of, np.float64) for of in (solution.compatibility, excess)))
 
 
 def draw(toy: Toy, file: Path) -> None:
@@ -98,7 +104,7 @@ def draw(toy: Toy, file: Path) -> None:
         "1  The policy offers chunks of actions",
         "2  Q: how likely is success after each?",
         "3  H: which does the transport use here?",
-        "4  H decides which is executed",
+        "4  The most central one is executed",
     )
     for ax, title in zip(axes.flat, titles, strict=True):
         _table(ax, title)
