@@ -1,4 +1,5 @@
-# `make help` lists the targets. Everything is installed under .venv; nothing outside the clone is touched.
+# `make help` lists the targets. Everything is installed under .venv. Outside the clone, only caches are written: pip's,
+# and otpr's of compiled programs (docs/run-directory.md).
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:

@@ -39,9 +39,7 @@ def measure_experts(
     experts = [
         Subject(task.id, EXPERT, "", 0, EXPERT, task.recipe.episode_limit, run_expert) for task in tasks
     ]
-    cells = [
-        cell for expert in experts for cell in cells_of(expert, all_shifts(levels=levels), EXPERT_EPISODES)
-    ]
+    cells = [cell for expert in experts for cell in cells_of(expert, all_shifts(levels), EXPERT_EPISODES)]
     return measure(cells, path, _say, carried_out)
 
 

@@ -109,9 +109,9 @@ def runs_policy(policy: Policy) -> Callable[[Setup, int], Measured]:
     return run
 
 
-def all_shifts(names: Iterable[str] = SHIFTS, levels: Iterable[int] = LEVELS) -> list[Shift]:
+def all_shifts(levels: Iterable[int] = LEVELS) -> list[Shift]:
     """The shifts to measure, without those of images."""
-    return [Shift(name, level) for name in names if not SHIFTS[name].images for level in levels]
+    return [Shift(name, level) for name in SHIFTS if not SHIFTS[name].images for level in levels]
 
 
 class Cell(NamedTuple):
@@ -232,7 +232,7 @@ def solvable(rows: Iterable[ShiftRow]) -> set[tuple[str, str, int]]:
 def solvable_shifts(rows: Iterable[ShiftRow], task: str, levels: Sequence[int]) -> list[Shift]:
     """The shifts of a task at some levels that count as solvable, in the order of `all_shifts`."""
     left = solvable(rows)
-    return [shift for shift in all_shifts(levels=levels) if (task, shift.name, shift.level) in left]
+    return [shift for shift in all_shifts(levels) if (task, shift.name, shift.level) in left]
 
 
 def read_shift_rows(path: Path) -> list[ShiftRow]:

@@ -137,7 +137,10 @@ def test_solvable_is_where_the_expert_keeps_four_fifths() -> None:
 
 def test_shifts_of_images_are_no_cells_of_the_state() -> None:
     assert len(all_shifts()) == 30
-    assert all_shifts(["push", "light"], [2]) == [Shift("push", 2)]
+    two = all_shifts([2])
+    assert len(two) == 10
+    assert Shift("push", 2) in two
+    assert Shift("light", 2) not in two
 
 
 def test_another_file_is_refused(tmp_path: Path) -> None:

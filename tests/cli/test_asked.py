@@ -126,6 +126,25 @@ def test_what_fails_costs_the_episodes_and_not_the_run(demonstrations: str, tmp_
     assert status in (0, 2)
 
 
+@pytest.mark.parametrize("option", [("--num-workers", "2"), ("--async",), ("--rollout", "local")])
+def test_a_policy_that_only_answers_has_no_workers(
+    option: tuple[str, ...], demonstrations: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    run = tmp_path / "run"
+    assert main(command("idql", f"{HERE}:Nudges", demonstrations, run, "--task", TASK, *option)) == 2
+    said = " ".join(capsys.readouterr().err.split())
+    assert "is asked from one process" in said
+    assert "Leave out --num-workers and --async, and --rollout unless it is lockstep." in said
+
+
+def test_imitation_alone_needs_its_evaluation(
+    demonstrations: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    places = ["--policy", f"{HERE}:Nudges", "--data", demonstrations, "--run-dir", str(tmp_path / "run")]
+    assert main(["finetune", "bc", *places, "--task", TASK, "--no-base-evaluation"]) == 2
+    assert "--no-base-evaluation: bc learns nothing" in " ".join(capsys.readouterr().err.split())
+
+
 @pytest.mark.parametrize("name", algorithm_names())
 def test_who_trains_the_policy_refuses_one_that_only_answers(
     name: str, demonstrations: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]

@@ -262,3 +262,10 @@ def test_plans_to_choose_from_are_those_that_the_generator_draws():
         said = refusal(service, {"state": STATE, "plans": wrong})
         assert said == f"plans is {wrong!r}, not a whole number in 1..256.\n"
     assert refusal(service, {"state": STATE[:2], "plans": 1}).startswith("observation has shape (2,)")
+
+
+@pytest.mark.parametrize("more", [{"budget_ms": 5.0}, {"prefix": np.zeros((1, 3))}])
+def test_what_is_for_actions_is_refused_with_plans(more: dict[str, Any]):
+    (name,) = more
+    said = refusal(of(policy(execute=8)), {"state": STATE, "plans": 2, **more})
+    assert said.startswith(f"The request has 'plans' and {name!r}, which is for actions. Send one.")

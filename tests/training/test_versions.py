@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import platform
 import re
 import subprocess
@@ -31,6 +32,8 @@ def test_versions_are_those_of_the_packages_in_use():
     assert found["jax"] == jax.__version__
     assert found["otpr"] == otpr.__version__
     assert found["metaworld"] == metadata.version("metaworld")
+    assert found["ogbench"] == metadata.version("ogbench")
+    assert found["cores"] == len(os.sched_getaffinity(0))
     assert found["devices"] == [str(device) for device in jax.devices()]
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\+00:00", found["started"])
 

@@ -43,7 +43,7 @@ class DAWRConfig(ActorConfig):
     lambda_share: float = share(0.95)
     # chunks that are looked up; from the last on, what was really achieved counts
     lookahead: int = count(16)
-    # weights are exp(beta * advantage), advantages in standard deviations of the batch
+    # weights are exp(beta * advantage), advantages less their mean and in standard deviations of the batch
     beta: float = positive(10.0)
     # largest weight that a chunk gets
     largest_weight: float = positive(100.0)

@@ -61,7 +61,7 @@ class ConvertData:
     out: Path
     # its format; auto goes by what is in the file; npz is any dictionary of arrays, in .npz or .hdf5
     format: Format = "auto"
-    # task the data belong to; left out, the one that a robomimic file names, else none
+    # task the data belong to; left out, the one that a set of otpr's or a robomimic file names, else none
     task: str | None = None
     # parts of the observation, images among them, the vectors in the order wanted; left out, all images and
     # the format's own choice of vectors (docs/data.md)

@@ -35,7 +35,7 @@ class InspectPolicy:
 
 @dataclasses.dataclass(frozen=True)
 class Policy:
-    """Look into policies, bring those of LeRobot in, and take them back."""
+    """Look into policies, bring those of other libraries in, and take them back to LeRobot or to ONNX."""
 
     command: (
         Annotated[InspectPolicy, tyro.conf.subcommand("inspect", prefix_name=False)]

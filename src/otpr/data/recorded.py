@@ -37,7 +37,7 @@ class Recorded:
             None if the file only records the last.
         after_end: number of steps after the end that are left out because they repeat its flag.
         images: by entry name, (rows, height, width, channels) uint8, with as many rows as `observations`,
-            possibly memory-mapped; None if they were not requested.
+            possibly memory-mapped; empty if they were not requested.
         looked: the steps with images, as in `Episode`; None: all.
     """
 

@@ -58,7 +58,7 @@ class EpisodeStore(eqx.Module):
         last: (rows,), the last row of the row's episode, that of its last observation.
         terminated: (rows,) whether the row's episode ended in a terminal state.
         success: (rows,) whether it solved the task.
-        startable: (rows,) whether a transition can start there; see `_startable`.
+        startable: (rows,) whether a transition can start there; see `startable`.
         size: number of rows in use.
         spec: the policy's spec.
         gamma: discount of one step, in (0, 1].

@@ -12,10 +12,10 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 from otpr.networks.noise import NoiseNetwork
 
 
-def time_embedding(k: Int[Array, ""], width: int, max_period: float = 100.0) -> Float[Array, " width"]:
+def time_embedding(k: Int[Array, ""], width: int) -> Float[Array, " width"]:
     """Sines and cosines of the noise level at geometrically spaced frequencies (Vaswani et al., 2017)."""
     half = width // 2
-    frequencies = max_period ** (-jnp.arange(half) / half)
+    frequencies = 100.0 ** (-jnp.arange(half) / half)
     angles = k * frequencies
     return jnp.concatenate([jnp.sin(angles), jnp.cos(angles)])
 

@@ -129,11 +129,15 @@ class Service:
         entries = ", ".join(f"{name!r} ({entry})" for name, entry in spec.observation.items())
         return (
             f"Expected: a msgpack map of {entries}{last}; and, where wanted, 'seed' (a whole number of at "
-            "least 0), 'budget_ms' (a number above 0) and 'prefix' (actions)."
+            "least 0), 'budget_ms' (a number above 0) and 'prefix' (actions), or, in place of these two, "
+            f"'plans' (a whole number in 1..{PLANS})."
         )
 
     def warm(self) -> None:
-        """Compile all programs that requests need, which takes seconds."""
+        """Compile all programs that requests for actions need, which takes seconds.
+
+        A request for plans compiles its own at the first of each power of two.
+        """
         spec = self.policy.spec
         rows = zeros(spec.observation, *(() if spec.history == 1 else (spec.history,)))
         ways: list[dict[str, Any]] = [{}]
@@ -207,12 +211,18 @@ class Service:
         prefix = fields.get("prefix")
         if prefix is not None:
             prefix = _prefix(prefix, self.policy.spec)
+        plans = _count(fields.get("plans"))
+        of_actions = [name for name in ("prefix", "budget_ms") if fields.get(name) is not None]
+        if plans is not None and of_actions:
+            raise ValueError(
+                f"The request has 'plans' and {of_actions[0]!r}, which is for actions. Send one."
+            )
         return Request(
             self._observation(fields),
             fields.get("seed"),
             _seconds(fields.get("budget_ms")),
             prefix,
-            _count(fields.get("plans")),
+            plans,
         )
 
     def _observation(self, fields: Mapping[Any, Any]) -> dict[str, NDArray[Any]]:

@@ -104,6 +104,11 @@ class FineTuning:
         self.agent = on_each(new_agent(base, self.experience, agent, encoder, jax.random.key(seed)), mesh)
         if loop.stop_on_divergence and not self._has_q():
             raise OtprError(f"--stop-on-divergence needs critics Q(s, a), and {agent.algorithm} has none.")
+        if loop.no_base_evaluation and not self._learns:
+            raise OtprError(
+                f"--no-base-evaluation: {agent.algorithm} learns nothing, and that evaluation is all it "
+                "does. Leave it out."
+            )
         # in the policy's types, which may be less precise than the environment's
         seen = dataclasses.replace(workers.spec, observation=base.spec.observation)
         self.files = ExperienceWriter(run.path / "experience", workers.setup, spec=seen)

@@ -79,8 +79,8 @@ class Placement:
             return
         if base.asks:
             raise OtprError(
-                f"A policy that only answers is asked from one process: --rollout {rollout} cannot have it "
-                "within its workers. Leave it out."
+                "A policy that only answers is asked from one process, and workers cannot have it within. "
+                "Leave out --num-workers and --async, and --rollout unless it is lockstep."
             )
         if (self.num_workers or 1) > loop.num_envs:
             raise OtprError(

@@ -11,15 +11,18 @@ from typing import Any
 
 import jax
 
+from otpr.envs.catalog import SUITES
+from otpr.envs.chunked import available_cores
+
 PACKAGES = (
-    "otpr", "jax", "jaxlib", "equinox", "optax", "numpy", "scipy",
-    "gymnasium", "minari", "mujoco", "metaworld",
+    "otpr", "jax", "jaxlib", "equinox", "optax", "numpy", "scipy", "gymnasium", "minari",
+    *dict.fromkeys(("mujoco", *(suite.package for suite in SUITES.values()))),
 )  # fmt: skip
-"""The packages whose versions can change a result."""
+"""The packages whose versions can change a result, those of all simulators among them."""
 
 
 def software_versions() -> dict[str, Any]:
-    """Start time (UTC), Python, packages, git commit, platform and JAX devices of a run.
+    """Start time (UTC), Python, packages, git commit, platform, cores and JAX devices of a run.
 
     A package that is not installed, and the commit where the code is not in its own git checkout, are None.
     """
@@ -29,6 +32,7 @@ def software_versions() -> dict[str, Any]:
         **{package: _package_version(package) for package in PACKAGES},
         "git_commit": git_commit(),
         "platform": platform.platform(),
+        "cores": available_cores(),
         "devices": [str(device) for device in jax.devices()],
     }
 

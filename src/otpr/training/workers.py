@@ -89,7 +89,7 @@ class Workers(abc.ABC):
 class Lockstep(Workers):
     """Makes the decisions of all environments at once in this process; environments run in lockstep.
 
-    Used for external policies, and for policies on an accelerator.
+    Used for external policies, for policies on an accelerator, and on one core.
 
     Args:
         env: the environments.
@@ -192,7 +192,7 @@ class WorkerPool(Workers):
     The number of environments of a worker may affect rounding.
 
     If a worker dies, the episodes of its wave are lost and another worker replaces it. Too many failures
-    (`Breakages`), or a failure before any success, end the run.
+    (`Breakages`), or one of every worker before any success, end the run.
 
     Args:
         task: the task.

@@ -41,5 +41,5 @@ def transport_health(last: Mapping[str, float], config: Mapping[str, Any]) -> It
     if zero := last.get("otpr/zero_compatibility/eval"):
         yield (
             f"At {zero:.0%} of the decisions of the last evaluation no candidate was compatible, and "
-            "the one nearest to it was taken."
+            "the choice went by how near each was to it."
         )

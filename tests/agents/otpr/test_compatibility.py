@@ -174,3 +174,17 @@ def test_what_was_not_scored_is_neither_taken_nor_a_neighbour():
     scores = np.array([0.1, 0.2, *[-np.inf] * 4], np.float32)
     assert int(most_central(jnp.asarray(candidates), jnp.asarray(scores))) in (0, 1)
     assert int(most_central(jnp.asarray(candidates[:1]), jnp.asarray(scores[:1]))) == 0
+
+
+@pytest.mark.parametrize("drawn", range(1, 9))
+def test_the_half_is_that_of_the_candidates_that_were_drawn(drawn: int):
+    """A time budget may end the draws early; the choice is that among those there are."""
+    rng = np.random.default_rng(drawn)
+    candidates = np.full((8, 3), -np.inf, np.float32)
+    scores = np.full(8, -np.inf, np.float32)
+    candidates[:drawn], scores[:drawn] = rng.normal(size=(drawn, 3)), rng.normal(size=drawn)
+    alone = most_central(jnp.asarray(candidates[:drawn]), jnp.asarray(scores[:drawn]))
+    assert int(most_central(jnp.asarray(candidates), jnp.asarray(scores))) == int(alone)
+    better = np.argsort(-scores[:drawn])[: -(-drawn // 2)]
+    far = [sum(np.linalg.norm(candidates[i] - candidates[j]) for j in better) for i in better]
+    assert int(alone) == better[np.argmin(far)] or len(better) == 2

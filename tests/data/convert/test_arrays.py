@@ -224,3 +224,11 @@ def test_same_file_called_npz_ends_in_terminal_states(tmp_path: Path) -> None:
     plain = save(tmp_path / "plain.npz", arrays)
     assert [episode.terminated for episode in open_source(plain).episodes()] == [True] * 3
     assert [episode.terminated for episode in open_source(plain, "ogbench").episodes()] == [False] * 3
+
+
+def test_a_file_with_a_simulators_state_is_what_the_user_says(tmp_path: Path) -> None:
+    file = ogbench_file(tmp_path / "play.npz")
+    assert open_source(file).format == "ogbench"
+    plain = open_source(file, "npz")
+    assert plain.format == "npz"
+    assert [episode.terminated for episode in plain.episodes()] == [True] * 3

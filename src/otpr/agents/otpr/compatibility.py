@@ -87,7 +87,7 @@ class Compatibility(Chooser):
     """H(s, a) = (u(s) + v(a) - c(s, a))_+ / (2 epsilon), and the choice among candidate actions by H.
 
     A candidate is picked by its rule, see `Rule`. If every H is zero, the excess u + v - c takes its place:
-    the candidate with the highest one is the first that a larger u(s) would make compatible. Before the
+    the larger it is, the smaller the growth of u(s) that would make the candidate compatible. Before the
     potentials are trained, IDQL's rule is used: weight 0.7 where Q > V, 0.3 elsewhere (Hansen-Estruch et al.,
     2023, with expectile 0.7).
     """
@@ -198,9 +198,12 @@ def most_central(candidates: Float[Array, "N a"], scores: Float[Array, " N"]) ->
 
     Args:
         candidates: flattened chunks.
-        scores: the half with the highest ones counts, the larger half of an odd number; -infinity never does.
+        scores: the half with the highest ones counts, the larger half of an odd number; -infinity is no
+            candidate.
     """
-    better = (scores >= jnp.sort(scores)[len(scores) // 2]) & jnp.isfinite(scores)
+    drawn = jnp.isfinite(scores)
+    half = (jnp.sum(drawn) + 1) // 2
+    better = (scores >= jnp.sort(scores)[len(scores) - half]) & drawn
     # what does not count may be infinite as well
     there = jnp.where(better[:, None], candidates, 0.0)
     distances = jnp.linalg.norm(there[:, None] - there[None], axis=-1)

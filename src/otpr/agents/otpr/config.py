@@ -53,8 +53,8 @@ class OTPRConfig(CriticsConfig, ActorConfig):
     # lambda, how freely the plan may leave the action marginal: 0 keeps it, a large number lets every state
     # choose for itself; in units of 1 / the standard deviation of Q
     column_relaxation: float = at_least_zero(1000.0)
-    # share alpha of the guiding cost in the cost potentials are trained on, and in the one H is evaluated
-    # with
+    # share alpha of the guiding cost in the cost that potentials are trained on and training pairs drawn by;
+    # and in the one that candidates are chosen by
     guiding_share: float = share(0.0)
     acting_guiding_share: float = share(0.0)
     # temperature of the relations to the keypoints
@@ -74,7 +74,8 @@ class OTPRConfig(CriticsConfig, ActorConfig):
     warm_start: bool = True
     # how the potentials are trained: "regression" onto exact solutions of blocks, or "ascent" of the dual
     potentials_method: Method = "regression"
-    # a round ends when the marginal error on held-out pairs is within the tolerance, or after so many passes
+    # a round ends when the errors of rows and of columns on held-out pairs are both within the tolerance, or
+    # after so many passes
     potentials_tolerance: float = positive(0.1)
     potentials_passes: int = count(1)
     # states and actions of a block, whose pairwise cost is computed once; blocks of fresh samples a pass

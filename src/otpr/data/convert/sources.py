@@ -111,7 +111,7 @@ def _open(
 ) -> Source:
     if format not in get_args(Format):
         raise unknown_name("format", format, get_args(Format))
-    path = Path(path_or_id)
+    path, asked = Path(path_or_id), format
     if format == "auto":
         format = _recognised(path)
     if filter_key is not None and format != "robomimic":
@@ -138,7 +138,7 @@ def _open(
         raise OtprError(f"{path} is a folder; the format {format} is a file: give the file itself.")
     if format == "robomimic":
         return open_robomimic(path, keys, filter_key, task)
-    return open_arrays(path, keys, ogbench=True if format == "ogbench" else None, task=task)
+    return open_arrays(path, keys, ogbench={"ogbench": True, "npz": False}.get(asked), task=task)
 
 
 def _recognised(path: Path) -> Format:
