@@ -172,6 +172,17 @@ def test_the_table_of_zero_compatibility_is_of_the_evaluations_that_are_kept(run
     assert row in EXPERIMENTS
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_the_table_of_served_policies_is_of_the_runs_that_are_kept(seed):
+    served, theirs, itself = (
+        json.loads((ROOT / "results" / "served" / f"{name}-seed{seed}.json").read_text())
+        for name in ("otpr-serve", "lerobot", "itself")
+    )
+    numbers = (*(run["final_success"] for run in (served, theirs, itself)), itself["final_success_single"])
+    row = " | ".join(f"{number:.0%}" for number in numbers)
+    assert f"| {seed} | {row} |" in (ROOT / "docs" / "serving.md").read_text()
+
+
 def test_seeds_that_some_method_has_not_done_are_left_out_of_the_tables():
     both = [row for seed in (0, 1) for row in made_up("otpr", [0.3, 0.5], seed=seed)]
     one = made_up("fql", [0.3, 0.4], seed=0)

@@ -10,7 +10,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import jax
 import jax.numpy as jnp
@@ -19,6 +19,7 @@ import pytest
 
 import tiny
 from otpr.agents.dppo.tuned_diffusion import TunedDiffusion
+from otpr.agents.otpr.compatibility import Rule
 from otpr.cli.main import main
 from otpr.diffusion import NoiseSchedule
 from otpr.diffusion.sampling import Noise
@@ -173,9 +174,10 @@ def test_actions_are_the_policys(name: str, tmp_path: Path) -> None:
     check(policy_of(name), tmp_path)
 
 
-def test_otprs_choice_is_made_in_the_model(tmp_path: Path) -> None:
+@pytest.mark.parametrize("rule", get_args(Rule))
+def test_otprs_choice_is_made_in_the_model(rule: Rule, tmp_path: Path) -> None:
     policy = policy_of("embedding mlp, limited")
-    chooser = tiny.chooser(STATE_DIM, policy.spec.chunk_dim)
+    chooser = dataclasses.replace(tiny.chooser(STATE_DIM, policy.spec.chunk_dim), rule=rule)
     for i, trained in enumerate((True, False)):
         choosing = policy.choosing(dataclasses.replace(chooser, trained=jnp.asarray(trained)), 8)
         (tmp_path / str(i)).mkdir()

@@ -202,9 +202,10 @@ def most_central(candidates: Float[Array, "N a"], scores: Float[Array, " N"]) ->
             candidate.
     """
     drawn = jnp.isfinite(scores)
-    half = (jnp.sum(drawn) + 1) // 2
-    better = (scores >= jnp.sort(scores)[len(scores) - half]) & drawn
+    above = jnp.sum(scores[None] > scores[:, None], axis=1)
+    better = drawn & (2 * above < jnp.sum(drawn))
     # what does not count may be infinite as well
     there = jnp.where(better[:, None], candidates, 0.0)
     distances = jnp.linalg.norm(there[:, None] - there[None], axis=-1)
-    return jnp.argmin(jnp.where(better, distances @ better, jnp.inf))
+    # as floats, because ONNX has no product with truth values
+    return jnp.argmin(jnp.where(better, distances @ better.astype(distances.dtype), jnp.inf))
