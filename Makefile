@@ -115,7 +115,7 @@ lock: ## resolve pyproject.toml again into requirements/dev.txt (needs uv)
 	uv pip compile requirements/openpi.in --no-config --output-file requirements/openpi.txt \
 		--quiet --universal --python-version 3.11 --generate-hashes \
 		--no-emit-index-url --no-emit-find-links --custom-compile-command "make lock" $(ARGS)
-	uv pip compile pyproject.toml requirements/libero.in --extra cluster --no-config --output-file requirements/libero.txt \
+	uv pip compile pyproject.toml requirements/libero.in --extra cluster --extra bench --no-config --output-file requirements/libero.txt \
 		--quiet --universal --fork-strategy fewest --python-version 3.11 --generate-hashes \
 		--no-emit-index-url --no-emit-find-links --custom-compile-command "make lock" $(ARGS)
 	uv pip compile requirements/onnx.in --constraint requirements/dev.txt --no-config \
