@@ -22,8 +22,8 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from PIL import Image
 
-from otpr.agents.otpr.compatibility import most_central
 from otpr.ot import solve_discrete
+from otpr.policies.choosers import most_central
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 GOAL, GAP, WALL = np.array([1.0, 0.0]), 0.22, 0.25

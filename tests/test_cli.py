@@ -208,6 +208,21 @@ def test_evaluation_executes_and_ends_as_it_is_told(place: Path):
 
 
 @pytest.mark.long
+def test_evaluation_chooses_as_it_is_told(place: Path):
+    told = ["--episodes", "2", "--num-envs", "1", "--rule", "highest"]
+    assert main(["evaluate", "base", "tuned", *told, "--out", "numbers/chosen.json"]) == 0
+    results = json.loads(Path("numbers/chosen.json").read_text())
+    assert [result["rule"] for result in results] == [None, "highest", None]
+    tuned = load_policy("tuned")
+    assert tuned.chooser is not None
+    assert tuned.chooser.about()["rule"] == "central"
+    by_highest = tuned.choosing(tuned.chooser.by("highest"), tuned.candidates)
+    with ChunkedVectorEnv(TASK, 1, tuned.spec.execute, processes=False) as env:
+        outcome = evaluate(by_highest, Lockstep(env), 2)
+    assert results[1]["mean_length"] == outcome.mean_length
+
+
+@pytest.mark.long
 def test_plans_of_which_a_part_is_executed_go_through_every_command(place: Path):
     plan = ["--horizon", "8", "--execute", "4", "--history", "2"]
     few = options({**{name: value for name, value in POLICY.items() if name != "horizon"}, "updates": 20})
@@ -373,6 +388,10 @@ NUMBERS = [
     (
         ["evaluate", "base", "--sampler-steps", "5"],
         "sampler_steps must lie in 1..4 (the policy's noise levels), given 5.",
+    ),
+    (
+        ["evaluate", "base", "--rule", "central"],
+        "--rule central: none of the policies chooses among several plans.",
     ),
     (
         ["evaluate"],

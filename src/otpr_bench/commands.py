@@ -34,7 +34,8 @@ class Bench:
     """
 
     # smoke (2 tasks, minutes), arena-6 (6 tasks, hours), ablations (2 of these), shifts (3 of these, and then
-    # their policies under every shift, see --shift-results), hard (Franka Kitchen) or open (those of --tasks)
+    # their policies under every shift, see --shift-results), hard (Franka Kitchen), libero (tasks of
+    # LIBERO-Long, in LIBERO's own environment) or open (those of --tasks)
     suite: str = "smoke"
     # algorithms separated by commas, each with a preset and changed fields of it if wanted:
     # otpr,otpr:paper,otpr:default:epsilon=0.1,fql

@@ -93,6 +93,9 @@ SHIFTED = "shifts"  # the suite whose policies are measured under shifts too
 _ROBOSUITE = Budget(env_steps=20_000, eval_episodes=20, final_eval_episodes=50, num_envs=4)
 _SHIFTED = Budget(env_steps=20_000, eval_every=20_000, eval_episodes=20)
 _FEW = Budget(env_steps=2_000, eval_every=1_000, eval_episodes=8, final_eval_episodes=16)
+_LIBERO = Budget(
+    env_steps=20_000, eval_every=10_000, eval_episodes=20, final_eval_episodes=50, num_envs=4
+)
 _PEG = BenchTask("metaworld/peg-insert-side-v3", Recipe(10, noise=0.7), Budget())
 _BOX = BenchTask("metaworld/box-close-v3", Recipe(10, noise=0.5), Budget())
 
@@ -123,6 +126,15 @@ BENCH_SUITES = {
     ),
     # the paper's long tasks; docs/tasks/kitchen.md says how the recipe was found
     "hard": (BenchTask("kitchen/complete", Recipe(100, noise=0.15, updates=40_000), Budget(num_envs=4)),),
+    # of LIBERO-Long, in LIBERO's own environment (docs/tasks/libero.md)
+    "libero": tuple(
+        BenchTask(
+            f"libero/libero_10/{i}",
+            Recipe(20, noise=0.2, updates=8_000, base_episodes=50, episode_limit=400),
+            _LIBERO,
+        )
+        for i in (6, 7)
+    ),
     # two tasks of arena-6 that leave room above the base policy and below 100%
     "ablations": (_PEG, _BOX),
 }

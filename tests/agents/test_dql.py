@@ -16,7 +16,7 @@ import small
 
 from otpr.agents.dql import DQL, PRESETS, DQLConfig
 from otpr.diffusion import NoiseSchedule
-from otpr.policies.choosers import HighestQ
+from otpr.policies.choosers import ByQ
 from otpr.policies.denoising import Diffusion
 from tiny import arrays
 
@@ -97,11 +97,17 @@ def test_critics_that_know_nothing_do_not_divide_by_zero():
 def test_deployed_takes_the_highest_q_exploring_is_one_sample(tmp_path: Path):
     agent = small.created(PRESETS["default"])
     acting = agent.deployed()
-    assert isinstance(acting.chooser, HighestQ)
+    assert isinstance(acting.chooser, ByQ)
     assert acting.candidates == 16
     assert agent.exploring().chooser is None
     small.assert_comes_back_from_disk(acting, tmp_path / "policy")
     assert agent.q_values(small.transitions(32)).shape == (2, 32)
+
+
+def test_the_rule_of_choosing_is_a_setting():
+    chooser = small.created(dataclasses.replace(PRESETS["default"], rule="central")).deployed().chooser
+    assert isinstance(chooser, ByQ)
+    assert chooser.rule == "central"
 
 
 def test_settings_that_make_no_algorithm_are_refused():

@@ -14,7 +14,7 @@ import reference
 import small
 
 from otpr.agents.idql import IDQL, PRESETS, IDQLConfig
-from otpr.policies.choosers import ExpectileWeights, HighestQ
+from otpr.policies.choosers import ByQ, ExpectileWeights
 from tiny import arrays, assert_same_arrays
 
 CONFIG = IDQLConfig(
@@ -74,7 +74,7 @@ def test_choosing_by_q_finds_the_mode_that_pays_and_imitation_does_not():
 def test_deployed_is_greedy_exploring_is_not_and_both_come_back_from_disk(tmp_path: Path):
     agent = small.created(PRESETS["default"])
     for name, acting, chooser in (
-        ("deployed", agent.deployed(), HighestQ),
+        ("deployed", agent.deployed(), ByQ),
         ("exploring", agent.exploring(), ExpectileWeights),
     ):
         assert isinstance(acting.chooser, chooser)
@@ -82,6 +82,12 @@ def test_deployed_is_greedy_exploring_is_not_and_both_come_back_from_disk(tmp_pa
         loaded = small.assert_comes_back_from_disk(acting, tmp_path / name)
         assert_same_arrays(arrays(loaded), arrays(acting))
     assert agent.q_values(small.transitions(32)).shape == (2, 32)
+
+
+def test_the_rule_of_choosing_is_a_setting():
+    chooser = small.created(dataclasses.replace(PRESETS["default"], rule="central")).deployed().chooser
+    assert isinstance(chooser, ByQ)
+    assert chooser.rule == "central"
 
 
 def test_settings_that_make_no_algorithm_are_refused():

@@ -14,7 +14,7 @@ import reference
 import small
 
 from otpr.agents.qc import AGENT, PRESETS, QC, QCConfig
-from otpr.policies.choosers import HighestQ
+from otpr.policies.choosers import ByQ
 
 CANDIDATES = 5
 CONFIG = QCConfig(
@@ -91,10 +91,16 @@ def test_it_acts_by_its_critics_on_as_many_candidates_as_it_is_told(tmp_path: Pa
     agent = small.fresh(CONFIG)
     for policy in (agent.deployed(), agent.exploring()):
         assert policy.candidates == 8
-        assert isinstance(policy.chooser, HighestQ)
+        assert isinstance(policy.chooser, ByQ)
         assert policy.chooser.reduction == "mean"
         assert reference.same(policy.chooser.critic, agent.critics.q)
     small.assert_comes_back_from_disk(agent.deployed(), tmp_path / "policy")
+
+
+def test_the_rule_of_choosing_is_a_setting():
+    chooser = small.fresh(dataclasses.replace(CONFIG, rule="central")).deployed().chooser
+    assert isinstance(chooser, ByQ)
+    assert chooser.rule == "central"
 
 
 def test_settings_that_make_no_algorithm_are_refused():

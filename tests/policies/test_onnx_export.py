@@ -10,7 +10,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, Literal, get_args
 
 import jax
 import jax.numpy as jnp
@@ -28,7 +28,7 @@ from otpr.networks.mlp import VelocityNetwork
 from otpr.networks.residual_mlp import EmbeddingMLP
 from otpr.networks.unet import UNet
 from otpr.policies.asked import Asked
-from otpr.policies.choosers import ExpectileWeights, HighestQ
+from otpr.policies.choosers import ByQ, ExpectileWeights, QRule
 from otpr.policies.convert import onnx_export
 from otpr.policies.convert.exported import write_files
 from otpr.policies.denoising import Diffusion
@@ -184,14 +184,14 @@ def test_otprs_choice_is_made_in_the_model(rule: Rule, tmp_path: Path) -> None:
         check(choosing, tmp_path / str(i))
 
 
-@pytest.mark.parametrize("kind", ["highest", "expectile"])
-def test_choices_by_critics_are_made_in_the_model(kind: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", [*get_args(QRule), "expectile"])
+def test_choices_by_critics_are_made_in_the_model(kind: QRule | Literal["expectile"], tmp_path: Path) -> None:
     policy = policy_of("flow")
     of_otpr = tiny.chooser(STATE_DIM, policy.spec.chunk_dim).cost
     chooser = (
-        HighestQ(of_otpr.critic, "mean")
-        if kind == "highest"
-        else ExpectileWeights(of_otpr.critic, of_otpr.value, 0.8)
+        ExpectileWeights(of_otpr.critic, of_otpr.value, 0.8)
+        if kind == "expectile"
+        else ByQ(of_otpr.critic, "mean", kind)
     )
     check(policy.choosing(chooser, 8), tmp_path)
 

@@ -364,6 +364,18 @@ def test_format_9_says_whether_the_choice_is_greedy(greedy: bool | None, rule: s
     assert modernized({"format": 9, "chooser": None})["chooser"] is None
 
 
+def test_in_format_10_a_choice_by_q_took_the_highest():
+    chooser = {"kind": "highest-q", "reduction": "mean", "critic": {"size": 2}}
+    assert modernized({"format": 10, "chooser": chooser})["chooser"] == {
+        "kind": "q",
+        "reduction": "mean",
+        "critic": {"size": 2},
+        "rule": "highest",
+    }
+    other = {"kind": "expectile-weights", "expectile": 0.7}
+    assert modernized({"format": 10, "chooser": other})["chooser"] == other
+
+
 @pytest.mark.parametrize("number", range(1, policy_files.FORMAT + 1))
 def test_policy_of_every_format_loads_and_acts_as_it_did(number: int):
     """See tests/fixtures/README.md."""

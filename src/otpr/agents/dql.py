@@ -20,7 +20,7 @@ from otpr.agents.parts.settings import at_least_zero, count
 from otpr.data.experience import Experience
 from otpr.data.store import Transitions
 from otpr.networks.noise import NoiseNetwork
-from otpr.policies.choosers import HighestQ
+from otpr.policies.choosers import ByQ, QRule
 from otpr.policies.policy import Policy
 
 
@@ -34,8 +34,11 @@ class DQLConfig(CriticsConfig, ActorConfig):
     update_ratio: float = at_least_zero(0.15)
     # weight of -Q, as a share of |Q|, beside the score matching
     eta: float = at_least_zero(0.1)
-    # sampled chunks of which the deployed policy takes the one of the highest Q
+    # sampled chunks among which the critics choose when deployed
     candidates: int = count(16)
+    # which of them is executed: the one of the "highest" Q, or the most "central" one of the half with the
+    # highest Q
+    rule: QRule = "highest"
 
     def __post_init__(self) -> None:
         """See `AgentConfig`."""
@@ -67,8 +70,9 @@ class DQL(OffPolicyAgent):
         return cls(actor=Actor.of(base, config), critics=critics, key=key, config=config)
 
     def deployed(self) -> Policy:
-        """The policy that picks the candidate with the highest Q."""
-        return self.actor.policy.choosing(HighestQ(self.critics.target), self.config.candidates)
+        """The policy that picks a candidate by its Q."""
+        chooser = ByQ(self.critics.target, rule=self.config.rule)
+        return self.actor.policy.choosing(chooser, self.config.candidates)
 
     def exploring(self) -> Policy:
         """The policy that draws a single sample."""

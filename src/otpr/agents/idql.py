@@ -5,7 +5,7 @@ with diffusion policies", arXiv 2304.10573. docs/algorithms/idql.md lists the di
 
 The critics learn as in IQL. The diffusion policy imitates demonstrations and replay, regardless of their
 quality. The critics only affect the choice among several sampled chunks: exploration draws one by the weights
-of V's implicit policy, and the deployed policy takes the one with the highest Q.
+of V's implicit policy, and the deployed policy takes the one with the highest Q, or by another `rule`.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from otpr.agents.parts.agent import Metrics, OffPolicyAgent
 from otpr.agents.parts.settings import at_least_zero, between, count, share
 from otpr.data.experience import Experience
 from otpr.data.store import Transitions
-from otpr.policies.choosers import ExpectileWeights, HighestQ
+from otpr.policies.choosers import ByQ, ExpectileWeights, QRule
 from otpr.policies.policy import Policy
 
 
@@ -39,6 +39,9 @@ class IDQLConfig(CriticsConfig, ActorConfig):
     expectile: float = between(0.7)
     # sampled chunks among which the critics choose when acting
     candidates: int = count(16)
+    # which of them is executed: the one of the "highest" Q (the paper), or the most "central" one of the half
+    # with the highest Q
+    rule: QRule = "highest"
     # share of demonstrations in every batch
     demonstration_share: float = share(0.5)
 
@@ -64,8 +67,9 @@ class IDQL(OffPolicyAgent):
         return cls(actor=Actor.of(base, config), critics=critics, key=key, config=config)
 
     def deployed(self) -> Policy:
-        """The policy that picks the candidate with the highest Q, the paper's greedy evaluation."""
-        return self.actor.policy.choosing(HighestQ(self.critics.target), self.config.candidates)
+        """The policy that picks a candidate by its Q; with the highest, the paper's greedy evaluation."""
+        chooser = ByQ(self.critics.target, rule=self.config.rule)
+        return self.actor.policy.choosing(chooser, self.config.candidates)
 
     def exploring(self) -> Policy:
         """The policy that draws a candidate by the weights of the implicit policy (section 4.1)."""

@@ -22,7 +22,7 @@ from otpr.agents.parts.agent import Metrics, OffPolicyAgent
 from otpr.agents.parts.settings import at_least_zero, count, share
 from otpr.data.experience import Experience
 from otpr.data.store import Transitions
-from otpr.policies.choosers import HighestQ, candidate_values
+from otpr.policies.choosers import ByQ, QRule, candidate_values
 from otpr.policies.policy import Policy
 
 
@@ -36,6 +36,9 @@ class QCConfig(CriticsConfig, ActorConfig):
     update_ratio: float = at_least_zero(0.2)
     # sampled chunks to choose from when acting
     candidates: int = count(32)
+    # which of them is executed: the one of the "highest" Q (the paper), or the most "central" one of the half
+    # with the highest Q
+    rule: QRule = "highest"
     # sampled chunks to choose from in the next states of the critic's targets
     target_candidates: int = count(4)
     # share of demonstrations in every batch
@@ -60,8 +63,9 @@ class QC(OffPolicyAgent):
         return cls(actor=Actor.of(base, config), critics=critics, key=key, config=config)
 
     def deployed(self) -> Policy:
-        """The policy that picks the sample with the highest Q, also during training."""
-        return self.actor.policy.choosing(HighestQ(self.critics.q, "mean"), self.config.candidates)
+        """The policy that picks a sample by its Q, also during training."""
+        chooser = ByQ(self.critics.q, "mean", self.config.rule)
+        return self.actor.policy.choosing(chooser, self.config.candidates)
 
     def draw(self, experience: Experience, key: PRNGKeyArray) -> Transitions:
         """Demonstrated and replayed transitions."""

@@ -9,6 +9,7 @@ from typing import Annotated, Any, NamedTuple
 
 import tyro
 
+from otpr.agents.otpr.compatibility import Rule
 from otpr.cli.asked import TIMEOUT, answering, open_offer
 from otpr.cli.finetune import FILMED, check_fits, policy_setup
 from otpr.diffusion.sampling import Sampler
@@ -70,6 +71,9 @@ class Evaluate:
     sampler: Sampler | None = None
     # noise levels the sampler visits; left out, all of them if --sampler is given, else as each policy says
     sampler_steps: int | None = None
+    # how a policy that chooses among several plans picks one, by H (otpr) or by Q (dql, idql, qc; not draw);
+    # left out, as each policy says
+    rule: Rule | None = None
     # a JSON file for the numbers
     out: Path | None = None
     # an MP4 file: the first two episodes; with several policies, one file for each, numbered
@@ -93,6 +97,8 @@ class Evaluate:
             if path is not None:
                 check_writable(path, option)
         loaded = [self._loaded(path) for path in self.policies]
+        if self.rule is not None and all(one.policy.chooser is None for one in loaded):
+            raise OtprError(f"--rule {self.rule}: none of the policies chooses among several plans.")
         if self.video is not None:
             for setup in {one.setup for one in loaded}:
                 check_filming(setup)
@@ -173,7 +179,7 @@ class Evaluate:
                 "shifts": shifts,
                 **({"latency": self.latency, "wait": self.wait} if self.latency else {}),
             }
-            results.append({**about, **_sampling(variant), **_numbers(outcome), **compared})
+            results.append({**about, **_drawing(variant), **_numbers(outcome), **compared})
         return results
 
     def _outcome(self, one: _Loaded, variant: Policy, workers: Workers) -> Evaluation:
@@ -194,6 +200,8 @@ class Evaluate:
                 f"--latency {self.latency}: plans have {spec.horizon} actions, of which {spec.execute} are "
                 f"executed and {spec.spare} are left to go on with. Give a smaller --execute, or --wait."
             )
+        if self.rule is not None and policy.chooser is not None:
+            policy = policy.choosing(policy.chooser.by(self.rule), policy.candidates)
         if self.sampler is None and self.sampler_steps is None:
             return policy
         return policy.with_sampler(self.sampler or policy.diffusion.sampler, self.sampler_steps)
@@ -211,12 +219,14 @@ def _numbers(outcome: Evaluation) -> dict[str, Any]:
     }
 
 
-def _sampling(policy: Policy) -> dict[str, Any]:
-    """The sampler of a policy; empty if it is not a diffusion policy."""
+def _drawing(policy: Policy) -> dict[str, Any]:
+    """The rule of choosing and the sampler; None for what a policy does not have."""
+    rule = {"rule": None if policy.chooser is None else policy.chooser.about().get("rule")}
     diffusion = policy.generator
     if not isinstance(diffusion, Diffusion):
-        return {"sampler": None, "sampler_steps": None}
+        return {**rule, "sampler": None, "sampler_steps": None}
     return {
+        **rule,
         "sampler": diffusion.sampler,
         "sampler_steps": diffusion.sampler_steps or diffusion.schedule.steps,
     }

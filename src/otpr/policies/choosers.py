@@ -7,6 +7,7 @@ generator (`otpr.policies.generators`). OTPR's chooser is in `otpr.agents.otpr.c
 from __future__ import annotations
 
 import abc
+import dataclasses
 from collections.abc import Mapping
 from typing import Any, ClassVar, Literal, get_args
 
@@ -15,6 +16,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
+from otpr.errors import OtprError
 from otpr.networks.critics import QEnsemble
 from otpr.policies.generators import Entry
 
@@ -33,6 +35,8 @@ class Chooser(eqx.Module):
     """The chooser's name in a policy's file."""
     entries: ClassVar[Mapping[str, Entry]] = {}
     """The types of entries of `about` by name, at any depth; all other entries are counts."""
+    rules: ClassVar[tuple[str, ...]] = ()
+    """Names of the rules that its field `rule` may be, if it has several ways to pick a candidate."""
 
     @property
     @abc.abstractmethod
@@ -66,6 +70,17 @@ class Chooser(eqx.Module):
         """Score the candidates and pick one."""
         return self.pick(self.scores(state, candidates), key)
 
+    def by(self, rule: str) -> Chooser:
+        """The same chooser with another of its `rules`.
+
+        Raises:
+            OtprError: it has no such rule.
+        """
+        if rule not in self.rules:
+            have = f"picks by {', '.join(self.rules)}" if self.rules else "has a single rule"
+            raise OtprError(f"The policy cannot pick by the rule {rule!r}: its choice ({self.kind}) {have}.")
+        return dataclasses.replace(self, rule=rule)  # pyright: ignore[reportCallIssue]
+
     @abc.abstractmethod
     def about(self) -> dict[str, Any]:
         """Everything except arrays as a JSON document of counts, numbers and short names."""
@@ -93,21 +108,30 @@ def candidate_values(
     return jnp.min(q, axis=0) if reduction == "minimum" else jnp.mean(q, axis=0)
 
 
-class HighestQ(Chooser):
-    """Picks the candidate with the highest Q.
+QRule = Literal["highest", "central"]
+"""How a candidate is picked by Q: "highest" takes the one of the highest Q, "central" the medoid of the half
+with the highest Q (`most_central`)."""
+
+
+class ByQ(Chooser):
+    """Picks a candidate by its Q. The choice is deterministic.
 
     Args:
         critic: the ensemble of Q networks.
         reduction: whether the minimum or the mean of the members' values counts.
+        rule: see `QRule`.
     """
 
     critic: QEnsemble
     reduction: Reduction = eqx.field(static=True, default="minimum")
-    kind: ClassVar[str] = "highest-q"
-    entries: ClassVar[Mapping[str, Entry]] = {"reduction": "name"}
+    rule: QRule = eqx.field(static=True, default="highest")
+    kind: ClassVar[str] = "q"
+    rules: ClassVar[tuple[str, ...]] = get_args(QRule)
+    entries: ClassVar[Mapping[str, Entry]] = {"reduction": "name", "rule": "name"}
 
     def __check_init__(self):
-        _check_reduction(self.reduction)
+        _check_name("reduction", self.reduction, get_args(Reduction))
+        _check_name("rule", self.rule, self.rules)
 
     @property
     def chunk_dim(self) -> int:
@@ -117,23 +141,26 @@ class HighestQ(Chooser):
     def scores(
         self, state: Float[Array, " s"], candidates: Float[Array, "N a"]
     ) -> tuple[Float[Array, "N ..."], ...]:
-        """Q of each candidate."""
-        return (candidate_values(self.critic, state, candidates, self.reduction),)
+        """Q of each candidate. The rule "central" has the candidates themselves as a second score."""
+        where = (candidates,) if self.rule == "central" else ()
+        return candidate_values(self.critic, state, candidates, self.reduction), *where
 
     def pick_by(
         self, scores: tuple[Float[Array, "N ..."], ...], gumbel: Float[Array, " N"]
     ) -> tuple[Int[Array, ""], Metrics]:
-        """The first candidate with the highest Q. The choice is deterministic."""
-        return jnp.argmax(scores[0]), {}
+        """The candidate that the rule picks, of several the first; the noise has no part in it."""
+        q, *where = scores
+        return (most_central(where[0], q) if where else jnp.argmax(q)), {}
 
     def about(self) -> dict[str, Any]:
-        """Sizes of the critic, and the reduction."""
-        return {"critic": self.critic.about(), "reduction": self.reduction}
+        """Sizes of the critic, the reduction and the rule."""
+        return {"critic": self.critic.about(), "reduction": self.reduction, "rule": self.rule}
 
     @classmethod
-    def skeleton(cls, about: dict[str, Any], state_dim: int, chunk_dim: int, key: PRNGKeyArray) -> HighestQ:
+    def skeleton(cls, about: dict[str, Any], state_dim: int, chunk_dim: int, key: PRNGKeyArray) -> ByQ:
         """See `Chooser.skeleton`."""
-        return cls(QEnsemble(state_dim, chunk_dim, **about["critic"], key=key), about["reduction"])
+        critic = QEnsemble(state_dim, chunk_dim, **about["critic"], key=key)
+        return cls(critic, about["reduction"], about["rule"])
 
 
 class ExpectileWeights(Chooser):
@@ -196,10 +223,28 @@ class ExpectileWeights(Chooser):
         )
 
 
-def _check_reduction(reduction: str) -> None:
-    if reduction not in get_args(Reduction):
-        raise ValueError(f"reduction must be one of {get_args(Reduction)}, got {reduction!r}.")
+def most_central(candidates: Float[Array, "N a"], scores: Float[Array, " N"]) -> Int[Array, ""]:
+    """The index of the medoid of the better half: of least sum of distances to the others.
+
+    Args:
+        candidates: flattened chunks.
+        scores: the half with the highest ones counts, the larger half of an odd number; -infinity is no
+            candidate.
+    """
+    drawn = jnp.isfinite(scores)
+    above = jnp.sum(scores[None] > scores[:, None], axis=1)
+    better = drawn & (2 * above < jnp.sum(drawn))
+    # what does not count may be infinite as well
+    there = jnp.where(better[:, None], candidates, 0.0)
+    distances = jnp.linalg.norm(there[:, None] - there[None], axis=-1)
+    # as floats, because ONNX has no product with truth values
+    return jnp.argmin(jnp.where(better, distances @ better.astype(distances.dtype), jnp.inf))
 
 
-CHOOSERS: dict[str, type[Chooser]] = {kind.kind: kind for kind in (HighestQ, ExpectileWeights)}
+def _check_name(called: str, given: str, names: tuple[str, ...]) -> None:
+    if given not in names:
+        raise ValueError(f"{called} must be one of {names}, got {given!r}.")
+
+
+CHOOSERS: dict[str, type[Chooser]] = {kind.kind: kind for kind in (ByQ, ExpectileWeights)}
 """Choosers by their names in policy files, except OTPR's."""

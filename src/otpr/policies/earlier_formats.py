@@ -18,7 +18,16 @@ def modernized(document: Document) -> Document:
     Raises:
         ValueError, KeyError, TypeError: the document does not follow its format.
     """
-    changes = {3: _third, 4: _fourth, 5: _fifth, 7: _seventh, 8: _eighth, 9: _ninth, 10: _tenth}
+    changes = {
+        3: _third,
+        4: _fourth,
+        5: _fifth,
+        7: _seventh,
+        8: _eighth,
+        9: _ninth,
+        10: _tenth,
+        11: _eleventh,
+    }
     for later, change in changes.items():
         if document["format"] < later:
             document = change(document)
@@ -141,6 +150,14 @@ def _tenth(document: Document) -> Document:
         if not isinstance(greedy, bool):
             raise TypeError(f"greedy is {greedy!r}, not true or false")
         chooser["rule"] = "highest" if greedy else "draw"
+    return {**document, "chooser": chooser}
+
+
+def _eleventh(document: Document) -> Document:
+    """Convert a document of format 10 to format 11, except for its format number."""
+    chooser = document["chooser"]
+    if isinstance(chooser, dict) and chooser.get("kind") == "highest-q":
+        chooser = {**chooser, "kind": "q", "rule": "highest"}
     return {**document, "chooser": chooser}
 
 

@@ -32,7 +32,7 @@ from otpr.policies.vision import VisionEncoder
 from otpr.spec import Spec
 from otpr.storage import DamagedFile
 
-FORMAT = 10
+FORMAT = 11
 """Version of the files; it rises whenever older code cannot read new files.
 
 1 has no checksums. 2 has only diffusion policies with OTPR's chooser and names neither. 3 has no spec but the

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from scipy.stats import chisquare
 
-from otpr.agents.otpr.compatibility import ZERO, Compatibility, Rule, TransportCost, most_central
+from otpr.agents.otpr.compatibility import ZERO, Compatibility, Rule, TransportCost
 from tiny import chooser
 
 STATES = jax.random.normal(jax.random.key(10), (7, 3))
@@ -165,26 +165,3 @@ def test_the_most_central_of_the_better_half_is_taken(u: float):
     counts, none = draw(compatibility, STATES[0], jnp.asarray(candidates), 100)
     assert counts[min(sums, key=lambda i: sums[i])] == 100
     assert none.all() == (u < 0)
-
-
-def test_what_was_not_scored_is_neither_taken_nor_a_neighbour():
-    """Two candidates were scored of six: the others are padded with -infinity."""
-    candidates = np.full((6, 2), -np.inf, np.float32)
-    candidates[:2] = [[0.0, 0.0], [1.0, 1.0]]
-    scores = np.array([0.1, 0.2, *[-np.inf] * 4], np.float32)
-    assert int(most_central(jnp.asarray(candidates), jnp.asarray(scores))) in (0, 1)
-    assert int(most_central(jnp.asarray(candidates[:1]), jnp.asarray(scores[:1]))) == 0
-
-
-@pytest.mark.parametrize("drawn", range(1, 9))
-def test_the_half_is_that_of_the_candidates_that_were_drawn(drawn: int):
-    """A time budget may end the draws early; the choice is that among those there are."""
-    rng = np.random.default_rng(drawn)
-    candidates = np.full((8, 3), -np.inf, np.float32)
-    scores = np.full(8, -np.inf, np.float32)
-    candidates[:drawn], scores[:drawn] = rng.normal(size=(drawn, 3)), rng.normal(size=drawn)
-    alone = most_central(jnp.asarray(candidates[:drawn]), jnp.asarray(scores[:drawn]))
-    assert int(most_central(jnp.asarray(candidates), jnp.asarray(scores))) == int(alone)
-    better = np.argsort(-scores[:drawn])[: -(-drawn // 2)]
-    far = [sum(np.linalg.norm(candidates[i] - candidates[j]) for j in better) for i in better]
-    assert int(alone) in better[np.isclose(far, min(far))]  # of two, both are as central

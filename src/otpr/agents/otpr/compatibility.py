@@ -16,7 +16,7 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from otpr.networks.critics import QEnsemble
 from otpr.ot import Potentials, guiding_cost, relation
-from otpr.policies.choosers import Chooser, Metrics
+from otpr.policies.choosers import Chooser, Metrics, most_central
 from otpr.policies.generators import Entry
 
 
@@ -98,6 +98,7 @@ class Compatibility(Chooser):
     epsilon: float = eqx.field(static=True)
     rule: Rule = eqx.field(static=True, default="draw")
     kind: ClassVar[str] = "otpr/compatibility"
+    rules: ClassVar[tuple[str, ...]] = get_args(Rule)
     entries: ClassVar[Mapping[str, Entry]] = {
         "alpha": "number",
         "temperature": "number",
@@ -106,8 +107,8 @@ class Compatibility(Chooser):
     }
 
     def __check_init__(self):
-        if self.rule not in get_args(Rule):
-            raise ValueError(f"rule must be one of {get_args(Rule)}, got {self.rule!r}.")
+        if self.rule not in self.rules:
+            raise ValueError(f"rule must be one of {self.rules}, got {self.rule!r}.")
 
     @property
     def chunk_dim(self) -> int:
@@ -191,21 +192,3 @@ class Compatibility(Chooser):
         )
         potentials = Potentials(state_dim, chunk_dim, **about["potentials"], key=key)
         return cls(cost, potentials, jnp.asarray(False), about["epsilon"], about["rule"])
-
-
-def most_central(candidates: Float[Array, "N a"], scores: Float[Array, " N"]) -> Int[Array, ""]:
-    """The index of the medoid of the better half: of least sum of distances to the others.
-
-    Args:
-        candidates: flattened chunks.
-        scores: the half with the highest ones counts, the larger half of an odd number; -infinity is no
-            candidate.
-    """
-    drawn = jnp.isfinite(scores)
-    above = jnp.sum(scores[None] > scores[:, None], axis=1)
-    better = drawn & (2 * above < jnp.sum(drawn))
-    # what does not count may be infinite as well
-    there = jnp.where(better[:, None], candidates, 0.0)
-    distances = jnp.linalg.norm(there[:, None] - there[None], axis=-1)
-    # as floats, because ONNX has no product with truth values
-    return jnp.argmin(jnp.where(better, distances @ better.astype(distances.dtype), jnp.inf))
