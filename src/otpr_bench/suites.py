@@ -93,9 +93,7 @@ SHIFTED = "shifts"  # the suite whose policies are measured under shifts too
 _ROBOSUITE = Budget(env_steps=20_000, eval_episodes=20, final_eval_episodes=50, num_envs=4)
 _SHIFTED = Budget(env_steps=20_000, eval_every=20_000, eval_episodes=20)
 _FEW = Budget(env_steps=2_000, eval_every=1_000, eval_episodes=8, final_eval_episodes=16)
-_LIBERO = Budget(
-    env_steps=20_000, eval_every=10_000, eval_episodes=20, final_eval_episodes=50, num_envs=4
-)
+_LIBERO = Budget(env_steps=20_000, eval_every=10_000, eval_episodes=20, final_eval_episodes=50, num_envs=4)
 _PEG = BenchTask("metaworld/peg-insert-side-v3", Recipe(10, noise=0.7), Budget())
 _BOX = BenchTask("metaworld/box-close-v3", Recipe(10, noise=0.5), Budget())
 
