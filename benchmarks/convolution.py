@@ -1,7 +1,8 @@
 """Gradients of convolutional networks, against what JAX derives of the convolutions of `jax.lax`.
 
-Both sides run in one compiled loop, as agents learn, where XLA's CPU backend has fast code for few forms of
-convolutions; a single gradient, outside a loop, is in the note.
+Networks of images have their own gradients on processors, those of plans are matrix products. Both sides run
+in one compiled loop, as agents learn, where XLA's CPU backend has fast code for few forms of convolutions; a
+single gradient, outside a loop, is in the note.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from jaxtyping import Array, Float
 from benchmarks.rows import Row
 from benchmarks.sizes import Sizes
 from benchmarks.timing import in_turns, medians, ratio
-from otpr.networks.convolution import Convolution, convolve_transposed
+from otpr.networks.line import LineConvolution, LineTransposedConvolution
 from otpr.networks.vision import VISION
 
 
@@ -35,34 +36,59 @@ class PlanStack(eqx.Module):
         channels: of each level; between two levels the length is halved.
     """
 
-    down: tuple[tuple[Convolution, ...], ...]
-    up: tuple[tuple[Array, Convolution], ...]
+    down: tuple[tuple[LineConvolution, ...], ...]
+    up: tuple[tuple[LineTransposedConvolution, LineConvolution], ...]
 
     def __init__(self, action_dim: int, channels: tuple[int, ...]):
         keys = iter(jax.random.split(jax.random.key(0), 5 * len(channels)))
 
-        def layer(before: int, after: int, window: int, stride: int) -> Convolution:
-            return Convolution((before, after), (window,), stride=stride, key=next(keys))
+        def layer(before: int, after: int, window: int, stride: int) -> LineConvolution:
+            return LineConvolution((before, after), window, stride=stride, key=next(keys))
 
         below = (action_dim, *channels)
         self.down = tuple(
             (layer(a, b, 5, 1), layer(b, b, 5, 1), *([layer(b, b, 3, 2)] if b != channels[-1] else []))
             for a, b in zip(below, channels, strict=False)
         )
-        pairs = list(itertools.pairwise(channels))[::-1]
         self.up = tuple(
-            (jax.random.normal(next(keys), (4, b, a)) / (4 * b) ** 0.5, layer(a, a, 5, 1)) for a, b in pairs
+            (
+                LineTransposedConvolution((b, a), 4, stride=2, padding=1, key=next(keys)),
+                layer(a, a, 5, 1),
+            )
+            for a, b in list(itertools.pairwise(channels))[::-1]
         )
 
     def __call__(self, plans: Float[Array, "n h a"]) -> Float[Array, "n h c"]:
         """The outputs of n plans."""
         x = plans
-        for layers in self.down:
-            for layer in layers:
-                x = jax.nn.silu(layer(x))
-        for kernel, layer in self.up:
-            x = jax.nn.silu(layer(convolve_transposed(x, kernel, 2, ((1, 1),))))
+        for layer in itertools.chain.from_iterable((*self.down, *self.up)):
+            x = jax.nn.silu(layer(x))
         return x
+
+
+def _by_lax(self: LineConvolution, x: Float[Array, "n t i"]) -> Float[Array, "n places o"]:
+    """What `LineConvolution` computes, as a convolution of `jax.lax`."""
+    sides = [(self.padding, self.padding)]
+    given = jax.lax.conv_general_dilated(
+        x, self.kernel, (self.stride,), sides, dimension_numbers=("NWC", "WIO", "NWC")
+    )
+    return given + self.bias
+
+
+def _transposed_by_lax(
+    self: LineTransposedConvolution, x: Float[Array, "n t i"]
+) -> Float[Array, "n places o"]:
+    """What `LineTransposedConvolution` computes, as a convolution of `jax.lax`."""
+    side = self.kernel.shape[0] - 1 - self.padding
+    given = jax.lax.conv_general_dilated(
+        x,
+        self.kernel[::-1],
+        (1,),
+        [(side, side)],
+        lhs_dilation=(self.stride,),
+        dimension_numbers=("NWC", "WIO", "NWC"),
+    )
+    return given + self.bias
 
 
 def convolution(sizes: Sizes) -> list[Row]:
@@ -140,8 +166,12 @@ def _compiled(function: Callable[..., Any], *arguments: Any) -> Callable[[], Any
 
 @contextlib.contextmanager
 def _derived() -> Generator[None]:
-    """Convolutions as they are on other backends than the CPU: those of `jax.lax`."""
-    with mock.patch.object(jax, "default_backend", return_value="other"):
+    """All convolutions are those of `jax.lax`: images' as on other backends, plans' in place of products."""
+    with (
+        mock.patch.object(jax, "default_backend", return_value="other"),
+        mock.patch.object(LineConvolution, "__call__", _by_lax),
+        mock.patch.object(LineTransposedConvolution, "__call__", _transposed_by_lax),
+    ):
         yield
 
 

@@ -21,7 +21,10 @@ def formula(name: str, shape: tuple[int, ...], scale: float = 1.0) -> NDArray[np
 
 @dataclasses.dataclass(frozen=True)
 class Case:
-    """A convolution: (n, *sizes, channels[0]) with a window and a stride, padded alike on both sides."""
+    """A convolution: (n, *sizes, channels[0]) with a window and a stride, padded alike on both sides.
+
+    With one size it is that of a plan, with two that of an image.
+    """
 
     name: str
     samples: int
@@ -47,6 +50,8 @@ CASES = (
     Case("window much longer than the line", 3, (2,), (5,), (4, 5), 2, 2),
     Case("more weights than numbers", 2, (4,), (3,), (16, 16), 2, 1),
     Case("places left over", 3, (8,), (3,), (4, 5), 2, 0),
+    Case("up", 3, (4,), (4,), (5, 3), 2, 1, transposed=True),
+    Case("up from 2", 3, (2,), (4,), (5, 3), 2, 1, transposed=True),
     Case("image", 3, (8, 7), (3, 3), (3, 5), 1, 1),
     Case("image, stride 2", 3, (8, 7), (3, 3), (3, 5), 2, 1),
     Case("image of one pixel", 3, (1, 1), (3, 3), (3, 5), 2, 1),
@@ -57,10 +62,6 @@ CASES = (
     Case("patches and a rest", 3, (9, 14), (4, 4), (3, 5), 4, 0),
     Case("single pixels", 3, (5, 4), (1, 1), (3, 5), 1, 0),
     Case("single pixels, stride 2", 3, (5, 4), (1, 1), (3, 5), 2, 0),
-    Case("up", 3, (4,), (4,), (5, 3), 2, 1, transposed=True),
-    Case("up from 2", 3, (2,), (4,), (5, 3), 2, 1, transposed=True),
-    Case("up, stride 3", 3, (5,), (4,), (5, 3), 3, 0, transposed=True),
-    Case("up an image", 2, (3, 4), (3, 3), (4, 3), 2, 1, transposed=True),
 )
 
 GROUP_NORM = ((3, 5, 4, 12), 3)

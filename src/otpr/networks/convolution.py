@@ -1,16 +1,16 @@
-"""Convolutions over one or two axes, channels last, and other layers of image networks.
+"""Convolutions of images, channels last, and other layers of image networks; `line` has those of plans.
 
-Arrays are (n, *spatial, channels): n samples, one or two spatial axes, then channels. Kernels are
-(*window, in, out), and a padding is a pair (low, high) for each spatial axis.
+Arrays are (n, height, width, channels): n samples, two spatial axes, then channels. Kernels are
+(rows, columns, in, out), and a padding is a pair (low, high) for each spatial axis.
 
 On a CPU, XLA has a fast convolution for one form only: batch, spatial axes and channels in this order, and a
 kernel that is neither reversed nor longer than the input. The gradients that JAX derives have other forms.
 XLA rewrites them only at the top level of a program, so that inside `jax.lax.scan`, where agents learn, the
-gradient of a convolution takes 10 to 50 times as long. `convolve` and `convolve_transposed` therefore define
-their gradients as convolutions of the fast form or as matrix products. They have no forward-mode derivative
-(`jax.jvp`). On other backends they are the convolutions of `jax.lax`.
+gradient of a convolution takes 10 to 50 times as long. `convolve` therefore defines its gradients as
+convolutions of the fast form or as matrix products. It has no forward-mode derivative (`jax.jvp`). On other
+backends it is the convolution of `jax.lax`.
 
-Training should call these functions on a whole batch. Under `jax.vmap` the forward pass is as fast, while a
+Training should call it on a whole batch. Under `jax.vmap` the forward pass is as fast, while a
 gradient with respect to the kernel is computed for each sample and then summed.
 """
 
@@ -19,7 +19,6 @@ from __future__ import annotations
 import functools
 import itertools
 import math
-from collections.abc import Sequence
 
 import equinox as eqx
 import jax
@@ -28,20 +27,20 @@ from jax import lax
 from jaxtyping import Array, Float, PRNGKeyArray
 
 Padding = tuple[tuple[int, int], ...]
-"""Number of zeros before and after the input, for each spatial axis."""
+"""Number of zeros before and after the input, for each of the two spatial axes."""
 
 _BLOCK_BYTES = 2**18
 """Size of the input processed at once for a kernel's gradient, so that it fits a core's cache."""
 
 
 def convolve(
-    x: Float[Array, "n *spatial i"], kernel: Float[Array, "*window i o"], stride: int, padding: Padding
-) -> Float[Array, "n *places o"]:
+    x: Float[Array, "n h w i"], kernel: Float[Array, "r c i o"], stride: int, padding: Padding
+) -> Float[Array, "n rows columns o"]:
     """Cross-correlation, called convolution in deep learning.
 
     Args:
-        x: one or two spatial axes.
-        kernel: as many window axes.
+        x: images.
+        kernel: r rows and c columns of a window.
         stride: distance between neighbouring windows, the same along each axis.
         padding: zeros before and after, for each axis.
 
@@ -49,9 +48,8 @@ def convolve(
         floor((size + low + high - window) / stride) + 1 places along each axis.
 
     Raises:
-        ValueError: the window is larger than the padded input, or the padding is not one pair for each axis.
+        ValueError: the window is larger than the padded input.
     """
-    _check(x.shape, kernel.shape, padding)
     sizes = [n + low + high for n, (low, high) in zip(x.shape[1:-1], padding, strict=True)]
     if any(window > size for window, size in zip(kernel.shape, sizes, strict=False)):
         raise ValueError(
@@ -64,65 +62,18 @@ def convolve(
     return _convolve(x, kernel, stride, padding)
 
 
-def convolve_transposed(
-    x: Float[Array, "n *spatial i"], kernel: Float[Array, "*window i o"], stride: int, padding: Padding
-) -> Float[Array, "n *places o"]:
-    """The transposed convolution: `x[s] @ kernel[t]` is added to place `stride * s + t - low`.
-
-    It is the adjoint of `convolve` with the same stride and padding and the kernel's channels swapped.
-
-    Args:
-        x: one or two spatial axes.
-        kernel: as many window axes.
-        stride: distance in the output between the contributions of neighbouring input positions.
-        padding: places cut off the output before and after, for each axis.
-
-    Returns:
-        stride * (size - 1) + window - low - high places along each axis.
-
-    Raises:
-        ValueError: the output is empty, or the padding is not one pair for each axis.
-    """
-    _check(x.shape, kernel.shape, padding)
-    window = kernel.shape[:-2]
-    sizes = tuple(
-        stride * (n - 1) + t - low - high
-        for n, t, (low, high) in zip(x.shape[1:-1], window, padding, strict=True)
-    )
-    if min(sizes) < 1:
-        raise ValueError(f"A padding of {padding} leaves {sizes} places of the output, of at least 1.")
-    if jax.default_backend() == "cpu":
-        return _transposed(x, kernel, stride, padding, sizes)
-
-    def straight(y: Array) -> Array:
-        return _plain(y, jnp.swapaxes(kernel, -1, -2), stride, padding)
-
-    like = jax.ShapeDtypeStruct((x.shape[0], *sizes, kernel.shape[-1]), x.dtype)
-    return jax.linear_transpose(straight, like)(x)[0]
-
-
-def _check(shape: tuple[int, ...], kernel: tuple[int, ...], padding: Padding) -> None:
-    axes = len(shape) - 2
-    if axes not in (1, 2) or len(kernel) != axes + 2 or len(padding) != axes:
-        raise ValueError(
-            f"One or two spatial axes, as many of the kernel and a padding for each are expected; given an "
-            f"input of shape {shape}, a kernel of shape {kernel} and the padding {padding}."
-        )
-
-
 # ------------------------------------------------------------------------------- forms of the convolution
 
 
 def _plain(x: Array, kernel: Array, stride: int, padding: Padding, *, step: int = 1) -> Array:
     """XLA's convolution in its fast form; the window's entries are `step` places apart."""
-    axes = "HW"[: x.ndim - 2]
     return lax.conv_general_dilated(
         x,
         kernel,
-        (stride,) * len(axes),
+        (stride, stride),
         padding,
-        rhs_dilation=(step,) * len(axes),
-        dimension_numbers=(f"N{axes}C", f"{axes}IO", f"N{axes}C"),
+        rhs_dilation=(step, step),
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
     )
 
 
@@ -134,18 +85,15 @@ def _fitting(x: Array, kernel: Array, stride: int, padding: Padding) -> Array:
     if all(t <= n for t, n in zip(kernel.shape[:-2], x.shape[1:-1], strict=True)):
         return _plain(x, kernel, stride, padding)
     padded = lax.optimization_barrier(jnp.pad(x, ((0, 0), *padding, (0, 0))))
-    return _plain(padded, kernel, stride, ((0, 0),) * len(padding))
+    return _plain(padded, kernel, stride, ((0, 0), (0, 0)))
 
 
 def _of_patches(x: Array, kernel: Array) -> Array:
     """The convolution with adjacent, disjoint windows, as one matrix product."""
-    axes, channels, window = x.ndim - 2, x.shape[-1], kernel.shape[:-2]
-    places = [n // t for n, t in zip(x.shape[1:-1], window, strict=True)]
-    x = x[(slice(None), *(slice(p * t) for p, t in zip(places, window, strict=True)))]
-    pairs = itertools.chain.from_iterable(zip(places, window, strict=True))
-    x = x.reshape(x.shape[0], *pairs, channels)
-    order = (0, *range(1, 2 * axes, 2), *range(2, 2 * axes + 1, 2), 2 * axes + 1)
-    return x.transpose(order).reshape(x.shape[0], *places, -1) @ kernel.reshape(-1, kernel.shape[-1])
+    (n, height, width, channels), (r, c, _, out) = x.shape, kernel.shape
+    rows, columns = height // r, width // c
+    x = x[:, : rows * r, : columns * c].reshape(n, rows, r, columns, c, channels)
+    return x.transpose(0, 1, 3, 2, 4, 5).reshape(n, rows, columns, -1) @ kernel.reshape(-1, out)
 
 
 def _adjoint(g: Array, kernel: Array, stride: int, padding: Padding, sizes: tuple[int, ...]) -> Array:
@@ -160,7 +108,7 @@ def _adjoint(g: Array, kernel: Array, stride: int, padding: Padding, sizes: tupl
             (t - 1 - low, n + low - p)
             for n, t, p, (low, _) in zip(sizes, window, g.shape[1:-1], padding, strict=True)
         )
-        turned = jnp.swapaxes(jnp.flip(kernel, tuple(range(len(window)))), -1, -2)
+        turned = jnp.swapaxes(jnp.flip(kernel, (0, 1)), -1, -2)
         return _fitting(g, turned, 1, sides)
     padded = tuple(n + low + high for n, (low, high) in zip(sizes, padding, strict=True))
     total = jnp.zeros((g.shape[0], *padded, kernel.shape[-2]), g.dtype)
@@ -170,7 +118,8 @@ def _adjoint(g: Array, kernel: Array, stride: int, padding: Padding, sizes: tupl
             for t, n, p in zip(tap, padded, g.shape[1:-1], strict=True)
         ]
         total += lax.pad(g @ kernel[tap].T, jnp.zeros((), g.dtype), [(0, 0, 0), *spread, (0, 0, 0)])
-    return total[(slice(None), *(slice(low, low + n) for n, (low, _) in zip(sizes, padding, strict=True)))]
+    (top, _), (left, _) = padding
+    return total[:, top : top + sizes[0], left : left + sizes[1]]
 
 
 def _kernel_gradient(x: Array, g: Array, window: tuple[int, ...], stride: int, padding: Padding) -> Array:
@@ -178,7 +127,7 @@ def _kernel_gradient(x: Array, g: Array, window: tuple[int, ...], stride: int, p
 
     It is a convolution of x with g, with channels and samples exchanged, over blocks of samples.
     """
-    n, axes = x.shape[0], tuple(range(1, x.ndim - 1))
+    n = x.shape[0]
     # only the padding after the input that a window reaches
     sides = tuple(
         (low, t + stride * (p - 1) - size - low)
@@ -186,7 +135,7 @@ def _kernel_gradient(x: Array, g: Array, window: tuple[int, ...], stride: int, p
     )
 
     def of(x: Array, g: Array) -> Array:
-        x, g = x.transpose(x.ndim - 1, *axes, 0), g.transpose(*axes, 0, g.ndim - 1)
+        x, g = x.transpose(3, 1, 2, 0), g.transpose(1, 2, 0, 3)
         return jnp.moveaxis(_plain(x, g, 1, sides, step=stride), 0, -2)
 
     fitting = max(1, _BLOCK_BYTES // (x[0].size * x.dtype.itemsize))
@@ -222,29 +171,6 @@ def _backward(stride: int, padding: Padding, saved: tuple[Array, Array], g: Arra
 _convolve.defvjp(_forward, _backward)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
-def _transposed(x: Array, kernel: Array, stride: int, padding: Padding, sizes: tuple[int, ...]) -> Array:
-    return _adjoint(x, jnp.swapaxes(kernel, -1, -2), stride, padding, sizes)
-
-
-def _transposed_forward(
-    x: Array, kernel: Array, stride: int, padding: Padding, sizes: tuple[int, ...]
-) -> tuple[Array, tuple[Array, Array]]:
-    return _adjoint(x, jnp.swapaxes(kernel, -1, -2), stride, padding, sizes), (x, kernel)
-
-
-def _transposed_backward(
-    stride: int, padding: Padding, _sizes: tuple[int, ...], saved: tuple[Array, Array], g: Array
-) -> tuple[Array, Array]:
-    x, kernel = saved
-    of_x = _fitting(g, jnp.swapaxes(kernel, -1, -2), stride, padding)
-    of_swapped = _kernel_gradient(g, x, kernel.shape[:-2], stride, padding)
-    return of_x, jnp.swapaxes(of_swapped, -1, -2)
-
-
-_transposed.defvjp(_transposed_forward, _transposed_backward)
-
-
 # ------------------------------------------------------------------------------------------------ modules
 
 
@@ -253,7 +179,7 @@ class Convolution(eqx.Module):
 
     Args:
         channels: (in, out).
-        window: size along each spatial axis.
+        window: rows and columns.
         stride: see `convolve`.
         padding: see `convolve`; None: window // 2 zeros on both sides of each axis.
         use_bias: whether a bias is added.
@@ -262,7 +188,7 @@ class Convolution(eqx.Module):
         key: draws the weights.
     """
 
-    kernel: Float[Array, "*window i o"]
+    kernel: Float[Array, "r c i o"]
     bias: Float[Array, " o"] | None
     stride: int = eqx.field(static=True)
     padding: Padding = eqx.field(static=True)
@@ -270,7 +196,7 @@ class Convolution(eqx.Module):
     def __init__(
         self,
         channels: tuple[int, int],
-        window: Sequence[int],
+        window: tuple[int, int],
         *,
         stride: int = 1,
         padding: Padding | None = None,
@@ -288,9 +214,10 @@ class Convolution(eqx.Module):
             self.kernel, bias = spread * jax.random.normal(kernel_key, shape), jnp.zeros(bias_shape)
         self.bias = bias if use_bias else None
         self.stride = stride
-        self.padding = tuple((t // 2, t // 2) for t in window) if padding is None else padding
+        rows, columns = (t // 2 for t in window)
+        self.padding = ((rows, rows), (columns, columns)) if padding is None else padding
 
-    def __call__(self, x: Float[Array, "n *spatial i"]) -> Float[Array, "n *places o"]:
+    def __call__(self, x: Float[Array, "n h w i"]) -> Float[Array, "n rows columns o"]:
         """The convolution, plus the bias."""
         y = convolve(x, self.kernel, self.stride, self.padding)
         return y if self.bias is None else y + self.bias
