@@ -73,8 +73,8 @@ def suites() -> dict[str, Mapping[str, Any]]:
 
 
 def pixels() -> dict[str, Mapping[str, Any]]:
-    """The runs from images and three demonstrations, of docs/results.md, by task and seed."""
-    files = sorted((ROOT / "results" / "pixels").glob("*-3-seed*.json"))
+    """The runs from images, with 3 and 30 demonstrations, of docs/results.md, by task and seed."""
+    files = sorted((ROOT / "results" / "pixels").glob("*-3*-seed*.json"))
     runs = [json.loads(file.read_text()) for file in files]
     return {f"{run['task'].partition('/')[2]}, seed {run['seed']}": run for run in runs}
 

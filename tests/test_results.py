@@ -183,6 +183,20 @@ def test_the_table_of_served_policies_is_of_the_runs_that_are_kept(seed):
     assert f"| {seed} | {row} |" in (ROOT / "docs" / "serving.md").read_text()
 
 
+PIXELS = sorted((ROOT / "results" / "pixels").glob("*-3*-seed*.json"))
+
+
+@pytest.mark.parametrize("file", PIXELS, ids=lambda file: file.stem)
+def test_the_tables_from_images_are_of_the_runs_that_are_kept(file):
+    run = json.loads(file.read_text())
+    section = PAGE.read_text().partition("\n## From images\n")[2]
+    table = section.partition(f"`{run['task']}`")[2].partition("| mean |")[0]
+    numbers = (run[key] for key in ("base_success", "final_success", "final_success_single"))
+    row = " | ".join(f"{number:.0%}" for number in numbers)
+    assert f"| {run['seed']} | {row} |" in table
+    assert (run["eval_episodes"], run["encoder"]) == (100, "frozen")
+
+
 def test_seeds_that_some_method_has_not_done_are_left_out_of_the_tables():
     both = [row for seed in (0, 1) for row in made_up("otpr", [0.3, 0.5], seed=seed)]
     one = made_up("fql", [0.3, 0.4], seed=0)

@@ -128,10 +128,10 @@ BENCH_SUITES = {
     "libero": tuple(
         BenchTask(
             f"libero/libero_10/{i}",
-            Recipe(20, noise=0.2, updates=8_000, base_episodes=50, episode_limit=400),
+            Recipe(n, noise=0.2, updates=updates, base_episodes=50, episode_limit=400),
             _LIBERO,
         )
-        for i in (6, 7)
+        for i, n, updates in ((6, 20, 8_000), (7, 20, 8_000), (4, 40, 12_000), (2, 26, 10_000))
     ),
     # two tasks of arena-6 that leave room above the base policy and below 100%
     "ablations": (_PEG, _BOX),
