@@ -58,7 +58,7 @@ def load_base(folder: Path, task: str, recipe: Recipe) -> Base | None:
         return None
     stored = read_json(file)
     try:
-        made, kept = {name: stored[name] for name in ("task", "recipe")}, dict[str, str](stored["files"])
+        made, kept = _made(stored), dict[str, str](stored["files"])
         success, episodes = float(stored["success"]), int(stored["episodes"])
         execute = int(stored["execute"]) if "execute" in stored else None
         mean_return = float(stored["mean_return"]) if "mean_return" in stored else None
@@ -97,7 +97,7 @@ def make_base(folder: Path, task: str, recipe: Recipe) -> None:
 
     data, pretrained, plan = folder / "demonstrations", folder / "pretrain", folder / "plan.json"
     # an unfinished base of another recipe cannot be continued
-    if folder.exists() and (not plan.exists() or read_json(plan) != _plan(task, recipe)):
+    if folder.exists() and (not plan.exists() or _made(read_json(plan)) != _plan(task, recipe)):
         shutil.rmtree(folder)
     folder.mkdir(parents=True, exist_ok=True)
     write_json(plan, _plan(task, recipe))
@@ -107,7 +107,7 @@ def make_base(folder: Path, task: str, recipe: Recipe) -> None:
         n, noise = recipe.demonstrations, recipe.noise
         Collect(task, data, episodes=n, noise=noise, seed=seed, episode_limit=limit).run()
     if not (pretrained / "policy").exists():
-        config = PretrainConfig(horizon=recipe.chunk_length, updates=recipe.updates)
+        config = PretrainConfig(horizon=recipe.chunk_length, updates=recipe.updates, width=recipe.width)
         sources = DataConfig((str(data),))
         Pretrain(sources, pretrained, config, seed=seed, resume=pretrained.exists()).run()
     evaluation = Evaluate(
@@ -137,6 +137,11 @@ def finish_base(
 
 def _plan(task: str, recipe: Recipe) -> dict[str, Any]:
     return {"task": task, "recipe": dataclasses.asdict(recipe)}
+
+
+def _made(stored: dict[str, Any]) -> dict[str, Any]:
+    """The plan that a file holds; settings that came later have their defaults."""
+    return _plan(stored["task"], Recipe(**stored["recipe"]))
 
 
 def _files(folder: Path) -> dict[str, str]:

@@ -23,6 +23,8 @@ class Recipe:
     chunk_length: int = 4
     # gradient steps of imitation
     updates: int = 3000
+    # hidden units in each layer of the score network
+    width: int = 256
     # seed of initial conditions, noise, network and batches
     recipe_seed: int = 0
     # held-out episodes that measure the success of the base policy
@@ -32,7 +34,7 @@ class Recipe:
 
     def __post_init__(self) -> None:
         """Check the numbers."""
-        check_at_least(1, self, "demonstrations", "chunk_length", "updates", "base_episodes")
+        check_at_least(1, self, "demonstrations", "chunk_length", "updates", "width", "base_episodes")
         check_at_least(0, self, "noise", "recipe_seed")
         if self.episode_limit is not None:
             check_at_least(1, self, "episode_limit")
