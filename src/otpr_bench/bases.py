@@ -97,7 +97,7 @@ def make_base(folder: Path, task: str, recipe: Recipe) -> None:
 
     data, pretrained, plan = folder / "demonstrations", folder / "pretrain", folder / "plan.json"
     # an unfinished base of another recipe cannot be continued
-    if folder.exists() and (not plan.exists() or _made(read_json(plan)) != _plan(task, recipe)):
+    if folder.exists() and (not plan.exists() or read_json(plan) != _plan(task, recipe)):
         shutil.rmtree(folder)
     folder.mkdir(parents=True, exist_ok=True)
     write_json(plan, _plan(task, recipe))
