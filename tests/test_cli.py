@@ -45,8 +45,8 @@ from tiny import (
 TIMES = {"seconds", "eval/seconds", "wall_seconds"}
 PRETRAIN = ["pretrain", "--data", "demos", *options({**POLICY, "updates": 300, "batch_size": 32})]
 # One placement here and in other processes: last bits depend on it, and its default on the number of cores.
-LOCKSTEP = ["--no-video", "--rollout", "lockstep"]
-FINETUNE = ["finetune", "--policy", "base", "--data", "demos", *options(LOOP), *LOCKSTEP, "--set", *AGENT]
+PLACED_LOOP = options({**LOOP, "rollout": "lockstep"})
+FINETUNE = ["finetune", "--policy", "base", "--data", "demos", *PLACED_LOOP, "--no-video", "--set", *AGENT]
 
 
 @pytest.fixture(scope="module")
